@@ -1,9 +1,12 @@
 //! Port publishing and byte hauling between kernel sockets.
 //!
 //! - [`spec`]: what a user writes after `-p`, as one [`Publish`] type.
+//! - [`publish`]: the host sockets of such a rule, bound all or none.
 //!
 //! The crate knows nothing of frames, namespaces or an event loop.
 
+pub mod publish;
 pub mod spec;
 
+pub use publish::{BindError, Listener};
 pub use spec::{PortRange, Protocol, Publish, SpecError};

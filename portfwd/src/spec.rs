@@ -4,7 +4,7 @@
 //! that is left out (`80`, `127.0.0.1::80`) or 0 is chosen by the kernel. An address left out means every address of
 //! both families, `0.0.0.0` and `[::]` mean one family; IPv6 addresses go in brackets.
 //!
-//! Pure text to value and back: `Display` writes what `FromStr` reads to the same value.
+//! Pure text to value and back: `Display` writes what `FromStr` reads to the same value. Binding is [`crate::publish`]'s.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
