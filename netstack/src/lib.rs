@@ -1,0 +1,4 @@
+pub mod device;
+pub mod sys;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,263 @@
+//! The tap: an Ethernet interface in the guest whose other end is a file descriptor that the driver polls.
+//!
+//! Opened with IFF_VNET_HDR and every segmentation offload, so one read or write moves up to 64 KiB whatever the MTU, and
+//! checksums are left to whoever needs them: frames from the guest may carry partial checksums and super-frames, frames to
+//! the guest may too. ECN with segmentation (TUN_F_TSO_ECN) is not offered: the engine never negotiates ECN, and the
+//! kernel segments the few such frames itself.
+//!
+//! Reading: drivers/net/tun.c up to Linux 6.18 *drops* a frame that finds the ring (tx_queue_len frames) full and never
+//! stops its queue. What `guest::link` does about that is said there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use tracing::debug;
+
+use super::VNET_HEADER_LEN;
+use crate::sys;
+
+const TUN_PATH: &str = "/dev/net/tun";
+
+const OFFLOAD: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+/// UDP segmentation; the kernel takes both or neither. Linux 6.2.
+const UDP_OFFLOAD: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// A non-blocking tap descriptor. It works from any thread and outlives its opener's stay in the namespace.
+#[derive(Debug)]
+pub struct Tap {
+    device: File,
+    name: String,
+    udp_segmentation: bool,
+}
+
+/// Why there is no tap; the text says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    #[error(
+        "cannot open /dev/net/tun: {0}; load the kernel's tun module (modprobe tun), or, inside a container, pass the device \
+         in (--device /dev/net/tun)"
+    )]
+    Missing(#[source] io::Error),
+    #[error(
+        "cannot open /dev/net/tun: {0}; this user needs read and write access (chmod 666 /dev/net/tun is the common setting)"
+    )]
+    Forbidden(#[source] io::Error),
+    #[error("cannot open /dev/net/tun: {0}")]
+    Open(#[source] io::Error),
+    #[error("{0:?} is not a name for a tap: 1 to 15 bytes, no '/', no white space")]
+    Name(String),
+    #[error(
+        "cannot attach tap {0}: no CAP_NET_ADMIN in the user namespace that owns the network namespace (see --userns-path)"
+    )]
+    Capability(String),
+    #[error("cannot attach tap {0}: another process has it open")]
+    Busy(String),
+    #[error(
+        "cannot attach tap {0}: an interface of that name exists and is not a single-queue tap"
+    )]
+    NotTap(String),
+    #[error("cannot attach tap {name}: {source}")]
+    Attach { name: String, source: io::Error },
+    #[error("cannot set the offloads of tap {name}: {source}")]
+    Offload { name: String, source: io::Error },
+}
+
+impl Tap {
+    /// Creates tap `name` in the calling thread's network namespace, or attaches to it when it exists and nobody else
+    /// has. A tap created here disappears with the last copy of the descriptor.
+    pub fn open(name: &str) -> Result<Tap, TapError> {
+        if !is_interface_name(name) {
+            return Err(TapError::Name(name.to_owned()));
+        }
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(TUN_PATH)
+            .map_err(open_error)?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        sys::tun_attach(device.as_fd(), name, flags).map_err(|error| attach_error(name, error))?;
+
+        let offload_error = |source| TapError::Offload {
+            name: name.to_owned(),
+            source,
+        };
+        // An existing tap may have been left with another length.
+        sys::tun_set_vnet_header_len(device.as_fd(), VNET_HEADER_LEN as i32)
+            .map_err(offload_error)?;
+        let udp_segmentation = sys::tun_set_offload(device.as_fd(), OFFLOAD | UDP_OFFLOAD).is_ok();
+        if !udp_segmentation {
+            debug!(tap = name, "no UDP segmentation offload (Linux < 6.2)");
+            sys::tun_set_offload(device.as_fd(), OFFLOAD).map_err(offload_error)?;
+        }
+        Ok(Tap {
+            device,
+            name: name.to_owned(),
+            udp_segmentation,
+        })
+    }
+
+    /// Reads one frame with its virtio-net header and returns its length in bytes. `buffer` should have
+    /// [`MAX_FRAME_LEN`](super::MAX_FRAME_LEN) bytes; what does not fit is lost.
+    ///
+    /// `WouldBlock` when there is none; `EBADFD` or `EIO` once the interface was deleted or its namespace is gone.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.device, &mut *buffer) {
+                Err(rustix::io::Errno::INTR) => continue,
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Writes one frame that begins with its virtio-net header. The kernel takes it whole or not at all.
+    ///
+    /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the interface (`EIO`: it is
+    /// down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send buffer (INT_MAX by default), so it is not
+    /// expected, but a caller keeps the frame then.
+    pub fn transmit(&self, frame: &[u8]) -> io::Result<()> {
+        self.transmit_vectored(&[IoSlice::new(frame)])
+    }
+
+    /// [`transmit`](Self::transmit) for a frame in pieces; the first begins with the virtio-net header.
+    pub fn transmit_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        loop {
+            match rustix::io::writev(&self.device, pieces) {
+                Err(rustix::io::Errno::INTR) => continue,
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+
+    /// The interface's name in the guest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether UDP super-frames (VIRTIO_NET_HDR_GSO_UDP_L4) may be written, and are to be expected.
+    pub fn udp_segmentation(&self) -> bool {
+        self.udp_segmentation
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// The kernel's `dev_valid_name`, and no `%`: it would make TUNSETIFF number the interface itself.
+fn is_interface_name(name: &str) -> bool {
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| {
+            c.is_ascii_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%')
+        })
+}
+
+fn open_error(error: io::Error) -> TapError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR) => TapError::Missing(error),
+        Some(libc::EACCES | libc::EPERM) => TapError::Forbidden(error),
+        _ => TapError::Open(error),
+    }
+}
+
+fn attach_error(name: &str, source: io::Error) -> TapError {
+    let name = name.to_owned();
+    match source.raw_os_error() {
+        Some(libc::EPERM) => TapError::Capability(name),
+        Some(libc::EBUSY) => TapError::Busy(name),
+        // TUNSETIFF on an interface that is no tap, or on a multi-queue one.
+        Some(libc::EINVAL) => TapError::NotTap(name),
+        _ => TapError::Attach { name, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+
+    use super::*;
+    use crate::testing::in_namespaces;
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["tap0", "a", "fifteen-bytes-x", "net.7"] {
+            assert!(is_interface_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "sixteen-bytes-xx",
+            "a/b",
+            "tap 0",
+            "tap%d",
+            ".",
+            "..",
+            "a:1",
+            "a\n",
+        ] {
+            assert!(
+                matches!(Tap::open(name), Err(TapError::Name(_))),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_name_the_device_and_the_remedy() {
+        let text = open_error(io::Error::from_raw_os_error(libc::ENOENT)).to_string();
+        assert!(
+            text.contains("/dev/net/tun") && text.contains("modprobe tun"),
+            "{text}"
+        );
+        let text = open_error(io::Error::from_raw_os_error(libc::EACCES)).to_string();
+        assert!(
+            text.contains("/dev/net/tun") && text.contains("chmod"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn opens_once_and_is_empty() {
+        in_namespaces(module_path!(), "opens_once_and_is_empty", || {
+            let tap = Tap::open("tap0").unwrap();
+            assert_eq!(tap.name(), "tap0");
+            let mut buffer = vec![0; super::super::MAX_FRAME_LEN];
+            assert_eq!(
+                tap.receive(&mut buffer).unwrap_err().kind(),
+                io::ErrorKind::WouldBlock
+            );
+            // Down: the frame is refused, not lost in silence.
+            let error = tap.transmit(&[0; VNET_HEADER_LEN + 60]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO));
+            assert!(matches!(Tap::open("tap0"), Err(TapError::Busy(_))));
+            assert!(matches!(Tap::open("lo"), Err(TapError::NotTap(_))));
+            // Gone with its descriptor.
+            drop(tap);
+            Tap::open("tap0").unwrap();
+        });
+    }
+
+    #[test]
+    fn attaches_to_a_persistent_tap_left_with_another_header() {
+        in_namespaces(
+            module_path!(),
+            "attaches_to_a_persistent_tap_left_with_another_header",
+            || {
+                let device = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(TUN_PATH)
+                    .unwrap();
+                sys::tun_attach(device.as_fd(), "tap7", libc::IFF_TAP | libc::IFF_NO_PI).unwrap();
+                sys::tun_set_vnet_header_len(device.as_fd(), 12).unwrap();
+                sys::tun_set_persistent(device.as_fd(), true).unwrap();
+                drop(device);
+                assert_eq!(Tap::open("tap7").unwrap().name(), "tap7");
+            },
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! The crate's only unsafe code: the system calls that neither nix nor rustix wraps.
+//!
+//! Each function is one call, takes borrowed descriptors, returns `io::Result` and leaves all meaning to its caller.
+//! Descriptors made here are close-on-exec. Nothing in here is called from the data path but the socket options.
+//!
+//! System calls, for the sandbox's list: ioctl, setsockopt, getsockopt, fcntl.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// Attaches `tun`, a fresh descriptor of /dev/net/tun, to the interface `name` of the caller's network namespace and
+/// creates the interface if there is none. `flags` are `IFF_TAP` and its friends from linux/if_tun.h.
+///
+/// `InvalidInput` if `name` does not fit into an interface name (15 bytes).
+pub fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ || bytes.contains(&0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: ifreq is a C struct of integers and a union of such; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: TUNSETIFF reads and writes one ifreq; `request` lives until the call returns.
+    cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// Tells the kernel which offloads (`TUN_F_*`) the reader of `tun` accepts. `InvalidInput` (EINVAL) for one that this
+/// kernel does not know.
+pub fn tun_set_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    cvt(unsafe {
+        libc::ioctl(
+            tun.as_raw_fd(),
+            libc::TUNSETOFFLOAD,
+            libc::c_ulong::from(offload),
+        )
+    })
+}
+
+/// Sets the length in bytes of the virtio-net header that precedes each frame.
+pub fn tun_set_vnet_header_len(tun: BorrowedFd<'_>, len: c_int) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int; `len` lives until the call returns.
+    cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
+}
+
+/// Whether the interface of `tun` outlives its descriptors.
+#[cfg(test)]
+pub fn tun_set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    cvt(unsafe {
+        libc::ioctl(
+            tun.as_raw_fd(),
+            libc::TUNSETPERSIST,
+            libc::c_ulong::from(persistent),
+        )
+    })
+}
+
+/// The user namespace that owns `namespace`, a descriptor of any other kind of namespace. `PermissionDenied` (EPERM) if
+/// it is an ancestor of the caller's own. Linux 4.9.
+pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor or -1.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
+    cvt(fd)?;
+    // SAFETY: the kernel just made this descriptor for us alone; it is close-on-exec already.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over descriptor number `fd`, inherited from the parent process and named on the command line, and marks it
+/// close-on-exec.
+///
+/// To be called once per number, before the process opens any descriptor of its own: a number the parent did not pass
+/// is then reported as EBADF, and cannot be one that somebody else in this process owns. 0, 1 and 2 are refused.
+pub fn adopt_inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: only borrowed for F_SETFD, which fails with EBADF when nothing is open under this number.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: open, as fcntl just found, and by the contract above owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `setsockopt` for options that nix does not know; `value` is the option's C struct or int as bytes.
+pub fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads at most `len` bytes, which `value` has, and checks their meaning itself.
+    cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) })
+}
+
+/// `getsockopt` into `value`; returns how many bytes the kernel wrote.
+pub fn socket_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &mut [u8],
+) -> io::Result<usize> {
+    let mut len =
+        libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes at most `len` bytes, which `value` has, and then `len` itself.
+    cvt(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(len as usize)
+}
+
+/// Makes the allocator give each block of at least `MMAP_THRESHOLD` bytes its own mapping, so that the pages of a
+/// connection's ring buffers are touched lazily, and go back to the system when the buffer is freed. By default glibc
+/// raises its threshold with the first such block that is freed, and then carves the next from its heap.
+///
+/// Does nothing on other C libraries (musl never puts such blocks on its heap).
+pub fn map_large_allocations() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// Well below the smallest ring buffer (64 KiB is smoltcp's unscaled window) times two.
+        const MMAP_THRESHOLD: c_int = 128 << 10;
+        // SAFETY: mallopt only sets allocator parameters and may be called at any time.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, MMAP_THRESHOLD);
+            // glibc falls back to its heap past this many mappings (65,536 by default); the kernel's own limit,
+            // vm.max_map_count, still holds.
+            libc::mallopt(libc::M_MMAP_MAX, c_int::MAX);
+        }
+    }
+}
+
+fn cvt(result: c_int) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// The bytes of an `int` option.
+pub fn int_option(value: c_int) -> [u8; size_of::<c_int>()] {
+    value.to_ne_bytes()
+}
+
+/// Makes `command` start as root of new user and network namespaces.
+#[cfg(test)]
+pub fn start_in_namespaces(command: &mut std::process::Command) {
+    use nix::sched::{CloneFlags, unshare};
+    use std::os::unix::process::CommandExt;
+
+    let uid_map = format!("0 {} 1", nix::unistd::getuid());
+    let gid_map = format!("0 {} 1", nix::unistd::getgid());
+    let enter = move || {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", &uid_map)?;
+        std::fs::write("/proc/self/gid_map", &gid_map)
+    };
+    // SAFETY: between fork and exec only system calls are made; the strings exist already and the short paths are
+    // turned into C strings on the stack.
+    unsafe { command.pre_exec(enter) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn inherited_fd_must_be_open_and_not_a_standard_one() {
+        let error = |fd| adopt_inherited_fd(fd).unwrap_err().raw_os_error();
+        assert_eq!(error(1), Some(libc::EBADF));
+        assert_eq!(error(-1), Some(libc::EBADF));
+        assert_eq!(error(1 << 20), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn socket_options_round_trip() {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        set_socket_option(
+            socket.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            &int_option(1),
+        )
+        .unwrap();
+        let mut value = [0; 4];
+        let len = socket_option(
+            socket.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            &mut value,
+        )
+        .unwrap();
+        assert_eq!((len, i32::from_ne_bytes(value)), (4, 1));
+    }
+
+    #[test]
+    fn interface_names_are_checked_before_the_kernel_cuts_them() {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        for name in ["", "a-name-of-16-byt", "nul\0"] {
+            let error = tun_attach(socket.as_fd(), name, libc::IFF_TAP).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name:?}");
+        }
+    }
+}
