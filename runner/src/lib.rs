@@ -1,0 +1,3 @@
+//! The container runner: images, state, namespaces, monitor.
+
+pub mod state;

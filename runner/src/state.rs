@@ -1,0 +1,90 @@
+//! Where coracle keeps things, and what it knows of each container.
+//!
+//! Owns the two directories of a user ([`Dirs`]), the record of each container ([`Container`]) and the
+//! operations on all of them ([`Store`]). What is in a container's directories besides its record belongs to others,
+//! who find it through [`ContainerDir`].
+//!
+//! Invariants:
+//! - A record is replaced by rename, under one lock per data directory: a reader sees an old record or a new one.
+//! - A directory without a record is a creation or a removal that was cut short. It is swept, nothing else is.
+//! - No process has to be alive for the store to be right: a record names its processes by PID, start time and boot,
+//!   and whoever reads it next repairs what a crash left behind.
+//! - Records are kept with the data, not in the run directory: they survive a reboot, and are the same ones
+//!   whether or not XDG_RUNTIME_DIR happens to be set.
+
+mod dirs;
+mod process;
+mod record;
+mod store;
+mod tree;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use dirs::Dirs;
+pub use process::ProcessRef;
+pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
+pub use store::{ContainerDir, Listing, Store};
+
+/// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL, since the kernel kills
+/// what is left in a PID namespace whose init has died.
+pub const LOST_EXIT_CODE: i32 = 137;
+
+/// Exit code of a container whose runner died before the command was started: 125, a failure of the runner itself.
+pub const NEVER_STARTED_EXIT_CODE: i32 = 125;
+
+/// Why the state of containers could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("will not keep state in {}: it {defect}; remove it, or set XDG_RUNTIME_DIR to a directory of your own", path.display())]
+    UnsafeDir { path: PathBuf, defect: &'static str },
+    #[error("no home directory is known for user {uid}: set HOME or XDG_DATA_HOME")]
+    NoHome { uid: u32 },
+    #[error("{} is not a container record ({source}): `coracle rm {id}` forgets the container", path.display())]
+    Damaged {
+        id: ContainerId,
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error(
+        "{name:?} cannot name a container: use a letter or digit, then letters, digits, '_', '.' and '-', 128 at most"
+    )]
+    InvalidName { name: String },
+    #[error(
+        "the name {name} is in use by container {}: `coracle rm {name}` frees it, or choose another with --name",
+        holder.short()
+    )]
+    NameTaken { name: String, holder: ContainerId },
+    #[error("no container has the name or id {wanted:?}: `coracle ps -a` lists all")]
+    NotFound { wanted: String },
+    #[error("{prefix} begins the id of {}: give more digits", matches.join(" and of "))]
+    Ambiguous {
+        prefix: String,
+        matches: Vec<String>,
+    },
+    #[error("container {name} is running: `coracle stop {name}` ends it")]
+    StillRunning { name: String },
+    #[error(
+        "cannot remove {}: {source}; it holds files of the container's own users, which only its user namespace may remove",
+        path.display()
+    )]
+    NotOurs { path: PathBuf, source: io::Error },
+}
+
+impl StateError {
+    /// For `map_err`: an I/O error with what was being done to which path.
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+        let path = path.to_owned();
+        move |source| StateError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The record of one container, as kept in its `config.json`, and the names that identify it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::ProcessRef;
+
+/// Everything that other commands need to know of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: ContainerId,
+    pub name: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    pub hostname: String,
+    /// The embedded image's name, or `--rootfs DIR`.
+    pub image: String,
+    /// Entry point and arguments as they are executed.
+    pub command: Vec<String>,
+    /// The `-p` rules, as [`portfwd::spec::Publish`] prints them.
+    pub publish: Vec<String>,
+    /// Whether the container is forgotten when it ends (`--rm`).
+    pub remove: bool,
+    /// Whether it has a terminal (`-t`).
+    pub tty: bool,
+    /// PID 1 of the container, from when it is there to be signalled.
+    pub init: Option<ProcessRef>,
+    /// The process that answers for this record: the creator at first, then the monitor. When neither it nor `init` is
+    /// alive, a container that has not ended has been lost.
+    pub monitor: Option<ProcessRef>,
+    pub status: Status,
+    /// Its directory in the run directory of the session that created it.
+    pub run_dir: PathBuf,
+}
+
+/// What a container is created from; the store adds the rest.
+#[derive(Debug, Clone, Default)]
+pub struct NewContainer {
+    /// Made up when not given.
+    pub name: Option<String>,
+    /// The short id when not given.
+    pub hostname: Option<String>,
+    pub image: String,
+    pub command: Vec<String>,
+    pub publish: Vec<String>,
+    pub remove: bool,
+    pub tty: bool,
+}
+
+/// Where a container is in its life. It only moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum Status {
+    Created,
+    Running,
+    /// `code` as the shell would see it, `at` in seconds since 1970.
+    Exited {
+        code: i32,
+        at: u64,
+    },
+}
+
+impl Status {
+    /// Ended just now.
+    pub fn exited_now(code: i32) -> Status {
+        Status::Exited { code, at: now() }
+    }
+}
+
+impl Container {
+    /// Whether the container has not ended and no process is left that could end it: a crash, or a reboot.
+    pub(super) fn is_lost(&self) -> bool {
+        !matches!(self.status, Status::Exited { .. })
+            && !is_alive(&self.monitor)
+            && !is_alive(&self.init)
+    }
+
+    /// Whether the container has ended and should have been removed by a monitor that is no more.
+    pub(super) fn is_left_over(&self) -> bool {
+        self.remove && matches!(self.status, Status::Exited { .. }) && !is_alive(&self.monitor)
+    }
+
+    /// Whether something may still be running in it.
+    pub fn is_alive(&self) -> bool {
+        is_alive(&self.init)
+    }
+}
+
+fn is_alive(process: &Option<ProcessRef>) -> bool {
+    process.as_ref().is_some_and(ProcessRef::is_alive)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Identifies a container for good: 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a container id has 64 hexadecimal digits")]
+pub struct InvalidId;
+
+impl ContainerId {
+    const DIGITS: usize = 64;
+
+    pub(super) fn from_random(bytes: [u8; Self::DIGITS / 2]) -> ContainerId {
+        ContainerId(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 12 digits, which tables show and which are the default hostname.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() == Self::DIGITS && text.bytes().all(is_digit) {
+            Ok(ContainerId(text))
+        } else {
+            Err(InvalidId)
+        }
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        ContainerId::try_from(text.to_owned())
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> String {
+        id.0
+    }
+}
+
+/// Whether a user may give a container this name. Names go into paths of messages and scripts, never into file names.
+pub(super) fn is_valid_name(name: &str) -> bool {
+    const MAX_LEN: usize = 128;
+    name.len() <= MAX_LEN
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// A readable name, chosen by 2 random bytes.
+pub(super) fn made_up_name([first, second]: [u8; 2]) -> String {
+    let adjective = ADJECTIVES[usize::from(first) % ADJECTIVES.len()];
+    let noun = NOUNS[usize::from(second) % NOUNS.len()];
+    format!("{adjective}-{noun}")
+}
+
+const ADJECTIVES: [&str; 32] = [
+    "amber", "bold", "brisk", "bright", "calm", "clear", "copper", "crisp", "drifting", "early",
+    "fair", "gentle", "golden", "green", "hardy", "hazel", "keen", "light", "little", "merry",
+    "misty", "northern", "nimble", "patient", "quick", "quiet", "round", "silver", "steady",
+    "swift", "tidal", "warm",
+];
+
+const NOUNS: [&str; 32] = [
+    "anchor",
+    "avocet",
+    "beacon",
+    "cove",
+    "creek",
+    "curlew",
+    "current",
+    "dipper",
+    "eddy",
+    "estuary",
+    "ferry",
+    "fjord",
+    "heron",
+    "island",
+    "kingfisher",
+    "lagoon",
+    "mallard",
+    "mooring",
+    "oar",
+    "osprey",
+    "otter",
+    "paddle",
+    "pike",
+    "plover",
+    "reed",
+    "river",
+    "salmon",
+    "shoal",
+    "tern",
+    "trout",
+    "wharf",
+    "willow",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_64_hexadecimal_digits_are_an_id() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(id.parse::<ContainerId>().unwrap().short(), "0123456789ab");
+        for wrong in [
+            "",
+            "abc",
+            &id[1..],
+            &id.to_uppercase(),
+            &format!("../{}", &id[3..]),
+            &format!("{id}0"),
+        ] {
+            assert_eq!(wrong.parse::<ContainerId>(), Err(InvalidId), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_plain_words() {
+        for name in ["a", "web-1", "Web.site_2", "0", &made_up_name([0, 255])] {
+            assert!(is_valid_name(name), "{name:?}");
+        }
+        for name in [
+            "",
+            "-a",
+            ".a",
+            "_a",
+            "a b",
+            "a/b",
+            "a\n",
+            "é",
+            &"a".repeat(129),
+        ] {
+            assert!(!is_valid_name(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The containers of one user: creating, finding, changing and removing their records.
+//!
+//! Layout: `DATA/containers/ID/config.json` beside the container's own data, `DATA/containers/lock`, and
+//! `RUN/SHORT-ID/` for sockets, whose paths may have only 107 bytes.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::dirs::{Dirs, claim_run};
+use super::record::{is_valid_name, made_up_name, now};
+use super::tree::remove_tree;
+use super::{
+    Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
+    StateError, Status,
+};
+
+/// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of processes.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dirs: Dirs,
+}
+
+/// Where the parts of one container are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDir {
+    /// For sockets; goes with the session.
+    pub run: PathBuf,
+    /// For data; goes with the container.
+    pub data: PathBuf,
+}
+
+impl ContainerDir {
+    /// The overlay's writable layer.
+    pub fn upper(&self) -> PathBuf {
+        self.data.join("upper")
+    }
+
+    /// The overlay's work directory.
+    pub fn work(&self) -> PathBuf {
+        self.data.join("work")
+    }
+
+    /// The current log file, for [`crate::logs`].
+    pub fn log(&self) -> PathBuf {
+        self.data.join("log")
+    }
+
+    /// The network helper's status socket.
+    pub fn net_socket(&self) -> PathBuf {
+        self.run.join("net.sock")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.data.join("config.json")
+    }
+}
+
+/// What [`Store::list`] found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Newest first.
+    pub containers: Vec<Container>,
+    /// One [`StateError`] per record that cannot be read. They do not keep the others from being used.
+    pub damaged: Vec<StateError>,
+}
+
+impl Store {
+    /// Opens the store in these directories, creating what is missing.
+    pub fn open(dirs: Dirs) -> Result<Store, StateError> {
+        let store = Store { dirs };
+        let path = store.containers_dir();
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(StateError::io("create", &path)(error))
+            }
+            _ => Ok(store),
+        }
+    }
+
+    pub fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Records a new container, with the calling process to answer for it, and makes its directories, `upper` and `work`
+    /// among them. Fails with [`StateError::NameTaken`] when the name is in use.
+    ///
+    /// Next, whoever takes over (the monitor) puts itself into `monitor` before the caller ends.
+    pub fn create(&self, new: NewContainer) -> Result<Container, StateError> {
+        let _lock = self.lock()?;
+        let taken = self.read_all()?.containers;
+        let name = match new.name {
+            Some(name) if !is_valid_name(&name) => return Err(StateError::InvalidName { name }),
+            Some(name) => name,
+            None => free_name(&taken)?,
+        };
+        if let Some(holder) = taken.into_iter().find(|other| other.name == name) {
+            return Err(StateError::NameTaken {
+                name,
+                holder: holder.id,
+            });
+        }
+        let (id, run_dir) = self.reserve_id()?;
+        let me =
+            ProcessRef::current().map_err(StateError::io("read", Path::new("/proc/self/stat")))?;
+        let container = Container {
+            hostname: new.hostname.unwrap_or_else(|| id.short().to_owned()),
+            name,
+            created: now(),
+            image: new.image,
+            command: new.command,
+            publish: new.publish,
+            remove: new.remove,
+            tty: new.tty,
+            init: None,
+            monitor: Some(me),
+            status: Status::Created,
+            run_dir,
+            id,
+        };
+        self.make_data_dirs(&container)
+            .and_then(|()| self.write(&container))
+            .inspect_err(|_| drop(self.forget(&container.id, &container.run_dir)))?;
+        Ok(container)
+    }
+
+    /// Finds a container by its name, its id, or the beginning of its id when no other id begins so.
+    pub fn find(&self, wanted: &str) -> Result<Container, StateError> {
+        let Listing {
+            mut containers,
+            damaged,
+        } = self.list()?;
+        if let Some(index) = containers.iter().position(|c| c.name == wanted) {
+            return Ok(containers.swap_remove(index));
+        }
+        let begins = |id: &ContainerId| !wanted.is_empty() && id.as_str().starts_with(wanted);
+        let mut matches: Vec<Result<Container, StateError>> = containers
+            .into_iter()
+            .filter(|c| begins(&c.id))
+            .map(Ok)
+            .collect();
+        matches.extend(
+            damaged
+                .into_iter()
+                .filter(|e| matches!(e, StateError::Damaged { id, .. } if begins(id)))
+                .map(Err),
+        );
+        match matches.len() {
+            0 => Err(StateError::NotFound {
+                wanted: wanted.to_owned(),
+            }),
+            1 => matches.swap_remove(0),
+            _ => Err(StateError::Ambiguous {
+                prefix: wanted.to_owned(),
+                matches: matches
+                    .iter()
+                    .map(|found| match found {
+                        Ok(container) => format!("{} ({})", container.id.short(), container.name),
+                        Err(_) => "a damaged record".to_owned(),
+                    })
+                    .collect(),
+            }),
+        }
+    }
+
+    /// All containers, after repairing what crashes have left: a container without a living process has exited with
+    /// [`LOST_EXIT_CODE`] or [`NEVER_STARTED_EXIT_CODE`], and is gone if it was to be removed.
+    ///
+    /// One that is still listed as exited with `remove` set, and with no living monitor, holds files that only a process
+    /// inside its user namespace can remove: call [`Store::remove`] there.
+    pub fn list(&self) -> Result<Listing, StateError> {
+        let mut listing = {
+            let _lock = self.lock()?;
+            let mut listing = self.read_all()?;
+            for container in listing.containers.iter_mut().filter(|c| c.is_lost()) {
+                let code = if container.status == Status::Running {
+                    LOST_EXIT_CODE
+                } else {
+                    NEVER_STARTED_EXIT_CODE
+                };
+                container.status = Status::exited_now(code);
+                self.write(container)?;
+            }
+            listing
+        };
+        listing
+            .containers
+            .retain(|c| !(c.is_left_over() && self.remove(c).is_ok()));
+        listing
+            .containers
+            .sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        Ok(listing)
+    }
+
+    /// Replaces the record of a container. For the one process that answers for it; others use [`Store::modify`].
+    pub fn update(&self, container: &Container) -> Result<(), StateError> {
+        let _lock = self.lock()?;
+        self.write(container)
+    }
+
+    /// Changes the record as it is now, which may not be as the caller last saw it, and returns the new one.
+    pub fn modify(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Container),
+    ) -> Result<Container, StateError> {
+        let _lock = self.lock()?;
+        let mut container = self.read(id)?;
+        change(&mut container);
+        self.write(&container)?;
+        Ok(container)
+    }
+
+    /// Forgets a container that has ended, with all its files.
+    ///
+    /// Fails with [`StateError::NotOurs`], the record still there, when the container's own users left files that the caller
+    /// may not remove: then the same call inside the container's user namespace, with the overlay unmounted, succeeds.
+    pub fn remove(&self, container: &Container) -> Result<(), StateError> {
+        if container.is_alive() {
+            return Err(StateError::StillRunning {
+                name: container.name.clone(),
+            });
+        }
+        self.remove_files(&container.id, &container.run_dir)
+    }
+
+    /// Like [`Store::remove`], for a record that cannot be read ([`StateError::Damaged`]).
+    pub fn remove_damaged(&self, id: &ContainerId) -> Result<(), StateError> {
+        self.remove_files(id, &self.run_dir(id))
+    }
+
+    /// Where the parts of this container are.
+    pub fn dir(&self, container: &Container) -> ContainerDir {
+        ContainerDir {
+            run: container.run_dir.clone(),
+            data: self.data_dir(&container.id),
+        }
+    }
+
+    fn containers_dir(&self) -> PathBuf {
+        self.dirs.data.join("containers")
+    }
+
+    fn data_dir(&self, id: &ContainerId) -> PathBuf {
+        self.containers_dir().join(id.as_str())
+    }
+
+    fn run_dir(&self, id: &ContainerId) -> PathBuf {
+        self.dirs.run.join(id.short())
+    }
+
+    /// Keeps every other process from changing records until the file is dropped.
+    fn lock(&self) -> Result<File, StateError> {
+        let path = self.containers_dir().join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(StateError::io("open", &path))?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
+            .map_err(|errno| StateError::io("lock", &path)(errno.into()))?;
+        Ok(file)
+    }
+
+    /// All records, and removes directories that have none. Under the lock.
+    fn read_all(&self) -> Result<Listing, StateError> {
+        let path = self.containers_dir();
+        let failed = |error| StateError::io("list", &path)(error);
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(id) = name
+                .to_str()
+                .and_then(|name| name.parse::<ContainerId>().ok())
+            else {
+                continue;
+            };
+            match self.read(&id) {
+                Ok(container) => listing.containers.push(container),
+                Err(StateError::NotFound { .. }) => drop(self.forget(&id, &self.run_dir(&id))),
+                Err(damaged) => listing.damaged.push(damaged),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn read(&self, id: &ContainerId) -> Result<Container, StateError> {
+        let path = self.data_dir(id).join("config.json");
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StateError::NotFound {
+                    wanted: id.to_string(),
+                });
+            }
+            read => read.map_err(StateError::io("read", &path))?,
+        };
+        let damaged = |source| StateError::Damaged {
+            id: id.clone(),
+            path: path.clone(),
+            source,
+        };
+        let container: Container = serde_json::from_slice(&text).map_err(damaged)?;
+        if container.id != *id {
+            let found = format!("it is the record of {}", container.id.short());
+            return Err(damaged(serde::de::Error::custom(found)));
+        }
+        Ok(container)
+    }
+
+    /// Replaces the record in one step. Under the lock. Not synced to disk: after a power failure the container is not
+    /// running either, and a torn record is reported as damaged.
+    fn write(&self, container: &Container) -> Result<(), StateError> {
+        let path = self.dir(container).config();
+        let new_path = path.with_extension("json.new");
+        let text = serde_json::to_vec_pretty(container)
+            .expect("a record has only strings, numbers and lists");
+        fs::write(&new_path, text).map_err(StateError::io("write", &new_path))?;
+        fs::rename(&new_path, &path).map_err(StateError::io("replace", &path))
+    }
+
+    /// Picks a random id and makes its run directory, which also proves that its short form is not in use.
+    fn reserve_id(&self) -> Result<(ContainerId, PathBuf), StateError> {
+        claim_run(&self.dirs.run)?;
+        loop {
+            let id = ContainerId::from_random(random()?);
+            let run_dir = self.run_dir(&id);
+            match DirBuilder::new().mode(0o700).create(&run_dir) {
+                Ok(()) => return Ok((id, run_dir)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(StateError::io("create", &run_dir)(error)),
+            }
+        }
+    }
+
+    fn make_data_dirs(&self, container: &Container) -> Result<(), StateError> {
+        let dir = self.dir(container);
+        for (path, mode) in [
+            (dir.data.clone(), 0o700),
+            (dir.upper(), 0o755),
+            (dir.work(), 0o700),
+        ] {
+            DirBuilder::new()
+                .mode(mode)
+                .create(&path)
+                .map_err(StateError::io("create", &path))?;
+            // Past the umask: the upper directory's mode becomes that of the container's `/`.
+            fs::set_permissions(&path, Permissions::from_mode(mode))
+                .map_err(StateError::io("create", &path))?;
+        }
+        Ok(())
+    }
+
+    fn remove_files(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
+        let data = self.data_dir(id);
+        // The bulk first and without the lock, the record last: a removal cut short can be repeated.
+        for part in ["work", "upper"].map(|name| data.join(name)) {
+            remove_tree(&part).map_err(|source| removal_error(&part, source))?;
+        }
+        let _lock = self.lock()?;
+        self.forget(id, run_dir)
+    }
+
+    /// Removes a container's directories, record and all.
+    fn forget(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
+        // After a reboot somebody else may own the run directory's parent under /tmp: then nothing of ours is in it.
+        if run_dir
+            .parent()
+            .is_some_and(|parent| parent.is_dir() && claim_run(parent).is_ok())
+        {
+            remove_tree(run_dir).map_err(|source| removal_error(run_dir, source))?;
+        }
+        let data = self.data_dir(id);
+        remove_tree(&data).map_err(|source| removal_error(&data, source))
+    }
+}
+
+fn removal_error(path: &Path, source: io::Error) -> StateError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => StateError::NotOurs {
+            path: path.to_owned(),
+            source,
+        },
+        _ => StateError::io("remove", path)(source),
+    }
+}
+
+/// A made-up name that no container has: two words, and a number behind them when luck runs out.
+fn free_name(taken: &[Container]) -> Result<String, StateError> {
+    const PLAIN_TRIES: u32 = 8;
+    let mut tries = 0;
+    loop {
+        let [first, second, third, fourth] = random()?;
+        let mut name = made_up_name([first, second]);
+        if tries >= PLAIN_TRIES {
+            name = format!("{name}-{}", u16::from_ne_bytes([third, fourth]));
+        }
+        if taken.iter().all(|other| other.name != name) {
+            return Ok(name);
+        }
+        tries += 1;
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StateError> {
+    let mut bytes = [0; N];
+    // Requests of up to 256 bytes are never cut short (getrandom(2)).
+    const { assert!(N <= 256) };
+    rustix::io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()))
+        .map_err(|errno| StateError::io("read", Path::new("/dev/urandom"))(errno.into()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
