@@ -1,3 +1,4 @@
 //! The container runner: images, state, namespaces, monitor.
 
 pub mod state;
+pub mod terminal;
