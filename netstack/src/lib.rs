@@ -1,4 +1,5 @@
 pub mod device;
+pub mod guest;
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -75,6 +75,14 @@ pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The `CLONE_NEW*` flag that says of which kind `namespace` is. ENOTTY if it is no namespace. Linux 4.11.
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> io::Result<c_int> {
+    // SAFETY: NS_GET_NSTYPE takes no argument.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_NSTYPE) };
+    cvt(kind)?;
+    Ok(kind)
+}
+
 /// Takes over descriptor number `fd`, inherited from the parent process and named on the command line, and marks it
 /// close-on-exec.
 ///

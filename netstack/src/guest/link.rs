@@ -1,0 +1,327 @@
+//! What `--configure` does in the guest's network namespace: loopback up, the tap up with its MTU, addresses and default
+//! routes, and the settings without which frames would be lost or delayed. Runs on the guest thread.
+//!
+//! - The tap gets no queueing discipline (`noqueue`) and a ring of `RING_FRAMES`. The tun driver drops a frame that finds
+//!   its ring full; with a queueing discipline in between TCP never hears of it and waits for a retransmission timeout of
+//!   200 ms or more. Without one the driver's NET_XMIT_DROP reaches the sender, which counts the segment as not sent
+//!   (tcp_output.c, `tcp_write_xmit`): back-pressure instead of loss.
+//! - IPv6 addresses are usable at once: no duplicate address detection (RFC 4862 5.4), since there is nobody to duplicate
+//!   them, and no router advertisements, since addresses and routes are given here.
+//! - A guest without IPv6 gets IPv4 only.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::{AddressMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use tracing::{info, warn};
+
+use super::netlink::{Netlink, NetlinkError};
+
+/// What the tap is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// The interface's name.
+    pub name: String,
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+    /// Address, prefix length in bits, default gateway.
+    pub ipv4: (Ipv4Addr, u8, Ipv4Addr),
+    /// The same for IPv6; `None` leaves the guest without.
+    pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
+}
+
+/// The step that failed, and the kernel's reason.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("cannot open a route socket in the guest's network namespace: {0}")]
+    Open(#[source] io::Error),
+    #[error("cannot find interface {name}: {source}")]
+    Find { name: String, source: io::Error },
+    #[error("cannot bring up {name}: {source}")]
+    Up { name: String, source: NetlinkError },
+    #[error("cannot give {name} the address {address}: {source}")]
+    Address {
+        name: String,
+        address: String,
+        source: NetlinkError,
+    },
+    #[error("cannot add the default route via {gateway}: {source}")]
+    Route {
+        gateway: String,
+        source: NetlinkError,
+    },
+}
+
+/// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes nothing. Returns whether
+/// the guest got IPv6.
+pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
+    let name = settings.name.as_str();
+    let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(LinkError::Open)?;
+    let index = nix::net::if_::if_nametoindex(name).map_err(|error| LinkError::Find {
+        name: name.to_owned(),
+        source: error.into(),
+    })?;
+
+    let ipv6 = settings.ipv6.filter(|_| prepare_ipv6(name));
+    let up = LinkUnspec::new_with_name("lo").up().build();
+    netlink
+        .request(RouteNetlinkMessage::SetLink(up), 0)
+        .map_err(|source| LinkError::Up {
+            name: "lo".to_owned(),
+            source,
+        })?;
+    let up = LinkUnspec::new_with_index(index)
+        .mtu(settings.mtu)
+        .txqueuelen(RING_FRAMES)
+        .up()
+        .build();
+    netlink
+        .request(RouteNetlinkMessage::SetLink(up), 0)
+        .map_err(|source| LinkError::Up {
+            name: name.to_owned(),
+            source,
+        })?;
+    if let Err(error) = remove_queue(&mut netlink, index) {
+        warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
+    }
+
+    let (address, prefix, gateway) = settings.ipv4;
+    let message = AddressMessageBuilder::<Ipv4Addr>::new()
+        .index(index)
+        .address(address, prefix)
+        .build();
+    add_address(&mut netlink, name, format!("{address}/{prefix}"), message)?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(gateway)
+        .output_interface(index)
+        .build();
+    add_route(
+        &mut netlink,
+        gateway.to_string(),
+        RouteNetlinkMessage::NewRoute(route),
+    )?;
+
+    if let Some((address, prefix, gateway)) = ipv6 {
+        let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+            .index(index)
+            .address(address, prefix)
+            .build();
+        message.attributes.push(AddressAttribute::Flags(
+            AddressFlags::Nodad | AddressFlags::Permanent,
+        ));
+        add_address(&mut netlink, name, format!("{address}/{prefix}"), message)?;
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .gateway(gateway)
+            .output_interface(index)
+            .build();
+        add_route(
+            &mut netlink,
+            gateway.to_string(),
+            RouteNetlinkMessage::NewRoute(route),
+        )?;
+    }
+    Ok(ipv6.is_some())
+}
+
+fn add_address(
+    netlink: &mut Netlink,
+    name: &str,
+    address: String,
+    message: AddressMessage,
+) -> Result<(), LinkError> {
+    netlink
+        .request(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .map_err(|source| LinkError::Address {
+            name: name.to_owned(),
+            address,
+            source,
+        })
+}
+
+fn add_route(
+    netlink: &mut Netlink,
+    gateway: String,
+    route: RouteNetlinkMessage,
+) -> Result<(), LinkError> {
+    netlink
+        .request(route, NLM_F_CREATE | NLM_F_REPLACE)
+        .map_err(|source| LinkError::Route { gateway, source })
+}
+
+fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
+    let mut message = TcMessage::default();
+    message.header.index = index.cast_signed();
+    message.header.parent = TcHandle::ROOT;
+    message
+        .attributes
+        .push(TcAttribute::Kind("noqueue".to_owned()));
+    netlink.request(
+        RouteNetlinkMessage::NewQueueDiscipline(message),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// Before the interface comes up, or its link-local address would be detected as a duplicate for a second. Returns whether
+/// there is IPv6 at all.
+fn prepare_ipv6(name: &str) -> bool {
+    let setting = |key: &str| format!("/proc/sys/net/ipv6/conf/{name}/{key}");
+    match fs::read_to_string(setting("disable_ipv6")) {
+        Err(_) => {
+            info!("the guest's kernel has no IPv6: IPv4 only");
+            return false;
+        }
+        Ok(disabled) if disabled.trim() != "0" => {
+            info!("IPv6 is disabled in the guest (net.ipv6.conf.{name}.disable_ipv6): IPv4 only");
+            return false;
+        }
+        Ok(_) => {}
+    }
+    for key in ["accept_dad", "accept_ra"] {
+        if let Err(error) = fs::write(setting(key), "0") {
+            // Read-only /proc/sys: the address below is exempt by itself, only the link-local one is late.
+            info!("cannot set net.ipv6.conf.{name}.{key}: {error}");
+        }
+    }
+    true
+}
+
+/// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its way before the helper
+/// gets to run; what a hostile guest can pin in kernel memory is bounded by 64 KiB times this (256 MiB).
+const RING_FRAMES: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::device::Tap;
+    use crate::sys;
+    use crate::testing::in_namespaces;
+
+    fn settings() -> LinkSettings {
+        LinkSettings {
+            name: "tap0".to_owned(),
+            mtu: 65520,
+            ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
+            ipv6: Some(("fd00::100".parse().unwrap(), 64, "fd00::2".parse().unwrap())),
+        }
+    }
+
+    /// The address a socket of this family would send from to `remote`: proof of address and route.
+    fn source_towards(remote: &str) -> io::Result<String> {
+        let any = if remote.starts_with('[') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(remote)?;
+        Ok(socket.local_addr()?.ip().to_string())
+    }
+
+    #[test]
+    fn both_families_are_ready_at_once_and_again() {
+        in_namespaces(
+            module_path!(),
+            "both_families_are_ready_at_once_and_again",
+            || {
+                let _tap = Tap::open("tap0").unwrap();
+                for _ in 0..2 {
+                    assert!(configure(&settings()).unwrap());
+                }
+                assert_eq!(source_towards("198.51.100.7:80").unwrap(), "10.0.2.100");
+                assert_eq!(source_towards("[2001:db8::7]:80").unwrap(), "fd00::100");
+                // Neither tentative nor down.
+                for address in [
+                    "[fd00::100]:80",
+                    "10.0.2.100:80",
+                    "127.0.0.1:81",
+                    "[::1]:81",
+                ] {
+                    TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn ipv4_alone_when_ipv6_is_disabled_or_unwanted() {
+        in_namespaces(
+            module_path!(),
+            "ipv4_alone_when_ipv6_is_disabled_or_unwanted",
+            || {
+                let _tap = Tap::open("tap0").unwrap();
+                fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1").unwrap();
+                assert!(!configure(&settings()).unwrap());
+                fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "0").unwrap();
+                assert!(
+                    !configure(&LinkSettings {
+                        ipv6: None,
+                        ..settings()
+                    })
+                    .unwrap()
+                );
+                assert_eq!(source_towards("198.51.100.7:80").unwrap(), "10.0.2.100");
+                source_towards("[2001:db8::7]:80").unwrap_err();
+            },
+        );
+    }
+
+    #[test]
+    fn the_sender_is_told_of_a_full_ring() {
+        in_namespaces(module_path!(), "the_sender_is_told_of_a_full_ring", || {
+            let _tap = Tap::open("tap0").unwrap();
+            configure(&settings()).unwrap();
+            let socket = UdpSocket::bind("10.0.2.100:0").unwrap();
+            // UDP reports a drop on the way down only with IP_RECVERR; TCP always heeds it.
+            sys::set_socket_option(
+                socket.as_fd(),
+                libc::SOL_IP,
+                libc::IP_RECVERR,
+                &sys::int_option(1),
+            )
+            .unwrap();
+            socket.set_broadcast(true).unwrap();
+            let sent = (0..2 * RING_FRAMES)
+                .take_while(|_| socket.send_to(b"x", "10.0.2.255:9").is_ok())
+                .count();
+            let error = socket.send_to(b"x", "10.0.2.255:9").unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+            // A few frames of IPv6's multicast came first.
+            assert!(
+                (RING_FRAMES as usize - 64..=RING_FRAMES as usize).contains(&sent),
+                "{sent}"
+            );
+        });
+    }
+
+    #[test]
+    fn failures_name_the_interface() {
+        in_namespaces(module_path!(), "failures_name_the_interface", || {
+            let error = configure(&settings()).unwrap_err();
+            assert!(
+                matches!(error, LinkError::Find { .. }) && error.to_string().contains("tap0"),
+                "{error}"
+            );
+            let _tap = Tap::open("tap0").unwrap();
+            let error = configure(&LinkSettings {
+                mtu: 1 << 20,
+                ..settings()
+            })
+            .unwrap_err();
+            assert!(
+                matches!(error, LinkError::Up { .. }) && error.to_string().contains("tap0"),
+                "{error}"
+            );
+        });
+    }
+}

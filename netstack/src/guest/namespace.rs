@@ -1,0 +1,322 @@
+//! Finding and entering the guest's namespaces.
+//!
+//! What decides is the user namespace that *owns* the network namespace: only in there have we got CAP_NET_ADMIN over the
+//! guest's network. The process joins it as a whole, while it is single-threaded; it stays in the host's network
+//! namespace. One thread, [`GuestThread`](super::GuestThread), joins the network namespace later.
+//!
+//! Everything is opened before anything is joined, so that a process that goes away half-way cannot be mistaken for
+//! another one that got its number.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::sys;
+
+/// How the command line names the guest's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetName {
+    /// That of a process.
+    Process(Pid),
+    /// A file that is one: `/proc/PID/ns/net`, or a bind mount of such (`/run/netns/NAME`).
+    Path(PathBuf),
+}
+
+/// The guest's namespaces, open.
+#[derive(Debug)]
+pub struct Target {
+    network: OwnedFd,
+    /// `None` if the kernel does not let us see the owner, which means that it is not below our own user namespace.
+    user: Option<OwnedFd>,
+    process: Option<OwnedFd>,
+}
+
+/// Why the guest's namespaces could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    #[error("there is no process {0}")]
+    NoProcess(i32),
+    #[error("cannot open {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot open {path}: {source}; it belongs to another user, or to a process that is not dumpable"
+    )]
+    Forbidden { path: PathBuf, source: io::Error },
+    #[error("{0} is not a network namespace")]
+    NotNetwork(PathBuf),
+    #[error("{0} is not a user namespace")]
+    NotUser(PathBuf),
+    #[error("cannot see which user namespace owns {path}: {source}")]
+    Owner { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot join the guest's user namespace: {0}; only the user who created it, or its root, can"
+    )]
+    JoinUser(#[source] io::Error),
+    #[error("cannot become root of the guest's user namespace: {0}")]
+    BecomeRoot(#[source] io::Error),
+    #[error(
+        "cannot join the guest's network namespace: {0}; this needs CAP_SYS_ADMIN in the user namespace that owns it (see --userns-path)"
+    )]
+    JoinNetwork(#[source] io::Error),
+    #[error("cannot start the guest thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl Target {
+    /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner of the network namespace.
+    pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Target, NamespaceError> {
+        let (path, process) = match name {
+            TargetName::Process(pid) => {
+                let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into();
+                (path, Some(open_process(*pid)?))
+            }
+            TargetName::Path(path) => {
+                let process = process_in_path(path).map(open_process).transpose()?;
+                (path.clone(), process)
+            }
+        };
+        let network = open(&path)?;
+        if let Some(process) = &process {
+            // Alive now, so the path that was opened above was this process's own.
+            ensure_alive(process, &path)?;
+        }
+        if !is_kind(&network, libc::CLONE_NEWNET) {
+            return Err(NamespaceError::NotNetwork(path));
+        }
+        let user = match user {
+            Some(user_path) => {
+                let user = open(user_path)?;
+                if !is_kind(&user, libc::CLONE_NEWUSER) {
+                    return Err(NamespaceError::NotUser(user_path.to_owned()));
+                }
+                Some(user)
+            }
+            None => match sys::owning_user_namespace(network.as_fd()) {
+                Ok(owner) => Some(owner),
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => None,
+                Err(source) => return Err(NamespaceError::Owner { path, source }),
+            },
+        };
+        Ok(Target {
+            network,
+            user,
+            process,
+        })
+    }
+
+    /// Joins the user namespace and becomes its root, or does nothing when the process is in it already. The process must
+    /// be single-threaded, or the kernel refuses.
+    pub fn join_user(&self) -> Result<(), NamespaceError> {
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        let own = File::open("/proc/self/ns/user")
+            .and_then(|own| own.metadata())
+            .map_err(NamespaceError::JoinUser)?;
+        let theirs = File::from(user.try_clone().map_err(NamespaceError::JoinUser)?)
+            .metadata()
+            .map_err(NamespaceError::JoinUser)?;
+        if (own.dev(), own.ino()) == (theirs.dev(), theirs.ino()) {
+            return Ok(());
+        }
+        setns(user, CloneFlags::CLONE_NEWUSER)
+            .map_err(|error| NamespaceError::JoinUser(error.into()))?;
+        become_root().map_err(|error| NamespaceError::BecomeRoot(error.into()))
+    }
+
+    /// The network namespace, for [`GuestThread::spawn`](super::GuestThread::spawn).
+    pub fn network(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+
+    /// The pidfd of the process whose namespace it is, which becomes readable when that process ends. `None` for a path
+    /// that names no process.
+    pub fn into_process(self) -> Option<OwnedFd> {
+        self.process
+    }
+}
+
+/// `PID` of `/proc/PID/ns/net`. (Not of /proc/self or /proc/thread-self.)
+fn process_in_path(path: &Path) -> Option<Pid> {
+    let pid = path.strip_prefix("/proc").ok()?.components().next()?;
+    Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?)
+}
+
+fn open_process(pid: Pid) -> Result<OwnedFd, NamespaceError> {
+    let raw = pid.as_raw_nonzero().get();
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+        rustix::io::Errno::SRCH => NamespaceError::NoProcess(raw),
+        _ => NamespaceError::Open {
+            path: format!("process {raw}").into(),
+            source: error.into(),
+        },
+    })
+}
+
+fn ensure_alive(process: &OwnedFd, path: &Path) -> Result<(), NamespaceError> {
+    let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(0) => Ok(()),
+        _ => Err(NamespaceError::Open {
+            path: path.to_owned(),
+            source: io::Error::from_raw_os_error(libc::ESRCH),
+        }),
+    }
+}
+
+fn is_kind(namespace: &OwnedFd, kind: libc::c_int) -> bool {
+    sys::namespace_kind(namespace.as_fd()).is_ok_and(|found| found == kind)
+}
+
+fn open(path: &Path) -> Result<OwnedFd, NamespaceError> {
+    // Non-blocking: whoever names a FIFO gets an error instead of a hang.
+    let result = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    result
+        .map(OwnedFd::from)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => NamespaceError::Forbidden {
+                path: path.to_owned(),
+                source,
+            },
+            _ => NamespaceError::Open {
+                path: path.to_owned(),
+                source,
+            },
+        })
+}
+
+/// In the namespace just joined we have every capability but still our old IDs, perhaps unmapped. Files that its root owns
+/// (/proc/sys/net, our own /proc entries) are easier to reach as root. Stays as it is where 0 is not mapped.
+fn become_root() -> nix::Result<()> {
+    let optional = |result| match result {
+        // Not mapped; or setgroups is denied in this namespace (user_namespaces(7)).
+        Err(Errno::EINVAL | Errno::EPERM) => Ok(()),
+        other => other,
+    };
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    optional(setgroups(&[]))?;
+    optional(setresgid(gid, gid, gid))?;
+    optional(setresuid(uid, uid, uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use nix::sched::unshare;
+
+    use super::*;
+    use crate::guest::GuestThread;
+    use crate::testing::in_namespaces;
+
+    fn own_network() -> PathBuf {
+        fs::read_link("/proc/thread-self/ns/net").unwrap()
+    }
+
+    #[test]
+    fn the_guest_thread_alone_enters_the_network_namespace() {
+        in_namespaces(
+            module_path!(),
+            "the_guest_thread_alone_enters_the_network_namespace",
+            || {
+                let outside = own_network();
+                let open = || {
+                    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                    let path = fs::canonicalize("/proc/thread-self")
+                        .unwrap()
+                        .join("ns/net");
+                    (
+                        Target::open(&TargetName::Path(path), None).unwrap(),
+                        own_network(),
+                    )
+                };
+                let (target, inside) = thread::spawn(open).join().unwrap();
+                assert_ne!(inside, outside);
+                // Owned by the user namespace that we are in: nothing to join, although the process has threads.
+                target.join_user().unwrap();
+                let network = target.network().try_clone_to_owned().unwrap();
+                let guest = GuestThread::spawn(network).unwrap();
+                assert_eq!(guest.run(own_network).unwrap(), inside);
+                assert_eq!(own_network(), outside);
+            },
+        );
+    }
+
+    #[test]
+    fn the_owner_is_found_and_the_process_watched() {
+        in_namespaces(
+            module_path!(),
+            "the_owner_is_found_and_the_process_watched",
+            || {
+                let mut command = Command::new("cat");
+                command.stdin(Stdio::piped());
+                sys::start_in_namespaces(&mut command);
+                let mut child = command.spawn().unwrap();
+                let pid = Pid::from_child(&child);
+                let path = |kind: &str| PathBuf::from(format!("/proc/{}/ns/{kind}", child.id()));
+
+                let target = Target::open(&TargetName::Process(pid), None).unwrap();
+                let owner = File::from(target.user.as_ref().unwrap().try_clone().unwrap())
+                    .metadata()
+                    .unwrap();
+                assert_eq!(owner.ino(), fs::metadata(path("user")).unwrap().ino());
+                let by_path =
+                    Target::open(&TargetName::Path(path("net")), Some(&path("user"))).unwrap();
+                assert!(matches!(
+                    Target::open(&TargetName::Path(path("user")), None),
+                    Err(NamespaceError::NotNetwork(_))
+                ));
+                assert!(matches!(
+                    Target::open(&TargetName::Process(pid), Some(&path("net"))),
+                    Err(NamespaceError::NotUser(_))
+                ));
+
+                let process = by_path.into_process().unwrap();
+                ensure_alive(&process, Path::new("")).unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                ensure_alive(&process, Path::new("")).unwrap_err();
+                assert!(matches!(
+                    Target::open(&TargetName::Process(pid), None),
+                    Err(NamespaceError::NoProcess(_))
+                ));
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused_by_name() {
+        let error = Target::open(&TargetName::Path("/dev/null".into()), None).unwrap_err();
+        assert_eq!(error.to_string(), "/dev/null is not a network namespace");
+        let error = Target::open(&TargetName::Path("/no/such".into()), None).unwrap_err();
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+
+    #[test]
+    fn a_panicking_job_ends_the_thread_and_is_reported() {
+        in_namespaces(
+            module_path!(),
+            "a_panicking_job_ends_the_thread_and_is_reported",
+            || {
+                let network = File::open("/proc/thread-self/ns/net").unwrap().into();
+                let guest = GuestThread::spawn(network).unwrap();
+                assert_eq!(guest.run(|| 7), Ok(7));
+                guest.run(|| panic!("on purpose")).unwrap_err();
+                guest.run(|| 7).unwrap_err();
+            },
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! A small blocking netlink client: a request goes out, the kernel's verdict comes back with its own words.
+//!
+//! Used on the guest thread only, where a handful of requests is made at start and nothing else waits. Messages are
+//! rtnetlink's (route family) or encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
+
+use std::io;
+
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR, NetlinkMessage,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+/// A netlink socket of the calling thread's network namespace.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// The kernel's refusal, or a failure to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    #[error("netlink: {0}")]
+    Socket(#[from] io::Error),
+    /// `text` is the kernel's explanation, in ": …" form, or empty.
+    #[error("{source}{text}")]
+    Refused { source: io::Error, text: String },
+}
+
+impl NetlinkError {
+    /// The errno of a refusal.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            NetlinkError::Socket(error) | NetlinkError::Refused { source: error, .. } => {
+                error.raw_os_error()
+            }
+        }
+    }
+}
+
+impl Netlink {
+    /// Opens a socket of `protocol` (`NETLINK_ROUTE`, `NETLINK_NETFILTER`).
+    pub fn open(protocol: i32) -> io::Result<Netlink> {
+        let socket = Socket::new(protocol as isize)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Without these the refusal has no words, or repeats the request; both are only less comfortable.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        Ok(Netlink {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Sends a route request and waits for its acknowledgement. `flags` are added to REQUEST and ACK.
+    pub fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
+        let mut message = NetlinkMessage::from(message);
+        self.sequence += 1;
+        message.header.sequence_number = self.sequence;
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        self.wait_for_ack(self.sequence)
+    }
+
+    /// Reads answers up to the acknowledgement of request `sequence`.
+    fn wait_for_ack(&mut self, sequence: u32) -> Result<(), NetlinkError> {
+        let mut answer = Vec::with_capacity(ANSWER_LEN);
+        loop {
+            answer.clear();
+            match self.socket.recv(&mut answer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                received => received?,
+            };
+            for message in Messages(&answer) {
+                if message.kind == NLMSG_ERROR && message.sequence == sequence {
+                    return message.verdict();
+                }
+            }
+        }
+    }
+}
+
+/// The kernel's answers in one datagram.
+struct Messages<'a>(&'a [u8]);
+
+/// One netlink message (RFC 3549 2.3.2), without its length.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let len = read_u32(self.0, 0)? as usize;
+        let message = self.0.get(..len)?;
+        let (kind, flags) = (read_u16(message, 4)?, read_u16(message, 6)?);
+        let sequence = read_u32(message, 8)?;
+        self.0 = self
+            .0
+            .get(len.next_multiple_of(ALIGN)..)
+            .unwrap_or_default();
+        Some(Message {
+            kind,
+            flags,
+            sequence,
+            payload: message.get(HEADER_LEN..)?,
+        })
+    }
+}
+
+impl Message<'_> {
+    /// The meaning of an NLMSG_ERROR: a negated errno, the header of the request (and the request itself unless capped),
+    /// attributes.
+    fn verdict(&self) -> Result<(), NetlinkError> {
+        let code = read_u32(self.payload, 0).unwrap_or_default().cast_signed();
+        if code == 0 {
+            return Ok(());
+        }
+        let source = io::Error::from_raw_os_error(code.saturating_neg());
+        Err(NetlinkError::Refused {
+            source,
+            text: self.explanation().unwrap_or_default(),
+        })
+    }
+
+    fn explanation(&self) -> Option<String> {
+        if self.flags & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        let request_len = read_u32(self.payload, 4)? as usize;
+        let echoed_len = if self.flags & NLM_F_CAPPED != 0 {
+            HEADER_LEN
+        } else {
+            request_len.next_multiple_of(ALIGN)
+        };
+        let mut attributes = self.payload.get(4 + echoed_len..)?;
+        loop {
+            let (len, kind) = (read_u16(attributes, 0)? as usize, read_u16(attributes, 2)?);
+            let value = attributes.get(4..len)?;
+            if kind == NLMSGERR_ATTR_MSG {
+                let text = value.split(|byte| *byte == 0).next()?;
+                return Some(format!(": {}", String::from_utf8_lossy(text)));
+            }
+            attributes = attributes.get(len.next_multiple_of(ALIGN)..)?;
+        }
+    }
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Acknowledgements are capped, so they are far shorter than this.
+const ANSWER_LEN: usize = 8192;
+const HEADER_LEN: usize = 16;
+const ALIGN: usize = 4;
+/// linux/netlink.h, `enum nlmsgerr_attrs`.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::LinkUnspec;
+
+    use super::*;
+    use crate::testing::in_namespaces;
+
+    #[test]
+    fn refusals_carry_errno_and_the_kernels_words() {
+        in_namespaces(
+            module_path!(),
+            "refusals_carry_errno_and_the_kernels_words",
+            || {
+                let mut netlink = Netlink::open(libc::NETLINK_ROUTE).unwrap();
+                let up = LinkUnspec::new_with_name("lo").up().build();
+                netlink
+                    .request(RouteNetlinkMessage::SetLink(up), 0)
+                    .unwrap();
+                let up = LinkUnspec::new_with_name("nosuch").up().build();
+                let error = netlink
+                    .request(RouteNetlinkMessage::SetLink(up), 0)
+                    .unwrap_err();
+                assert_eq!(error.errno(), Some(libc::ENODEV));
+                // lo takes no MTU of 2^31: "mtu greater than device maximum".
+                let large = LinkUnspec::new_with_name("lo").mtu(1 << 31).build();
+                let error = netlink
+                    .request(RouteNetlinkMessage::SetLink(large), 0)
+                    .unwrap_err();
+                assert!(error.to_string().contains("mtu"), "{error}");
+            },
+        );
+    }
+
+    #[test]
+    fn truncated_answers_end_the_iteration() {
+        let mut bytes = Vec::new();
+        bytes.extend(20u32.to_ne_bytes());
+        bytes.extend(NLMSG_ERROR.to_ne_bytes());
+        bytes.extend(0u16.to_ne_bytes());
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend((-libc::EPERM).to_ne_bytes());
+        let message = Messages(&bytes).next().unwrap();
+        assert_eq!((message.kind, message.sequence), (NLMSG_ERROR, 7));
+        assert_eq!(message.verdict().unwrap_err().errno(), Some(libc::EPERM));
+        for len in 0..bytes.len() {
+            assert!(Messages(&bytes[..len]).next().is_none(), "{len}");
+        }
+    }
+}

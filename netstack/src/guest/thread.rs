@@ -1,0 +1,85 @@
+//! The one thread that is in the guest's network namespace. Whatever must be opened or set up in there is a closure sent
+//! to it; descriptors made there work from any thread.
+//!
+//! The thread holds the namespace alive. It ends, and with it the hold, when its `GuestThread` is dropped.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::NamespaceError;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A handle to the thread.
+#[derive(Debug)]
+pub struct GuestThread {
+    /// Taken when dropped, which ends the thread.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The guest thread is gone: an earlier job panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the guest thread has ended")]
+pub struct GuestThreadEnded;
+
+impl GuestThread {
+    /// Starts the thread in `network`, a network namespace of the user namespace that the process is in by now.
+    pub fn spawn(network: OwnedFd) -> Result<GuestThread, NamespaceError> {
+        let (jobs, queue) = channel::<Job>();
+        let (entered, outcome) = channel();
+        let live = move || {
+            let joined = setns(&network, CloneFlags::CLONE_NEWNET);
+            drop(network);
+            let is_in = joined.is_ok();
+            let _ = entered.send(joined);
+            if is_in {
+                queue.into_iter().for_each(|job| job());
+            }
+        };
+        let thread = Builder::new()
+            .name("guest".to_owned())
+            .spawn(live)
+            .map_err(NamespaceError::Thread)?;
+        outcome
+            .recv()
+            .expect("the thread sends its outcome before it ends")
+            .map_err(|error| NamespaceError::JoinNetwork(error.into()))?;
+        Ok(GuestThread {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// Runs `job` in the namespace and waits for its result.
+    pub fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, GuestThreadEnded> {
+        let (sender, result) = channel();
+        self.submit(move || {
+            // The caller waits below, unless it was killed by a panic of its own.
+            let _ = sender.send(job());
+        })?;
+        result.recv().map_err(|_| GuestThreadEnded)
+    }
+
+    /// Queues `job` and returns at once. Jobs run one after another, in order.
+    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), GuestThreadEnded> {
+        let jobs = self.jobs.as_ref().expect("only taken when dropped");
+        jobs.send(Box::new(job)).map_err(|_| GuestThreadEnded)
+    }
+}
+
+impl Drop for GuestThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // An error is the panic of a job, which its caller has seen as `GuestThreadEnded`.
+            let _ = thread.join();
+        }
+    }
+}
