@@ -1,3 +1,4 @@
+pub mod core;
 pub mod device;
 pub mod guest;
 pub mod sys;

@@ -1,0 +1,282 @@
+//! smoltcp, arranged for many flows: one shared `Interface`, and per connection a `SocketSet` of one socket, because a
+//! shared set is scanned for every packet. Sockets are pooled: making their buffers costs more than a short connection.
+//!
+//! What smoltcp 0.14 needs from its user is kept here:
+//! - receive buffers of 65535 << k bytes, or a guest that fills the unscaled window of a SYN-ACK trips an assertion;
+//! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but a bounded number of
+//!   segments per turn;
+//! - buffers as large as the window scale covers, which the system maps lazily.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
+
+use crate::core::link::{Hardware, Link};
+
+use super::port::{Limits, MAX_FRAME_LEN, Port};
+
+/// Bytes of each of the two buffers of a connection: the largest window at a shift of 4, near 1 MiB. Smaller ones
+/// cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache.
+pub const BUFFER_LEN: usize = 65535 << 4;
+/// Sockets kept for reuse.
+const POOL_LEN: usize = 1024;
+/// A socket that carried more than this has touched much of its buffers; it is freed instead of pooled so that idle
+/// memory stays small.
+const POOL_MAX_CARRIED: u64 = 64 * 1024;
+/// Segments per turn of one connection. With super-frames this is above a full buffer.
+const EGRESS_BUDGET: usize = 64;
+/// MSS of a peer that announced none (RFC 9293 3.7.1).
+const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
+/// smoltcp takes no smaller MSS from a peer either.
+const MIN_MSS: u16 = 48;
+
+/// The shared part.
+pub struct Engine {
+    interface: Interface,
+    limits: Limits,
+    pool: Vec<Connection>,
+    /// Without sockets: whatever it is given is answered with RST.
+    nobody: SocketSet<'static>,
+    scratch: Box<[u8]>,
+}
+
+/// One connection's TCP.
+pub struct Connection {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    hardware: Hardware,
+    smss: NonZeroU16,
+}
+
+/// Whether a turn ended because there was nothing left to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    Quiet,
+    /// The budget or the device is used up; come back.
+    More,
+}
+
+impl Engine {
+    /// `mtu` as in [`Limits::new`]; `random_seed` feeds initial sequence numbers.
+    pub fn new(mtu: u16, random_seed: u64, now: Instant) -> Engine {
+        let limits = Limits::new(mtu);
+        let mut scratch = vec![0; MAX_FRAME_LEN].into_boxed_slice();
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = random_seed;
+        let mut port = Port {
+            inbound: None,
+            link: &mut NoLink,
+            scratch: &mut scratch,
+            hardware: Hardware {
+                ours: [0; 6],
+                guests: [0; 6],
+            },
+            smss: DEFAULT_MSS,
+            limits,
+        };
+        let mut interface = Interface::new(config, &mut port, now);
+        // Every address is ours to speak for, and every packet goes to the one neighbour there is.
+        interface.set_any_ip(true);
+        let routes = interface.routes_mut();
+        routes
+            .add_default_ipv4_route(Ipv4Address::new(10, 0, 0, 1))
+            .expect("room for two routes");
+        routes
+            .add_default_ipv6_route(Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))
+            .expect("room for two routes");
+        Engine {
+            interface,
+            limits,
+            pool: Vec::new(),
+            nobody: SocketSet::new(Vec::new()),
+            scratch,
+        }
+    }
+
+    /// A connection that answers the guest's `syn` (a whole IP packet to `remote`) with SYN-ACK.
+    pub fn accept(
+        &mut self,
+        remote: SocketAddr,
+        syn: &[u8],
+        hardware: Hardware,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Connection {
+        let mut connection = self.take(hardware);
+        let listening = connection.socket_mut().listen(endpoint(remote));
+        debug_assert_eq!(listening, Ok(()), "a SYN to port 0 is refused earlier");
+        self.ingest(&mut connection, syn, now, link);
+        connection
+    }
+
+    /// A connection to the guest that appears to come from `client`; its SYN leaves with the first turn. `None` when
+    /// an address or port is unspecified.
+    pub fn connect(
+        &mut self,
+        client: SocketAddr,
+        guest: SocketAddr,
+        hardware: Hardware,
+    ) -> Option<Connection> {
+        let mut connection = self.take(hardware);
+        let socket = connection.sockets.get_mut::<Socket>(connection.handle);
+        socket
+            .connect(self.interface.context(), endpoint(guest), endpoint(client))
+            .ok()?;
+        Some(connection)
+    }
+
+    /// Feeds one IP packet of the guest to its connection.
+    pub fn ingest(
+        &mut self,
+        connection: &mut Connection,
+        packet: &[u8],
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        if let Some(mss) = announced_mss(packet) {
+            connection.smss = mss;
+        }
+        let mut port = Port {
+            inbound: Some(packet),
+            link,
+            scratch: &mut self.scratch,
+            hardware: connection.hardware,
+            smss: connection.smss,
+            limits: self.limits,
+        };
+        self.interface
+            .poll_ingress_single(now, &mut port, &mut connection.sockets);
+    }
+
+    /// Sends what the connection has to say, within the budget of a turn.
+    pub fn egress(
+        &mut self,
+        connection: &mut Connection,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Egress {
+        let mut port = Port {
+            inbound: None,
+            link,
+            scratch: &mut self.scratch,
+            hardware: connection.hardware,
+            smss: connection.smss,
+            limits: self.limits,
+        };
+        for _ in 0..EGRESS_BUDGET {
+            match self
+                .interface
+                .poll_egress(now, &mut port, &mut connection.sockets)
+            {
+                PollResult::None if port.link.has_room() => return Egress::Quiet,
+                PollResult::None => return Egress::More,
+                PollResult::SocketStateChanged => {}
+            }
+        }
+        Egress::More
+    }
+
+    /// When the connection wants its next turn if nothing happens before.
+    pub fn deadline(&mut self, connection: &Connection, now: Instant) -> Option<Instant> {
+        self.interface.poll_at(now, &connection.sockets)
+    }
+
+    /// Answers a packet that belongs to no connection (RFC 9293 3.10.7.1): RST, unless it is one.
+    pub fn refuse(
+        &mut self,
+        packet: &[u8],
+        hardware: Hardware,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        let mut port = Port {
+            inbound: Some(packet),
+            link,
+            scratch: &mut self.scratch,
+            hardware,
+            smss: DEFAULT_MSS,
+            limits: self.limits,
+        };
+        self.interface
+            .poll_ingress_single(now, &mut port, &mut self.nobody);
+    }
+
+    /// Takes a connection back that moved `carried` bytes.
+    pub fn recycle(&mut self, mut connection: Connection, carried: u64) {
+        if self.pool.len() < POOL_LEN && carried <= POOL_MAX_CARRIED {
+            // CLOSED is where listen() and connect() start from; they reset the rest.
+            connection.socket_mut().abort();
+            self.pool.push(connection);
+        }
+    }
+
+    fn take(&mut self, hardware: Hardware) -> Connection {
+        let mut connection = self.pool.pop().unwrap_or_else(|| {
+            let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
+            let mut socket = Socket::new(buffer(), buffer());
+            socket.set_nagle_enabled(false);
+            let mut sockets = SocketSet::new(Vec::with_capacity(1));
+            let handle = sockets.add(socket);
+            Connection {
+                sockets,
+                handle,
+                hardware,
+                smss: DEFAULT_MSS,
+            }
+        });
+        connection.hardware = hardware;
+        connection.smss = DEFAULT_MSS;
+        connection
+    }
+}
+
+impl Connection {
+    pub fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    pub fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub fn state(&self) -> tcp::State {
+        self.socket().state()
+    }
+}
+
+fn endpoint(addr: SocketAddr) -> IpEndpoint {
+    IpEndpoint::new(IpAddress::from(addr.ip()), addr.port())
+}
+
+/// The MSS option of a SYN or SYN-ACK.
+fn announced_mss(packet: &[u8]) -> Option<NonZeroU16> {
+    let header_len = match packet.first()? >> 4 {
+        4 => usize::from(packet[0] & 0xf) * 4,
+        _ => 40,
+    };
+    let tcp = etherparse::TcpSlice::from_slice(packet.get(header_len..)?).ok()?;
+    if !tcp.syn() {
+        return None;
+    }
+    tcp.options_iterator().find_map(|option| match option {
+        Ok(etherparse::TcpOptionElement::MaximumSegmentSize(mss)) if mss != 0 => {
+            NonZeroU16::new(mss.max(MIN_MSS))
+        }
+        _ => None,
+    })
+}
+
+/// Nothing is sent while the interface is made.
+struct NoLink;
+
+impl Link for NoLink {
+    fn has_room(&self) -> bool {
+        false
+    }
+
+    fn transmit(&mut self, _head: &[u8], _payload: &[u8]) {}
+}
