@@ -2,10 +2,12 @@
 //!
 //! - [`spec`]: what a user writes after `-p`, as one [`Publish`] type.
 //! - [`publish`]: the host sockets of such a rule, bound all or none.
+//! - [`relay`]: moves bytes between two connected TCP sockets, in the kernel where that pays.
 //!
 //! The crate knows nothing of frames, namespaces or an event loop.
 
 pub mod publish;
+pub mod relay;
 pub mod spec;
 
 pub use publish::{BindError, Listener};

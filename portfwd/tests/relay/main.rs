@@ -1,0 +1,6 @@
+//! Relays between real TCP connections on loopback.
+
+mod conversations;
+mod harness;
+mod random;
+mod transfers;
