@@ -23,6 +23,7 @@ const MAX_PEERS: usize = 4096;
 pub struct Mapping {
     pub guest: SocketAddr,
     pub role: Role,
+    pub born: Instant,
     pub last_used: Instant,
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
@@ -57,6 +58,7 @@ impl Mapping {
         Mapping {
             guest,
             role,
+            born: now,
             last_used: now,
             bytes_to_guest: 0,
             bytes_from_guest: 0,

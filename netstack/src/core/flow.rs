@@ -16,6 +16,11 @@ pub struct FlowId {
     pub generation: u32,
 }
 
+impl FlowId {
+    /// Generations have 24 bits, so that an id fits beside a tag into an epoll token.
+    pub const MAX_GENERATION: u32 = 0xff_ffff;
+}
+
 /// What a flow carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -56,7 +61,8 @@ impl<F> FlowTable<F> {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// How many flows there are.
+    pub fn count(&self) -> usize {
         self.by_tuple.len()
     }
 
@@ -108,7 +114,7 @@ impl<F> FlowTable<F> {
         self.get(id)?;
         let slot = &mut self.slots[id.index as usize];
         let (tuple, flow) = slot.flow.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        slot.generation = (slot.generation + 1) & FlowId::MAX_GENERATION;
         self.by_tuple.remove(&tuple);
         self.free.push(id.index);
         Some(flow)
@@ -211,7 +217,7 @@ mod tests {
                         prop_assert_eq!(table.find(&tuple(port)), expected);
                     }
                 }
-                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.count(), model.len());
                 for (id, port) in &model {
                     prop_assert_eq!(table.get(*id), Some(port));
                 }

@@ -253,7 +253,7 @@ impl Core {
     ) -> Option<FlowId> {
         let (guest, appears) = self.published_addresses(client, guest_port)?;
         let guest_mac = self.guest_mac?;
-        if self.flows.len() >= MAX_FLOWS {
+        if self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
             return None;
         }
@@ -287,6 +287,18 @@ impl Core {
             },
         );
         Some(id)
+    }
+
+    /// The flow's host stream could not be kept: the guest is told by RST.
+    pub fn abandon(&mut self, id: FlowId, now: Instant, link: &mut impl Link) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.abort(&mut self.engine, now, link);
+            self.close(id, Cause::ResetByHost);
+        }
     }
 
     /// The flow's host stream has changed.
@@ -517,6 +529,10 @@ impl Core {
         self.timers.next()
     }
 
+    pub fn network(&self) -> &Network {
+        &self.config.network
+    }
+
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -565,10 +581,10 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
-        let remote = packet.to_port(tcp.destination_port());
+        let remote = packet.remote_addr(tcp.destination_port());
         let tuple = Tuple {
             protocol: Protocol::Tcp,
-            guest: packet.from_port(tcp.source_port()),
+            guest: packet.guest_addr(tcp.source_port()),
             remote: Some(remote),
         };
         let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
@@ -610,7 +626,7 @@ impl Core {
                 return None;
             }
         };
-        if self.dials >= MAX_DIALS || self.flows.len() >= MAX_FLOWS {
+        if self.dials >= MAX_DIALS || self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
             return None;
         }
@@ -627,8 +643,8 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
-        let guest = packet.from_port(udp.source_port());
-        let remote = packet.to_port(udp.destination_port());
+        let guest = packet.guest_addr(udp.source_port());
+        let remote = packet.remote_addr(udp.destination_port());
         if remote.port() == 0 || remote.ip().is_multicast() {
             return None;
         }
@@ -766,7 +782,7 @@ impl Core {
         };
         let tuple = Tuple {
             protocol: Protocol::Echo,
-            guest: packet.from_port(identifier),
+            guest: packet.guest_addr(identifier),
             remote: Some(SocketAddr::new(remote, 0)),
         };
         let flow = match self.flows.find(&tuple) {
@@ -841,7 +857,7 @@ impl Core {
         role: Role,
         now: Instant,
     ) -> Option<FlowId> {
-        if self.mappings >= MAX_MAPPINGS || self.flows.len() >= MAX_FLOWS {
+        if self.mappings >= MAX_MAPPINGS || self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
             return None;
         }

@@ -129,11 +129,11 @@ impl<'a> Transport<'a> {
 }
 
 impl Packet<'_> {
-    pub fn from_port(&self, port: u16) -> SocketAddr {
+    pub fn guest_addr(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.source, port)
     }
 
-    pub fn to_port(&self, port: u16) -> SocketAddr {
+    pub fn remote_addr(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.destination, port)
     }
 

@@ -204,6 +204,14 @@ impl TcpFlow {
         }
     }
 
+    /// Resets the guest's half.
+    pub fn abort(&mut self, engine: &mut Engine, now: Instant, link: &mut impl Link) {
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.socket_mut().abort();
+            engine.egress(connection, now, link);
+        }
+    }
+
     /// When the flow wants to be served if nothing happens before.
     pub fn deadline(&self, engine: &mut Engine, now: Instant) -> Option<Instant> {
         match &self.phase {

@@ -1,0 +1,170 @@
+//! UDP and ICMP echo on the host: sockets are made at a mapping's first packet.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use tracing::{debug, warn};
+
+use super::Driver;
+use super::poller::{Interest, Token};
+use super::sockets::HostSocket;
+use super::streams::Published;
+use crate::core::Instant;
+use crate::core::flow::FlowId;
+use crate::host::{PingSocket, UdpSocket};
+
+/// Reads of one socket in one turn.
+const READS_PER_TURN: usize = 32;
+
+impl Driver {
+    pub(super) fn send_datagram(
+        &mut self,
+        id: FlowId,
+        to: SocketAddr,
+        payload: &[u8],
+        segment: Option<NonZeroU16>,
+    ) {
+        if self.sockets.get_mut(id).is_none() {
+            match UdpSocket::open(to) {
+                Ok(socket) => {
+                    if self
+                        .poller
+                        .add(&socket, Token::Flow(id), Interest::Readable)
+                        .is_ok()
+                    {
+                        self.sockets.insert(id, HostSocket::Udp(socket));
+                    }
+                }
+                Err(error) => debug!(%error, "cannot make a UDP socket"),
+            }
+        }
+        let socket = match self.sockets.get_mut(id) {
+            Some(HostSocket::Udp(socket)) => &*socket,
+            Some(HostSocket::PublishedUdp(index)) => match self.listeners.get(*index) {
+                Some(Published::Udp { socket, .. }) => socket,
+                _ => return,
+            },
+            _ => return,
+        };
+        let Err(error) = socket.send(payload, segment, to) else {
+            return;
+        };
+        // The kernel reports an earlier datagram's ICMP error by failing the next send; that one has not been sent.
+        let mut retry = false;
+        while let Some((failed, why)) = socket.take_error() {
+            retry = true;
+            self.core
+                .handle_datagram_error(id, failed, why, &mut self.link);
+        }
+        if !retry || socket.send(payload, segment, to).is_err() {
+            use crate::core::icmp::Unreachable;
+            let why = match error.raw_os_error() {
+                Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENETDOWN) => {
+                    Unreachable::Network
+                }
+                Some(libc::EHOSTUNREACH | libc::EINVAL) => Unreachable::Host,
+                Some(libc::EACCES | libc::EPERM) => Unreachable::Prohibited,
+                // A full send buffer or short memory is a lost datagram.
+                _ => return,
+            };
+            self.core.handle_datagram_error(id, to, why, &mut self.link);
+        }
+    }
+
+    pub(super) fn read_datagrams(&mut self, id: FlowId, failed: bool, now: Instant) {
+        let Some(HostSocket::Udp(socket)) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if failed {
+            while let Some((to, why)) = socket.take_error() {
+                self.core.handle_datagram_error(id, to, why, &mut self.link);
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            let Ok(received) = socket.receive(&mut self.buffer) else {
+                return;
+            };
+            let payload = &self.buffer[..received.len];
+            self.core.handle_datagram(
+                id,
+                received.from,
+                payload,
+                received.segment,
+                now,
+                &mut self.link,
+            );
+        }
+    }
+
+    pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
+        if self.sockets.get_mut(id).is_none() {
+            match PingSocket::open(to) {
+                Ok(socket) => {
+                    if self
+                        .poller
+                        .add(&socket, Token::Flow(id), Interest::Readable)
+                        .is_ok()
+                    {
+                        self.sockets.insert(id, HostSocket::Ping(socket));
+                    }
+                }
+                Err(error) if !self.warned_about_ping => {
+                    self.warned_about_ping = true;
+                    warn!(
+                        %error,
+                        "pings beyond the gateway are lost: net.ipv4.ping_group_range of the host does not hold our group"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+        if let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id)
+            && let Err(error) = socket.send(to, sequence, payload)
+        {
+            debug!(%to, %error, "echo request not sent");
+        }
+    }
+
+    pub(super) fn read_echo_replies(&mut self, id: FlowId, now: Instant) {
+        let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id) else {
+            return;
+        };
+        for _ in 0..READS_PER_TURN {
+            match socket.receive(&mut self.buffer) {
+                Ok(Some((sequence, payload))) => {
+                    self.core
+                        .handle_echo_reply(id, sequence, payload, now, &mut self.link);
+                }
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Datagrams of clients of the published port at `index`.
+pub fn read_published(driver: &mut Driver, index: u32, now: Instant) {
+    let Some(Published::Udp { guest_port, socket }) = driver.listeners.get(index) else {
+        return;
+    };
+    // An error of the shared socket belongs to a client that has gone; it must only be taken off the queue.
+    while socket.take_error().is_some() {}
+    for _ in 0..READS_PER_TURN {
+        let Ok(received) = socket.receive(&mut driver.buffer) else {
+            return;
+        };
+        let flow = driver.core.handle_published_datagram(
+            received.from,
+            *guest_port,
+            &driver.buffer[..received.len],
+            received.segment,
+            now,
+            &mut driver.link,
+        );
+        if let Some(id) = flow
+            && driver.sockets.get_mut(id).is_none()
+        {
+            driver.sockets.insert(id, HostSocket::PublishedUdp(index));
+        }
+    }
+}

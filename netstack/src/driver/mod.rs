@@ -1,0 +1,257 @@
+//! The event loop: the only clock, and the owner of every descriptor. It carries frames and events to the core, carries
+//! out what the core asks for, and knows nothing of protocols.
+//!
+//! One thread, one epoll, one wake-up for many events. tokio is not used here on purpose: the loop needs typed tokens and
+//! one turn over all flows that a batch touched, and a task per socket costs a wake-up each.
+//!
+//! A turn: take events, read a bounded number of frames, serve every flow that was touched once, close what has ended.
+//! Work left over shortens the next wait to nothing, so no source starves another.
+
+mod datagrams;
+mod poller;
+mod report;
+mod sockets;
+mod streams;
+mod tap_link;
+
+use std::io;
+
+use portfwd::Listener;
+use tracing::debug;
+
+use crate::control::{ExitWatch, StatusSocket};
+use crate::core::link::Link;
+use crate::core::tcp::Cause;
+use crate::core::{Action, Core, Duration, Instant};
+use crate::device::{MAX_FRAME_LEN, Tap};
+
+use self::poller::{Event, Interest, Poller, Token};
+use self::sockets::{HostSocket, HostSockets};
+use self::streams::Listeners;
+use self::tap_link::TapLink;
+
+/// Frames read in one turn. With super-frames that is up to 2 MiB.
+const FRAMES_PER_TURN: usize = 32;
+/// How soon a full tap is tried again, and listeners that ran out of descriptors.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// What the loop runs on.
+pub struct Parts {
+    pub core: Core,
+    pub tap: Tap,
+    pub listeners: Vec<Listener>,
+    pub status: Option<StatusSocket>,
+    pub exit: ExitWatch,
+}
+
+/// Why the loop cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error("cannot watch {0}: {1}")]
+    Watch(&'static str, #[source] io::Error),
+    #[error("cannot wait for events: {0}")]
+    Wait(#[source] io::Error),
+}
+
+/// The loop's state.
+pub struct Driver {
+    core: Core,
+    link: TapLink,
+    poller: Poller,
+    sockets: HostSockets,
+    listeners: Listeners,
+    status: Option<StatusSocket>,
+    /// Held open: closed, it would leave the epoll.
+    _exit: ExitWatch,
+    clock: Clock,
+    /// Where frames and datagrams are read to.
+    buffer: Vec<u8>,
+    warned_about_ping: bool,
+}
+
+/// Time since the start, as the core counts it.
+#[derive(Clone, Copy)]
+pub struct Clock(std::time::Instant);
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock(std::time::Instant::now())
+    }
+
+    pub fn now(self) -> Instant {
+        Instant::from_micros(self.0.elapsed().as_micros() as i64)
+    }
+}
+
+impl Driver {
+    /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that `parts.core` was made by.
+    pub fn new(parts: Parts, clock: Clock) -> Result<Driver, DriverError> {
+        let poller = Poller::new().map_err(|error| DriverError::Watch("epoll", error))?;
+        let watch =
+            |what, result: io::Result<()>| result.map_err(|error| DriverError::Watch(what, error));
+        watch(
+            "the tap",
+            poller.add(&parts.tap, Token::Tap, Interest::Readable),
+        )?;
+        if let Some(status) = &parts.status {
+            watch(
+                "the status socket",
+                poller.add(status, Token::Status, Interest::Readable),
+            )?;
+        }
+        watch(
+            "for the end",
+            poller.add(&parts.exit, Token::Exit, Interest::Readable),
+        )?;
+        let listeners = Listeners::new(parts.listeners);
+        watch("a published port", listeners.watch(&poller))?;
+        Ok(Driver {
+            core: parts.core,
+            link: TapLink::new(parts.tap),
+            poller,
+            sockets: HostSockets::default(),
+            listeners,
+            status: parts.status,
+            _exit: parts.exit,
+            clock,
+            buffer: vec![0; MAX_FRAME_LEN],
+            warned_about_ping: false,
+        })
+    }
+
+    /// Runs until something in `exits` happens or the tap is gone.
+    pub fn run(&mut self) -> Result<(), DriverError> {
+        let mut events = Vec::new();
+        let mut timeout = None;
+        loop {
+            self.poller
+                .wait(timeout, &mut events)
+                .map_err(DriverError::Wait)?;
+            let now = self.clock.now();
+            let mut frames = false;
+            for event in events.drain(..) {
+                match event.token {
+                    Token::Tap if event.error => return Ok(()),
+                    Token::Tap => frames = true,
+                    Token::Flow(id) => self.handle_socket(id, event, now),
+                    Token::Listener(index) => self.handle_listener(index, now),
+                    Token::Resolvers => {}
+                    Token::Status => self.handle_status(now),
+                    Token::Exit => return Ok(()),
+                }
+            }
+            if !self.link.has_room() {
+                self.link.retry();
+            }
+            if frames && !self.read_frames(now) {
+                return Ok(());
+            }
+            self.core.handle_deadline(now);
+            if self.link.has_room() {
+                self.serve_touched(now);
+            }
+            self.close_ended();
+            if self.listeners.is_paused() {
+                self.listeners.resume(&self.poller);
+            }
+            timeout = self.timeout(now);
+        }
+    }
+
+    /// Takes a bounded number of frames. False when the tap is gone.
+    fn read_frames(&mut self, now: Instant) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut there = true;
+        for _ in 0..FRAMES_PER_TURN {
+            match self.link.tap().receive(&mut buffer) {
+                Ok(len) => {
+                    let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
+                    if let Some(action) = action {
+                        self.perform(action, now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    debug!(%error, "the tap is gone");
+                    there = false;
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        there
+    }
+
+    fn perform(&mut self, action: Action<'_>, now: Instant) {
+        match action {
+            Action::Dial { flow, to } => self.dial(flow, to, now),
+            Action::SendDatagram {
+                flow,
+                to,
+                payload,
+                segment,
+            } => self.send_datagram(flow, to, &payload, segment),
+            Action::SendEcho {
+                flow,
+                to,
+                sequence,
+                payload,
+            } => self.send_echo(flow, to, sequence, &payload),
+        }
+    }
+
+    fn handle_socket(&mut self, id: crate::core::flow::FlowId, event: Event, now: Instant) {
+        match self.sockets.get_mut(id) {
+            Some(HostSocket::Dialling(_)) => self.finish_dial(id, now),
+            Some(HostSocket::Stream(_)) => self.core.host_ready(id, event.readiness()),
+            Some(HostSocket::Udp(_)) => self.read_datagrams(id, event.error, now),
+            Some(HostSocket::Ping(_)) => self.read_echo_replies(id, now),
+            // Its socket is the listener's.
+            Some(HostSocket::PublishedUdp(_)) | None => {}
+        }
+    }
+
+    /// One turn for each flow that this batch touched; what they touch again waits for the next batch.
+    fn serve_touched(&mut self, now: Instant) {
+        for _ in 0..self.core.touched_len() {
+            let Some(id) = self.core.poll_touched() else {
+                return;
+            };
+            if let Some(HostSocket::Stream(stream)) = self.sockets.get_mut(id) {
+                self.core.serve(id, now, stream, &mut self.link);
+            }
+        }
+    }
+
+    fn close_ended(&mut self) {
+        while let Some((id, cause)) = self.core.poll_closed() {
+            match (self.sockets.remove(id), cause) {
+                (Some(HostSocket::Stream(stream)), Cause::ResetByGuest | Cause::GuestSilent) => {
+                    stream.reset();
+                }
+                // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
+                (Some(_), _) | (None, _) => {}
+            }
+        }
+    }
+
+    fn handle_status(&mut self, now: Instant) {
+        if let Some(status) = &mut self.status {
+            status.serve(|| report::status(&self.core, now));
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.link.has_room() || self.listeners.is_paused() {
+            return Some(RETRY);
+        }
+        if self.core.touched_len() > 0 {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.core.poll_deadline()?;
+        // Rounded up, so that a timer is due when it has run out.
+        Some(deadline - now + Duration::from_micros(50))
+            .filter(|_| deadline > now)
+            .or(Some(Duration::ZERO))
+    }
+}

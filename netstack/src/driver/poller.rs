@@ -1,0 +1,181 @@
+//! epoll with typed tokens: what a wake-up is about is in the event, no lookup by descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{Timespec, epoll};
+use smoltcp::time::Duration;
+
+use crate::core::flow::FlowId;
+
+/// Events taken per wake-up.
+const BATCH: usize = 256;
+
+/// Who an event is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    Tap,
+    /// A published port, by its place in the table of listeners.
+    Listener(u32),
+    /// The host socket of a flow.
+    Flow(FlowId),
+    Resolvers,
+    Status,
+    /// Time to end.
+    Exit,
+}
+
+/// What to be told about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// As long as there is something to read.
+    Readable,
+    /// Once per change in either direction, a FIN of the remote included.
+    Edges,
+    /// Hang-ups and errors only.
+    HangUp,
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub token: Token,
+    pub readable: bool,
+    pub writable: bool,
+    pub hung_up: bool,
+    pub error: bool,
+}
+
+pub struct Poller {
+    epoll: OwnedFd,
+    buffer: Vec<epoll::Event>,
+}
+
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
+        Ok(Poller {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            buffer: Vec::with_capacity(BATCH),
+        })
+    }
+
+    pub fn add(&self, source: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.encode());
+        Ok(epoll::add(&self.epoll, source, data, interest.flags())?)
+    }
+
+    pub fn change(&self, source: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.encode());
+        Ok(epoll::modify(&self.epoll, source, data, interest.flags())?)
+    }
+
+    /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.secs() as i64,
+            tv_nsec: (timeout.total_micros() % 1_000_000 * 1_000) as i64,
+        });
+        self.buffer.clear();
+        let space = rustix::buffer::spare_capacity(&mut self.buffer);
+        match epoll::wait(&self.epoll, space, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        events.extend(self.buffer.iter().map(Event::decode));
+        Ok(())
+    }
+}
+
+impl Interest {
+    fn flags(self) -> epoll::EventFlags {
+        match self {
+            Interest::Readable => epoll::EventFlags::IN,
+            Interest::Edges => {
+                epoll::EventFlags::IN
+                    | epoll::EventFlags::OUT
+                    | epoll::EventFlags::RDHUP
+                    | epoll::EventFlags::ET
+            }
+            Interest::HangUp => epoll::EventFlags::empty(),
+        }
+    }
+}
+
+impl Event {
+    fn decode(event: &epoll::Event) -> Event {
+        let flags = event.flags;
+        let failed = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+        let hung_up = flags.intersects(failed | epoll::EventFlags::RDHUP);
+        Event {
+            token: Token::decode(event.data.u64()),
+            // Reading is how FIN and errors are learnt.
+            readable: hung_up || flags.contains(epoll::EventFlags::IN),
+            writable: flags.intersects(failed | epoll::EventFlags::OUT),
+            hung_up,
+            error: flags.contains(epoll::EventFlags::ERR),
+        }
+    }
+}
+
+const KIND_SHIFT: u32 = 56;
+const GENERATION_SHIFT: u32 = 32;
+
+impl Token {
+    /// Kind in the top byte, then the generation's 24 bits, then the index.
+    fn encode(self) -> u64 {
+        let (kind, value) = match self {
+            Token::Tap => (0, 0),
+            Token::Listener(index) => (1, u64::from(index)),
+            Token::Flow(id) => (
+                2,
+                u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
+            ),
+            Token::Resolvers => (3, 0),
+            Token::Status => (4, 0),
+            Token::Exit => (5, 0),
+        };
+        kind << KIND_SHIFT | value
+    }
+
+    fn decode(bits: u64) -> Token {
+        let index = bits as u32;
+        match bits >> KIND_SHIFT {
+            0 => Token::Tap,
+            1 => Token::Listener(index),
+            2 => Token::Flow(FlowId {
+                index,
+                generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
+            }),
+            3 => Token::Resolvers,
+            4 => Token::Status,
+            _ => Token::Exit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        let flow = FlowId {
+            index: u32::MAX,
+            generation: FlowId::MAX_GENERATION,
+        };
+        for token in [
+            Token::Tap,
+            Token::Listener(7),
+            Token::Flow(flow),
+            Token::Flow(FlowId {
+                index: 0,
+                generation: 0,
+            }),
+            Token::Resolvers,
+            Token::Status,
+            Token::Exit,
+        ] {
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The core's flows and counters as the status document.
+
+use std::net::IpAddr;
+
+use smoltcp::socket::tcp::State;
+
+use crate::control::{FlowPath, FlowProtocol, FlowStatus, Initiator, Status};
+use crate::core::datagram::{Mapping, Role};
+use crate::core::flow::{Protocol, Tuple};
+use crate::core::tcp::{self, TcpFlow};
+use crate::core::{Core, Instant};
+
+/// Everything that is known now.
+pub fn status(core: &Core, now: Instant) -> Status {
+    let counters = core.counters();
+    let network = core.network();
+    let v6 = network.v6.map(|v6| IpAddr::from(v6.guest));
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        guest: std::iter::once(network.v4.guest.into()).chain(v6).collect(),
+        connections_total: counters.connections,
+        bytes_to_guest: counters.bytes_to_guest,
+        bytes_from_guest: counters.bytes_from_guest,
+        flows: core
+            .tcp_flows()
+            .map(|(tuple, flow)| tcp_flow(tuple, flow, now))
+            .chain(
+                core.mappings()
+                    .map(|(tuple, mapping)| mapping_flow(tuple, mapping, now)),
+            )
+            .collect(),
+    }
+}
+
+fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
+    FlowStatus {
+        protocol: FlowProtocol::Tcp,
+        initiator: match flow.initiator {
+            tcp::Initiator::Guest => Initiator::Guest,
+            tcp::Initiator::Host => Initiator::Host,
+        },
+        guest: tuple.guest,
+        remote: tuple.remote,
+        state: state_name(flow.state()).to_owned(),
+        path: FlowPath::Engine,
+        bytes_to_guest: flow.bytes_to_guest,
+        bytes_from_guest: flow.bytes_from_guest,
+        age_ms: (now - flow.born).total_millis(),
+    }
+}
+
+fn mapping_flow(tuple: &Tuple, mapping: &Mapping, now: Instant) -> FlowStatus {
+    FlowStatus {
+        protocol: match tuple.protocol {
+            Protocol::Echo => FlowProtocol::Icmp,
+            Protocol::Udp | Protocol::Tcp => FlowProtocol::Udp,
+        },
+        initiator: match mapping.role {
+            Role::Published { .. } => Initiator::Host,
+            _ => Initiator::Guest,
+        },
+        guest: tuple.guest,
+        remote: tuple.remote,
+        state: "OPEN".to_owned(),
+        path: FlowPath::Engine,
+        bytes_to_guest: mapping.bytes_to_guest,
+        bytes_from_guest: mapping.bytes_from_guest,
+        age_ms: (now - mapping.born).total_millis(),
+    }
+}
+
+/// The names of RFC 9293 3.3.2.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Closed => "CLOSED",
+        State::Listen => "LISTEN",
+        State::SynSent => "SYN-SENT",
+        State::SynReceived => "SYN-RECEIVED",
+        State::Established => "ESTABLISHED",
+        State::FinWait1 => "FIN-WAIT-1",
+        State::FinWait2 => "FIN-WAIT-2",
+        State::CloseWait => "CLOSE-WAIT",
+        State::Closing => "CLOSING",
+        State::LastAck => "LAST-ACK",
+        State::TimeWait => "TIME-WAIT",
+    }
+}

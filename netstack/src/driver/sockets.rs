@@ -1,0 +1,89 @@
+//! The host sockets of all flows, by flow id, and the stream half that the core reads and writes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::core::flow::FlowId;
+use crate::core::tcp::HostStream;
+use crate::host::{PingSocket, UdpSocket};
+
+/// What a flow talks through on the host.
+pub enum HostSocket {
+    /// A stream whose connect is under way.
+    Dialling(OwnedFd),
+    Stream(Stream),
+    Udp(UdpSocket),
+    Ping(PingSocket),
+    /// A client of the published UDP port at this place in the table of listeners; the listener's socket is shared.
+    PublishedUdp(u32),
+}
+
+/// Sockets by flow. A slot's generation is the flow's, so that a late event finds nothing.
+#[derive(Default)]
+pub struct HostSockets {
+    slots: Vec<Option<(u32, HostSocket)>>,
+}
+
+impl HostSockets {
+    pub fn insert(&mut self, id: FlowId, socket: HostSocket) {
+        let index = id.index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some((id.generation, socket));
+    }
+
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut HostSocket> {
+        match self.slots.get_mut(id.index as usize)? {
+            Some((generation, socket)) if *generation == id.generation => Some(socket),
+            _ => None,
+        }
+    }
+
+    pub fn remove(&mut self, id: FlowId) -> Option<HostSocket> {
+        self.get_mut(id)?;
+        self.slots[id.index as usize]
+            .take()
+            .map(|(_, socket)| socket)
+    }
+}
+
+/// A connected, non-blocking TCP socket.
+pub struct Stream(pub OwnedFd);
+
+impl Stream {
+    /// Closes with RST instead of FIN.
+    pub fn reset(self) {
+        // If the option fails the remote gets a FIN, which is the next best.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.0, Some(std::time::Duration::ZERO));
+    }
+}
+
+impl HostStream for Stream {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| {
+            rustix::net::recv(self.0.as_fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(n, _)| n)
+        })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        retry(|| rustix::net::send(self.0.as_fd(), bytes, flags))
+    }
+
+    fn finish(&mut self) {
+        // ENOTCONN: the remote has reset the connection, which the next read tells.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! TCP on the host: dialling for the guest, accepting for published ports.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use portfwd::{Listener, Protocol};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, sockopt};
+use tracing::{debug, warn};
+
+use super::poller::{Event, Interest, Poller, Token};
+use super::sockets::{HostSocket, Stream};
+use super::{Driver, datagrams};
+use crate::core::flow::FlowId;
+use crate::core::tcp::Readiness;
+use crate::core::{DialError, Instant};
+use crate::host::UdpSocket;
+use crate::host::dial::{self, Dial};
+
+/// Connections accepted from one listener in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// The published ports.
+pub struct Listeners {
+    listeners: Vec<Published>,
+    /// Out of descriptors: nobody is accepted until one is free again. A listener is never closed for that.
+    paused: bool,
+}
+
+/// A published port's socket.
+pub enum Published {
+    Tcp { guest_port: u16, socket: OwnedFd },
+    Udp { guest_port: u16, socket: UdpSocket },
+}
+
+impl Listeners {
+    pub fn new(listeners: Vec<Listener>) -> Listeners {
+        let listeners = listeners
+            .into_iter()
+            .filter_map(|listener| match listener.protocol {
+                Protocol::Tcp => {
+                    // Accepted sockets inherit it.
+                    let _ = sockopt::set_tcp_nodelay(&listener.socket, true);
+                    Some(Published::Tcp {
+                        guest_port: listener.guest_port,
+                        socket: listener.socket,
+                    })
+                }
+                Protocol::Udp => match UdpSocket::adopt(listener.socket, listener.host) {
+                    Ok(socket) => Some(Published::Udp {
+                        guest_port: listener.guest_port,
+                        socket,
+                    }),
+                    Err(error) => {
+                        warn!(address = %listener.host, %error, "cannot publish this UDP port");
+                        None
+                    }
+                },
+            })
+            .collect();
+        Listeners {
+            listeners,
+            paused: false,
+        }
+    }
+
+    pub fn watch(&self, poller: &Poller) -> io::Result<()> {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            poller.add(listener, Token::Listener(index as u32), Interest::Readable)?;
+        }
+        Ok(())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    pub fn get(&self, index: u32) -> Option<&Published> {
+        self.listeners.get(index as usize)
+    }
+
+    pub fn resume(&mut self, poller: &Poller) {
+        self.paused = !self.set_interest(poller, Interest::Readable);
+    }
+
+    fn pause(&mut self, poller: &Poller) {
+        self.paused = true;
+        self.set_interest(poller, Interest::HangUp);
+    }
+
+    fn set_interest(&self, poller: &Poller, interest: Interest) -> bool {
+        self.listeners.iter().enumerate().all(|(index, listener)| {
+            let token = Token::Listener(index as u32);
+            poller.change(listener, token, interest).is_ok()
+        })
+    }
+}
+
+impl AsFd for Published {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Published::Tcp { socket, .. } => socket.as_fd(),
+            Published::Udp { socket, .. } => socket.as_fd(),
+        }
+    }
+}
+
+impl Event {
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            readable: self.readable,
+            writable: self.writable,
+            hung_up: self.hung_up,
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
+        let result = match dial::dial(to) {
+            Ok(Dial::Connected(socket)) => self.register(id, socket, HostSocket::stream),
+            Ok(Dial::UnderWay(socket)) => {
+                if self.register(id, socket, HostSocket::Dialling).is_ok() {
+                    return;
+                }
+                Err(DialError::Silent)
+            }
+            Err(error) => Err(error),
+        };
+        self.core.handle_dialled(id, result, now, &mut self.link);
+    }
+
+    /// The socket of a dial has become writable or failed.
+    pub(super) fn finish_dial(&mut self, id: FlowId, now: Instant) {
+        let Some(HostSocket::Dialling(socket)) = self.sockets.remove(id) else {
+            return;
+        };
+        let result = dial::outcome(&socket);
+        if result.is_ok() {
+            self.sockets.insert(id, HostSocket::stream(socket));
+        }
+        self.core.handle_dialled(id, result, now, &mut self.link);
+    }
+
+    pub(super) fn handle_listener(&mut self, index: u32, now: Instant) {
+        match self.listeners.get(index) {
+            Some(Published::Tcp { .. }) => self.accept(index, now),
+            Some(Published::Udp { .. }) => {
+                datagrams::read_published(self, index, now);
+            }
+            None => {}
+        }
+    }
+
+    fn accept(&mut self, index: u32, now: Instant) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(index) else {
+                return;
+            };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let (guest_port, accepted) = (*guest_port, rustix::net::acceptfrom_with(socket, flags));
+            let (stream, client) = match accepted {
+                Ok((stream, Some(address))) => match SocketAddr::try_from(address) {
+                    Ok(client) => (stream, client),
+                    Err(_) => continue,
+                },
+                Ok((_, None)) => continue,
+                Err(Errno::AGAIN) => return,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    debug!("out of descriptors: accepting pauses");
+                    self.listeners.pause(&self.poller);
+                    return;
+                }
+                // The client has gone meanwhile (accept(2) passes network errors of the new socket on).
+                Err(_) => continue,
+            };
+            match self.core.handle_accepted(client, guest_port, now) {
+                Some(id) => {
+                    if self.register(id, stream, HostSocket::stream).is_err() {
+                        self.core.abandon(id, now, &mut self.link);
+                    }
+                }
+                None => Stream(stream).reset(),
+            }
+        }
+    }
+
+    fn register(
+        &mut self,
+        id: FlowId,
+        socket: OwnedFd,
+        wrap: impl FnOnce(OwnedFd) -> HostSocket,
+    ) -> Result<(), DialError> {
+        self.poller
+            .add(&socket, Token::Flow(id), Interest::Edges)
+            .map_err(|_| DialError::Silent)?;
+        self.sockets.insert(id, wrap(socket));
+        Ok(())
+    }
+}
+
+impl HostSocket {
+    fn stream(socket: OwnedFd) -> HostSocket {
+        HostSocket::Stream(Stream(socket))
+    }
+}

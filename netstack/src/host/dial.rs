@@ -1,0 +1,60 @@
+//! Connecting to where the guest wants to go, and what a failure means to it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::core::DialError;
+use crate::core::icmp::Unreachable;
+
+/// How far a dial has come.
+pub enum Dial {
+    Connected(OwnedFd),
+    /// The socket becomes writable when the outcome is known; ask [`outcome`] then.
+    UnderWay(OwnedFd),
+}
+
+/// Starts a non-blocking connect to `remote`. Over loopback it often has succeeded on return.
+pub fn dial(remote: SocketAddr) -> Result<Dial, DialError> {
+    let family = match remote {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
+        .map_err(|error| dial_error(error.into()))?;
+    // The guest's kernel has already decided how to cut its stream into segments.
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    match rustix::net::connect(&socket, &remote) {
+        Ok(()) => Ok(Dial::Connected(socket)),
+        Err(Errno::INPROGRESS) => Ok(Dial::UnderWay(socket)),
+        Err(error) => Err(dial_error(error.into())),
+    }
+}
+
+/// How a dial ended that was under way.
+pub fn outcome(socket: impl AsFd) -> Result<(), DialError> {
+    match sockopt::socket_error(socket) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) | Err(error) => Err(dial_error(error.into())),
+    }
+}
+
+/// What the guest is told of a failed connect.
+fn dial_error(error: io::Error) -> DialError {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED | libc::ECONNRESET) => DialError::Refused,
+        Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENONET | libc::ENETDOWN) => {
+            DialError::Unreachable(Unreachable::Network)
+        }
+        Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::EINVAL | libc::EADDRNOTAVAIL) => {
+            DialError::Unreachable(Unreachable::Host)
+        }
+        Some(libc::EACCES | libc::EPERM) => DialError::Unreachable(Unreachable::Prohibited),
+        // ETIMEDOUT: nobody answered us, nobody answers the guest. EMFILE, ENFILE, ENOBUFS, ENOMEM: it may try again.
+        _ => DialError::Silent,
+    }
+}

@@ -1,0 +1,72 @@
+//! ICMP echo without privileges: SOCK_DGRAM sockets of protocol ICMP and ICMPv6 (kernel 3.0 and 3.11), which the host
+//! allows to the groups of net.ipv4.ping_group_range. The kernel owns the identifier and the checksum.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, socket_with,
+};
+
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
+/// Type, code, checksum, identifier, sequence (RFC 792, RFC 4443 4.1).
+const HEADER_LEN: usize = 8;
+
+/// A non-blocking ping socket of either family.
+#[derive(Debug)]
+pub struct PingSocket {
+    socket: OwnedFd,
+    request: u8,
+    reply: u8,
+}
+
+impl PingSocket {
+    /// Fails with EACCES when net.ipv4.ping_group_range does not hold a group of ours.
+    pub fn open(like: IpAddr) -> io::Result<PingSocket> {
+        let (family, protocol, request, reply) = match like {
+            IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, ECHO_REQUEST, ECHO_REPLY),
+            IpAddr::V6(_) => (
+                AddressFamily::INET6,
+                ipproto::ICMPV6,
+                ECHO_REQUEST_V6,
+                ECHO_REPLY_V6,
+            ),
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        Ok(PingSocket {
+            socket: socket_with(family, SocketType::DGRAM, flags, Some(protocol))?,
+            request,
+            reply,
+        })
+    }
+
+    pub fn send(&self, to: IpAddr, sequence: u16, payload: &[u8]) -> io::Result<()> {
+        let [high, low] = sequence.to_be_bytes();
+        let message = [&[self.request, 0, 0, 0, 0, 0, high, low], payload].concat();
+        let to = SocketAddr::new(to, 0);
+        rustix::net::sendto(&self.socket, &message, SendFlags::DONTWAIT, &to)?;
+        Ok(())
+    }
+
+    /// Reads the next message. `Ok(None)` when it is not an echo reply; otherwise its sequence number and payload.
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<(u16, &'b [u8])>> {
+        let (len, _) = rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT)?;
+        let message = &buffer[..len];
+        Ok(match message {
+            [kind, 0, _, _, _, _, high, low, ..] if *kind == self.reply => {
+                Some((u16::from_be_bytes([*high, *low]), &message[HEADER_LEN..]))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl AsFd for PingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,198 @@
+//! One UDP socket per mapping: unconnected, with segmentation in both directions (UDP_SEGMENT since kernel 4.18, UDP_GRO
+//! since 5.0) and ICMP errors from the error queue (IP_RECVERR).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    SockaddrStorage, recvmsg, sendmsg, setsockopt, socket, sockopt,
+};
+
+use crate::core::icmp::Unreachable;
+
+/// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// Origins in `sock_extended_err` (linux/errqueue.h).
+const ORIGIN_LOCAL: u8 = 1;
+const ORIGIN_ICMP: u8 = 2;
+const ORIGIN_ICMP6: u8 = 3;
+
+/// A non-blocking UDP socket of either family.
+#[derive(Debug)]
+pub struct UdpSocket(OwnedFd);
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub len: usize,
+    pub from: SocketAddr,
+    /// Several datagrams of this many bytes, the last one maybe shorter.
+    pub segment: Option<NonZeroU16>,
+}
+
+impl UdpSocket {
+    /// A socket that can talk to addresses of the family of `like`, from a port that the kernel chooses.
+    pub fn open(like: SocketAddr) -> io::Result<UdpSocket> {
+        let family = match like {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(family, SockType::Datagram, flags, None)?;
+        UdpSocket::adopt(socket, like)
+    }
+
+    /// Takes over a bound socket, as of a published port.
+    pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<UdpSocket> {
+        // Without GRO datagrams come one by one.
+        let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+        match local {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+        Ok(UdpSocket(socket))
+    }
+
+    /// Sends `payload` as datagrams of `segment` bytes, or as one.
+    ///
+    /// An error may be an earlier datagram's; see [`UdpSocket::take_error`].
+    pub fn send(
+        &self,
+        payload: &[u8],
+        segment: Option<NonZeroU16>,
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        let Some(segment) = segment.map(|size| size.get()) else {
+            return self.send_message(payload, &[], to);
+        };
+        for batch in payload.chunks(usize::from(segment) * MAX_SEGMENTS) {
+            let cut = [ControlMessage::UdpGsoSegments(&segment)];
+            match self.send_message(batch, &cut, to) {
+                // No such offload here, or a segment that needs fragmentation.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) => {
+                    for datagram in batch.chunks(usize::from(segment)) {
+                        self.send_message(datagram, &[], to)?;
+                    }
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one datagram, or several that the kernel has glued together.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut space = nix::cmsg_space!(i32);
+        let mut slices = [IoSliceMut::new(buffer)];
+        let message = retry(|| {
+            recvmsg::<SockaddrStorage>(
+                self.0.as_raw_fd(),
+                &mut slices,
+                Some(&mut space),
+                MsgFlags::MSG_DONTWAIT,
+            )
+            .map(|message| {
+                let segment = message.cmsgs().ok().and_then(|mut messages| {
+                    messages.find_map(|message| match message {
+                        ControlMessageOwned::UdpGroSegments(size) => {
+                            NonZeroU16::new(u16::try_from(size).ok()?)
+                        }
+                        _ => None,
+                    })
+                });
+                (message.bytes, message.address, segment)
+            })
+        })?;
+        let (len, address, segment) = message;
+        let from = address
+            .and_then(|address| socket_addr(&address))
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Received {
+            len,
+            from,
+            segment: segment.filter(|size| usize::from(size.get()) < len),
+        })
+    }
+
+    /// The next datagram that did not arrive: where it was sent to, and why it did not. `None` when there is no more.
+    pub fn take_error(&self) -> Option<(SocketAddr, Unreachable)> {
+        loop {
+            // Data of the datagram is of no use; the name is where it was sent to.
+            let mut data = [0; 64];
+            let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+            let mut slices = [IoSliceMut::new(&mut data)];
+            let message = recvmsg::<SockaddrStorage>(
+                self.0.as_raw_fd(),
+                &mut slices,
+                Some(&mut space),
+                MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
+            )
+            .ok()?;
+            let to = message.address.and_then(|address| socket_addr(&address));
+            let why = message.cmsgs().ok().and_then(|mut messages| {
+                messages.find_map(|message| match message {
+                    ControlMessageOwned::Ipv4RecvErr(error, _)
+                    | ControlMessageOwned::Ipv6RecvErr(error, _) => unreachable_by(&error),
+                    _ => None,
+                })
+            });
+            if let (Some(to), Some(why)) = (to, why) {
+                return Some((to, why));
+            }
+        }
+    }
+
+    fn send_message(
+        &self,
+        payload: &[u8],
+        control: &[ControlMessage],
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        let to = SockaddrStorage::from(to);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let slices = [IoSlice::new(payload)];
+        retry(|| sendmsg(self.0.as_raw_fd(), &slices, control, flags, Some(&to)))?;
+        Ok(())
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::new(v4.ip().into(), v4.port())),
+        (_, Some(v6)) => Some(SocketAddr::new(v6.ip().into(), v6.port())),
+        _ => None,
+    }
+}
+
+/// Reads an entry of the error queue. Quench, time exceeded and the like say nothing that the guest could use.
+fn unreachable_by(error: &libc::sock_extended_err) -> Option<Unreachable> {
+    let too_big = || Unreachable::TooBig {
+        mtu: u16::try_from(error.ee_info).unwrap_or(u16::MAX),
+    };
+    match (error.ee_origin, error.ee_errno as i32) {
+        (ORIGIN_LOCAL | ORIGIN_ICMP | ORIGIN_ICMP6, libc::EMSGSIZE) => Some(too_big()),
+        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::ECONNREFUSED) => Some(Unreachable::Port),
+        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::ENETUNREACH) => Some(Unreachable::Network),
+        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::EHOSTUNREACH) => Some(Unreachable::Host),
+        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::EACCES) => Some(Unreachable::Prohibited),
+        _ => None,
+    }
+}
