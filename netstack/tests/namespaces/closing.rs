@@ -1,0 +1,237 @@
+//! Ends of connections: half-close, reset, reuse of a port, and a reader that stops reading.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::harness::traffic::{
+    EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, limit, listen, reset,
+};
+use crate::harness::{Case, Family, World, case, eventually};
+use crate::outbound::errno;
+
+pub const CASES: &[Case] = &[
+    case("closing::half_close_outbound_v4", |world| {
+        both_half_closes(outbound(world, Family::V4))
+    }),
+    case("closing::half_close_outbound_v6", |world| {
+        both_half_closes(outbound(world, Family::V6))
+    }),
+    case("closing::half_close_published_v4", |world| {
+        both_half_closes(published(world, Family::V4))
+    }),
+    case("closing::half_close_published_v6", |world| {
+        both_half_closes(published(world, Family::V6))
+    }),
+    case("closing::reset_outbound", |world| {
+        both_resets(outbound(world, Family::V4))
+    }),
+    case("closing::reset_published", |world| {
+        both_resets(published(world, Family::V4))
+    }),
+    case("closing::last_bytes_before_close", |world| {
+        last_bytes_before_close(outbound(world, Family::V4))
+    }),
+    case("closing::last_bytes_before_close_published", |world| {
+        last_bytes_before_close(published(world, Family::V4))
+    }),
+    case("closing::slow_reader_outbound", |world| {
+        both_slow_readers(outbound(world, Family::V4))
+    }),
+    case("closing::slow_reader_published", |world| {
+        both_slow_readers(published(world, Family::V4))
+    }),
+    case("closing::guest_port_reused_after_reset", |world| {
+        guest_port_reused(world, true)
+    }),
+    case("closing::guest_port_reused_after_close", |world| {
+        guest_port_reused(world, false)
+    }),
+];
+
+/// Makes connections through one running helper: each is (the end in the guest, the end elsewhere).
+type Connector<'w> = Box<dyn Fn() -> (TcpStream, TcpStream) + 'w>;
+
+fn outbound(world: &World, family: Family) -> Connector<'_> {
+    let helper = world.helper().start();
+    let listener = listen(&world.elsewhere, family.elsewhere(), 0);
+    Box::new(move || {
+        let _running = &helper;
+        let guest = connect(&world.guest.net, listener.local_addr().unwrap());
+        (guest, accept(&listener).0)
+    })
+}
+
+fn published(world: &World, family: Family) -> Connector<'_> {
+    let helper = world.helper().publish("8080:80").start();
+    let service = listen(&world.guest.net, family.guest(), 80);
+    Box::new(move || {
+        let _running = &helper;
+        let client = connect(&world.elsewhere, (family.host(), 8080).into());
+        (accept(&service).0, client)
+    })
+}
+
+fn both_half_closes(connector: Connector) {
+    let (guest, remote) = connector();
+    half_close(guest, remote);
+    let (guest, remote) = connector();
+    half_close(remote, guest);
+}
+
+/// `first` says all it has and closes its side; only then does `second` answer, at length, and close.
+fn half_close(mut first: TcpStream, mut second: TcpStream) {
+    first.write_all(b"all I have to say").unwrap();
+    first.shutdown(Shutdown::Write).unwrap();
+    let mut heard = Vec::new();
+    second
+        .read_to_end(&mut heard)
+        .expect("the end arrives after the data");
+    assert_eq!(heard, b"all I have to say");
+
+    let answer = std::thread::spawn(move || {
+        let sent = AtomicUsize::new(0);
+        Pattern::new(7)
+            .send(&mut second, ANSWER, &sent)
+            .expect("the other side is still open");
+    });
+    Pattern::new(7).expect(&mut first, ANSWER);
+    assert_end(&mut first);
+    answer.join().unwrap();
+}
+
+fn both_resets(connector: Connector) {
+    let (guest, remote) = connector();
+    reset_is_seen(guest, remote);
+    let (guest, remote) = connector();
+    reset_is_seen(remote, guest);
+}
+
+/// `first` resets the connection after some talk; `second` sees a reset, not an orderly end.
+fn reset_is_seen(mut first: TcpStream, mut second: TcpStream) {
+    first.write_all(b"!").unwrap();
+    second.read_exact(&mut [0]).unwrap();
+    reset(first);
+    let error = second.read(&mut [0]).expect_err("a reset is not an end");
+    assert_eq!(errno(&error), Some(Errno::ECONNRESET), "{error}");
+}
+
+/// Data written right before an orderly close all arrives, whoever sent it.
+fn last_bytes_before_close(connector: Connector) {
+    for guest_sends in [true, false] {
+        let (guest, remote) = connector();
+        let (mut sender, mut receiver) = if guest_sends {
+            (guest, remote)
+        } else {
+            (remote, guest)
+        };
+        let sending = std::thread::spawn(move || {
+            Pattern::new(3)
+                .send(&mut sender, ANSWER, &AtomicUsize::new(0))
+                .expect("send");
+        });
+        Pattern::new(3).expect(&mut receiver, ANSWER);
+        assert_end(&mut receiver);
+        sending.join().unwrap();
+    }
+}
+
+fn both_slow_readers(connector: Connector) {
+    let (guest, remote) = connector();
+    slow_reader(guest, remote);
+    let (guest, remote) = connector();
+    slow_reader(remote, guest);
+}
+
+/// A reader that does not read holds the writer back before all is sent; once it reads, everything arrives.
+fn slow_reader(mut writer: TcpStream, mut reader: TcpStream) {
+    const TOTAL: usize = 96 << 20;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let writing = {
+        let sent = sent.clone();
+        std::thread::spawn(move || {
+            Pattern::new(5)
+                .send(&mut writer, TOTAL, &sent)
+                .expect("send")
+        })
+    };
+    let mut before = 0;
+    let mut unchanged = 0;
+    eventually("the writer is held back", STALL / 2, || {
+        let now = sent.load(Ordering::Relaxed);
+        unchanged = if now == before { unchanged + 1 } else { 0 };
+        before = now;
+        now > 0 && unchanged >= 25
+    });
+    assert!(before < TOTAL, "somebody buffered all {TOTAL} bytes");
+    Pattern::new(5).expect(&mut reader, TOTAL);
+    writing.join().unwrap();
+    assert_end(&mut reader);
+}
+
+/// A client may bind the same source port again at once: after a reset, or when the remote closed first and so keeps
+/// the TIME-WAIT. The helper's memory of the old connection must not swallow the new one.
+fn guest_port_reused(world: &mut World, by_reset: bool) {
+    let helper = world.helper().start();
+    let baseline = helper.fd_count();
+    for family in Family::BOTH {
+        let server = EchoServer::start(&world.elsewhere, family.elsewhere(), 7);
+        let one_shot = EchoServer::start_one_shot(&world.elsewhere, family.elsewhere(), 8);
+        for round in 0u8..20 {
+            let remote = if by_reset {
+                server.address
+            } else {
+                one_shot.address
+            };
+            let mut stream = world
+                .guest
+                .net
+                .run(|| connect_from((family.guest(), 40000).into(), remote));
+            assert_echo(&mut stream, &[round; 32]);
+            if by_reset {
+                reset(stream);
+            } else {
+                assert_end(&mut stream);
+            }
+        }
+    }
+    helper.expect_fds_back_to(baseline);
+}
+
+/// Connects from a given source address within [`STALL`].
+fn connect_from(source: SocketAddr, remote: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let stream = runtime.block_on(async {
+        let socket = match source {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        };
+        let socket = socket.unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket
+            .bind(source)
+            .unwrap_or_else(|error| panic!("bind {source}: {error}"));
+        let connected = tokio::time::timeout(REUSED_WITHIN, socket.connect(remote)).await;
+        let connected =
+            connected.unwrap_or_else(|_| panic!("no answer to the reused port {source}"));
+        connected
+            .unwrap_or_else(|error| panic!("connect from {source}: {error}"))
+            .into_std()
+            .unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    limit(&stream);
+    stream
+}
+
+/// How much an answer holds: more than all socket buffers on the way hold at first.
+const ANSWER: usize = 4 << 20;
+/// At least one retransmission of the SYN (after 1 s) may be needed while the old connection is torn down.
+const REUSED_WITHIN: Duration = Duration::from_secs(5);

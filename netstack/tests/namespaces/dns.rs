@@ -1,0 +1,265 @@
+//! The forwarder on the DNS addresses: both families, UDP and TCP, and a resolv.conf that changes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::harness::traffic::{connect, listen, try_connect, udp};
+use crate::harness::{Case, Family, Netns, World, case, eventually};
+
+pub const CASES: &[Case] = &[
+    case("dns::over_udp", over_udp),
+    case("dns::over_tcp", over_tcp),
+    case("dns::resolver_on_host_loopback", resolver_on_host_loopback),
+    case("dns::resolv_conf_rewritten", |world| {
+        resolv_conf_changes(world, write_in_place)
+    }),
+    case("dns::resolv_conf_replaced", |world| {
+        resolv_conf_changes(world, replace_by_rename)
+    }),
+    case(
+        "dns::second_resolver_when_first_is_dead",
+        second_resolver_when_first_is_dead,
+    ),
+    case("dns::disabled", disabled),
+];
+
+fn over_udp(world: &mut World) {
+    let resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    let helper = world.helper().start();
+    let baseline = helper.fd_count();
+    for family in Family::BOTH {
+        for id in 0..50 {
+            let answer = ask_udp(&world.guest.net, family.dns(), id).expect("an answer");
+            assert_eq!(answer, 1);
+        }
+    }
+    assert!(resolver.asked() >= 100);
+    // Forwarded queries must not hold their sockets for long after the answer.
+    crate::harness::eventually("query sockets are closed", Duration::from_secs(60), || {
+        helper.fd_count() <= baseline + 8
+    });
+}
+
+fn over_tcp(world: &mut World) {
+    let _resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    let _helper = world.helper().start();
+    for family in Family::BOTH {
+        let mut stream = connect(&world.guest.net, (family.dns(), 53).into());
+        for id in [7, 8] {
+            let query = query(id);
+            stream
+                .write_all(&(query.len() as u16).to_be_bytes())
+                .unwrap();
+            stream.write_all(&query).unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).expect("an answer over TCP");
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(parse_answer(&query, &answer), 1);
+        }
+    }
+}
+
+/// systemd-resolved and dnsmasq listen on the host's loopback; the forwarder may go there, the guest may not.
+fn resolver_on_host_loopback(world: &mut World) {
+    set_resolvers(write_in_place, "127.0.0.53");
+    let _resolver = Resolver::start(&world.host, "127.0.0.53".parse().unwrap(), 53);
+    let _helper = world.helper().start();
+    assert_eq!(ask_udp(&world.guest.net, Family::V4.dns(), 1), Some(53));
+}
+
+fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
+    let _first = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    let _second = Resolver::start(&world.host, Family::V4.host(), 2);
+    let _third = Resolver::start(&world.elsewhere, Family::V6.elsewhere(), 3);
+    let _helper = world.helper().start();
+    assert_eq!(ask_udp(&world.guest.net, Family::V4.dns(), 1), Some(1));
+    for (resolver, address) in [
+        (2, Family::V4.host()),
+        (3, Family::V6.elsewhere()),
+        (1, Family::V4.elsewhere()),
+    ] {
+        set_resolvers(write, &address.to_string());
+        eventually(
+            &format!("resolver {address} is asked"),
+            Duration::from_secs(10),
+            || ask_udp(&world.guest.net, Family::V4.dns(), 2) == Some(resolver),
+        );
+    }
+}
+
+/// A dead first resolver delays an answer, it does not prevent it: the guest's retries go on to the next.
+fn second_resolver_when_first_is_dead(world: &mut World) {
+    set_resolvers(write_in_place, "198.51.100.7\nnameserver 198.51.100.1");
+    let _second = Resolver::start(&world.host, Family::V4.host(), 2);
+    let _helper = world.helper().start();
+    eventually(
+        "the second resolver is asked",
+        Duration::from_secs(20),
+        || ask_udp(&world.guest.net, Family::V4.dns(), 3) == Some(2),
+    );
+}
+
+fn disabled(world: &mut World) {
+    let resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    let _helper = world.helper().option("--disable-dns").start();
+    for family in Family::BOTH {
+        assert_eq!(ask_udp(&world.guest.net, family.dns(), 4), None);
+        try_connect(
+            &world.guest.net,
+            (family.dns(), 53).into(),
+            Duration::from_secs(2),
+        )
+        .expect_err("nobody there");
+    }
+    assert_eq!(resolver.asked(), 0);
+}
+
+/// Makes the case's resolv.conf name one resolver.
+fn set_resolvers(write: fn(&str), address: &str) {
+    write(&format!(
+        "# changed by a test\nsearch example\nnameserver {address}\noptions edns0\n"
+    ));
+}
+
+fn write_in_place(text: &str) {
+    fs::write("/etc/resolv.conf", text).expect("rewrite resolv.conf");
+}
+
+fn replace_by_rename(text: &str) {
+    fs::write("/etc/resolv.conf.new", text).expect("write the new resolv.conf");
+    fs::rename("/etc/resolv.conf.new", "/etc/resolv.conf").expect("replace resolv.conf");
+}
+
+/// Asks for example.test's address; the answer's last octet tells which resolver gave it.
+fn ask_udp(netns: &Netns, server: IpAddr, id: u16) -> Option<u8> {
+    let any = if server.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let client = udp(netns, any.unspecified(), 0);
+    client
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    client.connect((server, 53)).unwrap();
+    let query = query(id);
+    client.send(&query).ok()?;
+    let mut answer = [0; 1500];
+    let count = client.recv(&mut answer).ok()?;
+    Some(parse_answer(&query, &answer[..count]))
+}
+
+/// A query for `example.test. IN A`, RFC 1035 section 4.1, recursion desired.
+fn query(id: u16) -> Vec<u8> {
+    let mut query = id.to_be_bytes().to_vec();
+    query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    query.extend(b"\x07example\x04test\0\0\x01\0\x01");
+    query
+}
+
+/// The last octet of the one A record in `answer`, which must match `query`.
+fn parse_answer(query: &[u8], answer: &[u8]) -> u8 {
+    assert_eq!(answer[..2], query[..2], "the identifier comes back");
+    assert_eq!(answer[3] & 0xf, 0, "an error code instead of an answer");
+    assert_eq!(
+        answer[12..query.len()],
+        query[12..],
+        "the question comes back"
+    );
+    assert_eq!(answer.len(), query.len() + 16, "one record");
+    *answer.last().expect("not empty")
+}
+
+/// A resolver inside a namespace, UDP and TCP, that answers every question with 192.0.2.`number`.
+struct Resolver {
+    asked: Arc<AtomicUsize>,
+    running: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Resolver {
+    fn start(netns: &Netns, address: IpAddr, number: u8) -> Resolver {
+        let (asked, running) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(true)),
+        );
+        let datagrams = udp(netns, address, 53);
+        datagrams.set_read_timeout(Some(TICK)).unwrap();
+        let listener = listen(netns, address, 53);
+        listener.set_nonblocking(true).unwrap();
+        let answer = move |query: &[u8]| {
+            let mut answer = query.to_vec();
+            // A response, recursion available, one answer: a pointer to the name, A, IN, TTL 60, four octets.
+            answer[2] |= 0x80;
+            answer[3] |= 0x80;
+            answer[7] = 1;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(Ipv4Addr::new(192, 0, 2, number).octets());
+            answer
+        };
+        let udp_thread = std::thread::spawn({
+            let (asked, running) = (asked.clone(), running.clone());
+            move || {
+                let mut query = [0; 1500];
+                while running.load(Ordering::Relaxed) {
+                    if let Ok((count, client)) = datagrams.recv_from(&mut query) {
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        let _ = datagrams.send_to(&answer(&query[..count]), client);
+                    }
+                }
+            }
+        });
+        let tcp_thread = std::thread::spawn({
+            let (asked, running) = (asked.clone(), running.clone());
+            move || {
+                while running.load(Ordering::Relaxed) {
+                    let Ok((mut stream, _)) = listener.accept() else {
+                        std::thread::sleep(TICK / 10);
+                        continue;
+                    };
+                    stream.set_nonblocking(false).unwrap();
+                    stream
+                        .set_read_timeout(Some(Duration::from_secs(5)))
+                        .unwrap();
+                    let mut length = [0; 2];
+                    while stream.read_exact(&mut length).is_ok() {
+                        let mut query = vec![0; u16::from_be_bytes(length).into()];
+                        stream.read_exact(&mut query).expect("a whole query");
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        let answer = answer(&query);
+                        let mut message = (answer.len() as u16).to_be_bytes().to_vec();
+                        message.extend(answer);
+                        stream.write_all(&message).expect("send an answer");
+                    }
+                }
+            }
+        });
+        Resolver {
+            asked,
+            running,
+            threads: vec![udp_thread, tcp_thread],
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How often the resolver's threads look whether they should stop.
+const TICK: Duration = Duration::from_millis(100);

@@ -1,0 +1,229 @@
+//! Starting, watching and ending the helper under test: `coracle-net`, or slirp4netns with `CORACLE_PEER=slirp4netns`
+//! for the cases that need no more than it has.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use rustix::process::{Pid, Signal};
+
+use super::{eventually, readable_by, skip, sys, wait_exit};
+
+/// A helper's command line. The default is `--configure` at MTU 65520 with the process of a guest as its target.
+pub struct Setup {
+    target: OsString,
+    configure: bool,
+    mtu: u32,
+    options: Vec<OsString>,
+}
+
+impl Setup {
+    /// `target` is a process ID or a namespace's path.
+    pub fn new(target: impl Into<OsString>) -> Setup {
+        Setup {
+            target: target.into(),
+            configure: true,
+            mtu: 65520,
+            options: Vec::new(),
+        }
+    }
+
+    pub fn mtu(mut self, mtu: u32) -> Setup {
+        self.mtu = mtu;
+        self
+    }
+
+    pub fn publish(self, spec: &str) -> Setup {
+        self.option("--publish").option(spec)
+    }
+
+    pub fn option(mut self, option: impl AsRef<OsStr>) -> Setup {
+        self.options.push(option.as_ref().to_owned());
+        self
+    }
+
+    /// Leaves the links of the guest down and without addresses.
+    pub fn without_configure(mut self) -> Setup {
+        self.configure = false;
+        self
+    }
+
+    /// Starts the helper and returns once it reported that it is ready.
+    pub fn start(self) -> Helper {
+        let (ready, ready_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("pipe");
+        let mut command = self.command();
+        command
+            .arg("--ready-fd")
+            .arg(sys::inherit(&ready_write).to_string())
+            .arg(&self.target)
+            .arg("tap0");
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        drop(ready_write);
+
+        let answered =
+            readable_by(ready.as_fd(), Instant::now() + READY_WITHIN).expect("poll the ready pipe");
+        assert!(
+            answered,
+            "{command:?} was not ready within {READY_WITHIN:?}"
+        );
+        let mut announcement = Vec::new();
+        fs::File::from(ready)
+            .read_to_end(&mut announcement)
+            .expect("read the ready pipe");
+        let mut helper = Helper {
+            child,
+            ended: false,
+        };
+        if announcement != b"1" {
+            let status = wait_exit(&mut helper.child, Instant::now() + READY_WITHIN);
+            helper.ended = status.is_some();
+            panic!("{command:?} was never ready and ended with {status:?}");
+        }
+        helper
+    }
+
+    /// Runs a helper that is expected to give up, and returns its exit code and standard error.
+    pub fn fail(self) -> (i32, String) {
+        let mut command = self.command();
+        let mut child = command
+            .arg(&self.target)
+            .arg("tap0")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the helper");
+        if wait_exit(&mut child, Instant::now() + READY_WITHIN).is_none() {
+            child.kill().expect("kill the helper");
+            panic!("{command:?} did not fail");
+        }
+        let Output { status, stderr, .. } = child
+            .wait_with_output()
+            .expect("read the helper's messages");
+        (
+            status.code().expect("an exit code"),
+            String::from_utf8_lossy(&stderr).into_owned(),
+        )
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match std::env::var("CORACLE_PEER").as_deref() {
+            Err(_) => Command::new(env!("CARGO_BIN_EXE_coracle-net")),
+            Ok("slirp4netns") if self.options.is_empty() => {
+                let mut command = Command::new("slirp4netns");
+                command.args(["--enable-ipv6", "--disable-host-loopback"]);
+                command
+            }
+            Ok(peer) => skip(format!("{peer} cannot do what this case asks for")),
+        };
+        command
+            .stdin(Stdio::null())
+            .arg(format!("--mtu={}", self.mtu))
+            .args(&self.options);
+        if self.configure {
+            command.arg("--configure");
+        }
+        command
+    }
+}
+
+/// A running helper. Dropping it ends it with SIGTERM, which it must answer with exit code 0.
+pub struct Helper {
+    child: Child,
+    ended: bool,
+}
+
+impl Helper {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many descriptors the helper has open.
+    pub fn fd_count(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the helper's descriptors")
+            .count()
+    }
+
+    /// The helper's resident memory.
+    pub fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("the helper's status");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number of KiB")
+    }
+
+    /// Waits until the helper has no more descriptors open than `baseline`.
+    pub fn expect_fds_back_to(&self, baseline: usize) {
+        eventually(
+            &format!("descriptors back to {baseline}"),
+            Duration::from_secs(20),
+            || self.fd_count() <= baseline,
+        );
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("look after the helper")
+            .is_none()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal)
+            .expect("signal the helper");
+    }
+
+    /// The exit status of a helper that is expected to end by itself.
+    pub fn wait(mut self) -> ExitStatus {
+        self.reap().expect("the helper ends by itself")
+    }
+
+    fn reap(&mut self) -> Option<ExitStatus> {
+        let status = wait_exit(&mut self.child, Instant::now() + ENDS_WITHIN);
+        self.ended = status.is_some();
+        status
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if !std::thread::panicking() {
+            self.signal(Signal::TERM);
+            if let Some(status) = self.reap() {
+                assert!(
+                    peer_in_use() || status.code() == Some(0),
+                    "SIGTERM ended the helper with {status}"
+                );
+                return;
+            }
+        }
+        self.signal(Signal::KILL);
+        let _ = self.child.wait();
+        assert!(
+            std::thread::panicking(),
+            "the helper did not end within {ENDS_WITHIN:?} of SIGTERM"
+        );
+    }
+}
+
+/// Whether slirp4netns stands in for the helper; it ends by the signal instead of exiting.
+fn peer_in_use() -> bool {
+    std::env::var_os("CORACLE_PEER").is_some()
+}
+
+const READY_WITHIN: Duration = Duration::from_secs(15);
+const ENDS_WITHIN: Duration = Duration::from_secs(10);

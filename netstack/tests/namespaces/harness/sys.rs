@@ -1,0 +1,93 @@
+//! The harness's only unsafe code: forking the process that holds a guest's namespaces, and starting a program that
+//! lacks one capability.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{ForkResult, Pid};
+
+/// Forks a process that enters a new network namespace (with `own_userns`, inside a new user namespace that maps its
+/// own ID to 0, as `unshare -Urn` does) and then only waits to be killed. Returns once the namespaces exist.
+///
+/// The process also dies with the *thread* that called this, so call it from a thread that outlives the guest.
+pub fn fork_holder(own_userns: bool) -> io::Result<Pid> {
+    let (ready_read, ready_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: other threads may exist, so the child must confine itself to async-signal-safe calls: `hold` makes
+    // plain system calls only, allocates nothing, and never returns.
+    let child = match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => hold(own_userns, ready_write),
+        ForkResult::Parent { child } => child,
+    };
+    drop(ready_write);
+    let mut code = [0u8; 1];
+    match nix::unistd::read(&ready_read, &mut code)? {
+        1 if code[0] == 0 => Ok(child),
+        _ => {
+            let _ = nix::sys::wait::waitpid(child, None);
+            Err(io::Error::from_raw_os_error(i32::from(code[0])))
+        }
+    }
+}
+
+/// The life of the holder: namespaces, one byte with the errno (0 = success), sleep.
+fn hold(own_userns: bool, ready: OwnedFd) -> ! {
+    let errno = enter_namespaces(own_userns)
+        .err()
+        .map_or(0, |errno| u8::try_from(errno).unwrap_or(u8::MAX));
+    let fd = ready.as_raw_fd();
+    // SAFETY: plain system calls on integers and on a buffer that lives across the call; the process never returns to
+    // Rust code that could observe the closed descriptors.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::write(fd, (&raw const errno).cast(), 1);
+        libc::close_range(0, libc::c_uint::MAX, 0);
+        if errno != 0 {
+            libc::_exit(1);
+        }
+        loop {
+            libc::pause();
+        }
+    }
+}
+
+/// Returns the errno of the first call that failed.
+fn enter_namespaces(own_userns: bool) -> Result<(), i32> {
+    let flags = libc::CLONE_NEWNET | if own_userns { libc::CLONE_NEWUSER } else { 0 };
+    // SAFETY: takes an integer only; the forked child has one thread, as CLONE_NEWUSER demands.
+    if unsafe { libc::unshare(flags) } != 0 {
+        return Err(nix::errno::Errno::last_raw());
+    }
+    if own_userns {
+        write_file(c"/proc/self/setgroups", b"deny")?;
+        write_file(c"/proc/self/uid_map", b"0 0 1")?;
+        write_file(c"/proc/self/gid_map", b"0 0 1")?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), i32> {
+    // SAFETY: `path` is NUL-terminated and `bytes` is readable for its length; the descriptor is used only here.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd < 0 {
+            return Err(nix::errno::Errno::last_raw());
+        }
+        let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
+        let errno = nix::errno::Errno::last_raw();
+        libc::close(fd);
+        if written < 0 { Err(errno) } else { Ok(()) }
+    }
+}
+
+/// Lets `fd` pass through the next `exec`, under its present number.
+pub fn inherit(fd: &impl std::os::fd::AsFd) -> i32 {
+    let fd = fd.as_fd();
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )
+    .expect("clear FD_CLOEXEC");
+    fd.as_raw_fd()
+}

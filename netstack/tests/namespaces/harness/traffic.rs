@@ -1,0 +1,338 @@
+//! Traffic that checks itself: a byte pattern that shows loss, repetition and reordering, echo servers, and sockets
+//! whose every wait ends.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::socket::sockopt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use super::Netns;
+
+/// No single read, write, connect or accept takes longer unless something is broken.
+pub const STALL: Duration = Duration::from_secs(20);
+
+/// Connects from inside `netns`, waiting at most [`STALL`].
+pub fn connect(netns: &Netns, remote: SocketAddr) -> TcpStream {
+    try_connect(netns, remote, STALL).unwrap_or_else(|error| panic!("connect to {remote}: {error}"))
+}
+
+/// Connects from inside `netns`. An expired `patience` is an error without an errno, unlike the kernel's ETIMEDOUT.
+pub fn try_connect(netns: &Netns, remote: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let stream = netns.run(|| TcpStream::connect_timeout(&remote, patience))?;
+    limit(&stream);
+    Ok(stream)
+}
+
+/// Gives each read and write on `stream` a deadline.
+pub fn limit(stream: &TcpStream) {
+    stream.set_read_timeout(Some(STALL)).expect("read deadline");
+    stream
+        .set_write_timeout(Some(STALL))
+        .expect("write deadline");
+    stream.set_nodelay(true).expect("no delay");
+}
+
+/// Listens inside `netns`; port 0 picks one.
+pub fn listen(netns: &Netns, address: IpAddr, port: u16) -> TcpListener {
+    netns
+        .run(|| TcpListener::bind((address, port)))
+        .unwrap_or_else(|error| panic!("listen on {address}:{port}: {error}"))
+}
+
+/// Accepts one connection, waiting at most [`STALL`].
+pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let arrived =
+        super::readable_by(listener, std::time::Instant::now() + STALL).expect("poll a listener");
+    assert!(
+        arrived,
+        "no connection arrived at {:?}",
+        listener.local_addr()
+    );
+    let (stream, client) = listener.accept().expect("accept");
+    limit(&stream);
+    (stream, client)
+}
+
+/// Asserts that no connection has ever reached `listener`.
+pub fn assert_never_reached(listener: &TcpListener) {
+    listener.set_nonblocking(true).expect("non-blocking");
+    match listener.accept() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        other => panic!("{:?} was reached: {other:?}", listener.local_addr()),
+    }
+}
+
+/// A UDP socket inside `netns` whose reads have a deadline; port 0 picks one.
+pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
+    let socket = netns.run(|| UdpSocket::bind((address, port)));
+    let socket = socket.unwrap_or_else(|error| panic!("bind UDP {address}:{port}: {error}"));
+    socket.set_read_timeout(Some(STALL)).expect("read deadline");
+    socket
+}
+
+/// Closes `stream` with a RST instead of a FIN.
+pub fn reset(stream: TcpStream) {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    nix::sys::socket::setsockopt(&stream, sockopt::Linger, &linger).expect("SO_LINGER");
+}
+
+/// Sends `text` and checks that it comes back.
+pub fn assert_echo(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).expect("send to the echo");
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).expect("hear the echo");
+    assert!(back == text, "the echo differs");
+}
+
+/// Asserts that nothing more comes: the peer has closed.
+pub fn assert_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("read up to the end");
+    assert!(
+        rest.is_empty(),
+        "{} bytes after the expected end",
+        rest.len()
+    );
+}
+
+/// A long byte sequence in which every offset has its own surroundings: a pseudo-random block, repeated. The block's
+/// length is prime, so that no multiple of a segment, page or buffer size maps the sequence onto itself.
+pub struct Pattern {
+    block: Arc<[u8]>,
+    offset: usize,
+}
+
+impl Pattern {
+    pub fn new(seed: u64) -> Pattern {
+        // xorshift64*, by G. Marsaglia and S. Vigna.
+        let mut state = seed | 1;
+        let next = || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        };
+        Pattern {
+            block: std::iter::repeat_with(next).take(1_048_573).collect(),
+            offset: 0,
+        }
+    }
+
+    /// The next bytes, at most `limit`, at least one.
+    fn next(&mut self, limit: usize) -> &[u8] {
+        let start = self.offset % self.block.len();
+        let end = self.block.len().min(start + limit);
+        self.offset += end - start;
+        &self.block[start..end]
+    }
+
+    /// Sends the next `length` bytes; `progress` counts those that the kernel took.
+    pub fn send(
+        &mut self,
+        stream: &mut impl Write,
+        length: usize,
+        progress: &AtomicUsize,
+    ) -> io::Result<()> {
+        let end = self.offset + length;
+        while self.offset < end {
+            let start = self.offset;
+            let written = stream.write(self.next((end - start).min(CHUNK)))?;
+            self.offset = start + written;
+            progress.fetch_add(written, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads `length` bytes and panics at the first difference.
+    pub fn expect(&mut self, stream: &mut impl Read, length: usize) {
+        let end = self.offset + length;
+        let mut buffer = vec![0; CHUNK];
+        while self.offset < end {
+            let wanted = (end - self.offset).min(CHUNK);
+            let count = stream
+                .read(&mut buffer[..wanted])
+                .unwrap_or_else(|e| panic!("at byte {}: {e}", self.offset));
+            assert!(
+                count > 0,
+                "the stream ends at byte {} instead of {end}",
+                self.offset
+            );
+            let mut received = &buffer[..count];
+            while !received.is_empty() {
+                let offset = self.offset;
+                let sent = self.next(received.len());
+                if let Some(index) = (0..sent.len()).find(|&index| sent[index] != received[index]) {
+                    panic!("byte {} differs", offset + index);
+                }
+                received = &received[sent.len()..];
+            }
+        }
+    }
+}
+
+/// A TCP echo server on a thread inside a namespace. It echoes until the client's end, then closes.
+pub struct EchoServer {
+    pub address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EchoServer {
+    pub fn start(netns: &Netns, address: IpAddr, port: u16) -> EchoServer {
+        EchoServer::serve(
+            netns,
+            address,
+            port,
+            async |mut stream: tokio::net::TcpStream| {
+                let mut buffer = vec![0; 16 * 1024];
+                loop {
+                    match stream.read(&mut buffer).await {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => {
+                            if stream.write_all(&buffer[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    }
+                }
+            },
+        )
+    }
+
+    /// A server that echoes one message of up to 64 bytes per connection and is the first to close.
+    pub fn start_one_shot(netns: &Netns, address: IpAddr, port: u16) -> EchoServer {
+        EchoServer::serve(
+            netns,
+            address,
+            port,
+            async |mut stream: tokio::net::TcpStream| {
+                let mut buffer = [0; 64];
+                if let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                    let _ = stream.write_all(&buffer[..count]).await;
+                }
+            },
+        )
+    }
+
+    fn serve<F>(netns: &Netns, address: IpAddr, port: u16, service: F) -> EchoServer
+    where
+        F: AsyncFn(tokio::net::TcpStream) + Clone + Send + 'static,
+    {
+        let listener = netns.run(|| {
+            let socket = match address {
+                IpAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+                IpAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+            };
+            let socket = socket.expect("TCP socket");
+            socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+            socket
+                .bind((address, port).into())
+                .unwrap_or_else(|error| panic!("echo on {address}:{port}: {error}"));
+            socket
+        });
+        let address = listener.local_addr().expect("local address");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (stop, mut stopped) = oneshot::channel();
+        let (listening, ready) = std::sync::mpsc::channel();
+        let thread = {
+            let accepted = accepted.clone();
+            netns.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("runtime");
+                let tasks = tokio::task::LocalSet::new();
+                tasks.block_on(&runtime, async move {
+                    let listener = listener.listen(16 * 1024).expect("listen");
+                    listening.send(()).expect("the starter waits");
+                    loop {
+                        let stream = tokio::select! {
+                            _ = &mut stopped => break,
+                            accept = listener.accept() => accept,
+                        };
+                        let Ok((stream, _)) = stream else { continue };
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                        let _ = stream.set_nodelay(true);
+                        let service = service.clone();
+                        tokio::task::spawn_local(async move { service(stream).await });
+                    }
+                });
+            })
+        };
+        ready.recv_timeout(STALL).expect("the echo server listens");
+        EchoServer {
+            address,
+            accepted,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// How many connections it has accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for EchoServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A UDP server inside `netns` that sends each datagram back to its sender.
+pub fn udp_echo(netns: &Netns, address: IpAddr, port: u16) -> UdpEcho {
+    let socket = udp(netns, address, port);
+    let address = socket.local_addr().expect("local address");
+    let worker = socket.try_clone().expect("duplicate a socket");
+    worker
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .expect("read deadline");
+    let running = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let keep_running = running.clone();
+    let thread = std::thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        while keep_running.load(Ordering::Relaxed) {
+            if let Ok((count, client)) = worker.recv_from(&mut buffer) {
+                let _ = worker.send_to(&buffer[..count], client);
+            }
+        }
+    });
+    UdpEcho {
+        address,
+        running,
+        thread: Some(thread),
+    }
+}
+
+/// A running [`udp_echo`].
+pub struct UdpEcho {
+    pub address: SocketAddr,
+    running: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for UdpEcho {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How much a single write or read moves.
+const CHUNK: usize = 256 * 1024;

@@ -1,0 +1,139 @@
+//! How a helper begins and ends: readiness, signals, its guest's end, a crash, and set-up that cannot succeed.
+
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use rustix::process::Signal;
+
+use crate::harness::traffic::{EchoServer, assert_echo, connect};
+use crate::harness::{Case, Family, Setup, World, case, sys};
+
+pub const CASES: &[Case] = &[
+    case("lifecycle::sigterm_is_exit_0", |world| {
+        signal_ends_helper(world, Signal::TERM)
+    }),
+    case("lifecycle::sigint_is_exit_0", |world| {
+        signal_ends_helper(world, Signal::INT)
+    }),
+    case(
+        "lifecycle::ends_with_connections_open",
+        ends_with_connections_open,
+    ),
+    case(
+        "lifecycle::target_exit_ends_helper",
+        target_exit_ends_helper,
+    ),
+    case("lifecycle::exit_fd_ends_helper", exit_fd_ends_helper),
+    case("lifecycle::crash_leaves_nothing", crash_leaves_nothing),
+    case("lifecycle::tun_missing", tun_missing),
+    case("lifecycle::tap_exists", tap_exists),
+    case("lifecycle::no_such_target", no_such_target),
+];
+
+fn signal_ends_helper(world: &mut World, signal: Signal) {
+    let helper = world.helper().start();
+    helper.signal(signal);
+    assert_eq!(helper.wait().code(), Some(0));
+}
+
+/// Open connections do not hold the helper back, and the remote learns that they are gone.
+fn ends_with_connections_open(world: &mut World) {
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    let helper = world.helper().publish("8080:80").start();
+    let _service = EchoServer::start(&world.guest.net, Family::V4.guest(), 80);
+    let mut outbound = connect(&world.guest.net, server.address);
+    let mut published = connect(&world.elsewhere, (Family::V4.host(), 8080).into());
+    assert_echo(&mut outbound, b"outbound");
+    assert_echo(&mut published, b"published");
+    helper.signal(Signal::TERM);
+    assert_eq!(helper.wait().code(), Some(0));
+    use std::io::Read;
+    assert!(
+        !matches!(published.read(&mut [0]), Ok(1..)),
+        "the client is let go"
+    );
+}
+
+fn target_exit_ends_helper(world: &mut World) {
+    let helper = world.helper().start();
+    // A thread still keeps the namespace, so the helper has to watch the process.
+    let _held = crate::harness::traffic::listen(&world.guest.net, Family::V4.loopback(), 0);
+    world.guest.kill_process();
+    assert_eq!(helper.wait().code(), Some(0));
+}
+
+fn exit_fd_ends_helper(world: &mut World) {
+    let (watched, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut helper = world
+        .helper()
+        .option("--exit-fd")
+        .option(sys::inherit(&watched).to_string())
+        .start();
+    drop(watched);
+    assert!(helper.is_running());
+    drop(ours);
+    assert_eq!(helper.wait().code(), Some(0));
+}
+
+/// After `kill -9` the next helper works in the same namespace and binds the same ports.
+fn crash_leaves_nothing(world: &mut World) {
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    let _service = EchoServer::start(&world.guest.net, Family::V4.guest(), 80);
+    for _ in 0..3 {
+        let helper = world.helper().publish("8080:80").start();
+        assert_echo(&mut connect(&world.guest.net, server.address), b"outbound");
+        assert_echo(
+            &mut connect(&world.elsewhere, (Family::V4.host(), 8080).into()),
+            b"published",
+        );
+        helper.signal(Signal::KILL);
+        assert_eq!(helper.wait().code(), None);
+        assert!(
+            world
+                .guest
+                .net
+                .run(|| nix::net::if_::if_nametoindex("tap0").is_err()),
+            "the tap is gone"
+        );
+    }
+}
+
+fn tun_missing(world: &mut World) {
+    mount(
+        Some("none"),
+        "/dev/net",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .expect("hide /dev/net");
+    let (code, text) = world.helper().fail();
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.starts_with("coracle-net: ") && text.contains("/dev/net/tun"),
+        "{text}"
+    );
+}
+
+/// Two helpers on one namespace: the second says so and leaves the first alone.
+fn tap_exists(world: &mut World) {
+    let _first = world.helper().start();
+    let (code, text) = world.helper().fail();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("tap0"), "{text}");
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    assert_echo(
+        &mut connect(&world.guest.net, server.address),
+        b"the first goes on",
+    );
+}
+
+fn no_such_target(_: &mut World) {
+    for target in ["4194305", "/proc/self/ns/absent"] {
+        let (code, text) = Setup::new(target).fail();
+        assert_eq!(code, 1, "{text}");
+        assert!(
+            text.starts_with("coracle-net: ") && text.contains(target),
+            "{text}"
+        );
+    }
+}

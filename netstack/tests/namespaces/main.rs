@@ -1,0 +1,32 @@
+//! Tests of the built `coracle-net` between real namespaces: what a guest, the host and a third party see. One file per
+//! subject; `harness` makes the namespaces. See [`harness`] for the environment variables that shape a run.
+
+mod closing;
+mod dns;
+mod harness;
+mod icmp;
+mod lifecycle;
+mod load;
+mod options;
+mod outbound;
+mod policy;
+mod published;
+mod udp;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let subjects = [
+        outbound::CASES,
+        published::CASES,
+        closing::CASES,
+        udp::CASES,
+        icmp::CASES,
+        dns::CASES,
+        policy::CASES,
+        options::CASES,
+        lifecycle::CASES,
+        load::CASES,
+    ];
+    harness::run(&subjects.concat())
+}
