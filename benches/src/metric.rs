@@ -1,0 +1,161 @@
+//! The numbers a figure can have, with unit, direction and how they are printed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A measured quantity. The serialised name carries the unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Payload per second, 10^9 bits.
+    GbitPerS,
+    /// The slowest tenth of a second of a bulk transfer; far below the mean when transfers stall.
+    SlowestGbitPerS,
+    /// What iperf3 measured for the same cell, when asked to cross-check.
+    Iperf3GbitPerS,
+    /// What wrk measured for the same cell, when asked to cross-check.
+    WrkPerS,
+    /// Requests or connections completed per second.
+    PerS,
+    P50Us,
+    P99Us,
+    P999Us,
+    MaxUs,
+    /// Operations that failed, per million completed.
+    FailedPpm,
+    /// CPU seconds, user and system, of the helper's processes per 10^9 payload bytes.
+    HelperCpuSPerGb,
+    /// CPU seconds of the whole machine per 10^9 payload bytes: includes generators and whatever else runs.
+    MachineCpuSPerGb,
+    /// CPU microseconds of the helper's processes per request or connection.
+    HelperCpuUsPerOp,
+    /// CPU microseconds of the whole machine per request or connection.
+    MachineCpuUsPerOp,
+    /// Resident memory of the helper's processes, 10^6 bytes: right after start, at the end of the load, after it closed.
+    RssStartMb,
+    RssLoadedMb,
+    RssAfterMb,
+    /// Open descriptors of the helper's processes.
+    FdsStart,
+    FdsLoaded,
+    FdsAfter,
+    /// From spawning the helper until it said that the guest's network is up.
+    ReadyMs,
+}
+
+impl Metric {
+    /// Short heading; the unit is in it, or else in the formatted value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Metric::GbitPerS => "Gbit/s",
+            Metric::SlowestGbitPerS => "slowest 100 ms, Gbit/s",
+            Metric::Iperf3GbitPerS => "iperf3, Gbit/s",
+            Metric::WrkPerS => "wrk, 1/s",
+            Metric::PerS => "1/s",
+            Metric::P50Us => "p50",
+            Metric::P99Us => "p99",
+            Metric::P999Us => "p99.9",
+            Metric::MaxUs => "max",
+            Metric::FailedPpm => "failed, ppm",
+            Metric::HelperCpuSPerGb => "helper CPU, s/GB",
+            Metric::MachineCpuSPerGb => "machine CPU, s/GB",
+            Metric::HelperCpuUsPerOp => "helper CPU, us/op",
+            Metric::MachineCpuUsPerOp => "machine CPU, us/op",
+            Metric::RssStartMb => "RSS at start, MB",
+            Metric::RssLoadedMb => "RSS loaded, MB",
+            Metric::RssAfterMb => "RSS after, MB",
+            Metric::FdsStart => "fds at start",
+            Metric::FdsLoaded => "fds loaded",
+            Metric::FdsAfter => "fds after",
+            Metric::ReadyMs => "ready, ms",
+        }
+    }
+
+    /// Whether the metric is the rate by which peers are ranked, the only thing a ratio to the host says much about.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Metric::GbitPerS | Metric::PerS)
+    }
+
+    /// The value with as many digits as carry meaning.
+    pub fn format(self, value: f64) -> String {
+        match self {
+            Metric::FdsStart | Metric::FdsLoaded | Metric::FdsAfter | Metric::FailedPpm => {
+                format!("{value:.0}")
+            }
+            Metric::P50Us | Metric::P99Us | Metric::P999Us | Metric::MaxUs => match value {
+                micros if micros < 999.5 => format!("{}us", significant(micros)),
+                micros if micros < 999_500.0 => format!("{}ms", significant(micros / 1e3)),
+                micros => format!("{}s", significant(micros / 1e6)),
+            },
+            _ => significant(value),
+        }
+    }
+}
+
+/// What one run of a cell with one peer gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub values: BTreeMap<Metric, f64>,
+    /// Failed operations by cause.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, u64>,
+    /// What the reader must know about this run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// Three significant digits, thousands as `k`.
+pub fn significant(value: f64) -> String {
+    match value.abs() {
+        v if v >= 99_950.0 => format!("{:.0}k", value / 1_000.0),
+        v if v >= 9_995.0 => format!("{:.1}k", value / 1_000.0),
+        v if v >= 99.95 => format!("{value:.0}"),
+        v if v >= 9.995 => format!("{value:.1}"),
+        v if v >= 0.9995 => format!("{value:.2}"),
+        0.0 => "0".into(),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_significant_digits() {
+        let printed: Vec<String> = [
+            0.0, 0.0421, 1.2345, 12.345, 123.45, 1234.5, 12345.0, 123450.0,
+        ]
+        .map(significant)
+        .into();
+        assert_eq!(
+            printed,
+            ["0", "0.042", "1.23", "12.3", "123", "1234", "12.3k", "123k"]
+        );
+    }
+
+    #[test]
+    fn rounding_does_not_add_a_digit() {
+        assert_eq!(significant(9.999), "10.0");
+        assert_eq!(significant(99.96), "100");
+        assert_eq!(significant(0.9999), "1.00");
+    }
+
+    #[test]
+    fn latencies_choose_their_unit() {
+        let printed =
+            [42.0, 999.4, 999.6, 28_650.0, 1_200_000.0].map(|micros| Metric::P99Us.format(micros));
+        assert_eq!(printed, ["42.0us", "999us", "1.00ms", "28.6ms", "1.20s"]);
+    }
+
+    #[test]
+    fn an_outcome_survives_json() {
+        let mut outcome = Outcome::default();
+        outcome.values.insert(Metric::HelperCpuSPerGb, 0.25);
+        outcome.errors.insert("refused".into(), 2);
+        let text = serde_json::to_string(&outcome).unwrap();
+        assert!(text.contains("helper_cpu_s_per_gb"), "{text}");
+        assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome);
+    }
+}

@@ -1,0 +1,177 @@
+//! What a comparison found, in the form that is stored as JSON and rendered as text.
+
+pub mod table;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::matrix::{Cell, Timing};
+use crate::metric::{Metric, Outcome};
+use crate::peers::Peer;
+use crate::stats::Summary;
+
+/// A whole comparison.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Of this program; stored figures of different versions may mean different things.
+    pub version: String,
+    /// Seconds since 1970.
+    pub finished_at: u64,
+    pub machine: Machine,
+    pub timing: Timing,
+    pub rounds: u32,
+    pub peers: Vec<Peer>,
+    /// Peers that could not take part, and why.
+    pub missing: Vec<String>,
+    pub figures: Vec<Figure>,
+}
+
+/// Where it was measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Machine {
+    pub processor: String,
+    pub cores: usize,
+    pub memory_gb: f64,
+    pub kernel: String,
+    /// Of the user who ran it; 0 for root.
+    pub uid: u32,
+}
+
+/// One cell measured with one peer, in every round.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Figure {
+    /// The cell's name.
+    pub name: String,
+    pub cell: Cell,
+    pub peer: String,
+    pub rounds: Vec<Round>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Round {
+    Measured(Outcome),
+    Failed(String),
+}
+
+impl From<Result<Outcome, String>> for Round {
+    fn from(result: Result<Outcome, String>) -> Round {
+        match result {
+            Ok(outcome) => Round::Measured(outcome),
+            Err(cause) => Round::Failed(cause),
+        }
+    }
+}
+
+impl Figure {
+    pub fn new(cell: Cell, peer: String) -> Figure {
+        Figure {
+            name: cell.to_string(),
+            cell,
+            peer,
+            rounds: Vec::new(),
+        }
+    }
+
+    pub fn measured(&self) -> impl Iterator<Item = &Outcome> {
+        self.rounds.iter().filter_map(|round| match round {
+            Round::Measured(outcome) => Some(outcome),
+            Round::Failed(_) => None,
+        })
+    }
+
+    /// `None` when no round gave this metric.
+    pub fn summary(&self, metric: Metric) -> Option<Summary> {
+        let samples: Vec<f64> = self
+            .measured()
+            .filter_map(|outcome| outcome.values.get(&metric).copied())
+            .collect();
+        Summary::of(&samples)
+    }
+
+    pub fn failures(&self) -> impl Iterator<Item = &str> {
+        self.rounds.iter().filter_map(|round| match round {
+            Round::Measured(_) => None,
+            Round::Failed(cause) => Some(cause.as_str()),
+        })
+    }
+}
+
+impl Report {
+    pub fn new(
+        peers: Vec<Peer>,
+        timing: Timing,
+        rounds: u32,
+        missing: Vec<String>,
+        figures: Vec<Figure>,
+    ) -> Report {
+        Report {
+            version: env!("CARGO_PKG_VERSION").into(),
+            finished_at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            machine: Machine::ours(),
+            timing,
+            rounds,
+            peers,
+            missing,
+            figures,
+        }
+    }
+
+    pub fn figure(&self, cell: &Cell, peer: &str) -> Option<&Figure> {
+        self.figures
+            .iter()
+            .find(|figure| figure.cell == *cell && figure.peer == peer)
+    }
+
+    /// The cells in the order in which they were measured.
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut cells: Vec<Cell> = self.figures.iter().map(|figure| figure.cell).collect();
+        cells.dedup();
+        cells
+    }
+
+    /// Figure and cause of each run that gave nothing.
+    pub fn failures(&self) -> impl Iterator<Item = (&Figure, &str)> {
+        self.figures
+            .iter()
+            .flat_map(|figure| figure.failures().map(move |cause| (figure, cause)))
+    }
+
+    /// What readers must know about some of the runs, each remark once.
+    pub fn notes(&self) -> Vec<&str> {
+        let mut notes: Vec<&str> = self
+            .figures
+            .iter()
+            .flat_map(Figure::measured)
+            .flat_map(|outcome| outcome.notes.iter().map(String::as_str))
+            .collect();
+        notes.sort_unstable();
+        notes.dedup();
+        notes
+    }
+}
+
+impl Machine {
+    fn ours() -> Machine {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.split_once(':'))
+                .map(|(_, value)| value.trim().to_string())
+        };
+        let kilobytes = field(&read("/proc/meminfo"), "MemTotal")
+            .and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok())
+            .unwrap_or(0.0);
+        Machine {
+            processor: field(&read("/proc/cpuinfo"), "model name")
+                .unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            memory_gb: (kilobytes * 1024.0 / 1e8).round() / 10.0,
+            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+            uid: nix::unistd::getuid().as_raw(),
+        }
+    }
+}

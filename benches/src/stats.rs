@@ -1,0 +1,135 @@
+//! The little statistics a comparison needs: order statistics, no means, since one disturbed run must not move a result.
+
+use serde::{Deserialize, Serialize};
+
+/// Median and extremes of the rounds of one figure, in the unit of its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    pub rounds: usize,
+}
+
+impl Summary {
+    /// `None` without samples. NaN samples are not expected and would sort last.
+    pub fn of(samples: &[f64]) -> Option<Summary> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (&min, &max) = (sorted.first()?, sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            (sorted[middle - 1] + sorted[middle]) / 2.0
+        };
+        Some(Summary {
+            median,
+            min,
+            max,
+            rounds: sorted.len(),
+        })
+    }
+}
+
+/// Latencies of one measurement: every single one is kept, so percentiles are exact.
+#[derive(Default)]
+pub struct Latencies {
+    nanos: Vec<u64>,
+}
+
+/// Order statistics of [`Latencies`], in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencySummary {
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+impl Latencies {
+    pub fn with_capacity(capacity: usize) -> Latencies {
+        Latencies {
+            nanos: Vec::with_capacity(capacity),
+        }
+    }
+
+    pub fn record(&mut self, latency: std::time::Duration) {
+        self.nanos
+            .push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub fn len(&self) -> usize {
+        self.nanos.len()
+    }
+
+    /// All zero when nothing was recorded.
+    pub fn summary(&mut self) -> LatencySummary {
+        self.nanos.sort_unstable();
+        let at = |quantile: f64| nearest_rank(&self.nanos, quantile) as f64 / 1_000.0;
+        LatencySummary {
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: at(1.0),
+        }
+    }
+}
+
+/// The nearest-rank quantile of a sorted slice: the smallest sample that at least `quantile` of all do not exceed.
+fn nearest_rank(sorted: &[u64], quantile: f64) -> u64 {
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn summary_of_odd_even_and_no_samples() {
+        let odd = Summary::of(&[3.0, 1.0, 2.0]).unwrap();
+        assert_eq!(
+            (odd.median, odd.min, odd.max, odd.rounds),
+            (2.0, 1.0, 3.0, 3)
+        );
+        assert_eq!(Summary::of(&[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
+        assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn percentiles_are_nearest_rank() {
+        let mut latencies = Latencies::default();
+        for micros in (1..=1000).rev() {
+            latencies.record(Duration::from_micros(micros));
+        }
+        let summary = latencies.summary();
+        assert_eq!(
+            summary,
+            LatencySummary {
+                p50_us: 500.0,
+                p99_us: 990.0,
+                p999_us: 999.0,
+                max_us: 1000.0
+            }
+        );
+    }
+
+    #[test]
+    fn one_latency_is_every_percentile_and_none_is_zero() {
+        let mut one = Latencies::default();
+        one.record(Duration::from_micros(7));
+        assert_eq!(
+            one.summary(),
+            LatencySummary {
+                p50_us: 7.0,
+                p99_us: 7.0,
+                p999_us: 7.0,
+                max_us: 7.0
+            }
+        );
+        assert_eq!(Latencies::default().summary(), LatencySummary::default());
+    }
+}
