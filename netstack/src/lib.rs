@@ -1,3 +1,7 @@
+pub mod host;
+pub mod driver;
+pub mod config;
+pub mod control;
 pub mod core;
 pub mod device;
 pub mod guest;

@@ -1,0 +1,362 @@
+//! What the helper is to do, after every argument was checked: no later step meets a value that cannot work.
+//!
+//! The addresses that matter in a subnet are fixed numbers of it, as everywhere in this family of programs: gateway
+//! .2, DNS forwarder .3, guest .100 (RFC 1918 or RFC 4193 addresses by default).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use portfwd::{Publish, SpecError};
+use rustix::process::Pid;
+
+use crate::core::policy::{Network, Subnet};
+use crate::guest::TargetName;
+
+/// A complete and consistent set of instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub target: TargetName,
+    /// Joined first; `None` means the owner of the network namespace.
+    pub user_namespace: Option<PathBuf>,
+    pub tap: String,
+    /// Whether links, addresses and routes in the guest are ours to set.
+    pub configure: bool,
+    /// Bytes of an IP packet on the guest's link, within [`MTU_RANGE`].
+    pub mtu: u16,
+    pub network: Network,
+    pub publish: Vec<Publish>,
+    /// Inherited sockets, each with its single-port rule.
+    pub publish_fds: Vec<(RawFd, Publish)>,
+    pub ready_fd: Option<RawFd>,
+    pub exit_fd: Option<RawFd>,
+    pub status_socket: Option<PathBuf>,
+}
+
+/// An argument that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0:?} is not a process ID (with --netns-type pid)")]
+    NotProcess(String),
+    #[error("{0:?} is not a subnet: expected ADDRESS/PREFIX, as in {1}")]
+    NotSubnet(String, &'static str),
+    #[error("subnet {0}: {1} has bits beyond the prefix; the network is {2}")]
+    HostBits(String, IpAddr, IpAddr),
+    #[error("subnet {0}: the prefix must be from {1} to {2}, to hold the guest's address .100")]
+    PrefixLength(String, u8, u8),
+    #[error("subnet {0}: a guest cannot use loopback, link-local, multicast or reserved addresses")]
+    SpecialSubnet(String),
+    #[error("{0:?} is not a publishing rule: {1}")]
+    Publish(String, SpecError),
+    #[error("{0:?}: expected FD=RULE, as in 5=127.0.0.1:8080:80/tcp")]
+    PublishFd(String),
+    #[error("--publish-fd {0}: a descriptor serves one port, the rule has a range")]
+    PublishFdRange(String),
+    #[error("descriptor {0} is one of the standard three; pass 3 or higher")]
+    StandardFd(RawFd),
+    #[error("descriptor {0} is given twice")]
+    RepeatedFd(RawFd),
+    #[error(
+        "status socket path {0:?} has {1} bytes; a unix socket's has at most {STATUS_PATH_MAX}"
+    )]
+    StatusPath(PathBuf, usize),
+}
+
+/// IPv6 needs 1280 (RFC 8200 5); a tap takes 65,521 at most, and 65,520 leaves a TCP payload that is a multiple of 8.
+pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
+
+/// `sun_path` without its terminating zero (unix(7)).
+pub const STATUS_PATH_MAX: usize = 107;
+
+/// How the first positional argument is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TargetKind {
+    Pid,
+    Path,
+}
+
+/// Reads the target; without a `kind` a number is a process and anything else a path.
+pub fn parse_target(text: &str, kind: Option<TargetKind>) -> Result<TargetName, ConfigError> {
+    let process = || {
+        text.parse()
+            .ok()
+            .filter(|pid| *pid > 0)
+            .and_then(Pid::from_raw)
+            .map(TargetName::Process)
+    };
+    let path = || TargetName::Path(text.into());
+    match kind {
+        Some(TargetKind::Path) => Ok(path()),
+        Some(TargetKind::Pid) => process().ok_or_else(|| ConfigError::NotProcess(text.to_owned())),
+        None => Ok(process().unwrap_or_else(path)),
+    }
+}
+
+/// Reads `10.0.2.0/24`; `dns` says whether there is a forwarder.
+pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, ConfigError> {
+    let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, "10.0.2.0/24")?;
+    let bits = network.to_bits();
+    let masked = Ipv4Addr::from_bits(bits & mask(u32::MAX.into(), 32, prefix_len) as u32);
+    if masked != network {
+        return Err(ConfigError::HostBits(
+            text.to_owned(),
+            network.into(),
+            masked.into(),
+        ));
+    }
+    check_prefix(text, prefix_len, 1, 25)?;
+    let reserved = network.octets()[0] == 0 || network.octets()[0] >= 240;
+    if reserved || network.is_loopback() || network.is_link_local() || network.is_multicast() {
+        return Err(ConfigError::SpecialSubnet(text.to_owned()));
+    }
+    let host = |number| Ipv4Addr::from_bits(bits | number);
+    Ok(Subnet {
+        network,
+        prefix_len,
+        guest: host(100),
+        gateway: host(2),
+        dns: dns.then(|| host(3)),
+    })
+}
+
+/// Reads `fd00::/64`.
+pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, ConfigError> {
+    let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, "fd00::/64")?;
+    let bits = network.to_bits();
+    let masked = Ipv6Addr::from_bits(bits & mask(u128::MAX, 128, prefix_len));
+    if masked != network {
+        return Err(ConfigError::HostBits(
+            text.to_owned(),
+            network.into(),
+            masked.into(),
+        ));
+    }
+    check_prefix(text, prefix_len, 3, 119)?;
+    // Loopback, v4-mapped and their like are in ::/8.
+    let reserved = network.octets()[0] == 0;
+    if reserved || network.is_unicast_link_local() || network.is_multicast() {
+        return Err(ConfigError::SpecialSubnet(text.to_owned()));
+    }
+    let host = |number| Ipv6Addr::from_bits(bits | number);
+    Ok(Subnet {
+        network,
+        prefix_len,
+        // Written like the IPv4 number, so that one rule serves both: fd00::100.
+        guest: host(0x100),
+        gateway: host(2),
+        dns: dns.then(|| host(3)),
+    })
+}
+
+/// Reads one `-p` rule.
+pub fn parse_publish(text: &str) -> Result<Publish, ConfigError> {
+    text.parse()
+        .map_err(|error| ConfigError::Publish(text.to_owned(), error))
+}
+
+/// Reads one `FD=RULE`.
+pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
+    let (fd, rule) = text
+        .split_once('=')
+        .ok_or_else(|| ConfigError::PublishFd(text.to_owned()))?;
+    let fd = fd
+        .parse()
+        .map_err(|_| ConfigError::PublishFd(text.to_owned()))?;
+    let rule = parse_publish(rule)?;
+    if rule.guest_ports.len() != 1 {
+        return Err(ConfigError::PublishFdRange(text.to_owned()));
+    }
+    Ok((fd, rule))
+}
+
+impl Config {
+    /// What no single argument shows: descriptors that clash, a path that is too long.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let published = self.publish_fds.iter().map(|(fd, _)| *fd);
+        let mut seen = BTreeSet::new();
+        for fd in published.chain(self.ready_fd).chain(self.exit_fd) {
+            if fd < 3 {
+                return Err(ConfigError::StandardFd(fd));
+            }
+            if !seen.insert(fd) {
+                return Err(ConfigError::RepeatedFd(fd));
+            }
+        }
+        if let Some(path) = &self.status_socket {
+            let len = path.as_os_str().len();
+            if !(1..=STATUS_PATH_MAX).contains(&len) {
+                return Err(ConfigError::StatusPath(path.clone(), len));
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn split_subnet<A: std::str::FromStr>(
+    text: &str,
+    example: &'static str,
+) -> Result<(A, u8), ConfigError> {
+    let parse = || {
+        let (address, prefix) = text.split_once('/')?;
+        Some((address.parse().ok()?, prefix.parse().ok()?))
+    };
+    parse().ok_or_else(|| ConfigError::NotSubnet(text.to_owned(), example))
+}
+
+fn check_prefix(text: &str, prefix_len: u8, least: u8, most: u8) -> Result<(), ConfigError> {
+    match prefix_len {
+        len if (least..=most).contains(&len) => Ok(()),
+        _ => Err(ConfigError::PrefixLength(text.to_owned(), least, most)),
+    }
+}
+
+/// `prefix_len` one bits at the top of `width` bits, of which `all` has every one.
+fn mask(all: u128, width: u8, prefix_len: u8) -> u128 {
+    let free = u32::from(width.saturating_sub(prefix_len));
+    all.checked_shl(free).unwrap_or(0) & all
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_default_subnets_have_the_documented_addresses() {
+        let v4 = parse_subnet_v4("10.0.2.0/24", true).unwrap();
+        assert_eq!(v4.guest, Ipv4Addr::new(10, 0, 2, 100));
+        assert_eq!(v4.gateway, Ipv4Addr::new(10, 0, 2, 2));
+        assert_eq!(v4.dns, Some(Ipv4Addr::new(10, 0, 2, 3)));
+        let v6 = parse_subnet_v6("fd00::/64", false).unwrap();
+        assert_eq!(v6.guest.to_string(), "fd00::100");
+        assert_eq!(v6.gateway.to_string(), "fd00::2");
+        assert_eq!(v6.dns, None);
+    }
+
+    #[test]
+    fn impossible_subnets_are_refused_with_the_reason() {
+        let v4 = |text| parse_subnet_v4(text, true).unwrap_err().to_string();
+        assert!(v4("10.0.2.0").contains("ADDRESS/PREFIX"));
+        assert!(v4("10.0.2.0/x").contains("ADDRESS/PREFIX"));
+        assert!(v4("fd00::/64").contains("ADDRESS/PREFIX"));
+        assert!(v4("10.0.2.100/24").ends_with("the network is 10.0.2.0"));
+        assert!(v4("10.0.2.0/26").contains("from 1 to 25"));
+        assert!(v4("0.0.0.0/0").contains("from 1 to 25"));
+        assert!(v4("10.0.2.0/33").contains("from 1 to 25"));
+        for special in [
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "0.0.0.0/8",
+        ] {
+            assert!(v4(special).contains("cannot use"), "{special}");
+        }
+        let v6 = |text| parse_subnet_v6(text, true).unwrap_err().to_string();
+        assert!(v6("fd00::1/64").ends_with("the network is fd00::"));
+        assert!(v6("fd00::/120").contains("from 3 to 119"));
+        for special in ["fe80::/64", "ff00::/8", "::/64", "::ffff:0:0/96"] {
+            assert!(v6(special).contains("cannot use"), "{special}");
+        }
+    }
+
+    #[test]
+    fn targets_are_numbers_or_paths() {
+        let pid = |number| TargetName::Process(Pid::from_raw(number).unwrap());
+        assert_eq!(parse_target("42", None), Ok(pid(42)));
+        assert_eq!(parse_target("42", Some(TargetKind::Pid)), Ok(pid(42)));
+        assert_eq!(
+            parse_target("42", Some(TargetKind::Path)),
+            Ok(TargetName::Path("42".into()))
+        );
+        assert_eq!(
+            parse_target("/run/netns/a", None),
+            Ok(TargetName::Path("/run/netns/a".into()))
+        );
+        for text in ["0", "-1", "4294967297", "tap0"] {
+            assert!(parse_target(text, Some(TargetKind::Pid)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn inherited_descriptors_must_differ() {
+        let config = |publish_fds, ready_fd, exit_fd| Config {
+            target: TargetName::Path("/x".into()),
+            user_namespace: None,
+            tap: "tap0".to_owned(),
+            configure: true,
+            mtu: 1500,
+            network: Network {
+                v4: parse_subnet_v4("10.0.2.0/24", true).unwrap(),
+                v6: None,
+                allow_host_loopback: false,
+            },
+            publish: Vec::new(),
+            publish_fds,
+            ready_fd,
+            exit_fd,
+            status_socket: None,
+        };
+        let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
+        assert_eq!(five.0, 5);
+        assert!(config(vec![five.clone()], Some(3), Some(4)).check().is_ok());
+        assert_eq!(
+            config(vec![five], Some(5), None).check(),
+            Err(ConfigError::RepeatedFd(5))
+        );
+        assert_eq!(
+            config(vec![], Some(2), None).check(),
+            Err(ConfigError::StandardFd(2))
+        );
+        assert_eq!(
+            config(vec![], Some(4), Some(4)).check(),
+            Err(ConfigError::RepeatedFd(4))
+        );
+        let long = Config {
+            status_socket: Some("x".repeat(108).into()),
+            ..config(vec![], None, None)
+        };
+        assert!(matches!(long.check(), Err(ConfigError::StatusPath(_, 108))));
+    }
+
+    #[test]
+    fn publish_fd_wants_a_number_and_a_single_port() {
+        assert!(matches!(
+            parse_publish_fd("127.0.0.1:80:80"),
+            Err(ConfigError::PublishFd(_))
+        ));
+        assert!(matches!(
+            parse_publish_fd("x=80:80"),
+            Err(ConfigError::PublishFd(_))
+        ));
+        assert!(matches!(
+            parse_publish_fd("5=80-81:80-81"),
+            Err(ConfigError::PublishFdRange(_))
+        ));
+        assert!(matches!(
+            parse_publish_fd("5=80:"),
+            Err(ConfigError::Publish(..))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn subnet_text_never_panics(text in "[0-9a-f:./]{0,24}") {
+            let _ = parse_subnet_v4(&text, true);
+            let _ = parse_subnet_v6(&text, true);
+        }
+
+        #[test]
+        fn accepted_subnets_contain_their_addresses(bits: u32, prefix_len in 1u8..=25) {
+            let network = Ipv4Addr::from_bits(bits & (u32::MAX << (32 - prefix_len)));
+            if let Ok(subnet) = parse_subnet_v4(&format!("{network}/{prefix_len}"), true) {
+                for address in [subnet.guest, subnet.gateway, subnet.dns.unwrap()] {
+                    prop_assert_eq!(address.to_bits() >> (32 - prefix_len), network.to_bits() >> (32 - prefix_len));
+                    prop_assert_ne!(address, network);
+                }
+            }
+        }
+    }
+}

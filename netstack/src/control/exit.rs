@@ -1,0 +1,146 @@
+//! The ends of a helper's working life: the word that it is ready, and everything that tells it to stop.
+//!
+//! All reasons to stop are gathered behind one descriptor, an epoll instance that is itself polled by the driver:
+//! readable means stop, with exit code 0. The reasons are SIGTERM, SIGINT and SIGQUIT, the end of the process whose
+//! namespace was named, and a hang-up of the descriptor that `--exit-fd` names.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::debug;
+
+/// Readable once it is time to stop.
+#[derive(Debug)]
+pub struct ExitWatch {
+    epoll: Epoll,
+    /// Held open: a descriptor leaves its epoll instance when it is closed.
+    _watched: Vec<OwnedFd>,
+    _signals: SignalFd,
+}
+
+impl ExitWatch {
+    /// Takes over the ending signals of the process. To be called before any thread is started: threads inherit which
+    /// signals are blocked, and one that blocks none would be ended by the signal.
+    pub fn new() -> io::Result<ExitWatch> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(ExitWatch {
+            epoll,
+            _watched: Vec::new(),
+            _signals: signals,
+        })
+    }
+
+    /// Stop when this process ends.
+    pub fn watch_process(&mut self, pidfd: OwnedFd) -> io::Result<()> {
+        self.watch(pidfd, EpollFlags::EPOLLIN)
+    }
+
+    /// Stop when the other end of `fd` is closed. What is written to it does not matter.
+    pub fn watch_hang_up(&mut self, fd: OwnedFd) -> io::Result<()> {
+        // Hang-up and error are always reported.
+        self.watch(fd, EpollFlags::EPOLLRDHUP)
+    }
+
+    fn watch(&mut self, fd: OwnedFd, events: EpollFlags) -> io::Result<()> {
+        self.epoll.add(&fd, EpollEvent::new(events, 0))?;
+        self._watched.push(fd);
+        Ok(())
+    }
+}
+
+impl AsFd for ExitWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+/// The descriptor of `--ready-fd`.
+#[derive(Debug)]
+pub struct ReadySignal(OwnedFd);
+
+impl ReadySignal {
+    /// Takes the descriptor over.
+    pub fn new(fd: OwnedFd) -> ReadySignal {
+        ReadySignal(fd)
+    }
+
+    /// Tells the waiting process that the network is up and the ports are bound: writes `1` and closes.
+    pub fn send(self) {
+        if let Err(error) = File::from(self.0).write_all(b"1") {
+            // Nobody waits any more. If that is a reason to stop, the exit descriptor says so.
+            debug!("cannot write to the ready descriptor: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use nix::fcntl::OFlag;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    fn is_over(watch: &ExitWatch, timeout: PollTimeout) -> bool {
+        poll(
+            &mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )
+        .unwrap()
+            == 1
+    }
+
+    #[test]
+    fn a_hang_up_ends_it_and_a_write_does_not() {
+        let mut watch = ExitWatch::new().unwrap();
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        watch.watch_hang_up(read).unwrap();
+        nix::unistd::write(&write, b"x").unwrap();
+        assert!(!is_over(&watch, PollTimeout::ZERO));
+        drop(write);
+        assert!(is_over(&watch, PollTimeout::NONE));
+    }
+
+    #[test]
+    fn the_end_of_the_process_ends_it() {
+        let mut watch = ExitWatch::new().unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        watch.watch_process(pidfd).unwrap();
+        assert!(!is_over(&watch, PollTimeout::ZERO));
+        drop(child.stdin.take());
+        assert!(is_over(&watch, PollTimeout::NONE));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_signal_to_the_thread_ends_it() {
+        let watch = ExitWatch::new().unwrap();
+        assert!(!is_over(&watch, PollTimeout::ZERO));
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        assert!(is_over(&watch, PollTimeout::NONE));
+    }
+
+    #[test]
+    fn ready_is_one_byte_and_a_close() {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        ReadySignal::new(write).send();
+        let mut text = String::new();
+        File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "1");
+    }
+}

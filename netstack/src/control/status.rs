@@ -1,0 +1,373 @@
+//! The status socket: whoever connects reads one JSON document about flows and counters, then the end of the stream.
+//!
+//! Nothing is ever read from a client, so none can delay the helper: a document goes into the socket's send buffer as
+//! far as it fits, the rest waits for the client, and at most [`MAX_CLIENTS`] may be waiting. The driver polls one
+//! descriptor for all of it, which is readable when there is something to do.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Serialize;
+use tracing::debug;
+
+/// The document. Addresses are those that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// This program's version.
+    pub version: &'static str,
+    /// The guest's own addresses, IPv4 first.
+    pub guest: Vec<IpAddr>,
+    /// TCP connections ever made, both ways.
+    pub connections_total: u64,
+    /// Payload bytes of all flows, ever.
+    pub bytes_to_guest: u64,
+    pub bytes_from_guest: u64,
+    pub flows: Vec<FlowStatus>,
+}
+
+/// One flow that is alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FlowStatus {
+    pub protocol: FlowProtocol,
+    pub initiator: Initiator,
+    pub guest: SocketAddr,
+    /// `None` for a UDP mapping, which talks to any number of remotes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<SocketAddr>,
+    /// RFC 9293 3.3.2 for TCP, as in `ESTABLISHED`.
+    pub state: String,
+    pub path: FlowPath,
+    pub bytes_to_guest: u64,
+    pub bytes_from_guest: u64,
+    pub age_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowProtocol {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// Who opened the flow: a program in the guest, or a client of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initiator {
+    Guest,
+    Host,
+}
+
+/// Which path carries the flow's bytes: frames on the tap, or kernel sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowPath {
+    Engine,
+    Kernel,
+}
+
+/// Why there is no status socket.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    #[error("status socket {0}: a file of that name exists and is not a socket of ours")]
+    Occupied(PathBuf),
+    #[error("status socket {0}: another process serves it")]
+    Served(PathBuf),
+    #[error("cannot open status socket {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+}
+
+/// Clients that have not taken their whole document yet. Further ones wait in the kernel's backlog.
+const MAX_CLIENTS: usize = 16;
+
+/// Connected clients that wait to be served, in the kernel.
+const BACKLOG: i32 = 64;
+
+/// Listens at a path, which it removes when dropped.
+#[derive(Debug)]
+pub struct StatusSocket {
+    path: PathBuf,
+    /// Device and inode of our socket, so that nobody else's is removed.
+    identity: (u64, u64),
+    listener: UnixListener,
+    /// Knows the listener, unless there are too many clients, and the clients.
+    epoll: Epoll,
+    clients: Vec<Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    unsent: Vec<u8>,
+}
+
+impl StatusSocket {
+    /// Listens at `path`, for this user only. A socket that is there but that nobody serves any more is replaced, if it
+    /// belongs to this user; anything else is left alone.
+    pub fn open(path: &Path) -> Result<StatusSocket, StatusError> {
+        remove_stale(path)?;
+        let open = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            // The file takes the mode of the descriptor, so it is never open to others, not even briefly.
+            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            let file = fs::symlink_metadata(path)?;
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            let socket = StatusSocket {
+                path: path.to_owned(),
+                identity: (file.dev(), file.ino()),
+                listener: socket.into(),
+                epoll,
+                clients: Vec::new(),
+            };
+            socket.listen()?;
+            Ok(socket)
+        };
+        open().map_err(|source| StatusError::Open {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// To be called when the descriptor is readable: sends each new client what `status` returns, and goes on with those
+    /// that were slow. `status` is called once if at all. Never blocks.
+    pub fn serve(&mut self, status: impl FnOnce() -> Status) {
+        self.clients.retain_mut(Client::is_waiting);
+        let was_full = self.clients.len() == MAX_CLIENTS;
+        let mut status = Some(status);
+        let mut document = Vec::new();
+        while self.clients.len() < MAX_CLIENTS {
+            let Ok((stream, _)) = self.listener.accept() else {
+                break;
+            };
+            if let Some(status) = status.take() {
+                document = serde_json::to_vec(&status())
+                    .expect("only maps with odd keys cannot be written");
+            }
+            let mut client = Client {
+                stream,
+                unsent: document.clone(),
+            };
+            let added = client.stream.set_nonblocking(true).is_ok()
+                && client.is_waiting()
+                && self
+                    .epoll
+                    .add(&client.stream, EpollEvent::new(EpollFlags::EPOLLOUT, 0))
+                    .is_ok();
+            if added {
+                self.clients.push(client);
+            }
+        }
+        let is_full = self.clients.len() == MAX_CLIENTS;
+        let changed = match (was_full, is_full) {
+            (false, true) => self.epoll.delete(&self.listener),
+            (true, false) => self.listen(),
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            debug!("cannot watch the status socket: {error}");
+        }
+    }
+
+    fn listen(&self) -> nix::Result<()> {
+        self.epoll
+            .add(&self.listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+    }
+}
+
+impl AsFd for StatusSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            debug!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+impl Client {
+    /// Sends what the socket takes; false once all is sent or nobody is there.
+    fn is_waiting(&mut self) -> bool {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(len) => drop(self.unsent.drain(..len)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+        false
+    }
+}
+
+/// Removes the socket that a killed helper of this user left at `path`.
+fn remove_stale(path: &Path) -> Result<(), StatusError> {
+    let occupied = || StatusError::Occupied(path.to_owned());
+    let file = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.map_err(|source| StatusError::Open {
+            path: path.to_owned(),
+            source,
+        })?,
+    };
+    if !file.file_type().is_socket() || file.uid() != rustix::process::geteuid().as_raw() {
+        return Err(occupied());
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(StatusError::Served(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|source| StatusError::Open {
+                path: path.to_owned(),
+                source,
+            }),
+        // Its owner has a full backlog, or it is no stream socket.
+        Err(_) => Err(occupied()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn status(flows: usize) -> Status {
+        let flow = FlowStatus {
+            protocol: FlowProtocol::Tcp,
+            initiator: Initiator::Guest,
+            guest: "10.0.2.100:43210".parse().unwrap(),
+            remote: Some("198.51.100.7:443".parse().unwrap()),
+            state: "ESTABLISHED".to_owned(),
+            path: FlowPath::Engine,
+            bytes_to_guest: 1,
+            bytes_from_guest: 2,
+            age_ms: 3,
+        };
+        Status {
+            version: "0.1.0",
+            guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
+            connections_total: 4,
+            bytes_to_guest: 5,
+            bytes_from_guest: 6,
+            flows: vec![flow; flows],
+        }
+    }
+
+    fn read(mut stream: UnixStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_document_has_the_documented_form() {
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"engine","bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.sock");
+        let mut socket = StatusSocket::open(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let client = UnixStream::connect(&path).unwrap();
+        socket.serve(|| status(1));
+        assert_eq!(read(client), expected);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn slow_clients_are_bounded_and_get_it_all_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.sock");
+        let mut socket = StatusSocket::open(&path).unwrap();
+        // Far more than a socket buffer takes.
+        let document = serde_json::to_string(&status(10_000)).unwrap();
+        let clients: Vec<_> = (0..MAX_CLIENTS + 4)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        socket.serve(|| status(10_000));
+        assert_eq!(socket.clients.len(), MAX_CLIENTS);
+        socket.serve(|| unreachable!("there is no room"));
+        let readers: Vec<_> = clients
+            .into_iter()
+            .map(|client| std::thread::spawn(|| read(client)))
+            .collect();
+        while readers.iter().any(|reader| !reader.is_finished()) {
+            socket.serve(|| status(10_000));
+        }
+        for reader in readers {
+            assert_eq!(reader.join().unwrap().len(), document.len());
+        }
+        assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.sock");
+        let mut socket = StatusSocket::open(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        socket.serve(|| status(10_000));
+        assert_eq!(socket.clients.len(), 1);
+        drop(client);
+        socket.serve(|| unreachable!("nobody new"));
+        assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn only_a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(
+            StatusSocket::open(&path),
+            Err(StatusError::Occupied(_))
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+
+        let served = StatusSocket::open(&path).unwrap();
+        assert!(matches!(
+            StatusSocket::open(&path),
+            Err(StatusError::Served(_))
+        ));
+        // As after `kill -9`: the file stays.
+        let mut stale = served;
+        stale.identity = (0, 0);
+        drop(stale);
+        let replaced = StatusSocket::open(&path).unwrap();
+
+        // A successor's file is not removed.
+        fs::remove_file(&path).unwrap();
+        let _successor = StatusSocket::open(&path).unwrap();
+        drop(replaced);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_an_error() {
+        let path = PathBuf::from("/").join("x".repeat(108));
+        assert!(matches!(
+            StatusSocket::open(&path),
+            Err(StatusError::Open { .. })
+        ));
+    }
+}
