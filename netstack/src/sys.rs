@@ -52,6 +52,21 @@ pub fn tun_set_vnet_header_len(tun: BorrowedFd<'_>, len: c_int) -> io::Result<()
     cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
 }
 
+/// The Ethernet address of the interface that `tun` is attached to. Works from any namespace.
+pub fn tun_mac(tun: BorrowedFd<'_>) -> io::Result<[u8; 6]> {
+    // SAFETY: ifreq is a C struct of integers and a union of such; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: SIOCGIFHWADDR writes one ifreq; `request` lives until the call returns.
+    cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: the call has filled in this member of the union; any bytes are valid for it.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = from as u8;
+    }
+    Ok(mac)
+}
+
 /// Whether the interface of `tun` outlives its descriptors.
 #[cfg(test)]
 pub fn tun_set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {

@@ -563,7 +563,9 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
-        if self.config.network.guest(packet.source) == Some(packet.source) {
+        if self.guest_mac.is_none()
+            || self.config.network.guest(packet.source) == Some(packet.source)
+        {
             self.guest_mac = Some(packet.source_mac);
         }
         match &packet.transport {

@@ -136,6 +136,11 @@ impl Tap {
         &self.name
     }
 
+    /// The Ethernet address of the guest's end.
+    pub fn mac(&self) -> io::Result<[u8; 6]> {
+        sys::tun_mac(self.device.as_fd())
+    }
+
     /// Whether UDP super-frames (VIRTIO_NET_HDR_GSO_UDP_L4) may be written, and are to be expected.
     pub fn udp_segmentation(&self) -> bool {
         self.udp_segmentation
@@ -225,6 +230,8 @@ mod tests {
         in_namespaces(module_path!(), "opens_once_and_is_empty", || {
             let tap = Tap::open("tap0").unwrap();
             assert_eq!(tap.name(), "tap0");
+            // A random address has the local bit set and the multicast bit clear.
+            assert_eq!(tap.mac().unwrap()[0] & 3, 2);
             let mut buffer = vec![0; super::super::MAX_FRAME_LEN];
             assert_eq!(
                 tap.receive(&mut buffer).unwrap_err().kind(),
