@@ -2,7 +2,9 @@
 
 pub mod dial;
 mod ping;
+mod resolv;
 mod udp;
 
 pub use ping::PingSocket;
+pub use resolv::{RESOLV_CONF, Resolvers};
 pub use udp::{Received, UdpSocket};
