@@ -24,6 +24,7 @@ use crate::core::link::Link;
 use crate::core::tcp::Cause;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
+use crate::host::Resolvers;
 
 use self::poller::{Event, Interest, Poller, Token};
 use self::sockets::{HostSocket, HostSockets};
@@ -40,6 +41,7 @@ pub struct Parts {
     pub core: Core,
     pub tap: Tap,
     pub listeners: Vec<Listener>,
+    pub resolvers: Resolvers,
     pub status: Option<StatusSocket>,
     pub exit: ExitWatch,
 }
@@ -60,6 +62,7 @@ pub struct Driver {
     poller: Poller,
     sockets: HostSockets,
     listeners: Listeners,
+    resolvers: Resolvers,
     status: Option<StatusSocket>,
     /// Held open: closed, it would leave the epoll.
     _exit: ExitWatch,
@@ -103,14 +106,21 @@ impl Driver {
             "for the end",
             poller.add(&parts.exit, Token::Exit, Interest::Readable),
         )?;
+        watch(
+            "the resolvers",
+            poller.add(&parts.resolvers, Token::Resolvers, Interest::Readable),
+        )?;
+        let mut core = parts.core;
+        core.set_resolvers(parts.resolvers.addresses().to_vec());
         let listeners = Listeners::new(parts.listeners);
         watch("a published port", listeners.watch(&poller))?;
         Ok(Driver {
-            core: parts.core,
+            core,
             link: TapLink::new(parts.tap),
             poller,
             sockets: HostSockets::default(),
             listeners,
+            resolvers: parts.resolvers,
             status: parts.status,
             _exit: parts.exit,
             clock,
@@ -135,7 +145,12 @@ impl Driver {
                     Token::Tap => frames = true,
                     Token::Flow(id) => self.handle_socket(id, event, now),
                     Token::Listener(index) => self.handle_listener(index, now),
-                    Token::Resolvers => {}
+                    Token::Resolvers => {
+                        if self.resolvers.changed() {
+                            let addresses = self.resolvers.addresses().to_vec();
+                            self.core.set_resolvers(addresses);
+                        }
+                    }
                     Token::Status => self.handle_status(now),
                     Token::Exit => return Ok(()),
                 }
