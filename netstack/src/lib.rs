@@ -1,5 +1,7 @@
 pub mod host;
 pub mod driver;
+pub mod cli;
+pub mod sandbox;
 pub mod config;
 pub mod control;
 pub mod core;

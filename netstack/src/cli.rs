@@ -1,0 +1,500 @@
+//! The command line of `coracle-net`, and the order in which a helper comes up.
+//!
+//! Flags as typed become a checked [`Config`]; [`start`] turns that into running [`Parts`]; only [`main`] prints errors
+//! and picks exit codes. The order of `start` is what makes it safe: inherited descriptors are claimed before any is opened,
+//! host ports are bound with the caller's own privileges, the user namespace is joined while there is one thread, the
+//! privileges go when nothing is left to set up, and "ready" is said last.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use portfwd::publish::AdoptError;
+use portfwd::{BindError, Listener};
+use tracing::{debug, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{
+    Config, ConfigError, MTU_RANGE, TargetKind, parse_publish, parse_publish_fd, parse_subnet_v4,
+    parse_subnet_v6, parse_target,
+};
+use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
+use crate::core::flow::HashKey;
+use crate::core::policy::Network;
+use crate::core::{self, Core};
+use crate::device::{Tap, TapError};
+use crate::driver::{Clock, Driver, DriverError, Parts};
+use crate::guest::{
+    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Target, configure,
+};
+use crate::host::{RESOLV_CONF, Resolvers};
+use crate::sandbox::{self, SandboxError};
+use crate::sys;
+
+/// A host port cannot be bound; as container engines have it, "the container could not be started".
+const EXIT_PORT: u8 = 126;
+const EXIT_FAILURE: u8 = 1;
+
+/// Runs the helper with the process's arguments until it is told to end.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    log_to_stderr();
+    let result = Config::try_from(args)
+        .map_err(StartError::from)
+        .and_then(run);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coracle-net: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Gives the network of a rootless container, or of any network namespace, a way out.
+///
+/// A tap interface appears in the namespace; its other end is this program, which answers with its own TCP/IP stack and
+/// talks to the outside with ordinary sockets. No root, no setuid program: CAP_NET_ADMIN in the user namespace that owns the
+/// network namespace is enough, and whoever made that namespace has it.
+#[derive(Debug, Parser)]
+#[command(name = "coracle-net", version, max_term_width = 110, after_long_help = EXAMPLES)]
+struct Args {
+    /// Whose network namespace: a process ID, or a path such as /run/netns/NAME
+    #[arg(value_name = "PID|PATH")]
+    target: String,
+
+    /// Name of the interface in the namespace
+    #[arg(value_name = "TAPNAME", default_value = "tap0")]
+    tap: String,
+
+    /// Bring up lo and the tap, with addresses and default routes
+    ///
+    /// Without it the tap is only opened, and attached to if it exists already.
+    #[arg(short, long)]
+    configure: bool,
+
+    /// Largest IP packet on the tap, in bytes
+    ///
+    /// Speed does not depend on it: the kernel hands over segments of up to 64 KiB at any MTU.
+    #[arg(short, long, value_name = "N", default_value_t = *MTU_RANGE.end(),
+          value_parser = clap::value_parser!(u16).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
+    mtu: u16,
+
+    /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
+    ///
+    /// Services see the client's own address, except for clients on the host's loopback, which appear as the gateway.
+    /// Delivery is to the guest's address on the tap, so what listens on its 127.0.0.1 only is not published.
+    #[arg(short, long, value_name = "SPEC")]
+    publish: Vec<String>,
+
+    /// Publish by a socket that the caller has bound: FD=SPEC, one port (repeatable)
+    #[arg(long, value_name = "FD=SPEC")]
+    publish_fd: Vec<String>,
+
+    /// Write "1" to this descriptor, and close it, once the network is up and ports are bound
+    #[arg(short, long, value_name = "FD")]
+    ready_fd: Option<RawFd>,
+
+    /// End when the other end of this descriptor is closed
+    #[arg(short, long, value_name = "FD")]
+    exit_fd: Option<RawFd>,
+
+    /// How to read the first argument [default: a number is a PID, anything else a path]
+    #[arg(long, value_name = "KIND", hide_possible_values = false)]
+    netns_type: Option<TargetKind>,
+
+    /// Join this user namespace first [default: the one that owns the network namespace]
+    #[arg(long, value_name = "PATH")]
+    userns_path: Option<PathBuf>,
+
+    /// IPv4 subnet: gateway .2, DNS .3, guest .100
+    #[arg(long, value_name = "A/P", default_value = "10.0.2.0/24")]
+    cidr: String,
+
+    /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
+    #[arg(long, value_name = "A/P", default_value = "fd00::/64")]
+    cidr6: String,
+
+    /// No IPv6 in the guest
+    #[arg(long)]
+    ipv4_only: bool,
+
+    /// Let the guest reach the host's 127.0.0.1 and ::1, as the gateway's addresses
+    #[arg(long)]
+    allow_host_loopback: bool,
+
+    /// No DNS forwarder in the guest
+    #[arg(long)]
+    disable_dns: bool,
+
+    /// Serve flows and counters here: connect and read one JSON document
+    #[arg(long, value_name = "PATH")]
+    status_socket: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Give a shell in fresh namespaces a network. In one terminal:
+      $ unshare --user --map-root-user --net --mount
+      # echo $$
+      4711
+      # mount --bind <(echo nameserver 10.0.2.3) /etc/resolv.conf
+  and in another, as the same user:
+      $ coracle-net --configure 4711
+
+  Publish its port 80 on the host's port 8080, UDP 5353 on the host's loopback only:
+      $ coracle-net -c -p 8080:80 -p 127.0.0.1:5353:5353/udp 4711
+
+  From a program: wait for readiness, end when the program does:
+      coracle-net -c --ready-fd 3 --exit-fd 4 --netns-type path /run/netns/web tap0
+
+  Watch it:
+      $ coracle-net -c --status-socket /tmp/net.sock 4711 &
+      $ socat - UNIX:/tmp/net.sock
+
+In the guest:
+  10.0.2.100, fd00::100   its own addresses
+  10.0.2.2,   fd00::2     the gateway; the host's loopback with --allow-host-loopback
+  10.0.2.3,   fd00::3     DNS, forwarded to the resolvers in the host's resolv.conf, which is followed live
+  Link-local addresses, where cloud metadata services live, cannot be reached.
+
+Exit codes: 0 told to end, or the process PID ended; 126 a port could not be bound; 1 anything else.
+CORACLE_LOG sets what is logged, as in CORACLE_LOG=debug.";
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: Args) -> Result<Config, ConfigError> {
+        let dns = !args.disable_dns;
+        let v6 = parse_subnet_v6(&args.cidr6, dns)?;
+        Config {
+            target: parse_target(&args.target, args.netns_type)?,
+            user_namespace: args.userns_path,
+            tap: args.tap,
+            configure: args.configure,
+            mtu: args.mtu,
+            network: Network {
+                v4: parse_subnet_v4(&args.cidr, dns)?,
+                v6: (!args.ipv4_only).then_some(v6),
+                allow_host_loopback: args.allow_host_loopback,
+            },
+            publish: args
+                .publish
+                .iter()
+                .map(|rule| parse_publish(rule))
+                .collect::<Result<_, _>>()?,
+            publish_fds: args
+                .publish_fd
+                .iter()
+                .map(|rule| parse_publish_fd(rule))
+                .collect::<Result<_, _>>()?,
+            ready_fd: args.ready_fd,
+            exit_fd: args.exit_fd,
+            status_socket: args.status_socket,
+        }
+        .check()
+    }
+}
+
+/// What kept the helper from coming up, or from going on.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("descriptor {fd} was not passed on: {source}")]
+    Inherited { fd: RawFd, source: io::Error },
+    #[error("descriptor {fd} cannot be published: {source}")]
+    Adopt { fd: RawFd, source: AdoptError },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error("cannot watch for the end: {0}")]
+    Exit(#[source] io::Error),
+    #[error(
+        "cannot wait for a hang-up of descriptor {fd}: {source}; it must be a pipe or a socket"
+    )]
+    ExitFd { fd: RawFd, source: io::Error },
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Thread(#[from] GuestThreadEnded),
+    #[error("cannot watch {RESOLV_CONF}: {0}")]
+    Resolvers(#[source] io::Error),
+    #[error("cannot read random numbers from /dev/urandom: {0}")]
+    Random(#[source] io::Error),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+impl StartError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Bind(_) => EXIT_PORT,
+            _ => EXIT_FAILURE,
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), StartError> {
+    let ready = config.ready_fd.map(adopt).transpose()?;
+    let clock = Clock::start();
+    // Held until the end: the thread keeps the namespace, and later makes sockets in it.
+    let (parts, _guest) = start(config, clock)?;
+    let mut driver = Driver::new(parts, clock)?;
+    if let Some(ready) = ready {
+        ReadySignal::new(ready).send();
+    }
+    Ok(driver.run()?)
+}
+
+/// Brings everything up, in the order that the head of this file explains.
+fn start(config: Config, clock: Clock) -> Result<(Parts, GuestThread), StartError> {
+    let exit_fd = config
+        .exit_fd
+        .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
+        .transpose()?;
+    let mut listeners = adopt_listeners(&config)?;
+    prepare_process();
+
+    for rule in &config.publish {
+        listeners.extend(portfwd::publish::bind(rule)?);
+    }
+    let status = config
+        .status_socket
+        .as_deref()
+        .map(StatusSocket::open)
+        .transpose()?;
+    let mut exit = ExitWatch::new().map_err(StartError::Exit)?;
+    if let Some((fd, watched)) = exit_fd {
+        exit.watch_hang_up(watched)
+            .map_err(|source| StartError::ExitFd { fd, source })?;
+    }
+
+    let target = Target::open(&config.target, config.user_namespace.as_deref())?;
+    target.join_user()?;
+    let network_namespace = target
+        .network()
+        .try_clone_to_owned()
+        .map_err(StartError::Exit)?;
+    if let Some(process) = target.into_process() {
+        exit.watch_process(process).map_err(StartError::Exit)?;
+    }
+    let guest = GuestThread::spawn(network_namespace)?;
+    let (tap, network) = set_up_guest(&guest, &config)?;
+    let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
+    let core = core_config(&config, network, &tap)?;
+
+    sandbox::close_process()?;
+    sandbox::confine_thread()?;
+    guest.run(sandbox::confine_thread)??;
+    info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
+
+    let core = Core::new(core, clock.now());
+    Ok((
+        Parts {
+            core,
+            tap,
+            listeners,
+            resolvers,
+            status,
+            exit,
+        },
+        guest,
+    ))
+}
+
+fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
+    sys::adopt_inherited_fd(fd).map_err(|source| StartError::Inherited { fd, source })
+}
+
+fn adopt_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let adopt = |(fd, rule): &(RawFd, _)| {
+        Listener::adopt(rule, adopt(*fd)?).map_err(|source| StartError::Adopt { fd: *fd, source })
+    };
+    config.publish_fds.iter().map(adopt).collect()
+}
+
+/// Limits and memory, for ten thousands of connections.
+fn prepare_process() {
+    sys::map_large_allocations();
+    // A ring buffer of 1 MiB of which one page is used must not become a huge page.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        debug!("cannot do without transparent huge pages: {error}");
+    }
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Opens the tap and configures the links, on the thread that is in the guest's network namespace. Returns the network
+/// that came of it: a guest may be without IPv6.
+fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
+    let name = config.tap.clone();
+    let mut network = config.network.clone();
+    let settings = config.configure.then(|| LinkSettings {
+        name: name.clone(),
+        mtu: config.mtu.into(),
+        ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),
+        ipv6: network.v6.map(|v6| (v6.guest, v6.prefix_len, v6.gateway)),
+    });
+    let set_up = move || -> Result<_, StartError> {
+        let tap = Tap::open(&name)?;
+        let has_ipv6 = settings.as_ref().map(configure).transpose()?;
+        Ok((tap, has_ipv6))
+    };
+    let (tap, has_ipv6) = guest.run(set_up)??;
+    if has_ipv6 == Some(false) {
+        network.v6 = None;
+    }
+    Ok((tap, network))
+}
+
+fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Config, StartError> {
+    let mut random = [0; 24];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(StartError::Random)?;
+    let [seed, key0, key1] = [0, 8, 16].map(|at| {
+        let word = random[at..at + 8].try_into().expect("eight bytes");
+        u64::from_ne_bytes(word)
+    });
+    // The prefix that QEMU's user network made customary, then the gateway: an address that says whose it is.
+    let [a, b, c, d] = network.v4.gateway.octets();
+    Ok(core::Config {
+        network,
+        mtu: config.mtu,
+        mac: [0x52, 0x55, a, b, c, d],
+        guest_mac: tap
+            .guest_mac()
+            .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
+            .ok(),
+        udp_segmentation: tap.udp_segmentation(),
+        random_seed: seed,
+        hash_key: HashKey(key0, key1),
+    })
+}
+
+/// Help and version are answers; anything else is an error in this program's own form.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // A closed pipe is no failure of ours.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    eprint!(
+        "coracle-net: {}",
+        text.strip_prefix("error: ").unwrap_or(&text)
+    );
+    ExitCode::from(EXIT_FAILURE)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, String> {
+        let words = std::iter::once("coracle-net").chain(line.split_whitespace());
+        let args = Args::try_parse_from(words).map_err(|error| error.to_string())?;
+        Config::try_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_is_enough() {
+        let config = config("4711").unwrap();
+        assert_eq!(
+            (config.tap.as_str(), config.mtu, config.configure),
+            ("tap0", 65520, false)
+        );
+        assert_eq!(config.network.v4.gateway.to_string(), "10.0.2.2");
+        assert_eq!(
+            config.network.v6.unwrap().dns.unwrap().to_string(),
+            "fd00::3"
+        );
+        assert!(!config.network.allow_host_loopback);
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let config = config(
+            "-c -m 1500 -p 8080:80 -p 127.0.0.1:53:53/udp --publish-fd 5=9090:90 -r 3 -e 4 --netns-type path \
+             --userns-path /u --cidr 10.55.0.0/16 --ipv4-only --allow-host-loopback --disable-dns --status-socket /s \
+             /n eth7",
+        )
+        .unwrap();
+        assert_eq!(
+            (config.tap.as_str(), config.mtu, config.configure),
+            ("eth7", 1500, true)
+        );
+        assert_eq!((config.publish.len(), config.publish_fds.len()), (2, 1));
+        assert_eq!((config.ready_fd, config.exit_fd), (Some(3), Some(4)));
+        assert_eq!(config.network.v4.guest.to_string(), "10.55.0.100");
+        assert_eq!((config.network.v6, config.network.v4.dns), (None, None));
+        assert!(config.network.allow_host_loopback);
+        assert_eq!(config.user_namespace, Some("/u".into()));
+        assert_eq!(config.status_socket, Some("/s".into()));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, part) in [
+            ("", "PID|PATH"),
+            ("-m 1000 1", "1000 is not in 1280..=65520"),
+            ("-m 65521 1", "65521 is not in"),
+            ("-p x 1", "\"x\" is not a publishing rule"),
+            ("--cidr 10.0.2.1/24 1", "10.0.2.0"),
+            ("-r 1 1", "descriptor 1"),
+            ("-r 3 -e 3 1", "descriptor 3 is given twice"),
+            ("--netns-type pid tap0", "not a process ID"),
+            ("--no-such-option 1", "--no-such-option"),
+        ] {
+            let error = config(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_port_clash_has_its_own_exit_code() {
+        let port = StartError::Bind(BindError::InUse("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(port.exit_code(), 126);
+        assert_eq!(StartError::Thread(GuestThreadEnded).exit_code(), 1);
+    }
+}
