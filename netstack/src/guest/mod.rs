@@ -4,6 +4,9 @@
 mod link;
 mod namespace;
 pub mod netlink;
+pub mod nft;
+pub mod repair;
+pub mod route;
 mod thread;
 
 pub use link::{LinkError, LinkSettings, configure};
