@@ -71,9 +71,9 @@ impl Direction {
         turn
     }
 
-    /// Passes the source's FIN on, once, when everything before it has been sent.
+    /// Passes the source's FIN on, once. Nothing is held then: the read that met it was made with nothing held.
     pub(super) fn pass_fin(&mut self, sink: &Endpoint) -> Result<(), Fault> {
-        if self.source_ended && !self.sink_ended && !self.holds_bytes() {
+        if self.source_ended && !self.sink_ended {
             shutdown(&sink.socket, Shutdown::Write).map_err(Fault::Sink)?;
             self.sink_ended = true;
         }
@@ -177,7 +177,7 @@ impl Direction {
                 None,
                 &pipe.write_end,
                 None,
-                SPLICE_BYTES,
+                pipe.capacity,
                 SpliceFlags::NONBLOCK,
             )
         });
@@ -259,9 +259,6 @@ fn send_now(sink: &Endpoint, bytes: &[u8]) -> Result<usize, Errno> {
         )
     })
 }
-
-/// The most one splice reads.
-const SPLICE_BYTES: usize = 1 << 20;
 
 /// A turn ends when it has moved this much: about a quarter of a millisecond at memory speed.
 const TURN_BYTES: u64 = 1 << 20;

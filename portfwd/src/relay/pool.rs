@@ -44,7 +44,7 @@ impl PipePool {
         if let Some(pipe) = self.idle.pop() {
             return Some(pipe);
         }
-        // A sixteenth of what is left: the early pipes are the large ones, and there is something for the late.
+        // An eighth of what is left: a few hauling connections get large pipes, many get something.
         let left = self
             .budget
             .saturating_sub(self.in_use.load(Ordering::Relaxed));
@@ -55,8 +55,8 @@ impl PipePool {
             self.asks_to_skip -= 1;
             return None;
         }
-        let capacity = (left / 16).clamp(MIN_PIPE_BYTES, MAX_PIPE_BYTES);
-        // The kernel rounds up to a power of two, which may pass the budget.
+        let capacity = (left / 8).clamp(MIN_PIPE_BYTES, MAX_PIPE_BYTES);
+        // The kernel would round up to a power of two, past the budget.
         let pipe = Pipe::open(1 << capacity.ilog2(), &self.in_use);
         if pipe.is_none() {
             tracing::debug!(
@@ -93,7 +93,8 @@ pub(super) struct Pipe {
     pub(super) read_end: OwnedFd,
     pub(super) write_end: OwnedFd,
     pub(super) held: usize,
-    capacity: usize,
+    /// In bytes, as the kernel grants it: a slot per page.
+    pub(super) capacity: usize,
     in_use: Arc<AtomicUsize>,
 }
 
@@ -134,8 +135,8 @@ const MIN_PIPE_BYTES: usize = 64 << 10;
 /// `pipe-max-size`, the most an unprivileged process may ask for by default.
 const MAX_PIPE_BYTES: usize = 1 << 20;
 
-/// Pipes kept open with no bytes in them.
-const MAX_IDLE_PIPES: usize = 16;
+/// Pipes kept open with no bytes in them: enough for connections that take turns, few since idle ones count against the user.
+const MAX_IDLE_PIPES: usize = 4;
 
 /// After a refusal the kernel is asked again only now and then: a failed pipe2 per read would cost more than the copy.
 const REFUSALS_PER_ASK: u32 = 64;
@@ -153,7 +154,7 @@ mod tests {
         let mut pool = PipePool::new(4 << 20);
         let pipes = lend_all(&mut pool);
         let capacities: Vec<_> = pipes.iter().map(|pipe| pipe.capacity).collect();
-        assert!(capacities.len() >= 32, "{capacities:?}");
+        assert!(capacities.len() >= 20, "{capacities:?}");
         assert!(
             capacities.is_sorted_by(|early, late| early >= late),
             "{capacities:?}"

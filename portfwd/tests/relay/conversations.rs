@@ -4,11 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portfwd::relay::{End, Keepalive, Leg, PipePool, Progress, Ready, Relay, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, sockopt};
 
 use crate::harness::{DEADLINE, Stream, connection, joined, read_until_reset, reset};
 
@@ -29,6 +29,15 @@ fn await_events(relay: &Relay, side: Side, events: PollFlags) {
         "{:?}",
         socket[0].revents()
     );
+}
+
+/// Waits until the relay's socket of `side` has `count` bytes to be read.
+fn await_bytes(relay: &Relay, side: Side, count: u64) {
+    let start = Instant::now();
+    while rustix::io::ioctl_fionread(relay.socket(side)).unwrap() < count {
+        assert!(start.elapsed() < DEADLINE);
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -78,6 +87,27 @@ fn fin_whose_event_was_consumed_before_is_passed_on() {
     let mut got = String::new();
     peer_b.read_to_string(&mut got).unwrap();
     assert_eq!(got, "all there is");
+}
+
+#[test]
+fn bytes_behind_the_urgent_mark_are_read() {
+    let (mut peer_a, mut peer_b, mut relay) = joined();
+    peer_a.write_all(b"before").unwrap();
+    rustix::net::send(&peer_a, b"!", SendFlags::OOB).unwrap();
+    peer_a.write_all(b"after").unwrap();
+    await_bytes(&relay, Side::A, 12);
+    // The kernel ends one read at the mark; no further event comes for what is behind it.
+    relay.handle_ready(
+        Side::A,
+        Ready {
+            urgent: true,
+            ..READABLE
+        },
+    );
+    assert_eq!(relay.drive(&mut PipePool::default()), Progress::Idle);
+    let mut got = [0; 12];
+    peer_b.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"before!after");
 }
 
 #[test]
