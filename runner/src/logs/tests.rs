@@ -44,7 +44,7 @@ fn any_output() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![3 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b' ')];
     let long = (any::<u8>(), MAX_CONTENT_LEN - 1..3 * MAX_CONTENT_LEN + 2)
         .prop_map(|(byte, len)| vec![byte; len]);
-    prop_oneof![20 => vec(byte, 0..200), 1 => long]
+    prop_oneof![60 => vec(byte, 0..200), 1 => long]
 }
 
 proptest! {
