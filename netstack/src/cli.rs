@@ -108,7 +108,7 @@ struct Args {
     exit_fd: Option<RawFd>,
 
     /// How to read the first argument [default: a number is a PID, anything else a path]
-    #[arg(long, value_name = "KIND", hide_possible_values = false)]
+    #[arg(long, value_name = "KIND")]
     netns_type: Option<TargetKind>,
 
     /// Join this user namespace first [default: the one that owns the network namespace]
@@ -146,7 +146,8 @@ Examples:
       $ unshare --user --map-root-user --net --mount
       # echo $$
       4711
-      # mount --bind <(echo nameserver 10.0.2.3) /etc/resolv.conf
+      # echo nameserver 10.0.2.3 > /tmp/resolv.conf
+      # mount --bind /tmp/resolv.conf /etc/resolv.conf
   and in another, as the same user:
       $ coracle-net --configure 4711
 
@@ -386,6 +387,7 @@ fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Con
             .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
             .ok(),
         udp_segmentation: tap.udp_segmentation(),
+        promote: core::tcp::Promote::Off,
         random_seed: seed,
         hash_key: HashKey(key0, key1),
     })

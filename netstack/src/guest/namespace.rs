@@ -7,7 +7,7 @@
 //! Everything is opened before anything is joined, so that a process that goes away half-way cannot be mistaken for
 //! another one that got its number.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -52,6 +52,8 @@ pub enum NamespaceError {
     Forbidden { path: PathBuf, source: io::Error },
     #[error("{0} is not a network namespace")]
     NotNetwork(PathBuf),
+    #[error("{0} is the network namespace that this program is in itself")]
+    OwnNetwork(PathBuf),
     #[error("{0} is not a user namespace")]
     NotUser(PathBuf),
     #[error("cannot see which user namespace owns {path}: {source}")]
@@ -91,6 +93,9 @@ impl Target {
         if !is_kind(&network, libc::CLONE_NEWNET) {
             return Err(NamespaceError::NotNetwork(path));
         }
+        if is_own(&network, "net").map_err(open_error(&path))? {
+            return Err(NamespaceError::OwnNetwork(path));
+        }
         let user = match user {
             Some(user_path) => {
                 let user = open(user_path)?;
@@ -118,13 +123,7 @@ impl Target {
         let Some(user) = &self.user else {
             return Ok(());
         };
-        let own = File::open("/proc/self/ns/user")
-            .and_then(|own| own.metadata())
-            .map_err(NamespaceError::JoinUser)?;
-        let theirs = File::from(user.try_clone().map_err(NamespaceError::JoinUser)?)
-            .metadata()
-            .map_err(NamespaceError::JoinUser)?;
-        if (own.dev(), own.ino()) == (theirs.dev(), theirs.ino()) {
+        if is_own(user, "user").map_err(NamespaceError::JoinUser)? {
             return Ok(());
         }
         setns(user, CloneFlags::CLONE_NEWUSER)
@@ -172,28 +171,30 @@ fn ensure_alive(process: &OwnedFd, path: &Path) -> Result<(), NamespaceError> {
     }
 }
 
+/// Whether this process is in `namespace`, which is of kind `kind`.
+fn is_own(namespace: &OwnedFd, kind: &str) -> io::Result<bool> {
+    let own = fs::metadata(format!("/proc/self/ns/{kind}"))?;
+    let theirs = rustix::fs::fstat(namespace)?;
+    Ok((own.dev(), own.ino()) == (theirs.st_dev, theirs.st_ino))
+}
+
 fn is_kind(namespace: &OwnedFd, kind: libc::c_int) -> bool {
     sys::namespace_kind(namespace.as_fd()).is_ok_and(|found| found == kind)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, NamespaceError> {
     // Non-blocking: whoever names a FIFO gets an error instead of a hang.
-    let result = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path);
-    result
-        .map(OwnedFd::from)
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => NamespaceError::Forbidden {
-                path: path.to_owned(),
-                source,
-            },
-            _ => NamespaceError::Open {
-                path: path.to_owned(),
-                source,
-            },
-        })
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    file.map(OwnedFd::from).map_err(open_error(path))
+}
+
+fn open_error(path: &Path) -> impl FnOnce(io::Error) -> NamespaceError {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::PermissionDenied => NamespaceError::Forbidden { path, source },
+        _ => NamespaceError::Open { path, source },
+    }
 }
 
 /// In the namespace just joined we have every capability but still our old IDs, perhaps unmapped. Files that its root owns
@@ -212,7 +213,7 @@ fn become_root() -> nix::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::File;
     use std::process::{Command, Stdio};
     use std::thread;
 
@@ -303,6 +304,13 @@ mod tests {
         assert_eq!(error.to_string(), "/dev/null is not a network namespace");
         let error = Target::open(&TargetName::Path("/no/such".into()), None).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+
+    #[test]
+    fn our_own_network_is_refused() {
+        let own = TargetName::Process(rustix::process::getpid());
+        let error = Target::open(&own, None).unwrap_err();
+        assert!(matches!(error, NamespaceError::OwnNetwork(_)), "{error}");
     }
 
     #[test]
