@@ -1,0 +1,254 @@
+//! The system calls that neither nix nor rustix wraps, and the only `unsafe` of this crate.
+//!
+//! Each function is one kernel interface with an owned or borrowed descriptor at its edge; policy is the callers'.
+//! Everything here is called by single-threaded processes only: coracle starts no thread before it forks.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
+
+/// A process made by [`clone_process`], seen from its parent.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: Pid,
+    /// Becomes readable when the process ends; never names another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Namespaces that [`clone_process`] makes for the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewNamespaces(u64);
+
+impl NewNamespaces {
+    pub const NONE: Self = Self(0);
+    pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
+    /// All that a container gets besides its user namespace.
+    pub const CONTAINER: Self = Self(
+        (libc::CLONE_NEWNS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP) as u64,
+    );
+}
+
+/// Forks into new namespaces. Returns `None` in the child, as `fork` returns 0 there.
+///
+/// # Errors
+/// EPERM, ENOSPC and EUSERS tell of limits on user namespaces; see `user_namespaces(7)`.
+pub fn clone_process(namespaces: NewNamespaces) -> io::Result<Option<Child>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: `clone_args` is plain data for which all-zeroes means "not asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces.0 | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on with a copy of this memory. The
+    // process is single-threaded, so no lock is held by a thread that the child lacks. `args` lives across the call.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut args,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => {
+            // SAFETY: the kernel stored a new descriptor (close-on-exec by definition) that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some(Child {
+                pid: Pid::from_raw(pid as i32),
+                pidfd,
+            }))
+        }
+    }
+}
+
+/// Mount attributes for [`mount_setattr`], `mount_setattr(2)`.
+pub type MountAttrs = u64;
+pub const MOUNT_ATTR_RDONLY: MountAttrs = libc::MOUNT_ATTR_RDONLY;
+
+/// Adds attributes to the mount that `mount` refers to, and with `recursive` to those below it. Attributes that are
+/// set already, locked ones among them, are left as they are. Linux 5.12.
+pub fn mount_setattr(mount: BorrowedFd, add: MountAttrs, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: add,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty NUL-terminated string, `attr` is read only and of the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Marks every descriptor from `first` on close-on-exec. Linux 5.11.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; no memory is involved.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            u32::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes every descriptor from `first` on. Linux 5.9.
+///
+/// For a process that has just begun: what is open then was left so by the caller, and nothing here owns it.
+pub fn close_from(first: RawFd) {
+    // SAFETY: no memory is involved, and by the contract above no owner of a descriptor exists. The only error is EINVAL for an
+    // inverted range.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            u32::MAX,
+            0 as libc::c_uint,
+        )
+    };
+}
+
+/// Takes ownership of a descriptor that this process was started with, and makes it close-on-exec.
+///
+/// # Errors
+/// EBADF when the descriptor is not open.
+pub fn adopt_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD touches no memory; a descriptor that is not open is an error.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and by the contract between the process that started us and this role nobody else in this
+    // process knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes ownership of a descriptor that the kernel has just installed on receipt of SCM_RIGHTS.
+pub fn received_descriptor(fd: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg installed it for this call's sole receiver, which passes each number here once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Lets `command` inherit `fds` under their present numbers. The caller keeps them open until the command is spawned.
+pub fn inherit_descriptors(command: &mut Command, fds: Vec<RawFd>) {
+    let clear_close_on_exec = move || {
+        for &fd in &fds {
+            // SAFETY: F_SETFD touches no memory, and fcntl is async-signal-safe.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and calls fcntl only; it does not allocate.
+    unsafe { command.pre_exec(clear_close_on_exec) };
+}
+
+/// Gives every signal its default action and unblocks all, as a program expects to find them.
+pub fn reset_signals() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: the default action runs no code of ours. SIGKILL and SIGSTOP refuse, which is as good.
+        let _ = unsafe { sigaction(signal, &default) };
+    }
+    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: as above; real-time signals have no name in nix.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // Cannot fail: both the operation and the set are valid.
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Leaves the caller's session keyring for a fresh one, so that a container cannot read the user's keys.
+pub fn join_fresh_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Sets IFF_UP on the loopback interface of the network namespace that this process is in.
+pub fn bring_loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: `ifreq` is plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(CStr::to_bytes(c"lo")) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: both ioctls take a pointer to an `ifreq` that lives across the call; SIOCGIFFLAGS fills the flags.
+    unsafe {
+        if libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCGIFFLAGS as _,
+            &raw mut request,
+        ) == -1
+        {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        if libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        ) == -1
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Makes the terminal `slave` the controlling terminal of this process, which leads its session.
+pub fn set_controlling_terminal(slave: BorrowedFd) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer.
+    if unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY as _, 0) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
