@@ -1,0 +1,161 @@
+//! One-way typed messages between the processes of a container, with descriptors attached where needed.
+//!
+//! A [`pair`] is a SOCK_SEQPACKET socket pair whose two ends each know what they send and what they receive. Both ends are
+//! close-on-exec: a program that takes over one end's process hangs up, which the other end reads as end of stream. That is how
+//! a successful exec is told from a failed one, and how the death of a process is noticed without polling.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Longest message in bytes. The longest sent is a failure that quotes a path and a helper's words.
+const MESSAGE_MAX: usize = 32 * 1024;
+/// Descriptors per message.
+const DESCRIPTORS_MAX: usize = 4;
+
+/// One end: sends `Tx`, receives `Rx`.
+pub struct Channel<Tx, Rx> {
+    socket: OwnedFd,
+    messages: PhantomData<fn(Tx) -> Rx>,
+}
+
+/// The message type of a direction that is never used.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Never {}
+
+/// Two ends that talk to each other.
+pub fn pair<A, B>() -> io::Result<(Channel<A, B>, Channel<B, A>)> {
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    Ok((Channel::from_socket(a), Channel::from_socket(b)))
+}
+
+impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
+    /// Sends one message. A message is never split, and never waits for longer than the peer takes to read.
+    ///
+    /// # Errors
+    /// BrokenPipe when the peer has gone.
+    pub fn send(&self, message: &Tx, descriptors: &[BorrowedFd]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MESSAGE_MAX {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        // A bare unit variant still is a non-empty JSON text; an empty packet would read as end of stream.
+        debug_assert!(!bytes.is_empty());
+        let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+        let control = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() {
+            &[][..]
+        } else {
+            &control[..]
+        };
+        let parts = [IoSlice::new(&bytes)];
+        sendmsg::<()>(
+            self.socket.as_raw_fd(),
+            &parts,
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+        Ok(())
+    }
+
+    /// Waits for one message. `None` when the peer has hung up.
+    pub fn receive(&self) -> io::Result<Option<(Rx, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MESSAGE_MAX];
+        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let mut descriptors = Vec::new();
+        let length = {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let received = loop {
+                match recvmsg::<()>(
+                    self.socket.as_raw_fd(),
+                    &mut parts,
+                    Some(&mut control),
+                    MsgFlags::MSG_CMSG_CLOEXEC,
+                ) {
+                    Err(nix::errno::Errno::EINTR) => continue,
+                    // A peer that died with unread messages in its queue resets the connection: it is gone all the same.
+                    Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
+                    other => break other?,
+                }
+            };
+            for message in received.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(raw) = message {
+                    descriptors.extend(raw.into_iter().map(crate::sys::received_descriptor));
+                }
+            }
+            received.bytes
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((
+            serde_json::from_slice(&bytes[..length])?,
+            descriptors,
+        )))
+    }
+}
+
+impl<Tx, Rx> Channel<Tx, Rx> {
+    /// The same end, which has said all it had to say.
+    pub fn into_receiver(self) -> Channel<Never, Rx> {
+        Channel::from_socket(self.socket)
+    }
+
+    /// An end that this process was started with.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            messages: PhantomData,
+        }
+    }
+}
+
+impl<Tx, Rx> AsFd for Channel<Tx, Rx> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_with_their_descriptors_and_then_the_end() {
+        let (here, there) = pair::<String, Never>().expect("a socket pair");
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        here.send(&"x".repeat(20_000), &[]).expect("a long message");
+        here.send(&"with a pipe".into(), &[writer.as_fd()])
+            .expect("a message with a descriptor");
+        drop((here, writer));
+
+        let (long, none) = there.receive().expect("received").expect("a message");
+        assert_eq!((long.len(), none.len()), (20_000, 0));
+        let (text, mut descriptors) = there.receive().expect("received").expect("a message");
+        assert_eq!(text, "with a pipe");
+        let writer = descriptors.pop().expect("the pipe's write end");
+        rustix::io::write(&writer, b"!").expect("a byte");
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&reader, &mut byte), Ok(1));
+        assert!(there.receive().expect("end of stream").is_none());
+    }
+
+    #[test]
+    fn a_message_beyond_the_limit_is_refused_by_the_sender() {
+        let (here, _there) = pair::<String, Never>().expect("a socket pair");
+        assert!(here.send(&"x".repeat(MESSAGE_MAX), &[]).is_err());
+    }
+}
