@@ -1,0 +1,122 @@
+//! The three files that coracle provides to a container: resolv.conf, hosts and hostname.
+//!
+//! They lie in the container's run directory and are bound over the image's own, so that an image is never changed for them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::rootfs::Bind;
+use crate::spec::Network;
+
+/// Where coracle-net answers DNS queries in the container.
+const NAME_SERVERS: [&str; 2] = ["10.0.2.3", "fd00::3"];
+const GUEST_ADDRESSES: [&str; 2] = ["10.0.2.100", "fd00::100"];
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {source}", path.display())]
+pub struct WriteError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Writes the files into `dir` and says where they belong.
+pub fn provide(
+    dir: &Path,
+    hostname: &str,
+    name: &str,
+    network: Network,
+) -> Result<Vec<Bind>, WriteError> {
+    // What a host without the file resolves is up to its C library, and so it is in the container.
+    let host_resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
+    let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+    let files = [
+        (
+            "resolv.conf",
+            resolv_conf(
+                &String::from_utf8_lossy(&host_resolv_conf),
+                network,
+                has_ipv6,
+            ),
+        ),
+        ("hosts", hosts(hostname, name, network, has_ipv6)),
+        ("hostname", format!("{hostname}\n")),
+    ];
+    let mut binds = Vec::new();
+    for (file, text) in files {
+        let source = dir.join(file);
+        fs::write(&source, text).map_err(|error| WriteError {
+            path: source.clone(),
+            source: error,
+        })?;
+        binds.push(Bind {
+            source,
+            target: Path::new("/etc").join(file),
+            read_only: false,
+        });
+    }
+    Ok(binds)
+}
+
+/// Our name servers, with the search list and the options of the host, `resolv.conf(5)`.
+fn resolv_conf(host: &str, network: Network, ipv6: bool) -> String {
+    let kept = host.lines().filter(|line| {
+        matches!(
+            line.split_ascii_whitespace().next(),
+            Some("search" | "domain" | "options" | "sortlist")
+        )
+    });
+    let servers = match network {
+        Network::Default => &NAME_SERVERS[..if ipv6 { 2 } else { 1 }],
+        Network::None => &[],
+    };
+    let servers = servers
+        .iter()
+        .map(|server| format!("nameserver {server}\n"));
+    kept.map(|line| format!("{line}\n"))
+        .chain(servers)
+        .collect()
+}
+
+fn hosts(hostname: &str, name: &str, network: Network, ipv6: bool) -> String {
+    let mut text =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let names = if hostname == name {
+        hostname.to_owned()
+    } else {
+        format!("{hostname} {name}")
+    };
+    let addresses = match network {
+        Network::Default => &GUEST_ADDRESSES[..if ipv6 { 2 } else { 1 }],
+        Network::None => &["127.0.0.1"],
+    };
+    for address in addresses {
+        text += &format!("{address}\t{names}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_servers_are_replaced_and_its_search_list_kept() {
+        let host = "# comment\nsearch example.org corp.example.org\nnameserver 127.0.0.53\noptions edns0 trust-ad\n";
+        assert_eq!(
+            resolv_conf(host, Network::Default, true),
+            "search example.org corp.example.org\noptions edns0 trust-ad\nnameserver 10.0.2.3\nnameserver fd00::3\n"
+        );
+        assert_eq!(resolv_conf("nameserver 1.1.1.1", Network::None, true), "");
+        assert_eq!(
+            resolv_conf("", Network::Default, false),
+            "nameserver 10.0.2.3\n"
+        );
+    }
+
+    #[test]
+    fn a_container_knows_its_own_name() {
+        assert!(hosts("abc", "web", Network::Default, false).ends_with("\n10.0.2.100\tabc web\n"));
+        assert!(hosts("web", "web", Network::None, true).ends_with("\n127.0.0.1\tweb\n"));
+    }
+}
