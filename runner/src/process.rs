@@ -1,0 +1,220 @@
+//! From a prepared container to the program in it: the last steps of init and of `exec`, which are the same.
+//!
+//! [`Prepared::new`] does everything that can fail for want of something in the container and changes only this process;
+//! [`Prepared::exec`] gives up all rights and does not come back. Between the two the network becomes ready.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+
+use crate::failure::{Failure, FailureKind};
+use crate::rootfs::mounts::file_type;
+use crate::security::{Capabilities, drop_privileges};
+use crate::spec::{DEFAULT_PATH, ProcessSpec};
+use crate::sys;
+use crate::user::{self, Identity};
+
+/// A program about to take this process over.
+#[derive(Debug)]
+pub struct Prepared {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    /// What `args[0]` may mean, in order.
+    candidates: Vec<CString>,
+    identity: Identity,
+    capabilities: Capabilities,
+    no_new_privs: bool,
+}
+
+impl Prepared {
+    /// Looks up the user, enters the working directory and hands the standard streams over. `root` is the container's root
+    /// directory and this process's.
+    pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Prepared, Failure> {
+        let identity = user::resolve(&spec.user, root)?;
+        enter_workdir(&spec.workdir, root)?;
+        give_streams_to(&identity).map_err(Failure::context(
+            "cannot hand standard streams to the container's user",
+        ))?;
+
+        let mut env = spec.env.clone();
+        if variable(&env, "HOME").is_none() {
+            let home = if identity.home.is_empty() {
+                "/"
+            } else {
+                &identity.home
+            };
+            env.push(OsString::from(format!("HOME={home}")));
+        }
+        let program = spec
+            .args
+            .first()
+            .ok_or_else(|| Failure::runner("no command to run in the container"))?;
+        let candidates = candidates(program, variable(&env, "PATH"));
+        Ok(Prepared {
+            args: c_strings(spec.args.clone())?,
+            env: c_strings(env)?,
+            candidates: c_strings(candidates)?,
+            identity,
+            capabilities: spec.capabilities,
+            no_new_privs: spec.no_new_privs,
+        })
+    }
+
+    /// Becomes the program. Every descriptor from 3 on closes with the exec; a failure leaves them open, to be reported on.
+    pub fn exec(self, on_parent_death: Option<rustix::process::Signal>) -> Failure {
+        let prepare = || -> Result<(), Failure> {
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+            sys::close_on_exec_from(3).map_err(Failure::context("cannot close descriptors"))?;
+            drop_privileges(&self.identity, self.capabilities, self.no_new_privs)?;
+            // The kernel forgets it when IDs change, so that this comes after.
+            rustix::process::set_parent_process_death_signal(on_parent_death)
+                .map_err(Failure::context("cannot tie the container to its monitor"))?;
+            sys::reset_signals();
+            Ok(())
+        };
+        if let Err(failure) = prepare() {
+            return failure;
+        }
+        let mut refused = None;
+        for candidate in &self.candidates {
+            let Err(errno) = nix::unistd::execve(candidate, &self.args, &self.env);
+            match errno {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                // As a shell does: another directory of PATH may hold one that can be executed.
+                errno => refused = refused.or(Some(errno)),
+            }
+        }
+        let program = self.args[0].to_string_lossy();
+        match refused {
+            Some(errno) => Failure::new(
+                FailureKind::NotExecutable,
+                format!("cannot execute {program}: {}", errno.desc()),
+            ),
+            None => Failure::new(FailureKind::NotFound, self.not_found(&program)),
+        }
+    }
+
+    fn not_found(&self, program: &str) -> String {
+        let exists =
+            |candidate: &&CString| Path::new(OsStr::from_bytes(candidate.as_bytes())).exists();
+        match self.candidates.iter().find(exists) {
+            Some(file) => {
+                format!(
+                    "cannot execute {}: the interpreter that it names is not in the container",
+                    file.to_string_lossy()
+                )
+            }
+            None if program.contains('/') => format!("there is no {program} in the container"),
+            None => format!("there is no {program} in the container's PATH"),
+        }
+    }
+}
+
+/// A name with a slash is a path; any other is looked for in PATH.
+fn candidates(program: &OsStr, path: Option<&OsStr>) -> Vec<OsString> {
+    if program.is_empty() {
+        return Vec::new();
+    }
+    if program.as_bytes().contains(&b'/') {
+        return vec![program.to_owned()];
+    }
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    std::env::split_paths(path)
+        .map(|dir| dir.join(program).into_os_string())
+        .collect()
+}
+
+fn c_strings(strings: Vec<OsString>) -> Result<Vec<CString>, Failure> {
+    let nul =
+        |_| Failure::runner("an argument or variable of the container's command holds a NUL byte");
+    strings
+        .into_iter()
+        .map(|string| CString::new(string.into_vec()).map_err(nul))
+        .collect()
+}
+
+fn variable<'a>(env: &'a [OsString], name: &str) -> Option<&'a OsStr> {
+    let value = |entry: &'a OsString| {
+        entry
+            .as_bytes()
+            .strip_prefix(name.as_bytes())?
+            .strip_prefix(b"=")
+    };
+    env.iter().find_map(value).map(OsStr::from_bytes)
+}
+
+/// Magic links are refused: `/proc/self/fd/N` as working directory was a way out of the container (CVE-2024-21626).
+fn enter_workdir(workdir: &Path, root: BorrowedFd) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let refused = |errno: rustix::io::Errno| {
+        let why = match errno {
+            rustix::io::Errno::NOENT => "it does not exist in the container".to_owned(),
+            rustix::io::Errno::LOOP => {
+                "it leads through a link that must not be followed".to_owned()
+            }
+            errno => io::Error::from(errno).to_string(),
+        };
+        Failure::new(
+            FailureKind::NotExecutable,
+            format!(
+                "cannot use {} as working directory: {why}",
+                workdir.display()
+            ),
+        )
+    };
+    let dir = openat2(root, workdir, flags, Mode::empty(), resolve).map_err(refused)?;
+    rustix::process::fchdir(&dir).map_err(refused)
+}
+
+/// Lets a user other than root open `/dev/stdout` and its like anew. Pipes and terminals only: coracle made these for the
+/// container, whereas the null device is the host's.
+fn give_streams_to(identity: &Identity) -> io::Result<()> {
+    if identity.uid == 0 {
+        return Ok(());
+    }
+    for stream in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        if file_type(stream)? == FileType::Fifo || rustix::termios::isatty(stream) {
+            let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
+            match rustix::fs::fchown(stream.as_fd(), owner, None) {
+                // No such ID in the container: becoming it fails next, with the better message.
+                Err(rustix::io::Errno::INVAL) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_as_a_shell_does() {
+        let path = Some(OsStr::new("/bin:/usr/bin"));
+        assert_eq!(
+            candidates(OsStr::new("sh"), path),
+            ["/bin/sh", "/usr/bin/sh"]
+        );
+        assert_eq!(candidates(OsStr::new("./sh"), path), ["./sh"]);
+        assert_eq!(candidates(OsStr::new("sh"), None).len(), 6);
+        assert!(candidates(OsStr::new(""), path).is_empty());
+    }
+
+    #[test]
+    fn variables_are_found_by_whole_name() {
+        let env = ["PATHX=1", "PATH=/a", "P=2"].map(OsString::from);
+        assert_eq!(variable(&env, "PATH"), Some(OsStr::new("/a")));
+        assert_eq!(variable(&env, "PAT"), None);
+    }
+}

@@ -1,0 +1,306 @@
+//! What a container's process may do: capabilities, `no_new_privs`, keyring.
+//!
+//! Owns the names and the default set of capabilities, and the order in which rights are given up. A container's capabilities are
+//! those of its user namespace only. The inheritable and ambient sets are always empty: a non-empty one let files with inheritable
+//! capabilities raise them (CVE-2022-24769, CVE-2022-27649).
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+use crate::user::Identity;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    #[error("cannot give up capabilities: {source}")]
+    Capabilities { source: io::Error },
+    #[error("cannot become user {uid} and group {gid}: {source}{hint}")]
+    Identity {
+        uid: u32,
+        gid: u32,
+        source: io::Error,
+        hint: &'static str,
+    },
+    #[error("cannot set no_new_privs: {source}")]
+    NoNewPrivs { source: io::Error },
+    #[error("cannot leave the caller's session keyring: {source}")]
+    Keyring { source: io::Error },
+}
+
+/// A set of capabilities, bit N being capability N of `capabilities(7)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Capabilities(u64);
+
+/// `linux/capability.h` as of Linux 6.18, in order of their numbers.
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+impl Capabilities {
+    /// What Podman gives a container: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, NET_BIND_SERVICE, SETFCAP, SETGID, SETPCAP,
+    /// SETUID, SYS_CHROOT.
+    pub const DEFAULT: Self = Self(0x0000_0000_8004_05fb);
+    const ALL: Self = Self((1 << NAMES.len()) - 1);
+
+    /// The set that `--cap-add` and `--cap-drop` ask for. `ALL` comes first, so that `--cap-drop ALL --cap-add X` leaves X.
+    pub fn adjusted(self, add: &[CapabilityName], drop: &[CapabilityName]) -> Self {
+        let mut bits = self.0;
+        for (names, all) in [(add, Self::ALL.0), (drop, 0)] {
+            if names.contains(&CapabilityName::All) {
+                bits = all;
+            }
+        }
+        let single = |names: &[CapabilityName]| {
+            names
+                .iter()
+                .map(CapabilityName::bit)
+                .fold(0, |bits, bit| bits | bit)
+        };
+        Self((bits | single(add)) & !single(drop))
+    }
+
+    fn contains(self, number: u32) -> bool {
+        self.0 & (1 << number) != 0
+    }
+}
+
+/// One argument of `--cap-add` or `--cap-drop`: a name with or without `CAP_`, in any case, or `ALL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapabilityName {
+    All,
+    Number(u32),
+}
+
+impl CapabilityName {
+    fn bit(&self) -> u64 {
+        match self {
+            Self::All => 0,
+            Self::Number(number) => 1 << number,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no capability has this name; capabilities(7) lists them")]
+pub struct UnknownCapability;
+
+impl FromStr for CapabilityName {
+    type Err = UnknownCapability;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCapability> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if upper == "ALL" {
+            return Ok(Self::All);
+        }
+        let number = NAMES
+            .iter()
+            .position(|known| *known == name)
+            .ok_or(UnknownCapability)?;
+        Ok(Self::Number(number as u32))
+    }
+}
+
+impl fmt::Display for CapabilityName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("ALL"),
+            Self::Number(number) => f.write_str(NAMES[*number as usize]),
+        }
+    }
+}
+
+/// Turns this process, root of the user namespace with every capability, into what the container's command is to be.
+/// Called right before exec: what comes after has no rights left to do anything else.
+pub fn drop_privileges(
+    identity: &Identity,
+    capabilities: Capabilities,
+    no_new_privs: bool,
+) -> Result<(), SecurityError> {
+    let capability_error = |errno: rustix::io::Errno| SecurityError::Capabilities {
+        source: errno.into(),
+    };
+    match sys::join_fresh_session_keyring() {
+        // A kernel without keyrings, or an outer container whose filter forbids them, leaves nothing to protect.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+        other => other.map_err(|source| SecurityError::Keyring { source })?,
+    }
+    // The bounding set goes first: lowering it takes CAP_SETPCAP, which the container may not be meant to have.
+    rustix::thread::clear_ambient_capability_set().map_err(capability_error)?;
+    for number in 0..u64::BITS {
+        if !capabilities.contains(number) {
+            match rustix::thread::remove_capability_from_bounding_set(
+                CapabilitySet::from_bits_retain(1 << number),
+            ) {
+                // Beyond the last capability that this kernel knows.
+                Err(rustix::io::Errno::INVAL) => break,
+                other => other.map_err(capability_error)?,
+            }
+        }
+    }
+    become_user(identity)?;
+    // Only root keeps capabilities, as after exec of an ordinary program. setresuid has cleared them for everyone else.
+    let kept = if identity.uid == 0 {
+        CapabilitySet::from_bits_retain(capabilities.0)
+    } else {
+        CapabilitySet::empty()
+    };
+    let known = rustix::thread::capabilities(None)
+        .map_err(capability_error)?
+        .permitted;
+    let kept = kept & known;
+    let sets = rustix::thread::CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(capability_error)?;
+    if no_new_privs {
+        let error = |errno: rustix::io::Errno| SecurityError::NoNewPrivs {
+            source: errno.into(),
+        };
+        rustix::thread::set_no_new_privs(true).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// Groups, then group, then user: each step still has the right to take the next.
+fn become_user(identity: &Identity) -> Result<(), SecurityError> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let failed = |errno: nix::errno::Errno| {
+        let hint = match errno {
+            nix::errno::Errno::EINVAL => {
+                "; the container has no such ID, see its /proc/self/uid_map and gid_map"
+            }
+            _ => "",
+        };
+        SecurityError::Identity {
+            uid: identity.uid,
+            gid: identity.gid,
+            source: errno.into(),
+            hint,
+        }
+    };
+    // With a single-ID map setgroups is denied and the caller's groups stay, as unmapped ones.
+    let setgroups_allowed =
+        std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
+    if setgroups_allowed {
+        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).map_err(failed)?;
+    }
+    setresgid(gid, gid, gid).map_err(failed)?;
+    setresuid(uid, uid, uid).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<CapabilityName> {
+        list.iter()
+            .map(|name| name.parse().expect("a capability"))
+            .collect()
+    }
+
+    #[test]
+    fn the_default_is_podmans_eleven() {
+        let eleven = [
+            "chown",
+            "CAP_DAC_OVERRIDE",
+            "FOWNER",
+            "fsetid",
+            "KILL",
+            "NET_BIND_SERVICE",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "cap_sys_chroot",
+        ];
+        assert_eq!(
+            Capabilities::DEFAULT,
+            Capabilities(0).adjusted(&names(&eleven), &[])
+        );
+    }
+
+    #[test]
+    fn all_goes_before_single_names() {
+        let default = Capabilities::DEFAULT;
+        assert_eq!(
+            default.adjusted(&names(&["NET_BIND_SERVICE"]), &names(&["all"])),
+            Capabilities(0x400)
+        );
+        assert_eq!(
+            default.adjusted(&names(&["ALL"]), &[]),
+            Capabilities(0x1ff_ffff_ffff)
+        );
+        assert_eq!(
+            default.adjusted(&names(&["ALL"]), &names(&["CHOWN"])),
+            Capabilities(0x1ff_ffff_fffe)
+        );
+        assert_eq!(
+            default.adjusted(&[], &names(&["CHOWN"])),
+            Capabilities(0x8004_05fa)
+        );
+    }
+
+    #[test]
+    fn names_are_checked_and_print_back() {
+        assert_eq!("NET".parse::<CapabilityName>(), Err(UnknownCapability));
+        assert_eq!("CAP_ALL".parse::<CapabilityName>(), Err(UnknownCapability));
+        assert_eq!(
+            "cap_bpf"
+                .parse::<CapabilityName>()
+                .expect("bpf")
+                .to_string(),
+            "BPF"
+        );
+        assert_eq!("checkpoint_restore".parse(), Ok(CapabilityName::Number(40)));
+    }
+}

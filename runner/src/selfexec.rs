@@ -1,0 +1,119 @@
+//! Running this program again inside a container, without giving the container a way to change it.
+//!
+//! An image can make its own entry point `/proc/self/exe`, and any process of a container can open `/proc/PID/exe` of whoever runs
+//! in it. If that led to the coracle binary of a user who may write it, the container could replace it (CVE-2019-5736). What is
+//! executed here is therefore reached through a read-only mount that is attached nowhere and that nobody can remount.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use rustix::fs::{CWD, MemfdFlags, SealFlags, fstat, stat};
+use rustix::mount::{
+    MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree,
+};
+
+use crate::channel::{self, Never};
+use crate::failure::Failure;
+use crate::sys::{self, NewNamespaces};
+
+/// The running program.
+const SELF: &str = "/proc/self/exe";
+/// `argv[0]` of the roles that run inside a container.
+pub const INIT_ROLE: &str = "coracle-init";
+pub const EXEC_ROLE: &str = "coracle-exec";
+
+/// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts it makes private.
+pub fn protected_program() -> io::Result<OwnedFd> {
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    let path = std::fs::read_link(SELF)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    match open_tree(CWD, &path, flags) {
+        Ok(mount) if is_this_program(&mount)? => {
+            sys::mount_setattr(
+                mount.as_fd(),
+                MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
+                false,
+            )?;
+            Ok(mount)
+        }
+        // The file was replaced or removed since we started, or is out of this user's reach: a copy does as well.
+        _ => sealed_copy(),
+    }
+}
+
+/// As [`protected_program`], for a process that is to stay out of the container's user namespace: what the container may do to a
+/// process depends on where that process last executed a program. A child goes in and sends the program out.
+pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let (ours, theirs) = channel::pair::<Never, Option<Failure>>()?;
+    match sys::clone_process(NewNamespaces::NONE)? {
+        Some(child) => {
+            drop(theirs);
+            let answer = ours.receive()?;
+            nix::sys::wait::waitpid(child.pid, None)?;
+            match answer {
+                Some((None, mut descriptors)) if descriptors.len() == 1 => {
+                    Ok(descriptors.remove(0))
+                }
+                Some((Some(failure), _)) => Err(failure),
+                _ => Err(Failure::runner(
+                    "the process in the container's user namespace was killed",
+                )),
+            }
+        }
+        None => {
+            let attempt = || -> Result<OwnedFd, Failure> {
+                nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
+                nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+                Ok(protected_program()?)
+            };
+            let _ = match attempt() {
+                Ok(program) => theirs.send(&None, &[program.as_fd()]),
+                Err(failure) => theirs.send(&Some(failure), &[]),
+            };
+            std::process::exit(0)
+        }
+    }
+}
+
+/// Executes `program` in the role `role`, with `keep` still open and no environment. Returns only on failure.
+pub fn run_role(program: &OwnedFd, role: &str, args: &[&Path], keep: &OwnedFd) -> Failure {
+    let attempt = || -> io::Result<std::convert::Infallible> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut argv = vec![
+            CString::new(role)?,
+            CString::new(keep.as_raw_fd().to_string())?,
+        ];
+        for arg in args {
+            argv.push(CString::new(arg.as_os_str().as_bytes())?);
+        }
+        rustix::io::fcntl_setfd(keep, rustix::io::FdFlags::empty())?;
+        let no_env: [&CStr; 0] = [];
+        let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+        Ok(nix::unistd::execveat(program, c"", &argv, &no_env, flags)?)
+    };
+    let Err(error) = attempt();
+    Failure::context("cannot start coracle inside the container")(error)
+}
+
+fn is_this_program(candidate: &OwnedFd) -> io::Result<bool> {
+    let (found, running) = (fstat(candidate)?, stat(SELF)?);
+    Ok((found.st_dev, found.st_ino) == (running.st_dev, running.st_ino))
+}
+
+fn sealed_copy() -> io::Result<OwnedFd> {
+    let memory =
+        rustix::fs::memfd_create("coracle", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    io::copy(
+        &mut std::fs::File::open(SELF)?,
+        &mut std::fs::File::from(memory.try_clone()?),
+    )?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    Ok(memory)
+}
