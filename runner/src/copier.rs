@@ -1,0 +1,174 @@
+//! One direction of bytes between two descriptors, in small steps that never block for long.
+//!
+//! A [`Copier`] belongs to a poll loop: [`Copier::interest`] says what to wait for, [`Copier::advance`] does one step. It holds one
+//! buffer at most and reads only when that is empty, so that a slow reader slows the writer down as a pipe would. When
+//! either side ends, both are closed: the writer behind gets EPIPE, the reader ahead sees the end.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes that a pipe or terminal which polls writable takes without blocking: PIPE_BUF, `pipe(7)`.
+const WRITE_MAX: usize = 4096;
+
+/// Copies from `from` to `to`, if there is a `to`.
+#[derive(Debug)]
+pub struct Copier {
+    ends: Option<(OwnedFd, Option<OwnedFd>)>,
+    pending: Vec<u8>,
+    written: usize,
+}
+
+impl Copier {
+    /// Without `to`, what is read is shown to the observer only.
+    pub fn new(from: OwnedFd, to: Option<OwnedFd>) -> Self {
+        Self {
+            ends: Some((from, to)),
+            pending: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// Copies nothing.
+    pub fn closed() -> Self {
+        Self {
+            ends: None,
+            pending: Vec::new(),
+            written: 0,
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.ends.is_none()
+    }
+
+    /// What to wait for before the next [`Copier::advance`].
+    pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        use std::os::fd::AsFd;
+        let (from, to) = self.ends.as_ref()?;
+        match to {
+            Some(to) if !self.pending.is_empty() => Some((to.as_fd(), PollFlags::OUT)),
+            _ => Some((from.as_fd(), PollFlags::IN)),
+        }
+    }
+
+    /// One step: a write if there is something to write, else a read that `observe` is shown, and a write. Call it when what
+    /// [`Copier::interest`] named is ready.
+    pub fn advance(&mut self, mut observe: impl FnMut(&[u8])) {
+        if self.pending.is_empty() {
+            match self.fill() {
+                Ok(true) => observe(&self.pending),
+                Ok(false) => return,
+                // End of file. EIO is a terminal's way to say it: the last program has closed the slave.
+                Err(_) => return self.close(),
+            }
+        }
+        if self.flush().is_err() {
+            self.close();
+        }
+    }
+
+    /// Closes both ends. What is buffered is lost.
+    pub fn close(&mut self) {
+        *self = Self::closed();
+    }
+
+    /// False when there is nothing to read right now.
+    fn fill(&mut self) -> io::Result<bool> {
+        let Some((from, _)) = &self.ends else {
+            return Ok(false);
+        };
+        self.pending.resize(CHUNK, 0);
+        self.written = 0;
+        let read = rustix::io::read(from, &mut self.pending[..]);
+        self.pending.truncate(*read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let to = self.ends.as_ref().and_then(|(_, to)| to.as_ref());
+        if let Some(to) = to {
+            // One write per readiness: the second might block, and with it the signals that the same loop passes on.
+            let end = self.pending.len().min(self.written + WRITE_MAX);
+            match rustix::io::write(to, &self.pending[self.written..end]) {
+                Ok(count) => self.written += count,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if self.written < self.pending.len() {
+                return Ok(());
+            }
+        }
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        rustix::pipe::pipe().expect("a pipe")
+    }
+
+    #[test]
+    fn everything_arrives_and_then_the_end() {
+        let ((from, input), (output, to)) = (pipe(), pipe());
+        let mut copier = Copier::new(from, Some(to));
+        let mut observed = Vec::new();
+        rustix::io::write(&input, b"hello").expect("written");
+        copier.advance(|bytes| observed.extend_from_slice(bytes));
+        drop(input);
+        copier.advance(|_| unreachable!("nothing was written"));
+        assert!(copier.is_closed());
+        let mut buffer = [0; 16];
+        assert_eq!(rustix::io::read(&output, &mut buffer), Ok(5));
+        assert_eq!((&buffer[..5], &*observed), (&b"hello"[..], &b"hello"[..]));
+        assert_eq!(
+            rustix::io::read(&output, &mut buffer),
+            Ok(0),
+            "the end is passed on"
+        );
+    }
+
+    #[test]
+    fn a_reader_that_leaves_takes_the_writer_along() {
+        let ((from, input), (output, to)) = (pipe(), pipe());
+        let mut copier = Copier::new(from, Some(to));
+        drop(output);
+        rustix::io::write(&input, b"hello").expect("written");
+        copier.advance(|_| {});
+        assert!(copier.is_closed());
+        assert_eq!(rustix::io::write(&input, b"more"), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn no_more_is_read_than_can_be_written() {
+        let ((from, input), (_output, to)) = (pipe(), pipe());
+        rustix::io::ioctl_fionbio(&to, true).expect("non-blocking");
+        rustix::io::ioctl_fionbio(&input, true).expect("non-blocking");
+        let mut copier = Copier::new(from, Some(to));
+        let chunk = [7; CHUNK];
+        let mut total = 0;
+        for _ in 0..1000 {
+            total += rustix::io::write(&input, &chunk).unwrap_or(0);
+            copier.advance(|_| {});
+        }
+        assert!(
+            total < 4 * CHUNK + CHUNK,
+            "two pipes and a buffer hold {total} bytes"
+        );
+        assert!(!copier.is_closed());
+    }
+}

@@ -1,0 +1,146 @@
+//! Another command in a running container: the roles between `coracle exec` and that command.
+//!
+//! ```text
+//! main (commands::exec) -> launcher (role coracle-exec: joins the namespaces) -> the command
+//! ```
+//! The launcher exists because a PID namespace is joined for children only. It is executed from a protected copy of coracle
+//! before it joins, and cannot be traced: to the container it and its child are a user's processes of a namespace outside, until
+//! the moment of exec (CVE-2019-5736, CVE-2016-9962).
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::wait::waitpid;
+use rustix::process::{DumpableBehavior, Signal};
+
+use crate::channel::{self, Channel, Never};
+use crate::failure::Failure;
+use crate::init::{Streams, install_streams, open_terminal, role_arguments};
+use crate::messages::{FromInit, FromMonitor, ToLauncher};
+use crate::namespaces;
+use crate::process::Prepared;
+use crate::rootfs::mounts::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
+use crate::selfexec::{self, EXEC_ROLE};
+use crate::spec::ProcessSpec;
+use crate::sys::{self, Child, NewNamespaces};
+
+/// Goes on as the launcher. Runs in a child of main; `main` is the socket of a channel of [`FromMonitor`] and [`ToLauncher`].
+pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
+    let attempt = || -> Result<Infallible, Failure> {
+        let program = selfexec::protected_program_from(init)?;
+        install_streams(streams)?;
+        Err(selfexec::run_role(
+            &program,
+            EXEC_ROLE,
+            &[Path::new("-")],
+            main,
+        ))
+    };
+    let Err(failure) = attempt();
+    failure
+}
+
+/// The role `coracle-exec CHANNEL-FD -`.
+pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
+    let Some((channel, _)) = role_arguments(args) else {
+        eprintln!("coracle: {EXEC_ROLE} is started by coracle itself, beside a container");
+        return ExitCode::from(125);
+    };
+    let main: Channel<FromMonitor, ToLauncher> = Channel::from_socket(channel);
+    let last = match start(&main) {
+        Ok(code) => FromMonitor::Exited(code),
+        Err(failure) => FromMonitor::Failed(failure),
+    };
+    // Main may be gone, and then nobody asks.
+    let _ = main.send(&last, &[]);
+    ExitCode::SUCCESS
+}
+
+fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Before the container can see us.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::setsid()?;
+    let Some((ToLauncher::Run, mut descriptors)) = main.receive()? else {
+        return Err(Failure::runner("the command that asked for this has gone"));
+    };
+    let (Some(spec), Some(init)) = (descriptors.pop(), descriptors.pop()) else {
+        return Err(Failure::runner("the task came without its descriptors"));
+    };
+    let spec: ProcessSpec = serde_json::from_reader(File::from(spec))?;
+    namespaces::join_container(&init)?;
+
+    let (ours, theirs) = channel::pair::<Never, FromInit>()?;
+    let Some(child) = sys::clone_process(NewNamespaces::NONE)? else {
+        drop(ours);
+        let Err(failure) = become_command(&spec, &theirs);
+        let code = failure.kind.exit_code();
+        let _ = theirs.send(&FromInit::Failed(failure), &[]);
+        std::process::exit(code.into());
+    };
+    drop(theirs);
+    // From here on only the command writes to them: their end is its end.
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR,
+        rustix::fs::Mode::empty(),
+    )?;
+    install_streams(&Streams {
+        stdin: null.try_clone()?,
+        stdout: null.try_clone()?,
+        stderr: null,
+    })?;
+    accompany(&ours, main, &child)
+}
+
+/// Tells main what the command's process has to say, and how it ends.
+fn accompany(
+    command: &Channel<Never, FromInit>,
+    main: &Channel<FromMonitor, ToLauncher>,
+    child: &Child,
+) -> Result<i32, Failure> {
+    let failed = loop {
+        match command.receive()? {
+            Some((FromInit::Terminal, descriptors)) => {
+                let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+                main.send(&FromMonitor::Terminal, &descriptors)?;
+            }
+            Some((FromInit::Failed(failure), _)) => break Some(failure),
+            Some((FromInit::Prepared { .. }, _)) => {}
+            None => break None,
+        }
+    };
+    if failed.is_none() {
+        main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
+    }
+    let status = waitpid(child.pid, None)?;
+    match failed {
+        Some(failure) => Err(failure),
+        None => Ok(namespaces::exit_code(status).unwrap_or(i32::from(u8::MAX))),
+    }
+}
+
+fn become_command(
+    spec: &ProcessSpec,
+    launcher: &Channel<FromInit, Never>,
+) -> Result<Infallible, Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::setsid()?;
+    let root = Root::open()?;
+    if spec.terminal {
+        // A container with rights over its mounts may have put anything there.
+        let pts = root.resolve(Path::new("/dev/pts"), rustix::fs::OFlags::NOFOLLOW)?;
+        if filesystem_magic(&pts)? != DEVPTS_SUPER_MAGIC {
+            return Err(Failure::runner(
+                "/dev/pts of the container holds no terminals",
+            ));
+        }
+        let master = open_terminal(None)?;
+        launcher.send(&FromInit::Terminal, &[master.as_fd()])?;
+    }
+    let prepared = Prepared::new(spec, root.as_fd())?;
+    Err(prepared.exec(Some(Signal::KILL)))
+}

@@ -1,0 +1,261 @@
+//! The caller's side of a program in a container: its terminal or streams, its signals, its exit code.
+//!
+//! Used by `run` for a container's command and by `exec` for an added one. Input goes straight to the container; output comes through
+//! pipes, so that a program can never do to the caller's terminal what a terminal's owner can. Signals are passed on
+//! as they are; those that stop or continue a job act on coracle itself.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::pidfd_send_signal;
+
+use crate::channel::{Channel, Never};
+use crate::copier::Copier;
+use crate::failure::Failure;
+use crate::messages::FromMonitor;
+use crate::terminal::{RawMode, set_window_size, window_size};
+
+/// Signals that are passed on. Not SIGPIPE, which is about our own output, and not the stop signals.
+const FORWARDED: [Signal; 13] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGXCPU,
+    Signal::SIGTRAP,
+];
+
+/// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
+/// signal that comes early is not lost and does not kill us half-way.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    pub fn block() -> Result<Self, Failure> {
+        let mut mask: SigSet = FORWARDED.into_iter().collect();
+        mask.add(Signal::SIGWINCH);
+        mask.thread_block()?;
+        Ok(Self(SignalFd::with_flags(
+            &mask,
+            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+        )?))
+    }
+}
+
+/// The caller's ends.
+pub struct Foreground {
+    signals: Signals,
+    events: Channel<Never, FromMonitor>,
+    stdin: Copier,
+    stdout: Copier,
+    stderr: Copier,
+    interactive: bool,
+    terminal: Option<Terminal>,
+    /// Of the program, once it runs.
+    program: Option<OwnedFd>,
+    /// Signals that came before.
+    early: Vec<Signal>,
+}
+
+/// The container's terminal, while it is shown on ours.
+struct Terminal {
+    master: OwnedFd,
+    /// Absent when our standard input is no terminal.
+    _raw: Option<RawMode>,
+}
+
+/// How the program fared.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Exited(i32),
+    /// Whoever was to report the end was killed.
+    Lost,
+}
+
+/// The descriptors that [`Foreground`] copies to and from.
+pub struct Ends {
+    /// The write end of the program's standard input; without a terminal and with `-i` only.
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+impl Foreground {
+    /// `interactive` says whether the caller's standard input goes to the container.
+    pub fn new(
+        signals: Signals,
+        events: Channel<Never, FromMonitor>,
+        ends: Ends,
+        interactive: bool,
+    ) -> Result<Self, Failure> {
+        let stdin = match ends.stdin {
+            Some(to) => {
+                // A program that does not read its input must not keep its signals from being passed on.
+                rustix::io::ioctl_fionbio(&to, true)?;
+                own(rustix::stdio::stdin())
+                    .map_or_else(Copier::closed, |stdin| Copier::new(stdin, Some(to)))
+            }
+            None => Copier::closed(),
+        };
+        let stdout = Copier::new(ends.stdout, own(rustix::stdio::stdout()));
+        let stderr = Copier::new(ends.stderr, own(rustix::stdio::stderr()));
+        let terminal = None;
+        Ok(Self {
+            signals,
+            events,
+            stdin,
+            stdout,
+            stderr,
+            interactive,
+            terminal,
+            program: None,
+            early: Vec::new(),
+        })
+    }
+
+    /// Serves the program until it has ended and its output is written.
+    pub fn serve(mut self) -> Result<Outcome, Failure> {
+        let mut outcome = None;
+        loop {
+            // After the end both pipes are at their end soon: nobody is left to hold them open.
+            if let Some(outcome) =
+                outcome.take_if(|_| self.stdout.is_closed() && self.stderr.is_closed())
+            {
+                return Ok(outcome);
+            }
+            let events = outcome
+                .is_none()
+                .then(|| (self.events.as_fd(), PollFlags::IN));
+            let interests: [Option<(BorrowedFd, PollFlags)>; 5] = [
+                Some((self.signals.0.as_fd(), PollFlags::IN)),
+                events,
+                self.stdin.interest(),
+                self.stdout.interest(),
+                self.stderr.interest(),
+            ];
+            let mut fds: Vec<PollFd> = interests
+                .iter()
+                .flatten()
+                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+                .collect();
+            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
+            let [signal, event, stdin, stdout, stderr] = interests
+                .each_ref()
+                .map(|interest| interest.is_some() && results.next() == Some(true));
+
+            if signal {
+                self.take_signals();
+            }
+            if stdin {
+                self.stdin.advance(|_| {});
+            }
+            if stdout {
+                self.stdout.advance(|_| {});
+            }
+            if stderr {
+                self.stderr.advance(|_| {});
+            }
+            if event {
+                outcome = self.take_event()?;
+            }
+        }
+    }
+
+    fn take_event(&mut self) -> Result<Option<Outcome>, Failure> {
+        let Some((event, mut descriptors)) = self.events.receive()? else {
+            return Ok(Some(Outcome::Lost));
+        };
+        match event {
+            FromMonitor::Warning(text) => warn(&text),
+            FromMonitor::Terminal => {
+                let master = descriptors
+                    .pop()
+                    .ok_or_else(|| Failure::runner("no terminal came with the news of one"))?;
+                self.show_terminal(master)?;
+            }
+            FromMonitor::Started => {
+                self.program = descriptors.pop();
+                for signal in std::mem::take(&mut self.early) {
+                    self.forward(signal);
+                }
+            }
+            FromMonitor::Failed(failure) => return Err(failure),
+            FromMonitor::Exited(code) => return Ok(Some(Outcome::Exited(code))),
+        }
+        Ok(None)
+    }
+
+    fn show_terminal(&mut self, master: OwnedFd) -> Result<(), Failure> {
+        let raw = match (self.interactive, RawMode::enter(rustix::stdio::stdin())) {
+            (true, Ok(raw)) => Some(raw),
+            // No terminal of ours, or one that we only show output on: it keeps its mode, and Ctrl-C its meaning.
+            _ => None,
+        };
+        if self.interactive
+            && let Some(stdin) = own(rustix::stdio::stdin())
+        {
+            self.stdin = Copier::new(stdin, Some(master.try_clone()?));
+        }
+        self.terminal = Some(Terminal { master, _raw: raw });
+        self.resize();
+        Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.0.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGWINCH) => self.resize(),
+                Ok(signal) => self.forward(signal),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn forward(&mut self, signal: Signal) {
+        let Some(program) = &self.program else {
+            return self.early.push(signal);
+        };
+        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+            // Fails only when the program has ended.
+            let _ = pidfd_send_signal(program, signal);
+        }
+    }
+
+    /// Gives the container's terminal the size of ours, where ours is one.
+    fn resize(&self) {
+        if let Some(terminal) = &self.terminal
+            && let Ok(size) = window_size(rustix::stdio::stdout())
+                .or_else(|_| window_size(rustix::stdio::stdin()))
+        {
+            let _ = set_window_size(&terminal.master, size);
+        }
+    }
+}
+
+/// For the user, on stderr.
+pub fn warn(text: &str) {
+    eprintln!("coracle: warning: {text}");
+}
+
+/// Our own duplicate of a standard stream, unless the caller closed it.
+fn own(stream: BorrowedFd) -> Option<OwnedFd> {
+    stream.try_clone_to_owned().ok()
+}
+
+/// The two output pipes between a container and the caller: our ends and theirs.
+pub fn output_pipes() -> io::Result<((OwnedFd, OwnedFd), (OwnedFd, OwnedFd))> {
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
+    Ok(((our_stdout, our_stderr), (stdout, stderr)))
+}

@@ -1,0 +1,243 @@
+//! The container's way out: one `coracle-net` process, started beside the container and replaced when it dies.
+//!
+//! The helper is this very program under the name `coracle-net`, run in the container's user namespace and the host's network
+//! namespace. Published ports are bound before any of this and stay open here, so that a new helper takes over the same sockets
+//! and clients only notice that connections in flight are lost. The helper leaves when its exit descriptor hangs up, which
+//! happens however the monitor ends.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use portfwd::publish::Listener;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::failure::{Failure, FailureKind};
+use crate::sys;
+
+/// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
+pub const STATUS_SOCKET: &str = "status.sock";
+/// The interface in the container.
+const TAP: &str = "tap0";
+
+/// A helper that lives shorter than this is not restarted at once.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(50);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// What does not change from one helper of a container to the next.
+#[derive(Debug)]
+pub struct HelperConfig {
+    pub listeners: Vec<Listener>,
+    /// For the status socket; the container may see this directory.
+    pub status_dir: PathBuf,
+    /// Takes what helpers say on stderr.
+    pub log: PathBuf,
+    /// PID 1 of the container, as seen from here.
+    pub init: Pid,
+}
+
+/// A running helper. Dropped, it is killed and reaped.
+#[derive(Debug)]
+pub struct Helper {
+    child: Child,
+    pidfd: OwnedFd,
+    /// Says "1" once the network is up; `None` after that.
+    ready: Option<OwnedFd>,
+    /// The helper leaves when this closes.
+    _lifeline: OwnedFd,
+    started: Instant,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("cannot start the network helper: {source}")]
+    Spawn { source: io::Error },
+    #[error("cannot open {}: {source}", path.display())]
+    Log { path: PathBuf, source: io::Error },
+}
+
+impl HelperConfig {
+    /// Starts a helper, which is ready when [`Helper::ready_fd`] says so.
+    pub fn spawn(&self) -> Result<Helper, NetworkError> {
+        let failed = |source| NetworkError::Spawn { source };
+        let pipe = || {
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|errno| failed(errno.into()))
+        };
+        let (ready, ready_in_helper) = pipe()?;
+        let (exit_in_helper, lifeline) = pipe()?;
+        let log_failed = |source| NetworkError::Log {
+            path: self.log.clone(),
+            source,
+        };
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.log)
+            .map_err(log_failed)?;
+
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("coracle-net").arg("--configure");
+        command.args(["--ready-fd".into(), ready_in_helper.as_raw_fd().to_string()]);
+        command.args(["--exit-fd".into(), exit_in_helper.as_raw_fd().to_string()]);
+        for listener in &self.listeners {
+            let spec = format!("{}={}", listener.socket.as_raw_fd(), listener.rule());
+            command.args(["--publish-fd".into(), spec]);
+        }
+        // A helper that was killed leaves its socket behind.
+        let socket = self.status_dir.join(STATUS_SOCKET);
+        let _ = std::fs::remove_file(&socket);
+        command.arg("--status-socket").arg(&socket);
+        command.args([self.init.to_string(), TAP.to_owned()]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+
+        let mut inherited: Vec<RawFd> = self
+            .listeners
+            .iter()
+            .map(|listener| listener.socket.as_raw_fd())
+            .collect();
+        inherited.extend([ready_in_helper.as_raw_fd(), exit_in_helper.as_raw_fd()]);
+        sys::inherit_descriptors(&mut command, inherited);
+        let child = command.spawn().map_err(failed)?;
+        // It is our child and not yet reaped, so that the PID is its own.
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+        Ok(Helper {
+            child,
+            pidfd,
+            ready: Some(ready),
+            _lifeline: lifeline,
+            started: Instant::now(),
+        })
+    }
+}
+
+impl Helper {
+    /// Readable when the helper is ready or has died before; `None` once [`Helper::take_readiness`] has said so.
+    pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.ready.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Readable when the helper has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether the helper is ready. Waits until it is, or until it ends.
+    pub fn take_readiness(&mut self) -> bool {
+        let mut byte = [0];
+        let Some(ready) = self.ready.take() else {
+            return true;
+        };
+        matches!(
+            rustix::io::retry_on_intr(|| rustix::io::read(&ready, &mut byte)),
+            Ok(1)
+        ) && byte == *b"1"
+    }
+
+    /// Why the helper, which ended before it was ready, could not do its work.
+    pub fn failure(mut self, config: &HelperConfig) -> Failure {
+        /// What the port owner's exit code is in every part of coracle.
+        const PORT_UNAVAILABLE: i32 = 126;
+        let code = self.child.wait().ok().and_then(|status| status.code());
+        let kind = if code == Some(PORT_UNAVAILABLE) {
+            FailureKind::PortUnavailable
+        } else {
+            FailureKind::Runner
+        };
+        let said = last_words(&config.log).unwrap_or_default();
+        let said = said.trim().trim_start_matches("coracle-net: ");
+        let message = match (said, code) {
+            ("", Some(code)) => format!("the network helper failed with exit code {code}"),
+            ("", None) => "the network helper was killed".to_owned(),
+            (said, _) => said.to_owned(),
+        };
+        Failure::new(
+            kind,
+            format!("cannot set up the container's network: {message}"),
+        )
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It has nothing to lose: its state is sockets and flows. Fails only when it has ended already.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Keeps a helper running for as long as the container does.
+#[derive(Debug)]
+pub struct Supervisor {
+    config: HelperConfig,
+    helper: Option<Helper>,
+    restart_at: Option<Instant>,
+    delay: Duration,
+}
+
+impl Supervisor {
+    pub fn new(config: HelperConfig, helper: Helper) -> Self {
+        Self {
+            config,
+            helper: Some(helper),
+            restart_at: None,
+            delay: RESTART_DELAY_MIN,
+        }
+    }
+
+    /// Readable when [`Supervisor::handle_end`] is due.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.helper.as_ref().map(Helper::pidfd)
+    }
+
+    /// When [`Supervisor::handle_deadline`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.restart_at
+    }
+
+    /// The helper has ended: plans the next one. A helper that dies young is waited for longer each time.
+    pub fn handle_end(&mut self, now: Instant) {
+        let Some(helper) = self.helper.take() else {
+            return;
+        };
+        if now.duration_since(helper.started) >= STABLE_AFTER {
+            self.delay = RESTART_DELAY_MIN;
+        }
+        self.restart_at = Some(now + self.delay);
+        self.delay = (self.delay * 2).min(RESTART_DELAY_MAX);
+    }
+
+    pub fn handle_deadline(&mut self, now: Instant) {
+        if self.restart_at.is_some_and(|at| at <= now) {
+            match self.config.spawn() {
+                Ok(helper) => {
+                    self.helper = Some(helper);
+                    self.restart_at = None;
+                }
+                // Out of processes or descriptors, which passes.
+                Err(_) => self.restart_at = Some(now + RESTART_DELAY_MAX),
+            }
+        }
+    }
+}
+
+/// The end of a log file.
+fn last_words(log: &Path) -> io::Result<String> {
+    const LENGTH_MAX: u64 = 2000;
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LENGTH_MAX)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
