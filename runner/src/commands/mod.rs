@@ -1,0 +1,150 @@
+//! The commands, one file each, and what they share: finding containers and cleaning up after crashes.
+
+mod exec;
+mod kill;
+mod logs;
+mod ps;
+mod rm;
+mod run;
+mod stop;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::idmap::IdMaps;
+use crate::namespaces::in_user_namespace;
+use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
+
+/// Carries out what was typed. Returns the exit code.
+pub fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Exec(args) => exec::exec(args),
+        Command::Ps(args) => ps::ps(args),
+        Command::Logs(args) => logs::logs(args),
+        Command::Stop(args) => stop::stop(args),
+        Command::Kill(args) => kill::kill(args),
+        Command::Rm(args) => rm::rm(args),
+    }
+}
+
+/// The caller's containers, after what a crash may have left has been put right: a container whose monitor was killed is
+/// ended, and removed if it was to be.
+fn open_store() -> Result<Store, Failure> {
+    let store = Store::open(Dirs::discover()?)?;
+    repair(&store)?;
+    Ok(store)
+}
+
+fn repair(store: &Store) -> Result<(), Failure> {
+    let mut containers = store.list()?.containers;
+    let orphans: Vec<_> = containers
+        .iter()
+        .filter(|c| is_orphan(c))
+        .filter_map(init_pidfd)
+        .collect();
+    if !orphans.is_empty() {
+        for init in orphans {
+            // Its pdeathsig was to do this; a program that changes its IDs loses that setting.
+            let _ = pidfd_send_signal(&init, Signal::KILL);
+            wait_for_end(&init, Some(Duration::from_secs(5)));
+        }
+        containers = store.list()?.containers;
+    }
+    for container in containers
+        .iter()
+        .filter(|c| c.remove && matches!(c.status, Status::Exited { .. }))
+    {
+        if !container.monitor.as_ref().is_some_and(ProcessRef::is_alive) {
+            remove(store, container)?;
+        }
+    }
+    Ok(())
+}
+
+/// Running with nobody to answer for it.
+fn is_orphan(container: &Container) -> bool {
+    container.status == Status::Running
+        && !container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
+}
+
+/// Removes a container that has ended, files of its sub-IDs among the rest.
+fn remove(store: &Store, container: &Container) -> Result<(), Failure> {
+    match store.remove(container) {
+        Err(StateError::NotOurs { .. }) => {
+            let (maps, _) = IdMaps::discover()?;
+            in_user_namespace(&maps, || {
+                store.remove(container).map_err(|error| error.to_string())
+            })
+        }
+        other => Ok(other?),
+    }
+}
+
+/// For signalling the container's first process; `None` when it does not run.
+fn init_pidfd(container: &Container) -> Option<OwnedFd> {
+    (container.status == Status::Running)
+        .then(|| container.init.as_ref()?.open())
+        .flatten()
+}
+
+/// As [`init_pidfd`], for a command that cannot do without.
+fn running_init(container: &Container) -> Result<OwnedFd, Failure> {
+    init_pidfd(container)
+        .ok_or_else(|| Failure::runner(format!("container {} is not running", container.name)))
+}
+
+/// Waits for a process to end, and says whether it has. Without a limit it waits for ever.
+fn wait_for_end(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Waits until the monitor has recorded the end of a container whose init has ended, or is gone itself.
+fn wait_for_monitor(container: &Container) {
+    if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
+        wait_for_end(&monitor, Some(Duration::from_secs(10)));
+    }
+}
+
+/// Does `action` to each container named. All are tried; the last failure is returned, the others are printed.
+fn for_each(
+    names: &[String],
+    mut action: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut last = None;
+    for name in names {
+        if let Err(failure) = action(name)
+            && let Some(earlier) = last.replace(failure)
+        {
+            eprintln!("coracle: {earlier}");
+        }
+    }
+    match last {
+        Some(failure) => Err(failure),
+        None => Ok(0),
+    }
+}
+
+/// A line on stdout. A reader that has left, as `head` does, is no failure.
+fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

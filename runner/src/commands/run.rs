@@ -1,0 +1,387 @@
+//! `coracle run`: from flags to a running container, and in the foreground on to its exit code.
+//!
+//! The order: ports, ID maps, record, files, user namespace. What fails early has nothing to undo; from the record on, every
+//! failure takes the record along. The child that is born into the user namespace is the container's monitor.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use portfwd::publish::{self, Listener};
+
+use super::{open_store, print_line, repair};
+use crate::channel::{self, Channel, Never};
+use crate::cli::{RunArgs, SecurityOpt};
+use crate::failure::{Failure, FailureKind};
+use crate::files;
+use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes, warn};
+use crate::idmap::{IdMaps, SingleReason};
+use crate::image;
+use crate::messages::FromMonitor;
+use crate::monitor::{self, Attached, Job, Stdin};
+use crate::namespaces::{Fork, fork_with_fallback};
+use crate::rootfs::overlay::Changes;
+use crate::rootfs::{Bind, Tree};
+use crate::security::Capabilities;
+use crate::spec::{
+    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, environment,
+};
+use crate::state::{Container, ContainerDir, NewContainer, Store};
+use crate::sys::Child;
+
+pub fn run(args: RunArgs) -> Result<u8, Failure> {
+    // In the foreground a signal that comes while the container starts is kept for it.
+    let signals = if args.detach {
+        None
+    } else {
+        Some(Signals::block()?)
+    };
+    let listeners = bind_ports(&args)?;
+    let (mut maps, single) = IdMaps::discover()?;
+    if let Some(reason) = &single {
+        warn_of_single_id(reason);
+    }
+    let store = open_store()?;
+    let source = Source::find(&args, &store)?;
+    source.warn_of_foreign_owner(&maps);
+
+    let container = store.create(NewContainer {
+        name: args.name.clone(),
+        hostname: args.hostname.clone(),
+        image: source.label.clone(),
+        command: source
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect(),
+        publish: args.publish.iter().map(ToString::to_string).collect(),
+        remove: args.rm,
+        tty: args.process.tty,
+    })?;
+    let started = start(&args, &store, &container, source, listeners, &mut maps);
+    let started = started.inspect_err(|_| drop(store.remove(&container)))?;
+    match signals {
+        Some(signals) => follow(&args, started, signals, &store),
+        None => detach(started, &container),
+    }
+}
+
+fn bind_ports(args: &RunArgs) -> Result<Vec<Listener>, Failure> {
+    if args.network == Network::None && !args.publish.is_empty() {
+        return Err(Failure::runner(
+            "ports cannot be published with --network none",
+        ));
+    }
+    let mut listeners = Vec::new();
+    for rule in &args.publish {
+        let unavailable = |error: publish::BindError| {
+            Failure::new(FailureKind::PortUnavailable, error.to_string())
+        };
+        listeners.extend(publish::bind(rule).map_err(unavailable)?);
+    }
+    Ok(listeners)
+}
+
+fn warn_of_single_id(reason: &SingleReason) {
+    warn(&format!(
+        "the container has one user and one group only, so that programs in it cannot switch users: {reason}"
+    ));
+}
+
+/// What the container is made from: a directory, or an image.
+struct Source {
+    label: String,
+    rootfs: PathBuf,
+    in_place: bool,
+    args: Vec<OsString>,
+    env: Vec<String>,
+    workdir: PathBuf,
+    stop_signal: Signal,
+    /// Where the image looks for what the network helper knows.
+    status_dir: Option<PathBuf>,
+}
+
+impl Source {
+    fn find(args: &RunArgs, store: &Store) -> Result<Source, Failure> {
+        match &args.rootfs {
+            Some(rootfs) => Self::directory(rootfs, args),
+            None => Self::image(args, store),
+        }
+    }
+
+    fn directory(rootfs: &RootfsArg, args: &RunArgs) -> Result<Source, Failure> {
+        let unusable = |error: io::Error| {
+            Failure::runner(format!(
+                "cannot use --rootfs {}: {error}",
+                rootfs.dir.display()
+            ))
+        };
+        let dir = fs::canonicalize(&rootfs.dir).map_err(unusable)?;
+        if !dir.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        let Some(command) = &args.subject else {
+            return Err(Failure::runner(
+                "no command given: coracle run --rootfs DIR COMMAND",
+            ));
+        };
+        Ok(Source {
+            label: format!("--rootfs {}", rootfs.dir.display()),
+            rootfs: dir,
+            in_place: rootfs.in_place,
+            args: std::iter::once(command)
+                .chain(&args.args)
+                .cloned()
+                .collect(),
+            env: Vec::new(),
+            workdir: "/".into(),
+            stop_signal: Signal::SIGTERM,
+            status_dir: None,
+        })
+    }
+
+    fn image(args: &RunArgs, store: &Store) -> Result<Source, Failure> {
+        let name = args
+            .subject
+            .as_deref()
+            .unwrap_or(OsStr::new(image::DEFAULT));
+        if name != image::DEFAULT {
+            return Err(Failure::runner(format!(
+                "cannot run the image {name:?}: coracle does not pull images yet; \
+                 --rootfs DIR runs a directory, and {} is built in",
+                image::DEFAULT
+            )));
+        }
+        let image = image::unpack_default(&store.dirs().images())?;
+        let entrypoint = image.entrypoint.iter().map(OsString::from);
+        Ok(Source {
+            label: image::DEFAULT.to_owned(),
+            rootfs: image.rootfs,
+            in_place: false,
+            args: entrypoint.chain(args.args.iter().cloned()).collect(),
+            env: image.env,
+            workdir: image.working_dir,
+            stop_signal: image.stop_signal,
+            status_dir: Path::new(image::STATUS_SOCKET)
+                .parent()
+                .map(Path::to_path_buf),
+        })
+    }
+
+    /// A tree that root unpacked and a user runs works for reading; better said before than found out.
+    fn warn_of_foreign_owner(&self, maps: &IdMaps) {
+        if let Ok(found) = fs::metadata(&self.rootfs)
+            && !maps.maps_host_uid(found.uid())
+        {
+            warn(&format!(
+                "{} belongs to user {}, who has no place in the container: what that user owns belongs to nobody there and \
+                 cannot be changed",
+                self.rootfs.display(),
+                found.uid()
+            ));
+        }
+    }
+}
+
+/// The caller's side of a monitor that has been started.
+struct Started {
+    monitor: Child,
+    events: Channel<Never, FromMonitor>,
+    ends: Option<Ends>,
+}
+
+fn start(
+    args: &RunArgs,
+    store: &Store,
+    container: &Container,
+    source: Source,
+    listeners: Vec<Listener>,
+    maps: &mut IdMaps,
+) -> Result<Started, Failure> {
+    let dir = store.dir(container);
+    let network = match args.network {
+        Network::Default => Some(monitor::Network {
+            listeners,
+            status_dir: make_status_dir(&dir.run)?,
+        }),
+        Network::None => None,
+    };
+    let spec = specify(args, container, &dir, source, network.as_ref())?;
+    fs::write(dir.data.join(SPEC_FILE), serde_json::to_vec(&spec)?)
+        .map_err(Failure::context("cannot write the container's spec"))?;
+
+    let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
+    let (mut ends, mut attached, mut stdin) = (None, None, Stdin::Empty);
+    if args.process.interactive && !args.process.tty {
+        stdin = Stdin::Silent;
+    }
+    if !args.detach {
+        let ((our_stdout, our_stderr), (stdout, stderr)) = output_pipes()?;
+        attached = Some(Attached { stdout, stderr });
+        let mut our_stdin = None;
+        if matches!(stdin, Stdin::Silent) {
+            let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            our_stdin = Some(ours);
+            stdin = Stdin::Pipe(theirs);
+        }
+        ends = Some(Ends {
+            stdin: our_stdin,
+            stdout: our_stdout,
+            stderr: our_stderr,
+        });
+    }
+
+    match fork_with_fallback(maps)? {
+        (Fork::Parent(monitor), reason) => {
+            if let Some(reason) = reason {
+                warn_of_single_id(&reason);
+            }
+            Ok(Started {
+                monitor,
+                events,
+                ends,
+            })
+        }
+        (Fork::Child, _) => {
+            // Our copies of the caller's ends: with them open, nobody would ever see the other side hang up.
+            drop((events, ends));
+            let job = Job {
+                store: store.clone(),
+                container: container.clone(),
+                dir,
+                terminal: args.process.tty,
+                network,
+                main: to_main,
+                attached,
+                stdin,
+            };
+            monitor::run(job);
+            std::process::exit(0)
+        }
+    }
+}
+
+fn specify(
+    args: &RunArgs,
+    container: &Container,
+    dir: &ContainerDir,
+    source: Source,
+    network: Option<&monitor::Network>,
+) -> Result<ContainerSpec, Failure> {
+    let changes = match source.in_place {
+        true => Changes::InPlace,
+        false => Changes::Overlay {
+            upper: dir.upper(),
+            work: dir.work(),
+            volatile: args.rm,
+        },
+    };
+    let mut binds = Vec::new();
+    for volume in &args.volumes {
+        let unusable = |error| {
+            Failure::runner(format!(
+                "cannot bind {}: {error}",
+                volume.0.source.display()
+            ))
+        };
+        binds.push(Bind {
+            source: fs::canonicalize(&volume.0.source).map_err(unusable)?,
+            ..volume.0.clone()
+        });
+    }
+    if let (Some(target), Some(network)) = (source.status_dir, network) {
+        // The directory and not the socket, which is another one after each start of a helper.
+        let source = network.status_dir.clone();
+        binds.push(Bind {
+            source,
+            target,
+            read_only: true,
+        });
+    }
+    let mut env = vec![
+        ("PATH", DEFAULT_PATH),
+        ("container", "coracle"),
+        ("HOSTNAME", &container.hostname),
+    ];
+    if args.process.tty {
+        env.push(("TERM", "xterm"));
+    }
+    env.extend(source.env.iter().filter_map(|entry| entry.split_once('=')));
+    Ok(ContainerSpec {
+        hostname: container.hostname.clone(),
+        tree: Tree {
+            rootfs: source.rootfs,
+            changes,
+            staging: dir.run.clone(),
+            binds,
+            files: files::provide(&dir.run, &container.hostname, &container.name, args.network)?,
+        },
+        network: args.network,
+        process: ProcessSpec {
+            args: source.args,
+            env: environment(env, &args.process.env),
+            workdir: args.process.workdir.clone().unwrap_or(source.workdir),
+            user: args.process.user.clone().unwrap_or_default(),
+            terminal: args.process.tty,
+            capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
+            no_new_privs: args.security_opt.contains(&SecurityOpt::NoNewPrivileges),
+        },
+        stop_signal: source.stop_signal as i32,
+    })
+}
+
+fn make_status_dir(run: &Path) -> Result<PathBuf, Failure> {
+    let dir = run.join("net");
+    fs::create_dir(&dir).map_err(Failure::context(format!("cannot create {}", dir.display())))?;
+    Ok(dir)
+}
+
+/// Waits until the container runs, and prints its id.
+fn detach(started: Started, container: &Container) -> Result<u8, Failure> {
+    loop {
+        match started.events.receive()? {
+            Some((FromMonitor::Warning(text), _)) => warn(&text),
+            Some((FromMonitor::Terminal, _)) => {}
+            // A container that ran for a moment only has run.
+            Some((FromMonitor::Started | FromMonitor::Exited(_), _)) => {
+                print_line(container.id.as_str());
+                return Ok(0);
+            }
+            Some((FromMonitor::Failed(failure), _)) => return Err(failure),
+            None => {
+                return Err(Failure::runner(
+                    "the container's monitor was killed while it started",
+                ));
+            }
+        }
+    }
+}
+
+fn follow(
+    args: &RunArgs,
+    started: Started,
+    signals: Signals,
+    store: &Store,
+) -> Result<u8, Failure> {
+    let ends = started
+        .ends
+        .ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
+    if args.process.tty && args.process.interactive && !io::stdin().is_terminal() {
+        warn("the standard input is not a terminal; the container gets one all the same");
+    }
+    let outcome = Foreground::new(signals, started.events, ends, args.process.interactive)?.serve();
+    waitpid(started.monitor.pid, None)?;
+    match outcome? {
+        Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Lost => {
+            repair(store)?;
+            Err(Failure::runner(
+                "the container's monitor was killed, and the container with it",
+            ))
+        }
+    }
+}
