@@ -183,6 +183,17 @@ impl Hardware {
         link.transmit(&head, payload);
     }
 
+    /// Sends a whole IP packet as it is, offloads included: one that the guest has sent, back to where it came from.
+    pub fn send_packet(&self, link: &mut impl Link, offload: Offload, packet: &[u8]) {
+        let ether_type = match packet.first().map(|byte| byte >> 4) {
+            Some(4) => EtherType::IPV4,
+            _ => EtherType::IPV6,
+        };
+        let mut head = self.plain_head(ether_type);
+        offload.write(&mut head);
+        link.transmit(&head, packet);
+    }
+
     /// Virtio and Ethernet header of a frame that leaves nothing to offload.
     fn plain_head(&self, ether_type: EtherType) -> Vec<u8> {
         let mut head = vec![0; VNET_HEADER_LEN];

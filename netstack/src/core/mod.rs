@@ -5,7 +5,8 @@
 //! 1. [`Core::handle_frame`] for each frame, carrying out the [`Action`] it returns at once; `handle_*` for host events;
 //! 2. [`Core::handle_deadline`] when the time of [`Core::poll_deadline`] has come;
 //! 3. [`Core::poll_touched`] until `None`, calling [`Core::serve`] with the host stream of each flow;
-//! 4. [`Core::poll_closed`] until `None`, closing what belonged to the flow.
+//! 4. [`Core::poll_promotion`] until `None`, handing each flow over to the kernel;
+//! 5. [`Core::poll_closed`] until `None`, closing what belonged to the flow.
 //!
 //! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or `datagram` acts on it.
 //! Hostile input is counted and dropped; every table has a limit.
@@ -30,6 +31,7 @@ use std::num::NonZeroU16;
 use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, UdpSlice};
 
 pub use self::packet::MacAddr;
+use smoltcp::socket::tcp::State;
 pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
@@ -39,13 +41,14 @@ use self::link::{HOP_LIMIT, Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
 use self::policy::{Network, Verdict};
 use self::reassembly::Reassembly;
-use self::tcp::{Cause, Engine, HostStream, Phase, Readiness, Served, TcpFlow};
+use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Readiness, Served, Snapshot, TcpFlow};
 use self::timers::Timers;
 use self::vnet::Segmentation;
 
 /// Most flows of all kinds at a time.
 pub const MAX_FLOWS: usize = 65_536;
-/// Most dials under way; further SYNs are dropped, and the guest repeats them.
+/// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
+/// So dials that nobody answers cannot keep out those that somebody would.
 pub const MAX_DIALS: usize = 4_096;
 /// Most UDP and echo mappings, each of which holds a descriptor.
 pub const MAX_MAPPINGS: usize = 4_096;
@@ -61,6 +64,8 @@ pub struct Config {
     pub guest_mac: Option<MacAddr>,
     /// The guest's kernel cuts UDP super-frames (kernel 6.2).
     pub udp_segmentation: bool,
+    /// Whether flows may be handed over to the kernel.
+    pub promote: Promote,
     pub random_seed: u64,
     pub hash_key: HashKey,
 }
@@ -109,6 +114,9 @@ pub struct Counters {
     pub limit_reached: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
+    /// Flows that the kernel has taken over, and attempts that failed.
+    pub promotions: u64,
+    pub promotions_failed: u64,
 }
 
 /// See the module's description.
@@ -118,10 +126,14 @@ pub struct Core {
     engine: Engine,
     flows: FlowTable<Entry>,
     dials: usize,
+    /// Flows in the order in which their dials began; some have ended since.
+    dial_order: VecDeque<FlowId>,
     mappings: usize,
     timers: Timers,
     touched: VecDeque<FlowId>,
     closed: VecDeque<(FlowId, Cause)>,
+    promotions: VecDeque<FlowId>,
+    promote: Promote,
     resolvers: Vec<SocketAddr>,
     reassembly: Reassembly,
     counters: Counters,
@@ -148,10 +160,13 @@ impl Core {
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),
             dials: 0,
+            dial_order: VecDeque::new(),
             mappings: 0,
             timers: Timers::default(),
             touched: VecDeque::new(),
             closed: VecDeque::new(),
+            promotions: VecDeque::new(),
+            promote: config.promote,
             resolvers: Vec::new(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
@@ -222,7 +237,13 @@ impl Core {
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
+                let taken = connection.state() != State::Listen;
                 flow.phase = Phase::Open(connection);
+                if !taken {
+                    // Its addresses or checksum are none that TCP answers, so nobody waits for one.
+                    self.close(id, Cause::GuestSilent);
+                    return;
+                }
                 flow.host_ready(Readiness {
                     writable: true,
                     ..Readiness::default()
@@ -277,7 +298,7 @@ impl Core {
         };
         let connection = self.engine.connect(tuple.remote?, guest, hardware)?;
         self.counters.connections += 1;
-        let flow = TcpFlow::published(connection, now);
+        let flow = TcpFlow::published(connection, self.promote, now);
         let id = self.insert(tuple, guest_mac, Kind::Tcp(Box::new(flow)))?;
         self.host_ready(
             id,
@@ -420,10 +441,17 @@ impl Core {
         let Some(Entry {
             kind: Kind::Mapping(mapping),
             ..
-        }) = self.flows.get(id)
+        }) = self.flows.get_mut(id)
         else {
             return;
         };
+        if let Role::Dns { question, .. } = &mut mapping.role {
+            // The guest asks again at once; then it is the next resolver's turn.
+            *question = None;
+            if self.resolvers.first() == Some(&to) {
+                self.resolvers.rotate_left(1);
+            }
+        }
         let guest = mapping.guest;
         let (reporter, remote) = match mapping.role {
             // Echo has no ports to quote; ping reports the loss by itself.
@@ -493,12 +521,18 @@ impl Core {
         match served {
             Served::Waiting => {
                 if let Some(deadline) = flow.deadline(&mut self.engine, now) {
-                    // A deadline in the past would be served again at once, and for ever if nothing comes of it.
-                    let deadline = deadline.max(now + Duration::from_millis(1));
+                    // A deadline in the past would be served again at once, and for ever if nothing comes of it. A muted
+                    // flow is exempt, for a millisecond.
+                    let deadline = if flow.haul.may_speak() {
+                        deadline.max(now + Duration::from_millis(1))
+                    } else {
+                        deadline
+                    };
                     self.timers.schedule(id, deadline, scheduled);
                 }
             }
             Served::More => self.touch(id),
+            Served::Promote => self.promotions.push_back(id),
             Served::Closed(cause) => self.close(id, cause),
         }
     }
@@ -522,6 +556,78 @@ impl Core {
     /// The next flow that has ended.
     pub fn poll_closed(&mut self) -> Option<(FlowId, Cause)> {
         self.closed.pop_front()
+    }
+
+    /// The next flow that rests and wants to be handed over to the kernel. Take its [`Core::snapshot`], and answer with
+    /// [`Core::promoted`] or [`Core::promotion_failed`] before any other call.
+    pub fn poll_promotion(&mut self) -> Option<FlowId> {
+        self.promotions.pop_front()
+    }
+
+    /// The numbers of a resting flow. `None` if it is gone or rests no more.
+    pub fn snapshot(&mut self, id: FlowId) -> Option<Snapshot> {
+        match self.flows.get_mut(id)? {
+            Entry {
+                tuple:
+                    Tuple {
+                        guest,
+                        remote: Some(remote),
+                        ..
+                    },
+                kind: Kind::Tcp(flow),
+                ..
+            } => flow.snapshot(*guest, *remote),
+            _ => None,
+        }
+    }
+
+    /// The kernel has taken the flow over. Frames of it that still arrive go back into the guest.
+    pub fn promoted(&mut self, id: FlowId, snapshot: &Snapshot, link: &mut impl Link) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.promoted(&mut self.engine, snapshot, link);
+            self.counters.promotions += 1;
+        }
+    }
+
+    /// The kernel has not taken the flow over; the engine goes on.
+    pub fn promotion_failed(&mut self, id: FlowId, snapshot: &Snapshot, link: &mut impl Link) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.promotion_failed(&mut self.engine, snapshot, link);
+            self.counters.promotions_failed += 1;
+            self.touch(id);
+        }
+    }
+
+    /// No flow is to be promoted from now on: this system lacks what it takes.
+    pub fn stop_promoting(&mut self) {
+        self.promote = Promote::Off;
+    }
+
+    /// A promoted flow has moved so many bytes more.
+    pub fn handle_relayed(&mut self, id: FlowId, to_guest: u64, from_guest: u64) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.bytes_to_guest += to_guest;
+            flow.bytes_from_guest += from_guest;
+            self.counters.bytes_to_guest += to_guest;
+            self.counters.bytes_from_guest += from_guest;
+        }
+    }
+
+    /// A promoted flow has ended.
+    pub fn handle_relay_ended(&mut self, id: FlowId, cause: Cause) {
+        self.close(id, cause);
     }
 
     /// When to call [`Core::handle_deadline`].
@@ -590,6 +696,9 @@ impl Core {
             remote: Some(remote),
         };
         let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
+        if opens {
+            self.make_way(&tuple);
+        }
         if let Some(id) = self.flows.find(&tuple) {
             let Some(Entry {
                 kind: Kind::Tcp(flow),
@@ -603,6 +712,13 @@ impl Core {
                 Phase::Dialling { syn } if opens => *syn = packet.ip.into(),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
+                // It was in flight at the hand-over, or the mark that diverts it is gone: back in. A SYN is never diverted
+                // and would come back for ever.
+                Phase::Promoted if !tcp.syn() => {
+                    let hardware = self.hardware_of(packet);
+                    hardware.send_packet(link, packet.offload, packet.ip);
+                }
+                Phase::Promoted => {}
                 Phase::Open(_) => {
                     flow.ingest(&mut self.engine, packet.ip, tcp.rst(), now, link);
                     self.touch(id);
@@ -628,14 +744,42 @@ impl Core {
                 return None;
             }
         };
-        if self.dials >= MAX_DIALS || self.flows.count() >= MAX_FLOWS {
+        if self.dials >= MAX_DIALS {
+            self.counters.limit_reached += 1;
+            self.give_up_oldest_dial();
+        }
+        if self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
             return None;
         }
-        let flow = TcpFlow::dialling(packet.ip, now);
+        let flow = TcpFlow::dialling(packet.ip, self.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.dials += 1;
+        if self.dial_order.len() >= 2 * MAX_DIALS {
+            let flows = &self.flows;
+            self.dial_order.retain(|id| is_dialling(flows, *id));
+        }
+        self.dial_order.push_back(flow);
         Some(Action::Dial { flow, to })
+    }
+
+    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN.
+    fn make_way(&mut self, tuple: &Tuple) {
+        if let Some(id) = self.flows.find(tuple)
+            && let Some(entry) = self.flows.get(id)
+            && let Kind::Tcp(flow) = &entry.kind
+            && let Some(cause) = flow.over()
+        {
+            self.close(id, cause);
+        }
+    }
+
+    fn give_up_oldest_dial(&mut self) {
+        while let Some(id) = self.dial_order.pop_front() {
+            if is_dialling(&self.flows, id) {
+                return self.close(id, Cause::Cancelled);
+            }
+        }
     }
 
     fn handle_udp<'f>(
@@ -904,7 +1048,7 @@ impl Core {
                 match flow.phase {
                     Phase::Open(connection) => self.engine.recycle(connection, carried),
                     Phase::Dialling { .. } if cause == Cause::Cancelled => self.dials -= 1,
-                    Phase::Dialling { .. } => {}
+                    Phase::Dialling { .. } | Phase::Promoted => {}
                 }
             }
             Kind::Mapping(_) => self.mappings -= 1,
@@ -955,6 +1099,13 @@ impl Action<'_> {
             },
         }
     }
+}
+
+fn is_dialling(flows: &FlowTable<Entry>, id: FlowId) -> bool {
+    let Some(entry) = flows.get(id) else {
+        return false;
+    };
+    matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase, Phase::Dialling { .. }))
 }
 
 fn send_echo_reply(

@@ -8,16 +8,18 @@
 //! - buffers as large as the window scale covers, which the system maps lazily.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+
+use etherparse::PacketBuilder;
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 
-use crate::core::link::{Hardware, Link};
+use crate::core::link::{HOP_LIMIT, Hardware, Link};
 
-use super::port::{Limits, MAX_FRAME_LEN, Port};
+use super::observed::Observed;
+use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
 /// Bytes of each of the two buffers of a connection: the largest window at a shift of 4, near 1 MiB. Smaller ones
 /// cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache.
@@ -29,11 +31,6 @@ const POOL_LEN: usize = 1024;
 const POOL_MAX_CARRIED: u64 = 64 * 1024;
 /// Segments per turn of one connection. With super-frames this is above a full buffer.
 const EGRESS_BUDGET: usize = 64;
-/// MSS of a peer that announced none (RFC 9293 3.7.1).
-const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
-/// smoltcp takes no smaller MSS from a peer either.
-const MIN_MSS: u16 = 48;
-
 /// The shared part.
 pub struct Engine {
     interface: Interface,
@@ -49,7 +46,7 @@ pub struct Connection {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     hardware: Hardware,
-    smss: NonZeroU16,
+    observed: Observed,
 }
 
 /// Whether a turn ended because there was nothing left to say.
@@ -75,7 +72,7 @@ impl Engine {
                 ours: [0; 6],
                 guests: [0; 6],
             },
-            smss: DEFAULT_MSS,
+            observed: &mut Observed::default(),
             limits,
         };
         let mut interface = Interface::new(config, &mut port, now);
@@ -137,15 +134,13 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) {
-        if let Some(mss) = announced_mss(packet) {
-            connection.smss = mss;
-        }
+        connection.observed.from_guest(packet);
         let mut port = Port {
             inbound: Some(packet),
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,
-            smss: connection.smss,
+            observed: &mut connection.observed,
             limits: self.limits,
         };
         self.interface
@@ -164,7 +159,7 @@ impl Engine {
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,
-            smss: connection.smss,
+            observed: &mut connection.observed,
             limits: self.limits,
         };
         for _ in 0..EGRESS_BUDGET {
@@ -198,11 +193,46 @@ impl Engine {
             link,
             scratch: &mut self.scratch,
             hardware,
-            smss: DEFAULT_MSS,
+            observed: &mut Observed::default(),
             limits: self.limits,
         };
         self.interface
             .poll_ingress_single(now, &mut port, &mut self.nobody);
+    }
+
+    /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says `window` even if smoltcp
+    /// would not say anything.
+    pub fn acknowledge(
+        &mut self,
+        connection: &mut Connection,
+        remote: SocketAddr,
+        guest: SocketAddr,
+        ack: u32,
+        window: u32,
+        link: &mut impl Link,
+    ) {
+        let seq = connection.observed.snd_nxt;
+        let scaled = window >> connection.observed.our_shift.unwrap_or(0);
+        let window = u16::try_from(scaled).unwrap_or(u16::MAX);
+        let packet = match (remote, guest) {
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
+                PacketBuilder::ipv4(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                PacketBuilder::ipv6(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
+            }
+            _ => return,
+        };
+        let packet = packet
+            .tcp(remote.port(), guest.port(), seq, window)
+            .ack(ack);
+        let len = packet.size(0);
+        let frame = &mut self.scratch[..HEAD_LEN + len];
+        if packet.write_to_slice(&mut frame[HEAD_LEN..], &[]).is_ok()
+            && finish(frame, connection.hardware, &mut connection.observed, self.limits).is_some()
+        {
+            link.transmit(frame, &[]);
+        }
     }
 
     /// Takes a connection back that moved `carried` bytes.
@@ -225,11 +255,11 @@ impl Engine {
                 sockets,
                 handle,
                 hardware,
-                smss: DEFAULT_MSS,
+                observed: Observed::default(),
             }
         });
         connection.hardware = hardware;
-        connection.smss = DEFAULT_MSS;
+        connection.observed = Observed::default();
         connection
     }
 }
@@ -246,28 +276,18 @@ impl Connection {
     pub fn state(&self) -> tcp::State {
         self.socket().state()
     }
+
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    pub fn hardware(&self) -> Hardware {
+        self.hardware
+    }
 }
 
 fn endpoint(addr: SocketAddr) -> IpEndpoint {
     IpEndpoint::new(IpAddress::from(addr.ip()), addr.port())
-}
-
-/// The MSS option of a SYN or SYN-ACK.
-fn announced_mss(packet: &[u8]) -> Option<NonZeroU16> {
-    let header_len = match packet.first()? >> 4 {
-        4 => usize::from(packet[0] & 0xf) * 4,
-        _ => 40,
-    };
-    let tcp = etherparse::TcpSlice::from_slice(packet.get(header_len..)?).ok()?;
-    if !tcp.syn() {
-        return None;
-    }
-    tcp.options_iterator().find_map(|option| match option {
-        Ok(etherparse::TcpOptionElement::MaximumSegmentSize(mss)) if mss != 0 => {
-            NonZeroU16::new(mss.max(MIN_MSS))
-        }
-        _ => None,
-    })
 }
 
 /// Nothing is sent while the interface is made.

@@ -7,19 +7,41 @@
 //! buffer, whose window closes.
 
 mod engine;
+mod haul;
+mod observed;
 mod port;
 
 use std::io;
+use std::net::SocketAddr;
 
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 pub use engine::{Connection, Egress, Engine};
+pub use haul::{Promote, Reluctance};
+pub use observed::Observed;
+
+use haul::{Haul, Stage};
 
 use super::link::Link;
 
-/// How long the guest may leave a published connection's SYN unanswered.
-const GUEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats for ever. `None` where
+/// a peer may rightly be silent.
+fn patience(state: State) -> Option<Duration> {
+    match state {
+        // The SYN of a published connection; its client is waiting.
+        State::SynSent => Some(Duration::from_secs(30)),
+        // Linux repeats a SYN-ACK for 63 s (net.ipv4.tcp_synack_retries = 5).
+        State::Listen | State::SynReceived => Some(Duration::from_secs(60)),
+        // Our FIN, and data before it. RFC 9293 3.9.1 (R2) asks for 100 s at least.
+        State::FinWait1 | State::Closing | State::LastAck => Some(Duration::from_secs(120)),
+        State::Established
+        | State::CloseWait
+        | State::FinWait2
+        | State::TimeWait
+        | State::Closed => None,
+    }
+}
 
 /// The host's half of a flow: a connected, non-blocking stream.
 pub trait HostStream {
@@ -40,6 +62,8 @@ pub struct Readiness {
     pub writable: bool,
     /// The remote sent FIN or RST: a short read no longer means that nothing is left.
     pub hung_up: bool,
+    /// The connection is gone (RST, timeout), which matters even when the guest's window keeps us from reading.
+    pub failed: bool,
 }
 
 /// Why a flow ended.
@@ -52,7 +76,7 @@ pub enum Cause {
     ResetByHost,
     /// The dial failed; the guest was told as the failure asks.
     DialFailed,
-    /// The guest never answered the SYN of a published connection.
+    /// The guest left a SYN or FIN unanswered (see [`patience`]), or its SYN was none that TCP takes.
     GuestSilent,
     /// The guest gave up while we were dialling.
     Cancelled,
@@ -72,8 +96,12 @@ pub struct TcpFlow {
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
     pub phase: Phase,
+    pub haul: Haul,
     host: HostSide,
     reset_by_guest: bool,
+    /// Where the guest's half stood when it last moved, and when that was.
+    progress: (State, usize),
+    moved: Instant,
     /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no more turns.
     time_wait: bool,
 }
@@ -84,6 +112,25 @@ pub enum Phase {
         syn: Box<[u8]>,
     },
     Open(Connection),
+    /// The kernel serves the flow; the engine is out of it.
+    Promoted,
+}
+
+/// Everything that a kernel socket needs to carry a resting flow on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub guest: SocketAddr,
+    /// Whom the guest believes it talks to.
+    pub remote: SocketAddr,
+    /// The next byte to the guest; all before it are acknowledged.
+    pub snd_nxt: u32,
+    /// The next byte from the guest.
+    pub rcv_nxt: u32,
+    /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
+    pub rcv_wnd: u32,
+    pub observed: Observed,
+    /// Received and acknowledged, but not yet taken by the host: to be sent there first.
+    pub unread: Vec<u8>,
 }
 
 /// What is known of the host's half.
@@ -92,6 +139,7 @@ struct HostSide {
     readable: bool,
     writable: bool,
     hung_up: bool,
+    failed: bool,
     fin_received: bool,
     fin_sent: bool,
 }
@@ -103,27 +151,33 @@ pub enum Served {
     Waiting,
     /// There is more to send to the guest right now.
     More,
+    /// The flow rests: it can be handed over to the kernel.
+    Promote,
     Closed(Cause),
 }
 
 impl TcpFlow {
-    pub fn dialling(syn: &[u8], now: Instant) -> TcpFlow {
-        TcpFlow::new(Initiator::Guest, Phase::Dialling { syn: syn.into() }, now)
+    pub fn dialling(syn: &[u8], promote: Promote, now: Instant) -> TcpFlow {
+        let phase = Phase::Dialling { syn: syn.into() };
+        TcpFlow::new(Initiator::Guest, phase, promote, now)
     }
 
-    pub fn published(connection: Connection, now: Instant) -> TcpFlow {
-        TcpFlow::new(Initiator::Host, Phase::Open(connection), now)
+    pub fn published(connection: Connection, promote: Promote, now: Instant) -> TcpFlow {
+        TcpFlow::new(Initiator::Host, Phase::Open(connection), promote, now)
     }
 
-    fn new(initiator: Initiator, phase: Phase, now: Instant) -> TcpFlow {
+    fn new(initiator: Initiator, phase: Phase, promote: Promote, now: Instant) -> TcpFlow {
         TcpFlow {
             initiator,
             born: now,
             bytes_to_guest: 0,
             bytes_from_guest: 0,
             phase,
+            haul: Haul::new(promote, now),
             host: HostSide::default(),
             reset_by_guest: false,
+            progress: (State::Closed, 0),
+            moved: now,
             time_wait: false,
         }
     }
@@ -139,6 +193,7 @@ impl TcpFlow {
     ) {
         if let Phase::Open(connection) = &mut self.phase {
             engine.ingest(connection, packet, now, link);
+            self.haul.heard(now);
             self.reset_by_guest |= reset && is_over(connection.state());
         }
     }
@@ -147,6 +202,7 @@ impl TcpFlow {
         self.host.readable |= readiness.readable;
         self.host.writable |= readiness.writable;
         self.host.hung_up |= readiness.hung_up;
+        self.host.failed |= readiness.failed;
     }
 
     /// Moves what can be moved, both ways, and says what has to be said to the guest.
@@ -160,25 +216,45 @@ impl TcpFlow {
         let Phase::Open(connection) = &mut self.phase else {
             return Served::Waiting;
         };
-        let state = connection.state();
-        if state == State::SynSent && now >= self.born + GUEST_ANSWER_TIMEOUT {
+        // What it left unread goes with the connection, as in a kernel (RFC 9293 3.10.7.4).
+        if self.reset_by_guest {
+            return Served::Closed(Cause::ResetByGuest);
+        }
+        let progress = (connection.state(), connection.socket().send_queue());
+        if progress != self.progress {
+            self.progress = progress;
+            self.moved = now;
+        }
+        if patience(progress.0).is_some_and(|patience| now >= self.moved + patience) {
             connection.socket_mut().abort();
             engine.egress(connection, now, link);
             return Served::Closed(Cause::GuestSilent);
         }
-        let crossing =
-            pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest).and_then(
-                |()| pass_to_guest(connection, &mut self.host, host, &mut self.bytes_to_guest),
-            );
-        if self.reset_by_guest {
-            return Served::Closed(Cause::ResetByGuest);
+        let mut crossing = pass_from_guest(
+            connection,
+            &mut self.host,
+            host,
+            &mut self.bytes_from_guest,
+        );
+        if self.haul.takes_from_host() {
+            crossing = crossing.and_then(|()| {
+                pass_to_guest(connection, &mut self.host, host, &mut self.bytes_to_guest)
+            });
         }
-        if crossing.is_err() {
+        if crossing.is_err() || self.host.failed {
+            // What the remote said before it broke off comes first, as far as the guest's window goes.
+            engine.egress(connection, now, link);
             connection.socket_mut().abort();
             engine.egress(connection, now, link);
             return Served::Closed(Cause::ResetByHost);
         }
-        let egress = if self.time_wait {
+        if self.advances_to_promotion(now) {
+            return Served::Promote;
+        }
+        let Phase::Open(connection) = &mut self.phase else {
+            return Served::Waiting;
+        };
+        let egress = if self.time_wait || !self.haul.may_speak() {
             Egress::Quiet
         } else {
             engine.egress(connection, now, link)
@@ -204,6 +280,77 @@ impl TcpFlow {
         }
     }
 
+    /// Whether the flow has come to rest and can be handed over now.
+    fn advances_to_promotion(&mut self, now: Instant) -> bool {
+        let Phase::Open(connection) = &self.phase else {
+            return false;
+        };
+        let bytes = self.bytes_to_guest + self.bytes_from_guest;
+        // A FIN of either side and a guest that does not read are the engine's to see through.
+        let able = connection.state() == State::Established
+            && !self.host.fin_received
+            && connection.observed().snd_wnd > 0;
+        self.haul.note(bytes, able, now);
+        let acknowledged = connection.socket().send_queue() == 0;
+        self.haul.advance(acknowledged, able, now)
+    }
+
+    /// The numbers of a flow that rests. `None` if it does not.
+    pub fn snapshot(&mut self, guest: SocketAddr, remote: SocketAddr) -> Option<Snapshot> {
+        let Phase::Open(connection) = &mut self.phase else {
+            return None;
+        };
+        if !matches!(self.haul.stage(), Stage::Muted { .. }) {
+            return None;
+        }
+        let observed = *connection.observed();
+        if observed.snd_una != observed.snd_nxt {
+            return None;
+        }
+        let mut unread = vec![0; connection.socket().recv_queue()];
+        let peeked = connection.socket_mut().peek_slice(&mut unread).ok()?;
+        if peeked != unread.len() {
+            return None;
+        }
+        let received = self.bytes_from_guest + unread.len() as u64;
+        let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
+        let right_edge = observed.last_ack.wrapping_add(observed.last_window);
+        Some(Snapshot {
+            guest,
+            remote,
+            snd_nxt: observed.snd_nxt,
+            rcv_nxt,
+            rcv_wnd: right_edge.wrapping_sub(rcv_nxt),
+            observed,
+            unread,
+        })
+    }
+
+    /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
+    /// held back.
+    pub fn promoted(&mut self, engine: &mut Engine, snapshot: &Snapshot, link: &mut impl Link) {
+        if let Phase::Open(connection) = &mut self.phase {
+            acknowledge(engine, connection, snapshot, link);
+        }
+        if let Phase::Open(connection) = std::mem::replace(&mut self.phase, Phase::Promoted) {
+            let carried = self.bytes_to_guest.max(self.bytes_from_guest);
+            engine.recycle(connection, carried);
+        }
+    }
+
+    /// The hand-over has failed: the engine goes on where it stopped.
+    pub fn promotion_failed(
+        &mut self,
+        engine: &mut Engine,
+        snapshot: &Snapshot,
+        link: &mut impl Link,
+    ) {
+        self.haul.give_up(Reluctance::Refused);
+        if let Phase::Open(connection) = &mut self.phase {
+            acknowledge(engine, connection, snapshot, link);
+        }
+    }
+
     /// Resets the guest's half.
     pub fn abort(&mut self, engine: &mut Engine, now: Instant, link: &mut impl Link) {
         if let Phase::Open(connection) = &mut self.phase {
@@ -215,14 +362,29 @@ impl TcpFlow {
     /// When the flow wants to be served if nothing happens before.
     pub fn deadline(&self, engine: &mut Engine, now: Instant) -> Option<Instant> {
         match &self.phase {
+            Phase::Open(_) if !self.haul.may_speak() => self.haul.deadline(),
             Phase::Open(connection) if !self.time_wait => {
-                let deadline = engine.deadline(connection, now);
-                if connection.state() == State::SynSent {
-                    let patience = self.born + GUEST_ANSWER_TIMEOUT;
-                    return Some(deadline.map_or(patience, |deadline| deadline.min(patience)));
+                let mut deadline = engine.deadline(connection, now);
+                if let Some(rest) = self.haul.deadline() {
+                    deadline = Some(deadline.map_or(rest, |deadline| deadline.min(rest)));
                 }
-                deadline
+                let end = patience(connection.state()).map(|patience| self.moved + patience);
+                deadline.into_iter().chain(end).min()
             }
+            _ => None,
+        }
+    }
+
+    /// Why the flow is over, if the guest's half is and all that it sent has been passed on: a SYN of the same tuple is
+    /// a new connection then, even in TIME-WAIT (RFC 9293 3.10.7.4 allows it; on this link no old segment can turn up).
+    pub fn over(&self) -> Option<Cause> {
+        let Phase::Open(connection) = &self.phase else {
+            return None;
+        };
+        let state = connection.state();
+        match (is_over(state) || state == State::TimeWait, self.reset_by_guest) {
+            (true, true) => Some(Cause::ResetByGuest),
+            (true, false) if !connection.socket().can_recv() => Some(Cause::Finished),
             _ => None,
         }
     }
@@ -232,8 +394,22 @@ impl TcpFlow {
             // The guest believes so.
             Phase::Dialling { .. } => State::SynSent,
             Phase::Open(connection) => connection.state(),
+            Phase::Promoted => State::Established,
         }
     }
+}
+
+/// Tells the guest how far we are, with a window that lets it go on.
+fn acknowledge(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    snapshot: &Snapshot,
+    link: &mut impl Link,
+) {
+    const MIN_WINDOW: u32 = 64 * 1024;
+    let window = snapshot.rcv_wnd.max(MIN_WINDOW);
+    let Snapshot { remote, guest, rcv_nxt, .. } = *snapshot;
+    engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
 }
 
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.

@@ -4,12 +4,13 @@
 //! pseudo-header sum in place of a checksum, and the segment size that the guest asked for. The size is ours to set
 //! because smoltcp 0.14 passes it on for IPv4 only. The MSS option of a SYN is rewritten to what the guest's link holds.
 
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum as Verify, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::phy::{RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::observed::Observed;
 use crate::core::link::{Hardware, Link, pseudo_header_sum};
 use crate::core::packet::ETHERNET_HEADER_LEN;
 use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER_LEN};
@@ -17,7 +18,7 @@ use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER
 /// Longest IP packet, by the width of its length field (RFC 791 3.1).
 const MAX_IP_LEN: usize = 65535;
 /// Bytes in front of the IP header.
-const HEAD_LEN: usize = VNET_HEADER_LEN + ETHERNET_HEADER_LEN;
+pub const HEAD_LEN: usize = VNET_HEADER_LEN + ETHERNET_HEADER_LEN;
 /// A buffer of this size holds any frame.
 pub const MAX_FRAME_LEN: usize = HEAD_LEN + MAX_IP_LEN;
 
@@ -64,8 +65,8 @@ pub struct Port<'a, L> {
     /// At least [`MAX_FRAME_LEN`] bytes.
     pub scratch: &'a mut [u8],
     pub hardware: Hardware,
-    /// SMSS towards the guest (RFC 5681): what its SYN announced.
-    pub smss: NonZeroU16,
+    /// Takes note of what is sent, and knows the segment size that the guest asked for.
+    pub observed: &'a mut Observed,
     pub limits: Limits,
 }
 
@@ -108,7 +109,7 @@ impl<'a, L> Port<'a, L> {
             link: self.link,
             scratch: self.scratch,
             hardware: self.hardware,
-            smss: self.smss,
+            observed: self.observed,
             limits: self.limits,
         }
     }
@@ -126,7 +127,7 @@ pub struct Outgoing<'a, L> {
     link: &'a mut L,
     scratch: &'a mut [u8],
     hardware: Hardware,
-    smss: NonZeroU16,
+    observed: &'a mut Observed,
     limits: Limits,
 }
 
@@ -134,7 +135,7 @@ impl<L: Link> TxToken for Outgoing<'_, L> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, emit: F) -> R {
         let frame = &mut self.scratch[..HEAD_LEN + len];
         let result = emit(&mut frame[HEAD_LEN..]);
-        if finish(frame, self.hardware, self.smss, self.limits).is_some() {
+        if finish(frame, self.hardware, self.observed, self.limits).is_some() {
             self.link.transmit(frame, &[]);
         }
         result
@@ -142,7 +143,12 @@ impl<L: Link> TxToken for Outgoing<'_, L> {
 }
 
 /// Writes everything around the IP packet in `frame[HEAD_LEN..]`. `None` when it is no TCP segment.
-fn finish(frame: &mut [u8], hardware: Hardware, smss: NonZeroU16, limits: Limits) -> Option<()> {
+pub fn finish(
+    frame: &mut [u8],
+    hardware: Hardware,
+    observed: &mut Observed,
+    limits: Limits,
+) -> Option<()> {
     let (head, ip) = frame.split_at_mut(HEAD_LEN);
     let (ip_header_len, protocol, addresses, kind, ether_type) = match ip.first()? >> 4 {
         4 => (IPV4_HEADER_LEN, ip[9], 12..20, Segmentation::Tcp4, [8, 0]),
@@ -158,6 +164,8 @@ fn finish(frame: &mut [u8], hardware: Hardware, smss: NonZeroU16, limits: Limits
         return None;
     }
     let (ip_header, segment) = ip.split_at_mut(ip_header_len);
+    observed.from_us(segment);
+    let smss = observed.smss;
     let tcp_header_len = usize::from(segment[12] >> 4) * 4;
     if segment[13] & TCP_FLAG_SYN != 0 {
         rewrite_mss(

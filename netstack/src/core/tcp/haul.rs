@@ -1,0 +1,248 @@
+//! When a flow leaves the engine for the kernel, and how the engine comes to rest for it.
+//!
+//! A flow *hauls* when it has moved much and is moving fast. It is then brought to rest in two steps, neither of which
+//! loses or repeats a byte: first nothing more is taken from the host until the guest has acknowledged all it was sent
+//! (`Resting`); then nothing more is said to the guest until it falls silent, so that hardly a frame is in flight at the
+//! hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while. If rest does not come in time the
+//! flow goes on as before, and has to haul twice as much before the next attempt.
+
+use smoltcp::time::{Duration, Instant};
+
+/// Bytes a flow has moved, both ways, before it is worth handing over. Flows of less than 1 MiB gain nothing
+/// from it and this many are not known to be more; below 256 KiB it costs requests.
+const THRESHOLD: u64 = 256 * 1024;
+/// Bytes within [`RATE_WINDOW`] that tell a hauling flow from a long-lived talker: about 50 Mbit/s.
+const RATE_BYTES: u64 = 64 * 1024;
+const RATE_WINDOW: Duration = Duration::from_millis(10);
+/// How long to wait for the guest's acknowledgements.
+const REST_PATIENCE: Duration = Duration::from_millis(200);
+/// A guest that has been silent for this long has nothing in flight: a round trip through the tap takes less.
+const SILENCE: Duration = Duration::from_micros(40);
+/// Most that a muted guest is kept waiting; what is in flight then is written back by the driver.
+const MUTE_PATIENCE: Duration = Duration::from_millis(1);
+
+/// Whether flows are handed over at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promote {
+    /// When they haul.
+    #[default]
+    Auto,
+    Off,
+    /// As soon as they are established. For tests.
+    Always,
+}
+
+/// Why a flow is not in the kernel (yet), for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reluctance {
+    /// It talks.
+    Talking,
+    /// Promotion is off or this system cannot do it.
+    Off,
+    /// The guest did not acknowledge in time; more bytes are waited for.
+    NoRest,
+    /// The kernel refused a step.
+    Refused,
+}
+
+/// One flow's way towards promotion.
+#[derive(Clone, Copy, Debug)]
+pub struct Haul {
+    policy: Promote,
+    threshold: u64,
+    window_start: Instant,
+    bytes_at_window_start: u64,
+    stage: Stage,
+    pub reluctance: Reluctance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The engine serves the flow.
+    Serving,
+    /// Nothing is taken from the host.
+    Resting { until: Instant },
+    /// Nothing is said to the guest either.
+    Muted { until: Instant, silent_since: Instant },
+}
+
+impl Haul {
+    pub fn new(policy: Promote, now: Instant) -> Haul {
+        Haul {
+            policy,
+            threshold: THRESHOLD,
+            window_start: now,
+            bytes_at_window_start: 0,
+            stage: Stage::Serving,
+            reluctance: match policy {
+                Promote::Off => Reluctance::Off,
+                _ => Reluctance::Talking,
+            },
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub fn takes_from_host(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    pub fn may_speak(&self) -> bool {
+        !matches!(self.stage, Stage::Muted { .. })
+    }
+
+    /// Counts, and starts to rest when the flow hauls and is `able` to leave. `bytes` is all it ever moved.
+    pub fn note(&mut self, bytes: u64, able: bool, now: Instant) {
+        if self.policy == Promote::Off || self.stage != Stage::Serving {
+            return;
+        }
+        let hauls = match self.policy {
+            Promote::Always => true,
+            _ => {
+                if now >= self.window_start + RATE_WINDOW {
+                    self.window_start = now;
+                    self.bytes_at_window_start = bytes;
+                }
+                bytes >= self.threshold && bytes - self.bytes_at_window_start >= RATE_BYTES
+            }
+        };
+        if hauls && able {
+            self.stage = Stage::Resting {
+                until: now + REST_PATIENCE,
+            };
+        }
+    }
+
+    /// Goes a step further if it can: `acknowledged` says that the guest has acknowledged everything, `able` that the
+    /// flow can still leave. True when it is time to hand over.
+    pub fn advance(&mut self, acknowledged: bool, able: bool, now: Instant) -> bool {
+        match self.stage {
+            Stage::Serving => false,
+            _ if !able => {
+                self.give_up(Reluctance::NoRest);
+                false
+            }
+            Stage::Resting { .. } if acknowledged => {
+                self.stage = Stage::Muted {
+                    until: now + MUTE_PATIENCE,
+                    silent_since: now,
+                };
+                false
+            }
+            Stage::Resting { until } => {
+                if now >= until {
+                    self.give_up(Reluctance::NoRest);
+                }
+                false
+            }
+            Stage::Muted {
+                until,
+                silent_since,
+            } => now >= until || now >= silent_since + SILENCE,
+        }
+    }
+
+    /// A frame of the guest has arrived.
+    pub fn heard(&mut self, now: Instant) {
+        if let Stage::Muted { silent_since, .. } = &mut self.stage {
+            *silent_since = now;
+        }
+    }
+
+    /// When [`Haul::advance`] is to be asked again at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Serving => None,
+            Stage::Resting { until } => Some(until),
+            Stage::Muted {
+                until,
+                silent_since,
+            } => Some(until.min(silent_since + SILENCE)),
+        }
+    }
+
+    /// The engine goes on; the next attempt comes later.
+    pub fn give_up(&mut self, why: Reluctance) {
+        self.stage = Stage::Serving;
+        self.reluctance = why;
+        self.threshold = self.threshold.saturating_mul(2);
+        if self.policy == Promote::Always {
+            self.policy = Promote::Auto;
+        }
+    }
+
+    /// This system cannot promote: no further attempts.
+    pub fn turn_off(&mut self) {
+        self.stage = Stage::Serving;
+        self.policy = Promote::Off;
+        self.reluctance = Reluctance::Off;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_talker_stays_however_long_it_talks() {
+        let mut now = Instant::ZERO;
+        let mut haul = Haul::new(Promote::Auto, now);
+        for request in 1..100_000 {
+            haul.note(request * 1_000, true, now);
+            assert_eq!(haul.stage(), Stage::Serving);
+            now += MS;
+        }
+    }
+
+    #[test]
+    fn a_download_rests_and_leaves() {
+        let mut now = Instant::ZERO;
+        let mut haul = Haul::new(Promote::Auto, now);
+        haul.note(THRESHOLD - 1, true, now);
+        assert_eq!(haul.stage(), Stage::Serving);
+        haul.note(THRESHOLD, true, now);
+        assert!(!haul.takes_from_host() && haul.may_speak());
+        assert!(!haul.advance(false, true, now + MS));
+        assert!(!haul.advance(true, true, now + MS));
+        assert!(!haul.may_speak());
+        now += MS;
+        haul.heard(now + SILENCE);
+        assert!(!haul.advance(true, true, now + SILENCE));
+        assert!(haul.advance(true, true, now + SILENCE + SILENCE));
+    }
+
+    #[test]
+    fn a_guest_that_never_falls_silent_is_not_kept_waiting() {
+        let mut now = Instant::ZERO;
+        let mut haul = Haul::new(Promote::Always, now);
+        haul.note(0, true, now);
+        assert!(!haul.advance(true, true, now));
+        let muted = now;
+        while !haul.advance(true, true, now) {
+            now += Duration::from_micros(10);
+            haul.heard(now);
+        }
+        assert_eq!(now - muted, MUTE_PATIENCE);
+    }
+
+    #[test]
+    fn without_rest_the_next_attempt_needs_twice_as_much() {
+        let now = Instant::ZERO;
+        let mut haul = Haul::new(Promote::Auto, now);
+        haul.note(THRESHOLD, true, now);
+        assert_eq!(haul.deadline(), Some(now + REST_PATIENCE));
+        assert!(!haul.advance(false, true, now + REST_PATIENCE));
+        assert!(haul.takes_from_host());
+        let later = now + REST_PATIENCE;
+        haul.note(THRESHOLD + RATE_BYTES, true, later);
+        haul.note(2 * THRESHOLD - 1, true, later);
+        assert_eq!(haul.stage(), Stage::Serving);
+        haul.note(2 * THRESHOLD, true, later);
+        assert_ne!(haul.stage(), Stage::Serving);
+        assert_eq!(haul.reluctance, Reluctance::NoRest);
+    }
+}

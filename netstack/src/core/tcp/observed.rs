@@ -1,0 +1,137 @@
+//! What the wire has shown of a connection: the numbers that a kernel socket needs to carry on from here, none of which
+//! smoltcp tells. Names are those of RFC 9293 3.3.1, seen from our side: SND is towards the guest.
+
+use std::num::NonZeroU16;
+
+use etherparse::{TcpOptionElement, TcpSlice};
+
+/// MSS of a peer that announced none (RFC 9293 3.7.1).
+const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
+/// smoltcp takes no smaller MSS from a peer either.
+const MIN_MSS: u16 = 48;
+/// Largest window shift (RFC 7323 2.3).
+const MAX_SHIFT: u8 = 14;
+
+/// The numbers. Meaningless before both SYNs have been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// SMSS: what the guest announced (RFC 5681).
+    pub smss: NonZeroU16,
+    /// Shift of the guest's windows, if it announced one.
+    pub guest_shift: Option<u8>,
+    /// Shift of our windows, if we announced one.
+    pub our_shift: Option<u8>,
+    pub sack_permitted: bool,
+    /// Our initial sequence number.
+    pub iss: u32,
+    /// The guest's.
+    pub irs: u32,
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    /// In bytes, after scaling.
+    pub snd_wnd: u32,
+    /// The largest that the guest ever had.
+    pub max_snd_wnd: u32,
+    /// What we last acknowledged and how much from there on we offered to take, in bytes.
+    pub last_ack: u32,
+    pub last_window: u32,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Observed {
+            smss: DEFAULT_MSS,
+            guest_shift: None,
+            our_shift: None,
+            sack_permitted: false,
+            iss: 0,
+            irs: 0,
+            snd_una: 0,
+            snd_nxt: 0,
+            snd_wnd: 0,
+            max_snd_wnd: 0,
+            last_ack: 0,
+            last_window: 0,
+        }
+    }
+}
+
+impl Observed {
+    /// Takes note of a segment of the guest, by its whole IP packet.
+    pub fn from_guest(&mut self, packet: &[u8]) {
+        let Some(tcp) = transport(packet) else {
+            return;
+        };
+        let window = u32::from(tcp.window_size());
+        if tcp.syn() {
+            *self = Observed {
+                irs: tcp.sequence_number(),
+                snd_wnd: window,
+                max_snd_wnd: window,
+                // A SYN-ACK answers our SYN.
+                iss: self.iss,
+                snd_nxt: self.snd_nxt,
+                our_shift: self.our_shift,
+                last_ack: self.last_ack,
+                last_window: self.last_window,
+                ..Observed::default()
+            };
+            for option in tcp.options_iterator() {
+                match option {
+                    Ok(TcpOptionElement::MaximumSegmentSize(mss)) if mss != 0 => {
+                        self.smss = NonZeroU16::new(mss.max(MIN_MSS)).unwrap_or(DEFAULT_MSS);
+                    }
+                    Ok(TcpOptionElement::WindowScale(shift)) => {
+                        self.guest_shift = Some(shift.min(MAX_SHIFT));
+                    }
+                    Ok(TcpOptionElement::SelectiveAcknowledgementPermitted) => {
+                        self.sack_permitted = true;
+                    }
+                    _ => {}
+                }
+            }
+        } else {
+            self.snd_wnd = window << self.guest_shift.unwrap_or(0);
+            self.max_snd_wnd = self.max_snd_wnd.max(self.snd_wnd);
+        }
+        if tcp.ack() {
+            self.snd_una = tcp.acknowledgment_number();
+        }
+    }
+
+    /// Takes note of a segment that we send, from its TCP header on.
+    pub fn from_us(&mut self, segment: &[u8]) {
+        let Ok(tcp) = TcpSlice::from_slice(segment) else {
+            return;
+        };
+        let window = u32::from(tcp.window_size());
+        let mut end = tcp
+            .sequence_number()
+            .wrapping_add(tcp.payload().len() as u32)
+            .wrapping_add(u32::from(tcp.fin()));
+        if tcp.syn() {
+            end = end.wrapping_add(1);
+            self.iss = tcp.sequence_number();
+            self.snd_nxt = end;
+            self.our_shift = tcp.options_iterator().find_map(|option| match option {
+                Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
+                _ => None,
+            });
+            self.last_window = window;
+        } else {
+            if end.wrapping_sub(self.snd_nxt) as i32 > 0 {
+                self.snd_nxt = end;
+            }
+            self.last_window = window << self.our_shift.unwrap_or(0);
+        }
+        self.last_ack = tcp.acknowledgment_number();
+    }
+}
+
+fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
+    let header_len = match packet.first()? >> 4 {
+        4 => usize::from(packet[0] & 0xf) * 4,
+        _ => 40,
+    };
+    TcpSlice::from_slice(packet.get(header_len..)?).ok()
+}
