@@ -35,6 +35,8 @@ pub enum Command {
     ReportPid { file: PathBuf },
     #[command(name = "__exec", hide = true)]
     Exec {
+        #[arg(long)]
+        enter: Option<i32>,
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
         program: Vec<OsString>,
     },
@@ -62,6 +64,12 @@ pub struct Compare {
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Say what got worse than in this earlier JSON file, by ratio to the host, and fail if anything of coracle did
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Ask iperf3 and wrk the same questions, where they are installed (takes twice as long)
+    #[arg(long)]
+    pub cross_check: bool,
     /// Print the cells and peers, measure nothing
     #[arg(long)]
     pub list: bool,

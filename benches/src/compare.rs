@@ -3,29 +3,22 @@
 //! Rounds are the outermost loop and peers the innermost, so that all peers answer one question within seconds of each other and a
 //! machine that drifts drifts for all alike.
 
-use std::fs;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::cli::Compare;
 use crate::matrix::{self, Cell, Timing};
 use crate::metric::{Metric, Outcome};
 use crate::peers::{self, Kind, Peer};
-use crate::report::{self, Figure, Report};
+use crate::report::{self, Figure, Report, against};
 use crate::stage::{self, Order};
+use crate::startup;
 
 /// Runs the comparison that the command line asks for.
 pub fn run(args: Compare) -> Result<()> {
-    let cells = matrix::select(
-        if args.quick {
-            matrix::quick()
-        } else {
-            matrix::full()
-        },
-        &args.only,
-    )?;
+    let (startup, cells) = choose_cells(&args)?;
     let mut timing = if args.quick {
         Timing::QUICK
     } else {
@@ -36,57 +29,83 @@ pub fn run(args: Compare) -> Result<()> {
     }
     let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
     let (found, missing) = peers::detect(&args.programs)?;
-    let peers = choose(found, &args.peer)?;
-    let plan = Plan {
-        cells,
-        peers,
-        timing,
-        rounds,
-    };
+    let peers = choose_peers(found, &args.peer)?;
+    let baseline = args.against.as_deref().map(Report::load).transpose()?;
 
-    for peer in &plan.peers {
-        eprintln!(
-            "{:<14} {:<28} {}",
-            peer.name,
-            peer.version,
-            peer.program.display()
-        );
+    for peer in &peers {
+        let program = peer.program.display();
+        eprintln!("{:<14} {:<28} {program}", peer.name, peer.version);
     }
     for line in &missing {
         eprintln!("left out: {line}");
     }
     if args.list {
-        for cell in &plan.cells {
-            println!("{cell}");
-        }
+        let words = cells
+            .iter()
+            .map(Cell::to_string)
+            .chain(startup.then(|| STARTUP.to_string()));
+        words.for_each(|name| println!("{name}"));
         return Ok(());
     }
-    let report = Report::new(plan.peers.clone(), timing, rounds, missing, plan.run());
+
+    let mut report = Report::new(peers, timing, rounds);
+    report.missing = missing;
+    let plan = Plan {
+        cells,
+        peers: report.peers.clone(),
+        timing,
+        rounds,
+        cross_check: args.cross_check,
+    };
+    report.figures = plan.run();
+    if startup {
+        let starts = if args.quick { 5 } else { 20 };
+        eprintln!("starting containers, {starts} times each");
+        report.startups = startup::measure(starts, &mut report.missing)?;
+    }
+
     print!("{}", report::table::render(&report));
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text + "\n")
-            .with_context(|| format!("failed to write {}", path.display()))?;
+        report.store(path)?;
     }
-    // A peer that cannot do something is a result; for us or for the reference it is a failure.
-    let ours = |name: &str| {
-        report
-            .peers
-            .iter()
-            .any(|p| p.name == name && matches!(p.kind, Kind::Coracle | Kind::Host))
-    };
+    let verdict = baseline.map(|baseline| against::compare(&report, &baseline));
+    if let Some(verdict) = &verdict {
+        print!("{}", verdict.render());
+    }
     let failed = report
         .failures()
-        .filter(|(figure, _)| ours(&figure.peer))
+        .filter(|(figure, _)| report.is_ours(&figure.peer))
         .count();
     if failed > 0 {
         bail!("{failed} measurements of coracle or the host failed");
     }
-    Ok(())
+    match verdict.map_or(0, |verdict| verdict.worse()) {
+        0 => Ok(()),
+        worse => bail!("{worse} figures are worse than the baseline beyond the noise"),
+    }
+}
+
+/// Besides the cells' words, the one that `--only` knows for timing the start of containers.
+const STARTUP: &str = "startup";
+
+/// Whether to time the start of containers, and the cells to measure.
+fn choose_cells(args: &Compare) -> Result<(bool, Vec<Cell>)> {
+    let all = if args.quick {
+        matrix::quick()
+    } else {
+        matrix::full()
+    };
+    let (startup, patterns): (Vec<String>, Vec<String>) =
+        args.only.iter().cloned().partition(|word| word == STARTUP);
+    match (startup.is_empty(), patterns.is_empty()) {
+        (true, true) => Ok((true, all)),
+        (false, true) => Ok((true, Vec::new())),
+        (no_startup, false) => Ok((!no_startup, matrix::select(all, &patterns)?)),
+    }
 }
 
 /// The peers with these names and the host reference; all of them when no name is given.
-fn choose(found: Vec<Peer>, names: &[String]) -> Result<Vec<Peer>> {
+fn choose_peers(found: Vec<Peer>, names: &[String]) -> Result<Vec<Peer>> {
     for name in names {
         if !found.iter().any(|peer| peer.name == *name) {
             let known: Vec<&str> = found.iter().map(|peer| peer.name.as_str()).collect();
@@ -104,6 +123,7 @@ struct Plan {
     peers: Vec<Peer>,
     timing: Timing,
     rounds: u32,
+    cross_check: bool,
 }
 
 impl Plan {
@@ -137,7 +157,8 @@ impl Plan {
                     cell: *cell,
                     peer: (*peer).clone(),
                     timing: self.timing,
-                    limit_ms: 2 * estimate + 60_000,
+                    cross_check: self.cross_check,
+                    limit_ms: 3 * estimate + 60_000,
                 };
                 let result = stage::run_in_world(&order);
                 progress.end(cell, peer, &result);
@@ -282,6 +303,7 @@ mod tests {
             peers,
             timing: Timing::QUICK,
             rounds: 1,
+            cross_check: false,
         };
         let questions = plan.questions();
         let cells: Vec<Cell> = questions.iter().map(|(cell, _)| *cell).collect();
@@ -298,7 +320,7 @@ mod tests {
 
     #[test]
     fn an_unknown_peer_is_refused_by_name() {
-        let error = choose(vec![loopback::peer()], &["vpnkit".into()])
+        let error = choose_peers(vec![loopback::peer()], &["vpnkit".into()])
             .unwrap_err()
             .to_string();
         assert_eq!(error, "--peer vpnkit is not one of: host");

@@ -6,6 +6,7 @@
 
 mod cli;
 mod compare;
+mod crosscheck;
 mod links;
 mod matrix;
 mod metric;
@@ -14,6 +15,7 @@ mod peers;
 mod procfs;
 mod report;
 mod stage;
+mod startup;
 mod stats;
 mod traffic;
 mod worker;
@@ -69,7 +71,10 @@ fn play(command: Command) -> Result<()> {
         Command::Traffic { task } => traffic::run(serde_json::from_str(&task)?),
         Command::Hold { held } => namespaces::hold(held),
         Command::ReportPid { file } => peers::rootlesskit::report_pid(&file),
-        Command::Exec { program } => {
+        Command::Exec { enter, program } => {
+            if let Some(pid) = enter {
+                namespaces::enter(pid)?;
+            }
             namespaces::drop_capabilities()?;
             let (name, args) = program.split_first().context("nothing to start")?;
             let error = Process::new(name).args(args).exec();
@@ -78,10 +83,13 @@ fn play(command: Command) -> Result<()> {
     }
 }
 
-/// RootlessKit finds us under the names of its tools.
+/// RootlessKit finds us under the names of its tools, and we are the `true` of the containers whose start is timed.
 fn called_as_another_program() -> Option<Result<()>> {
     let mut args = std::env::args();
     let called = args.next()?;
     let name = called.rsplit('/').next()?;
+    if name == "true" {
+        return Some(Ok(()));
+    }
     peers::rootlesskit::shim(name, &args.collect::<Vec<_>>())
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::crosscheck;
 use crate::links::{self, HOST};
 use crate::matrix::{Cell, Congestion, Route, Timing, Way, Work};
 use crate::metric::{Metric, Outcome};
@@ -27,6 +28,8 @@ pub struct Order {
     pub cell: Cell,
     pub peer: Peer,
     pub timing: Timing,
+    /// Also ask iperf3 or wrk.
+    pub cross_check: bool,
     /// When to give up.
     pub limit_ms: u64,
 }
@@ -54,12 +57,12 @@ struct Stage {
 }
 
 /// Where one end of the traffic runs.
-struct Place {
+pub struct Place {
     /// A process in its namespaces; ours when absent.
-    enter: Option<i32>,
+    pub enter: Option<i32>,
     /// What the server listens on or the client connects to.
-    address: SocketAddr,
-    congestion: Congestion,
+    pub address: SocketAddr,
+    pub congestion: Congestion,
 }
 
 impl Stage {
@@ -124,34 +127,16 @@ impl Stage {
     fn measure(self, order: &Order) -> Result<Outcome> {
         let timing = order.timing;
         let mut outcome = match order.cell.work {
-            Work::Bulk { way, flows } => self.bulk(order.cell.route, way, flows, timing)?,
-            Work::Request { connections } => {
-                let connect = self.client.address;
-                let Timing {
-                    warm_ms,
-                    measure_ms,
-                    ..
-                } = timing;
-                self.operations(
-                    Job::Request {
-                        connect,
-                        connections,
-                        warm_ms,
-                        measure_ms,
-                    },
-                    measure_ms,
-                )?
-            }
+            Work::Bulk { way, flows } => self.bulk(order, way, flows)?,
+            Work::Request { connections } => self.requests(order, connections)?,
             Work::Connect { at_once } => {
                 let (connect, measure_ms) = (self.client.address, timing.connect_ms);
-                self.operations(
-                    Job::Connect {
-                        connect,
-                        at_once,
-                        measure_ms,
-                    },
+                let job = Job::Connect {
+                    connect,
+                    at_once,
                     measure_ms,
-                )?
+                };
+                self.operations(job, measure_ms, |_| ())?
             }
             Work::Memory { connections } => self.memory(connections)?,
         };
@@ -164,8 +149,9 @@ impl Stage {
         Ok(outcome)
     }
 
-    fn bulk(&self, route: Route, way: Way, flows: u32, timing: Timing) -> Result<Outcome> {
-        let guest_is_client = route == Route::Outbound;
+    fn bulk(&self, order: &Order, way: Way, flows: u32) -> Result<Outcome> {
+        let timing = order.timing;
+        let guest_is_client = order.cell.route == Route::Outbound;
         let client_sends = guest_is_client == (way == Way::FromGuest);
         let bulk = |sends| Bulk {
             end: if sends { End::Send } else { End::Receive },
@@ -209,20 +195,48 @@ impl Stage {
                 Metric::MachineCpuSPerGb,
             );
         }
+        if order.cross_check {
+            drop((server, client));
+            let seconds = timing.measure_ms.div_ceil(1_000);
+            let checked =
+                crosscheck::iperf3(&self.client, &self.server, client_sends, flows, seconds);
+            insert_checked(&mut outcome, order, Metric::Iperf3GbitPerS, checked);
+        }
         Ok(outcome)
     }
 
-    /// A load of requests or connections against the HTTP service.
-    fn operations(&self, job: Job, measure_ms: u64) -> Result<Outcome> {
+    fn requests(&self, order: &Order, connections: u32) -> Result<Outcome> {
+        let Timing {
+            warm_ms,
+            measure_ms,
+            ..
+        } = order.timing;
+        let connect = self.client.address;
+        let job = Job::Request {
+            connect,
+            connections,
+            warm_ms,
+            measure_ms,
+        };
+        self.operations(job, measure_ms, |outcome| {
+            if order.cross_check {
+                let checked =
+                    crosscheck::wrk(&self.client, connections, measure_ms.div_ceil(1_000));
+                insert_checked(outcome, order, Metric::WrkPerS, checked);
+            }
+        })
+    }
+
+    /// A load of requests or connections against the HTTP service, and then `also` while the service still runs.
+    fn operations(
+        &self,
+        job: Job,
+        measure_ms: u64,
+        also: impl FnOnce(&mut Outcome),
+    ) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let before = self.footprint()?;
-        let mut server = Generator::start(
-            "server",
-            &self.server.task(Job::Serve {
-                listen: self.server.address,
-            }),
-        )?;
-        server.wait_ready()?;
+        let _service = self.service()?;
         let mut client = Generator::start("client", &self.client.task(job))?;
         let (report, cpu) = self.watch(&mut client, measure_ms)?;
         self.insert_footprint(&mut outcome, before, [Metric::RssStartMb, Metric::FdsStart]);
@@ -254,19 +268,23 @@ impl Stage {
             );
         }
         outcome.errors = report.errors;
+        drop(client);
+        also(&mut outcome);
         Ok(outcome)
+    }
+
+    /// The HTTP service, listening.
+    fn service(&self) -> Result<Generator> {
+        let listen = self.server.address;
+        let mut service = Generator::start("server", &self.server.task(Job::Serve { listen }))?;
+        service.wait_ready()?;
+        Ok(service)
     }
 
     fn memory(&self, connections: u32) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let start = self.footprint()?;
-        let mut server = Generator::start(
-            "server",
-            &self.server.task(Job::Serve {
-                listen: self.server.address,
-            }),
-        )?;
-        server.wait_ready()?;
+        let _service = self.service()?;
         let hold = Job::Hold {
             connect: self.client.address,
             connections,
@@ -337,6 +355,19 @@ impl Stage {
         if !self.helper.processes.is_empty() {
             outcome.values.insert(rss, footprint.rss_bytes as f64 / 1e6);
             outcome.values.insert(fds, footprint.fds as f64);
+        }
+    }
+}
+
+/// A cross-check that fails is a remark on the figure, not its failure.
+fn insert_checked(outcome: &mut Outcome, order: &Order, metric: Metric, checked: Result<f64>) {
+    match checked {
+        Ok(rate) => drop(outcome.values.insert(metric, rate)),
+        Err(e) => {
+            let figure = format!("{} with {}", order.cell, order.peer.name);
+            outcome
+                .notes
+                .push(format!("no cross-check of {figure}: {e:#}"));
         }
     }
 }

@@ -30,6 +30,15 @@ impl Summary {
             rounds: sorted.len(),
         })
     }
+
+    /// Half the distance between the extremes, as a share of the median: how far one round may be off.
+    pub fn relative_spread(&self) -> f64 {
+        if self.median == 0.0 {
+            0.0
+        } else {
+            (self.max - self.min) / (2.0 * self.median.abs())
+        }
+    }
 }
 
 /// Latencies of one measurement: every single one is kept, so percentiles are exact.
@@ -97,6 +106,15 @@ mod tests {
         );
         assert_eq!(Summary::of(&[4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
         assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn spread_is_relative_to_the_median() {
+        assert_eq!(
+            Summary::of(&[8.0, 10.0, 12.0]).unwrap().relative_spread(),
+            0.2
+        );
+        assert_eq!(Summary::of(&[0.0]).unwrap().relative_spread(), 0.0);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! What a comparison found, in the form that is stored as JSON and rendered as text.
 
+pub mod against;
 pub mod table;
 
+use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::{Cell, Timing};
 use crate::metric::{Metric, Outcome};
-use crate::peers::Peer;
+use crate::peers::{Kind, Peer};
+use crate::startup::Startup;
 use crate::stats::Summary;
 
 /// A whole comparison.
@@ -17,7 +22,7 @@ pub struct Report {
     /// Of this program; stored figures of different versions may mean different things.
     pub version: String,
     /// Seconds since 1970.
-    pub finished_at: u64,
+    pub started_at: u64,
     pub machine: Machine,
     pub timing: Timing,
     pub rounds: u32,
@@ -25,6 +30,8 @@ pub struct Report {
     /// Peers that could not take part, and why.
     pub missing: Vec<String>,
     pub figures: Vec<Figure>,
+    #[serde(default)]
+    pub startups: Vec<Startup>,
 }
 
 /// Where it was measured.
@@ -36,6 +43,8 @@ pub struct Machine {
     pub kernel: String,
     /// Of the user who ran it; 0 for root.
     pub uid: u32,
+    /// Load average of the last minute before the start: what else the machine was doing.
+    pub load_before: f64,
 }
 
 /// One cell measured with one peer, in every round.
@@ -99,25 +108,50 @@ impl Figure {
 }
 
 impl Report {
-    pub fn new(
-        peers: Vec<Peer>,
-        timing: Timing,
-        rounds: u32,
-        missing: Vec<String>,
-        figures: Vec<Figure>,
-    ) -> Report {
+    /// A report with nothing in it yet.
+    pub fn new(peers: Vec<Peer>, timing: Timing, rounds: u32) -> Report {
         Report {
             version: env!("CARGO_PKG_VERSION").into(),
-            finished_at: SystemTime::now()
+            started_at: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
             machine: Machine::ours(),
             timing,
             rounds,
             peers,
-            missing,
-            figures,
+            missing: Vec::new(),
+            figures: Vec::new(),
+            startups: Vec::new(),
         }
+    }
+
+    /// Reads a report that [`Report::store`] wrote.
+    pub fn load(path: &Path) -> Result<Report> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a report of this program", path.display()))
+    }
+
+    /// Writes the report as JSON.
+    pub fn store(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
+    }
+
+    /// Whether a peer is coracle or the reference, which must not fail; that another peer cannot do something is a result.
+    pub fn is_ours(&self, peer: &str) -> bool {
+        self.peers
+            .iter()
+            .any(|p| p.name == peer && matches!(p.kind, Kind::Coracle | Kind::Host))
+    }
+
+    /// The name of the host reference among the peers.
+    pub fn host(&self) -> Option<&str> {
+        self.peers
+            .iter()
+            .find(|peer| peer.kind == Kind::Host)
+            .map(|host| host.name.as_str())
     }
 
     pub fn figure(&self, cell: &Cell, peer: &str) -> Option<&Figure> {
@@ -140,16 +174,22 @@ impl Report {
             .flat_map(|figure| figure.failures().map(move |cause| (figure, cause)))
     }
 
-    /// What readers must know about some of the runs, each remark once.
-    pub fn notes(&self) -> Vec<&str> {
-        let mut notes: Vec<&str> = self
-            .figures
-            .iter()
-            .flat_map(Figure::measured)
-            .flat_map(|outcome| outcome.notes.iter().map(String::as_str))
+    /// What readers must know about the machine or some of the runs, each remark once.
+    pub fn notes(&self) -> Vec<String> {
+        let figures = self.figures.iter().flat_map(Figure::measured);
+        let mut notes: Vec<String> = figures
+            .flat_map(|outcome| outcome.notes.iter().cloned())
             .collect();
         notes.sort_unstable();
         notes.dedup();
+        let Machine {
+            load_before, cores, ..
+        } = self.machine;
+        if load_before > 0.3 * cores as f64 {
+            notes.push(format!(
+                "the machine was busy: load {load_before} on {cores} cores before the start"
+            ));
+        }
         notes
     }
 }
@@ -172,6 +212,11 @@ impl Machine {
             memory_gb: (kilobytes * 1024.0 / 1e8).round() / 10.0,
             kernel: read("/proc/sys/kernel/osrelease").trim().into(),
             uid: nix::unistd::getuid().as_raw(),
+            load_before: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|load| load.parse().ok())
+                .unwrap_or(0.0),
         }
     }
 }

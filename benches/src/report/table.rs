@@ -6,7 +6,6 @@ use std::fmt::Write;
 use super::Report;
 use crate::matrix::{Cell, Work};
 use crate::metric::Metric;
-use crate::peers::Kind;
 
 /// A block: its title, the metrics it shows and whether a ratio to the host says something.
 struct Block {
@@ -92,6 +91,10 @@ pub fn render(report: &Report) -> String {
         }
     }
     text.push_str(&ready(report));
+    text.push_str(&startups(report));
+    for line in &report.missing {
+        let _ = writeln!(text, "left out: {line}");
+    }
     for note in report.notes() {
         let _ = writeln!(text, "note: {note}");
     }
@@ -166,13 +169,8 @@ fn value(report: &Report, cell: &Cell, peer: &str, metric: Metric) -> String {
             metric.format(summary.max)
         );
     }
-    let host = report
-        .peers
-        .iter()
-        .find(|peer| peer.kind == Kind::Host)
-        .map(|host| host.name.as_str());
     if metric.is_rate()
-        && let Some(host) = host.filter(|host| *host != peer)
+        && let Some(host) = report.host().filter(|host| *host != peer)
         && let Some(reference) = report
             .figure(cell, host)
             .and_then(|figure| figure.summary(metric))
@@ -218,6 +216,35 @@ fn ready(report: &Report) -> String {
     }
 }
 
+/// Containers that do nothing.
+fn startups(report: &Report) -> String {
+    let mut rows = vec![(
+        "Container start to end, ms".to_string(),
+        vec!["median [min-max]".to_string()],
+    )];
+    for startup in &report.startups {
+        if let Some(s) = startup.summary() {
+            let format = |value| Metric::ReadyMs.format(value);
+            let value = format!(
+                "{} [{}-{}] n={}",
+                format(s.median),
+                format(s.min),
+                format(s.max),
+                s.rounds
+            );
+            rows.push((
+                format!("{} ({})", startup.name, startup.version),
+                vec![value],
+            ));
+        }
+    }
+    if rows.len() > 1 {
+        align(&rows)
+    } else {
+        String::new()
+    }
+}
+
 /// Columns as wide as their widest entry, the first row as heading.
 fn align(rows: &[(String, Vec<String>)]) -> String {
     let first = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -250,7 +277,7 @@ mod tests {
     use super::*;
     use crate::matrix::Timing;
     use crate::metric::Outcome;
-    use crate::peers::{Peer, loopback};
+    use crate::peers::{Kind, Peer, loopback};
     use crate::report::{Figure, Round};
 
     fn figure(cell: Cell, peer: &str, gbit: &[f64]) -> Figure {
@@ -274,13 +301,8 @@ mod tests {
         let mut broken = figure(cell, "helper", &[10.0, 30.0, 20.0]);
         broken.rounds.push(Round::Failed("no byte arrived".into()));
         let figures = vec![figure(cell, "host", &[40.0]), broken];
-        let report = Report::new(
-            vec![loopback::peer(), helper],
-            Timing::QUICK,
-            1,
-            Vec::new(),
-            figures,
-        );
+        let mut report = Report::new(vec![loopback::peer(), helper], Timing::QUICK, 1);
+        report.figures = figures;
         let text = render(&report);
         let line = text
             .lines()

@@ -1,0 +1,160 @@
+//! The same question asked of iperf3 and wrk, so that the built-in generators are not taken on trust.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::peers;
+use crate::stage::Place;
+
+/// Gbit/s that iperf3 measures. The server runs at the listening end and serves one test.
+pub fn iperf3(
+    client: &Place,
+    server: &Place,
+    client_sends: bool,
+    flows: u32,
+    seconds: u64,
+) -> Result<f64> {
+    let program = peers::find_program("iperf3").context("iperf3 is not installed")?;
+    let port = server.address.port().to_string();
+    let mut listener = Killed(start(
+        &program,
+        server,
+        &["--server", "--one-off", "--port", &port],
+    )?);
+    wait_listening(&mut listener.0)?;
+    let sender = if client_sends { client } else { server };
+    let (address, flows, seconds) = (
+        client.address.ip().to_string(),
+        flows.to_string(),
+        seconds.to_string(),
+    );
+    let mut args = vec![
+        "--client", &address, "--port", &port, "--json", "--omit", "1", "--time", &seconds,
+    ];
+    args.extend([
+        "--parallel",
+        &flows,
+        "--congestion",
+        sender.congestion.name(),
+    ]);
+    if !client_sends {
+        args.push("--reverse");
+    }
+    let output = start(&program, client, &args)?
+        .wait_with_output()
+        .context("failed to wait for iperf3")?;
+    parse_iperf3(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Requests per second that wrk measures against the running HTTP service.
+pub fn wrk(client: &Place, connections: u32, seconds: u64) -> Result<f64> {
+    let program = peers::find_program("wrk").context("wrk is not installed")?;
+    let args = [
+        "--threads",
+        "1",
+        "--connections",
+        &connections.to_string(),
+        "--duration",
+        &format!("{seconds}s"),
+    ];
+    let url = format!("http://{}/", client.address);
+    let args: Vec<&str> = args.into_iter().chain([url.as_str()]).collect();
+    let output = start(&program, client, &args)?
+        .wait_with_output()
+        .context("failed to wait for wrk")?;
+    parse_wrk(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// A child that does not outlive the check.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(program: &Path, place: &Place, args: &[&str]) -> Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("__exec");
+    if let Some(pid) = place.enter {
+        command.arg(format!("--enter={pid}"));
+    }
+    command
+        .arg("--")
+        .arg(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+        .spawn()
+        .with_context(|| format!("failed to start {}", program.display()))
+}
+
+/// iperf3 says nothing when its output is not a terminal and it has started listening, so it gets a fixed moment.
+fn wait_listening(child: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            bail!("the iperf3 server ended with {status}");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn parse_iperf3(text: &str) -> Result<f64> {
+    let result: Value = serde_json::from_str(text).context("iperf3 printed no JSON")?;
+    if let Some(error) = result.get("error") {
+        bail!("iperf3: {error}");
+    }
+    let rate = result
+        .pointer("/end/sum_received/bits_per_second")
+        .and_then(Value::as_f64);
+    Ok(rate.context("iperf3 reported no rate")? / 1e9)
+}
+
+fn parse_wrk(text: &str) -> Result<f64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Requests/sec:"));
+    line.context("wrk reported no rate")?
+        .trim()
+        .parse()
+        .context("wrk reported a rate that is no number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iperf3_results_and_errors() {
+        let text = r#"{"end": {"sum_sent": {"bits_per_second": 3e9}, "sum_received": {"bits_per_second": 2.5e9}}}"#;
+        assert_eq!(parse_iperf3(text).unwrap(), 2.5);
+        let refused =
+            r#"{"start": {}, "error": "unable to connect to server: Connection refused"}"#;
+        assert!(
+            parse_iperf3(refused)
+                .unwrap_err()
+                .to_string()
+                .contains("refused")
+        );
+        assert!(parse_iperf3("").is_err());
+    }
+
+    #[test]
+    fn wrk_results() {
+        let text = "Running 1s test\n  1 threads and 64 connections\nRequests/sec:  65432.10\nTransfer/sec: 1MB\n";
+        assert_eq!(parse_wrk(text).unwrap(), 65432.10);
+        assert!(parse_wrk("unable to connect to 127.0.0.1:8080 Connection refused\n").is_err());
+    }
+}
