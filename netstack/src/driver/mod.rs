@@ -182,6 +182,8 @@ impl Driver {
                 Ok(len) => {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
                     if let Some(action) = action {
+                        // A new flow may take the place of one that has just ended.
+                        self.close_ended();
                         self.perform(action, now);
                     }
                 }
@@ -217,7 +219,7 @@ impl Driver {
 
     fn handle_socket(&mut self, id: crate::core::flow::FlowId, event: Event, now: Instant) {
         match self.sockets.get_mut(id) {
-            Some(HostSocket::Dialling(_)) => self.finish_dial(id, now),
+            Some(HostSocket::Dialling(_)) => self.finish_dial(id, event, now),
             Some(HostSocket::Stream(_)) => self.core.host_ready(id, event.readiness()),
             Some(HostSocket::Udp(_)) => self.read_datagrams(id, event.error, now),
             Some(HostSocket::Ping(_)) => self.read_echo_replies(id, now),

@@ -112,6 +112,7 @@ impl Event {
             readable: self.readable,
             writable: self.writable,
             hung_up: self.hung_up,
+            failed: self.error,
         }
     }
 }
@@ -132,15 +133,20 @@ impl Driver {
     }
 
     /// The socket of a dial has become writable or failed.
-    pub(super) fn finish_dial(&mut self, id: FlowId, now: Instant) {
+    pub(super) fn finish_dial(&mut self, id: FlowId, event: Event, now: Instant) {
         let Some(HostSocket::Dialling(socket)) = self.sockets.remove(id) else {
             return;
         };
         let result = dial::outcome(&socket);
-        if result.is_ok() {
+        let connected = result.is_ok();
+        if connected {
             self.sockets.insert(id, HostSocket::stream(socket));
         }
         self.core.handle_dialled(id, result, now, &mut self.link);
+        if connected {
+            // The remote may have spoken already, and an edge is told only once.
+            self.core.host_ready(id, event.readiness());
+        }
     }
 
     pub(super) fn handle_listener(&mut self, index: u32, now: Instant) {
