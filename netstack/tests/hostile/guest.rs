@@ -1,0 +1,587 @@
+//! The hostile guest: frames that are right, nearly right, or noise. It listens to what the core answers, so that its
+//! connections get as far as established before it misbehaves in them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Type,
+    Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, PacketBuilder,
+    SlicedPacket, TcpOptionElement, TransportSlice, icmpv4, icmpv6,
+};
+use netstack::core::vnet::VNET_HEADER_LEN;
+
+use super::entropy::Entropy;
+
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
+
+/// What the guest remembers of one of its TCP connections.
+#[derive(Clone, Debug)]
+struct Connection {
+    guest: SocketAddr,
+    remote: SocketAddr,
+    snd_nxt: u32,
+    rcv_nxt: u32,
+    /// The core has sent at least one segment of it.
+    answered: bool,
+}
+
+#[derive(Default)]
+pub struct Guest {
+    connections: Vec<Connection>,
+    /// Recent frames, to be sent again, as they were or damaged.
+    sent: Vec<Vec<u8>>,
+    /// Frames heard since the guest last spoke.
+    heard: usize,
+}
+
+impl Guest {
+    /// Learns from a frame that the core sent. Panics when it is not a frame that a kernel would take.
+    pub fn hear(&mut self, frame: &[u8]) {
+        self.heard += 1;
+        let ethernet = frame
+            .get(VNET_HEADER_LEN..)
+            .expect("a virtio header comes first");
+        let packet = SlicedPacket::from_ethernet(ethernet).unwrap_or_else(|error| {
+            panic!("the core sent a malformed frame: {error}: {ethernet:02x?}")
+        });
+        let (source, destination): (IpAddr, IpAddr) = match &packet.net {
+            Some(etherparse::NetSlice::Ipv4(ip)) => (
+                ip.header().source_addr().into(),
+                ip.header().destination_addr().into(),
+            ),
+            Some(etherparse::NetSlice::Ipv6(ip)) => (
+                ip.header().source_addr().into(),
+                ip.header().destination_addr().into(),
+            ),
+            Some(etherparse::NetSlice::Arp(_)) => return,
+            None => panic!("the core sent a frame of no known protocol"),
+        };
+        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
+            return;
+        };
+        let guest = SocketAddr::new(destination, tcp.destination_port());
+        let remote = SocketAddr::new(source, tcp.source_port());
+        let length = tcp.payload().len() as u32 + u32::from(tcp.syn()) + u32::from(tcp.fin());
+        let rcv_nxt = tcp.sequence_number().wrapping_add(length);
+        match self.find(guest, remote) {
+            Some(connection) => {
+                connection.answered = true;
+                connection.rcv_nxt = rcv_nxt;
+                if tcp.ack() {
+                    connection.snd_nxt = tcp.acknowledgment_number();
+                }
+            }
+            // A published port: the core opens.
+            None if tcp.syn() && !tcp.ack() => {
+                self.remember(Connection {
+                    guest,
+                    remote,
+                    snd_nxt: 1_000_000,
+                    rcv_nxt,
+                    answered: true,
+                });
+            }
+            None => {}
+        }
+    }
+
+    /// The next frame, virtio header first.
+    pub fn speak(&mut self, entropy: &mut Entropy) -> Vec<u8> {
+        self.heard = 0;
+        let frame = match entropy.below(100) {
+            0..18 => self.open(entropy),
+            18..40 => self.obey(entropy),
+            40..62 => self.misbehave(entropy),
+            62..70 => udp(entropy),
+            70..74 => icmp(entropy),
+            74..78 => arp_or_ndp(entropy),
+            78..85 => fragment(entropy),
+            85..96 => self.damage(entropy),
+            _ => (0..entropy.below(200)).map(|_| entropy.u8()).collect(),
+        };
+        if self.sent.len() < 64 {
+            self.sent.push(frame.clone());
+        } else {
+            let index = entropy.below(64);
+            self.sent[index] = frame.clone();
+        }
+        frame
+    }
+
+    /// A SYN, of a new connection or of one that exists.
+    fn open(&mut self, entropy: &mut Entropy) -> Vec<u8> {
+        let remote = remote(entropy);
+        let guest = SocketAddr::new(
+            source(entropy, remote.is_ipv4()),
+            40_000 + entropy.u16() % 200,
+        );
+        let iss = entropy.u32();
+        if self.find(guest, remote).is_none() {
+            let opening = Connection {
+                guest,
+                remote,
+                snd_nxt: iss.wrapping_add(1),
+                rcv_nxt: 0,
+                answered: false,
+            };
+            self.remember(opening);
+        }
+        let options = options(entropy);
+        let payload = if entropy.chance(10) { 100 } else { 0 };
+        segment(
+            guest,
+            remote,
+            iss,
+            0,
+            SYN,
+            entropy.choose(&[0, 1, 1460, 65_535]),
+            &options,
+            payload,
+            entropy,
+        )
+    }
+
+    /// What a well-behaved peer would send next: everything heard is acknowledged, a little data goes out.
+    fn obey(&mut self, entropy: &mut Entropy) -> Vec<u8> {
+        let Some(connection) = self.pick(entropy) else {
+            return self.open(entropy);
+        };
+        let length = entropy.choose(&[0, 0, 1, 500, 1400]);
+        let fin = if entropy.chance(8) { FIN } else { 0 };
+        let (seq, ack) = (connection.snd_nxt, connection.rcv_nxt);
+        connection.snd_nxt = seq.wrapping_add(length as u32 + u32::from(fin != 0));
+        let window = entropy.choose(&[65_535, 65_535, 65_535, 1000]);
+        let (guest, remote) = (connection.guest, connection.remote);
+        segment(
+            guest,
+            remote,
+            seq,
+            ack,
+            ACK | fin,
+            window,
+            &[],
+            length,
+            entropy,
+        )
+    }
+
+    /// A segment of a real connection with anything wrong in it.
+    fn misbehave(&mut self, entropy: &mut Entropy) -> Vec<u8> {
+        let Some(connection) = self.pick(entropy).cloned() else {
+            return self.open(entropy);
+        };
+        let flags = match entropy.below(8) {
+            0 => RST,
+            1 => RST | ACK,
+            2 => SYN,
+            3 => SYN | ACK,
+            4 => FIN | ACK,
+            5 => entropy.u8() & 0x3f,
+            _ => ACK,
+        };
+        let seq = near(connection.snd_nxt, entropy);
+        let ack = near(connection.rcv_nxt, entropy);
+        let window = entropy.choose(&[0, 0, 1, 2, 536, 65_535]);
+        let length = entropy.choose(&[0, 0, 1, 1460, 9000, 40_000, 65_400]);
+        let options = options(entropy);
+        segment(
+            connection.guest,
+            connection.remote,
+            seq,
+            ack,
+            flags,
+            window,
+            &options,
+            length,
+            entropy,
+        )
+    }
+
+    /// An earlier frame again: as it was, cut, lengthened, or with bytes changed.
+    fn damage(&mut self, entropy: &mut Entropy) -> Vec<u8> {
+        if self.sent.is_empty() {
+            return Vec::new();
+        }
+        let mut frame = self.sent[entropy.below(self.sent.len())].clone();
+        match entropy.below(4) {
+            0 => {}
+            1 => frame.truncate(entropy.below(frame.len() + 1)),
+            2 => frame.extend((0..entropy.below(64)).map(|index| index as u8)),
+            _ => {
+                for _ in 0..=entropy.below(4) {
+                    // Mostly the headers: the payload means nothing to the core.
+                    let reach = frame.len().min(120);
+                    if reach > 0 {
+                        let index = entropy.below(reach);
+                        frame[index] = entropy.u8();
+                    }
+                }
+            }
+        }
+        frame
+    }
+
+    fn find(&mut self, guest: SocketAddr, remote: SocketAddr) -> Option<&mut Connection> {
+        self.connections
+            .iter_mut()
+            .find(|connection| connection.guest == guest && connection.remote == remote)
+    }
+
+    fn remember(&mut self, connection: Connection) {
+        if self.connections.len() >= 256 {
+            self.connections.remove(0);
+        }
+        self.connections.push(connection);
+    }
+
+    /// A connection, with preference for those that the core has answered.
+    fn pick(&mut self, entropy: &mut Entropy) -> Option<&mut Connection> {
+        if self.connections.is_empty() {
+            return None;
+        }
+        let start = entropy.below(self.connections.len());
+        let count = self.connections.len();
+        let answered = (0..count)
+            .map(|step| (start + step) % count)
+            .find(|&index| self.connections[index].answered);
+        self.connections.get_mut(answered.unwrap_or(start))
+    }
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// A frame around one TCP segment. The virtio header asks for the offloads that a guest's kernel would ask for, or for
+/// wrong ones.
+#[allow(clippy::too_many_arguments, reason = "one per field of the header")]
+fn segment(
+    guest: SocketAddr,
+    remote: SocketAddr,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    window: u16,
+    options: &[u8],
+    payload: usize,
+    entropy: &mut Entropy,
+) -> Vec<u8> {
+    let mut tcp = etherparse::TcpHeader::new(guest.port(), remote.port(), seq, window);
+    tcp.acknowledgment_number = ack;
+    (tcp.fin, tcp.syn, tcp.rst) = (flags & FIN != 0, flags & SYN != 0, flags & RST != 0);
+    (tcp.psh, tcp.ack, tcp.urg) = (flags & 8 != 0, flags & ACK != 0, flags & 32 != 0);
+    let _ = tcp.set_options_raw(options);
+    let header_length = tcp.header_len();
+    let payload = vec![flags; payload];
+    let builder = ip(guest.ip(), remote.ip()).tcp_header(tcp);
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    builder.write(&mut frame, &payload).expect("lengths fit");
+    let ip_length = if guest.is_ipv4() { 20 } else { 40 };
+    let gso_size = entropy.choose(&[1460, 1460, 536, 1, 0, 65_535]);
+    let gso_type = if guest.is_ipv4() { 1 } else { 4 };
+    if payload.len() > 1460 || entropy.chance(5) {
+        let gso_type = if entropy.chance(5) {
+            entropy.u8()
+        } else {
+            gso_type
+        };
+        offload(
+            &mut frame,
+            gso_type,
+            14 + ip_length + header_length,
+            gso_size,
+            14 + ip_length,
+            16,
+        );
+    } else if entropy.chance(50) {
+        offload(&mut frame, 0, 0, 0, 14 + ip_length, 16);
+    }
+    frame
+}
+
+/// Fills in the virtio header: the checksum is partial, and `gso_type` other than 0 asks for segmentation.
+fn offload(
+    frame: &mut [u8],
+    gso_type: u8,
+    header_length: usize,
+    gso_size: u16,
+    checksum_start: usize,
+    checksum_offset: u16,
+) {
+    frame[0] = 1;
+    frame[1] = gso_type;
+    frame[2..4].copy_from_slice(&(header_length as u16).to_ne_bytes());
+    frame[4..6].copy_from_slice(&gso_size.to_ne_bytes());
+    frame[6..8].copy_from_slice(&(checksum_start as u16).to_ne_bytes());
+    frame[8..10].copy_from_slice(&checksum_offset.to_ne_bytes());
+}
+
+fn udp(entropy: &mut Entropy) -> Vec<u8> {
+    let remote = remote(entropy);
+    let source = source(entropy, remote.is_ipv4());
+    let port = entropy.choose(&[0, 53, 5000, 5001, 65_535]);
+    let payload = vec![7; entropy.choose(&[0, 1, 12, 512, 1472, 20_000, 65_000])];
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    ip(source, remote.ip())
+        .udp(port, remote.port())
+        .write(&mut frame, &payload)
+        .expect("lengths fit");
+    if payload.len() > 1472 || entropy.chance(20) {
+        let ip_length = if remote.is_ipv4() { 20 } else { 40 };
+        let size = entropy.choose(&[1200, 1, 0, 65_535]);
+        offload(&mut frame, 5, 14 + ip_length + 8, size, 14 + ip_length, 6);
+    }
+    frame
+}
+
+fn icmp(entropy: &mut Entropy) -> Vec<u8> {
+    let remote = remote(entropy).ip();
+    let source = source(entropy, remote.is_ipv4());
+    let echo = IcmpEchoHeader {
+        id: entropy.u16() % 8,
+        seq: entropy.u16(),
+    };
+    let payload = vec![9; entropy.choose(&[0, 8, 56, 1400, 60_000])];
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let builder = ip(source, remote);
+    let written = if remote.is_ipv4() {
+        let message = match entropy.below(4) {
+            0 => Icmpv4Type::EchoReply(echo),
+            1 => Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port),
+            _ => Icmpv4Type::EchoRequest(echo),
+        };
+        builder.icmpv4(message).write(&mut frame, &payload)
+    } else {
+        let message = match entropy.below(4) {
+            0 => Icmpv6Type::EchoReply(echo),
+            1 => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
+            _ => Icmpv6Type::EchoRequest(echo),
+        };
+        builder.icmpv6(message).write(&mut frame, &payload)
+    };
+    written.expect("lengths fit");
+    frame
+}
+
+fn arp_or_ndp(entropy: &mut Entropy) -> Vec<u8> {
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    if entropy.chance(50) {
+        let ether_type = EtherType::ARP;
+        let ethernet = Ethernet2Header {
+            source: GUEST_MAC,
+            destination: [0xff; 6],
+            ether_type,
+        };
+        let target = entropy.choose(&[
+            [10, 0, 2, 2],
+            [10, 0, 2, 3],
+            [10, 0, 2, 100],
+            [10, 0, 2, 77],
+            [8, 8, 8, 8],
+        ]);
+        let operation = if entropy.chance(80) {
+            ArpOperation::REQUEST
+        } else {
+            ArpOperation(entropy.u16())
+        };
+        let sender = entropy.choose(&[GUEST_V4.octets(), [0; 4], [10, 0, 2, 2]]);
+        let (hardware, protocol) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
+        let arp = ArpPacket::new(
+            hardware, protocol, operation, &GUEST_MAC, &sender, &[0; 6], &target,
+        );
+        frame.extend_from_slice(&ethernet.to_bytes());
+        frame.extend_from_slice(&arp.expect("lengths fit").to_bytes());
+    } else {
+        let target: Ipv6Addr = entropy
+            .choose(&["fd00::2", "fd00::3", "fd00::100", "fe80::2", "::"])
+            .parse()
+            .expect("address");
+        let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, target.segments()[7]);
+        // Neighbour solicitation with an option, which may claim any length.
+        let mut body = target.octets().to_vec();
+        body.extend([1, entropy.choose(&[1, 1, 0, 255])]);
+        body.extend(GUEST_MAC);
+        let source = entropy.choose(&[GUEST_V6, Ipv6Addr::UNSPECIFIED]);
+        let hop_limit = entropy.choose(&[255, 255, 64]);
+        PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC)
+            .ipv6(source.octets(), destination.octets(), hop_limit)
+            .icmpv6_raw(entropy.choose(&[135, 135, 133, 136]), 0, [0; 4])
+            .write(&mut frame, &body)
+            .expect("lengths fit");
+    }
+    frame
+}
+
+/// A piece of a datagram: offsets and lengths that overlap, leave holes, or reach beyond 64 KiB.
+fn fragment(entropy: &mut Entropy) -> Vec<u8> {
+    let length = entropy.choose(&[0, 8, 16, 1480, 1477, 65_400]);
+    let offset = entropy.choose(&[0, 0, 1, 2, 185, 370, 8191]);
+    let more = entropy.chance(60);
+    let id = entropy.u16() % 4;
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let ether_type = if entropy.chance(50) {
+        EtherType::IPV4
+    } else {
+        EtherType::IPV6
+    };
+    let ethernet = Ethernet2Header {
+        source: GUEST_MAC,
+        destination: GATEWAY_MAC,
+        ether_type,
+    };
+    frame.extend_from_slice(&ethernet.to_bytes());
+    let protocol = entropy.choose(&[IpNumber::UDP, IpNumber::UDP, IpNumber::TCP, IpNumber::ICMP]);
+    let offset = IpFragOffset::try_new(offset).expect("13 bits");
+    if ether_type == EtherType::IPV4 {
+        let remote = [198, 51, 100, 7];
+        let mut ip =
+            Ipv4Header::new(length, 64, protocol, GUEST_V4.octets(), remote).expect("length fits");
+        ip.identification = id;
+        ip.more_fragments = more;
+        ip.dont_fragment = false;
+        ip.fragment_offset = offset;
+        ip.header_checksum = ip.calc_header_checksum();
+        frame.extend_from_slice(&ip.to_bytes());
+    } else {
+        let ip = etherparse::Ipv6Header {
+            payload_length: length + 8,
+            next_header: IpNumber::IPV6_FRAGMENTATION_HEADER,
+            hop_limit: 64,
+            source: GUEST_V6.octets(),
+            destination: "2001:db8::7".parse::<Ipv6Addr>().expect("address").octets(),
+            ..Default::default()
+        };
+        frame.extend_from_slice(&ip.to_bytes());
+        frame.extend_from_slice(
+            &Ipv6FragmentHeader::new(protocol, offset, more, id.into()).to_bytes(),
+        );
+    }
+    // Reads as a UDP header from port 2056 to port 2056, so that some datagrams become complete.
+    frame.extend(std::iter::repeat_n(8, length.into()));
+    frame
+}
+
+fn ip(source: IpAddr, destination: IpAddr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ethernet.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            ethernet.ipv6(source.octets(), destination.octets(), 64)
+        }
+        _ => unreachable!("families match"),
+    }
+}
+
+fn source(entropy: &mut Entropy, v4: bool) -> IpAddr {
+    let odd = entropy.chance(4);
+    match (v4, odd) {
+        (true, false) => GUEST_V4.into(),
+        (false, false) => GUEST_V6.into(),
+        (true, true) => {
+            let odd = [
+                [0, 0, 0, 0],
+                [127, 0, 0, 1],
+                [10, 0, 2, 2],
+                [224, 0, 0, 1],
+                [255, 255, 255, 255],
+                [10, 0, 2, 7],
+            ];
+            Ipv4Addr::from(entropy.choose(&odd)).into()
+        }
+        (false, true) => {
+            let odd = [
+                "::",
+                "::1",
+                "fd00::2",
+                "ff02::1",
+                "fe80::9",
+                "::ffff:127.0.0.1",
+            ];
+            IpAddr::V6(entropy.choose(&odd).parse().expect("address"))
+        }
+    }
+}
+
+fn remote(entropy: &mut Entropy) -> SocketAddr {
+    let address = match entropy.below(10) {
+        0..4 => "198.51.100.7",
+        4..7 => "2001:db8::7",
+        _ => entropy.choose(&[
+            "10.0.2.2",
+            "10.0.2.3",
+            "10.0.2.100",
+            "10.0.2.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.251",
+            "255.255.255.255",
+            "0.0.0.0",
+            "fd00::2",
+            "fd00::3",
+            "fd00::100",
+            "::1",
+            "::",
+            "fe80::2",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ]),
+    };
+    SocketAddr::new(
+        address.parse().expect("address"),
+        entropy.choose(&[80, 80, 80, 443, 53, 0, 65_535]),
+    )
+}
+
+/// A sequence or acknowledgement number that is right, slightly wrong, or anything.
+fn near(number: u32, entropy: &mut Entropy) -> u32 {
+    match entropy.below(8) {
+        0 => number.wrapping_add(entropy.u16().into()),
+        1 => number.wrapping_sub(entropy.u16().into()),
+        2 => number.wrapping_add(1),
+        3 => number.wrapping_sub(1),
+        4 => entropy.u32(),
+        5 => number.wrapping_add(1 << 31),
+        _ => number,
+    }
+}
+
+/// TCP options: the usual ones with odd values, or noise.
+fn options(entropy: &mut Entropy) -> Vec<u8> {
+    if entropy.chance(10) {
+        return (0..4 * entropy.below(11)).map(|_| entropy.u8()).collect();
+    }
+    let mut options = Vec::new();
+    if entropy.chance(70) {
+        let mss = entropy.choose(&[0, 1, 16, 536, 1460, 65_480, 65_535]);
+        options.push(TcpOptionElement::MaximumSegmentSize(mss));
+    }
+    if entropy.chance(70) {
+        options.push(TcpOptionElement::WindowScale(
+            entropy.choose(&[0, 7, 14, 15, 255]),
+        ));
+    }
+    if entropy.chance(50) {
+        options.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+    }
+    if entropy.chance(20) {
+        let (left, right) = (entropy.u32(), entropy.u32());
+        options.push(TcpOptionElement::SelectiveAcknowledgement(
+            (left, right),
+            [None; 3],
+        ));
+    }
+    if entropy.chance(30) {
+        options.push(TcpOptionElement::Timestamp(entropy.u32(), entropy.u32()));
+    }
+    let mut tcp = etherparse::TcpHeader::default();
+    match tcp.set_options(&options) {
+        Ok(()) => tcp.options.as_slice().to_vec(),
+        Err(_) => Vec::new(),
+    }
+}
