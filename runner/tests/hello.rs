@@ -12,6 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -290,20 +291,25 @@ fn tells_which_path_carries_the_visitor() {
     let socket = dir.path().join("status.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let server = Server::start(&socket);
-    let mut client = server.connect();
-    let document = format!(
-        r#"{{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":41,"bytes_to_guest":1000,
-            "bytes_from_guest":2000000,"flows":[{{"protocol":"tcp","initiator":"host","guest":"10.0.2.100:8080","remote":"{}",
-            "state":"ESTABLISHED","path":"kernel","bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}}]}}"#,
-        client.addr()
-    );
+    let (add_client, clients) = mpsc::channel::<SocketAddr>();
     // Ends with the test's process; a server that asks after that gets no answer, like from a helper that died.
     thread::spawn(move || {
+        let mut flows = Vec::new();
         for stream in listener.incoming() {
+            flows.extend(clients.try_iter().map(|client| {
+                format!(r#"{{"protocol":"tcp","initiator":"host","guest":"10.0.2.100:8080","remote":"{client}","path":"kernel"}}"#)
+            }));
+            let document = format!(
+                r#"{{"version":"0.1.0","guest":["10.0.2.100"],"connections_total":41,"bytes_to_guest":1000,
+                    "bytes_from_guest":2000000,"flows":[{}]}}"#,
+                flows.join(",")
+            );
             stream.unwrap().write_all(document.as_bytes()).unwrap();
         }
     });
 
+    let mut client = server.connect();
+    add_client.send(client.addr()).unwrap();
     let facts = client.get("/status.json").json();
     let network = facts.get("network").unwrap();
     assert_eq!(

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use site::Site;
 
@@ -105,11 +105,12 @@ fn serve(listener: TcpListener, site: Arc<Site>) -> ! {
 /// Answers one request after the other until either side has had enough.
 fn serve_connection(stream: TcpStream, site: &Site) {
     let Ok(peer) = stream.peer_addr() else { return };
+    let since = Instant::now();
     site.count_connection();
     let mut connection = http::Connection::new(stream);
     while let Ok(Some(request)) = connection.next_request() {
         let answer = match &request {
-            Ok(request) => site.answer(request, peer),
+            Ok(request) => site.answer(request, peer, since),
             Err(refusal) => site::refuse(*refusal),
         };
         match connection.send(request.ok().as_ref(), answer) {

@@ -1,7 +1,7 @@
 //! What the network helper tells of itself: counters, and the path that each connection takes.
 //!
 //! The helper writes one JSON document to whoever connects to its status socket. However many visitors ask, it is asked
-//! at most every [`MAX_AGE`], by one thread at a time; the others go on with what is known.
+//! by one thread at a time and no more often than every [`MIN_AGE`]; the others go on with what is known.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -9,12 +9,16 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::json::Value;
 
 /// How old an answer may be.
 const MAX_AGE: Duration = Duration::from_millis(50);
+
+/// How old it is at least before another is asked for: a visitor who came after it is not in it.
+const MIN_AGE: Duration = Duration::from_millis(5);
 
 /// How long the helper may take over one answer.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -86,9 +90,15 @@ impl Status {
 /// The helper behind a status socket, which need not be there.
 pub struct Helper {
     socket: PathBuf,
-    latest: Mutex<Option<(Instant, Option<Arc<Status>>)>>,
+    latest: Mutex<Option<Answer>>,
     /// Held by the one thread that is asking.
     asking: Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Answer {
+    asked: Instant,
+    status: Option<Arc<Status>>,
 }
 
 impl Helper {
@@ -100,27 +110,39 @@ impl Helper {
         }
     }
 
-    /// The helper's status; `None` when there is no helper, or it does not answer as it should.
-    pub fn status(&self) -> Option<Arc<Status>> {
+    /// The helper's status, if possible as it was after `since`, when the visitor had come; `None` when there is no helper, or
+    /// it does not answer as it should.
+    pub fn status(&self, since: Instant) -> Option<Arc<Status>> {
         let latest = self
             .latest
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let Ok(_asking) = self.asking.try_lock() else {
-            return latest.and_then(|(_, status)| status);
-        };
+        let is_good = |answer: &Answer| answer.asked >= since && answer.asked.elapsed() < MAX_AGE;
         match latest {
-            Some((at, status)) if at.elapsed() < MAX_AGE => status,
-            _ => {
-                let status = ask(&self.socket)
-                    .and_then(|text| Status::parse(&text))
-                    .map(Arc::new);
-                *self.latest.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((Instant::now(), status.clone()));
-                status
-            }
+            Some(answer) if is_good(&answer) => answer.status,
+            latest => match self.asking.try_lock() {
+                Ok(_asking) => {
+                    if let Some(answer) = latest {
+                        thread::sleep(MIN_AGE.saturating_sub(answer.asked.elapsed()));
+                    }
+                    self.renew()
+                }
+                Err(_) => latest.and_then(|answer| answer.status),
+            },
         }
+    }
+
+    fn renew(&self) -> Option<Arc<Status>> {
+        let asked = Instant::now();
+        let status = ask(&self.socket)
+            .and_then(|text| Status::parse(&text))
+            .map(Arc::new);
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Answer {
+            asked,
+            status: status.clone(),
+        });
+        status
     }
 }
 

@@ -85,14 +85,15 @@ impl Site {
         self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn answer(&self, request: &Request, client: SocketAddr) -> Answer {
+    /// Answers a client whose connection was there by `since`.
+    pub fn answer(&self, request: &Request, client: SocketAddr, since: Instant) -> Answer {
         self.requests.fetch_add(1, Ordering::Relaxed);
         match request.path.as_str() {
             "/" => Answer::text(
                 "text/html; charset=utf-8",
-                page::render(&self.visit(client)),
+                page::render(&self.visit(client, since)),
             ),
-            "/status.json" => Answer::text("application/json", to_json(&self.visit(client))),
+            "/status.json" => Answer::text("application/json", to_json(&self.visit(client, since))),
             "/download" => match request
                 .parameter("bytes")
                 .map_or(Ok(DEFAULT_DOWNLOAD), str::parse)
@@ -107,9 +108,9 @@ impl Site {
         }
     }
 
-    fn visit(&self, client: SocketAddr) -> Visit<'_> {
+    fn visit(&self, client: SocketAddr, since: Instant) -> Visit<'_> {
         let client = canonical(client);
-        let network = self.helper.status();
+        let network = self.helper.status(since);
         Visit {
             client,
             is_gateway: self.gateways.contains(&client.ip()),
