@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::harness::sys::unacknowledged;
 use crate::harness::traffic::{
     EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, limit, listen, reset,
 };
@@ -39,6 +40,11 @@ pub const CASES: &[Case] = &[
     case("closing::last_bytes_before_close_published", |world| {
         last_bytes_before_close(published(world, Family::V4))
     }),
+    case("closing::data_before_reset", data_before_reset),
+    case(
+        "closing::reset_behind_closed_window",
+        reset_behind_closed_window,
+    ),
     case("closing::slow_reader_outbound", |world| {
         both_slow_readers(outbound(world, Family::V4))
     }),
@@ -118,6 +124,62 @@ fn reset_is_seen(mut first: TcpStream, mut second: TcpStream) {
     reset(first);
     let error = second.read(&mut [0]).expect_err("a reset is not an end");
     assert_eq!(errno(&error), Some(Errno::ECONNRESET), "{error}");
+}
+
+/// What the remote's kernel had delivered before a reset is not taken back by the reset.
+fn data_before_reset(world: &mut World) {
+    let helper = world.helper().start();
+    let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
+    for _ in 0..20 {
+        let mut guest = connect(&world.guest.net, listener.local_addr().unwrap());
+        let (mut remote, _) = accept(&listener);
+        remote.write_all(b"response").unwrap();
+        eventually("the response is acknowledged", STALL, || {
+            unacknowledged(&remote) == 0
+        });
+        reset(remote);
+        let mut heard = [0; 8];
+        guest
+            .read_exact(&mut heard)
+            .expect("the response comes before the reset");
+        assert_eq!(&heard, b"response");
+        let error = guest.read(&mut [0]).expect_err("a reset is not an end");
+        assert_eq!(errno(&error), Some(Errno::ECONNRESET), "{error}");
+    }
+    drop(helper);
+}
+
+/// A remote that resets while the guest does not read: the guest learns it although its window is closed.
+fn reset_behind_closed_window(world: &mut World) {
+    let helper = world.helper().start();
+    let baseline = helper.fd_count();
+    let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
+    let guest = connect(&world.guest.net, listener.local_addr().unwrap());
+    let (mut remote, _) = accept(&listener);
+    remote.set_nonblocking(true).unwrap();
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < Duration::from_millis(500) {
+        if remote.write(&[0; 65_536]).is_ok() {
+            quiet_since = Instant::now();
+        }
+    }
+    reset(remote);
+    helper.expect_fds_back_to(baseline);
+    let error = eventually_error(&guest);
+    assert_eq!(error, Some(Errno::ECONNRESET));
+}
+
+/// The pending error of a socket whose data nobody reads.
+fn eventually_error(stream: &TcpStream) -> Option<Errno> {
+    let mut error = None;
+    eventually("the socket has an error", STALL, || {
+        error = stream
+            .take_error()
+            .expect("SO_ERROR")
+            .and_then(|error| errno(&error));
+        error.is_some()
+    });
+    error
 }
 
 /// Data written right before an orderly close all arrives, whoever sent it.
@@ -202,33 +264,41 @@ fn guest_port_reused(world: &mut World, by_reset: bool) {
     helper.expect_fds_back_to(baseline);
 }
 
-/// Connects from a given source address within [`STALL`].
+/// Connects from a given source address. While the guest's kernel still waits for the last ACK of the connection before,
+/// it has no such tuple to give (EADDRNOTAVAIL).
 fn connect_from(source: SocketAddr, remote: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + REUSED_WITHIN;
+    loop {
+        let error = match try_connect_from(source, remote) {
+            Ok(stream) => return stream,
+            Err(error) => error,
+        };
+        let still_there = errno(&error) == Some(Errno::EADDRNOTAVAIL);
+        assert!(
+            still_there && Instant::now() < deadline,
+            "connect from {source}: {error}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn try_connect_from(source: SocketAddr, remote: SocketAddr) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .unwrap();
+        .build()?;
     let stream = runtime.block_on(async {
         let socket = match source {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
         };
-        let socket = socket.unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket
-            .bind(source)
-            .unwrap_or_else(|error| panic!("bind {source}: {error}"));
-        let connected = tokio::time::timeout(REUSED_WITHIN, socket.connect(remote)).await;
-        let connected =
-            connected.unwrap_or_else(|_| panic!("no answer to the reused port {source}"));
-        connected
-            .unwrap_or_else(|error| panic!("connect from {source}: {error}"))
-            .into_std()
-            .unwrap()
-    });
-    stream.set_nonblocking(false).unwrap();
+        socket.set_reuseaddr(true)?;
+        socket.bind(source)?;
+        tokio::time::timeout(REUSED_WITHIN, socket.connect(remote)).await?
+    })?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
     limit(&stream);
-    stream
+    Ok(stream)
 }
 
 /// How much an answer holds: more than all socket buffers on the way hold at first.

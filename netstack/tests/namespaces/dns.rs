@@ -21,10 +21,8 @@ pub const CASES: &[Case] = &[
     case("dns::resolv_conf_replaced", |world| {
         resolv_conf_changes(world, replace_by_rename)
     }),
-    case(
-        "dns::second_resolver_when_first_is_dead",
-        second_resolver_when_first_is_dead,
-    ),
+    case("dns::first_resolver_refuses", first_resolver_refuses),
+    case("dns::first_resolver_is_silent", first_resolver_is_silent),
     case("dns::disabled", disabled),
 ];
 
@@ -93,15 +91,37 @@ fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
     }
 }
 
-/// A dead first resolver delays an answer, it does not prevent it: the guest's retries go on to the next.
-fn second_resolver_when_first_is_dead(world: &mut World) {
+/// A first resolver that refuses costs one attempt: the next question goes to the second.
+fn first_resolver_refuses(world: &mut World) {
     set_resolvers(write_in_place, "198.51.100.7\nnameserver 198.51.100.1");
     let _second = Resolver::start(&world.host, Family::V4.host(), 2);
     let _helper = world.helper().start();
     eventually(
         "the second resolver is asked",
-        Duration::from_secs(20),
+        Duration::from_secs(10),
         || ask_udp(&world.guest.net, Family::V4.dns(), 3) == Some(2),
+    );
+}
+
+/// A first resolver that is silent costs a timeout: the question repeated, as a stub resolver does, goes to the second.
+fn first_resolver_is_silent(world: &mut World) {
+    set_resolvers(write_in_place, "203.0.113.9\nnameserver 198.51.100.1");
+    let _second = Resolver::start(&world.host, Family::V4.host(), 2);
+    let _helper = world.helper().start();
+    let client = udp(&world.guest.net, Family::V4.unspecified(), 0);
+    client
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    client.connect((Family::V4.dns(), 53)).unwrap();
+    let query = query(9);
+    let mut answer = [0; 1500];
+    let heard = (0..5).find_map(|_| {
+        client.send(&query).expect("ask");
+        client.recv(&mut answer).ok()
+    });
+    assert_eq!(
+        parse_answer(&query, &answer[..heard.expect("an answer")]),
+        2
     );
 }
 

@@ -345,4 +345,4 @@ fn require_congestion_control(world: &World, name: &str) {
 }
 
 /// More sockets than this for unanswered dials would be a way to exhaust the host.
-const PENDING_LIMIT: usize = 4096;
+const PENDING_LIMIT: usize = 4096 + 64;

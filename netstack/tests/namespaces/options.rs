@@ -55,7 +55,6 @@ fn namespace_by_path_with_userns(world: &mut World) {
 fn unconfigured_tap(world: &mut World) {
     let _helper = world.helper().without_configure().start();
     let guest = &world.guest.net;
-    guest.sysctl("ipv6/conf/tap0/accept_dad", "0");
     guest.links().up("tap0").set_mtu("tap0", 65520);
     for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
         let links = guest.links();

@@ -1,11 +1,13 @@
 //! Connections that the guest opens, and what it sees when they cannot be opened.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::harness::traffic::{EchoServer, assert_echo, assert_end, connect, listen, try_connect};
+use crate::harness::traffic::{
+    EchoServer, accept, assert_echo, assert_end, connect, listen, try_connect,
+};
 use crate::harness::{Case, Family, World, case};
 
 pub const CASES: &[Case] = &[
@@ -16,6 +18,7 @@ pub const CASES: &[Case] = &[
         "outbound::first_packet_after_ready",
         first_packet_after_ready,
     ),
+    case("outbound::remote_speaks_first", remote_speaks_first),
     case("outbound::refused", refused),
     case("outbound::unreachable", unreachable),
     case("outbound::absent_neighbour", absent_neighbour),
@@ -62,6 +65,26 @@ fn first_packet_after_ready(world: &mut World) {
             panic!("the first packet to {} was lost: {error}", server.address)
         });
     }
+}
+
+/// The greeting of a server, as with SSH or SMTP, may be there before the helper knows that it is connected.
+fn remote_speaks_first(world: &mut World) {
+    let _helper = world.helper().start();
+    let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
+    let address = listener.local_addr().unwrap();
+    let greeter = std::thread::spawn(move || {
+        for _ in 0..200 {
+            accept(&listener).0.write_all(b"greeting").unwrap();
+        }
+    });
+    for _ in 0..200 {
+        let mut greeting = Vec::new();
+        connect(&world.guest.net, address)
+            .read_to_end(&mut greeting)
+            .expect("a greeting");
+        assert_eq!(greeting, b"greeting");
+    }
+    greeter.join().unwrap();
 }
 
 fn refused(world: &mut World) {

@@ -284,17 +284,22 @@ fn talk(client: &mut std::net::TcpStream, served: &mut std::net::TcpStream) {
     assert_end(client);
 }
 
-/// A client from elsewhere is let go soon and without a byte.
+/// A client from elsewhere is let go soon and without a byte. The handshake is the host kernel's, so what the client sees
+/// depends on how far it got: refused, reset, or an end.
 fn assert_ends_at_once(world: &World, address: SocketAddr) {
     use std::io::Read;
-    match try_connect(&world.elsewhere, address, SOON) {
-        Err(error) => assert_eq!(errno(&error), Some(Errno::ECONNREFUSED)),
-        Ok(mut client) => {
-            client.set_read_timeout(Some(SOON)).unwrap();
-            match client.read(&mut [0; 8]) {
-                Ok(count) => assert_eq!(count, 0),
-                Err(error) => assert_eq!(errno(&error), Some(Errno::ECONNRESET)),
-            }
+    let heard = try_connect(&world.elsewhere, address, SOON).and_then(|mut client| {
+        client.set_read_timeout(Some(SOON))?;
+        client.read(&mut [0; 8])
+    });
+    match heard {
+        Ok(count) => assert_eq!(count, 0),
+        Err(error) => {
+            let told = [Errno::ECONNREFUSED, Errno::ECONNRESET, Errno::EPIPE];
+            assert!(
+                errno(&error).is_some_and(|errno| told.contains(&errno)),
+                "{error}"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -57,14 +58,15 @@ impl<'a> Links<'a> {
         })
     }
 
+    /// An address that is usable at once: duplicate address detection (RFC 4862 5.4) would keep it tentative for a while
+    /// even where it is switched off.
     pub fn add_address(&self, link: &str, address: impl Into<IpAddr>, prefix: u8) -> &Self {
         let address = address.into();
         self.request(async |netlink| {
-            netlink
-                .address()
-                .add(index(link), address, prefix)
-                .execute()
-                .await
+            let mut request = netlink.address().add(index(link), address, prefix);
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+            request.execute().await
         })
     }
 

@@ -81,6 +81,16 @@ fn write_file(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), i32> {
     }
 }
 
+nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
+
+/// How many bytes on `stream` its peer has not acknowledged.
+pub fn unacknowledged(stream: &std::net::TcpStream) -> usize {
+    let mut bytes = 0;
+    // SAFETY: SIOCOUTQ, which has TIOCOUTQ's number, writes one int to the pointer, which is valid for it.
+    unsafe { siocoutq(stream.as_raw_fd(), &raw mut bytes) }.expect("SIOCOUTQ");
+    usize::try_from(bytes).expect("not negative")
+}
+
 /// Lets `fd` pass through the next `exec`, under its present number.
 pub fn inherit(fd: &impl std::os::fd::AsFd) -> i32 {
     let fd = fd.as_fd();

@@ -251,8 +251,6 @@ impl World {
             (&host, Family::host as fn(Family) -> IpAddr),
             (&elsewhere, Family::elsewhere),
         ] {
-            // Addresses must be usable at once, not after a second of duplicate address detection.
-            netns.sysctl("ipv6/conf/up0/accept_dad", "0");
             netns.sysctl("ipv4/ping_group_range", "0 0");
             let links = netns.links();
             links
