@@ -30,6 +30,8 @@ pub enum Work {
     Request { connections: u32 },
     /// New connections, `at_once` at any time: connect, request, response, close.
     Connect { at_once: u32 },
+    /// As `Connect`, until `connections` are through; then memory and descriptors must be what they were.
+    Soak { connections: u32 },
     /// Memory and descriptors of the helper while `connections` are open, and after they closed.
     Memory { connections: u32 },
 }
@@ -109,6 +111,13 @@ impl Cell {
             Work::Connect { at_once } => {
                 vec!["connect".into(), route.into(), format!("at-once-{at_once}")]
             }
+            Work::Soak { connections } => {
+                vec![
+                    "soak".into(),
+                    route.into(),
+                    format!("connections-{connections}"),
+                ]
+            }
             Work::Memory { connections } => {
                 vec![
                     "memory".into(),
@@ -153,6 +162,8 @@ impl Timing {
             + match work {
                 Work::Bulk { .. } | Work::Request { .. } => self.warm_ms + self.measure_ms,
                 Work::Connect { .. } => self.connect_ms,
+                // At a few thousand a second.
+                Work::Soak { connections } => u64::from(connections) / 3,
                 Work::Memory { connections } => 800 + u64::from(connections) * 3 / 5,
             }
     }
@@ -224,11 +235,27 @@ pub fn quick() -> Vec<Cell> {
     cells
 }
 
-/// The cells that match at least one pattern; all of them when there is no pattern.
+/// Cells that only `--only` brings in, since they take minutes and answer one question about leaks.
+pub fn on_request() -> Vec<Cell> {
+    let work = Work::Soak {
+        connections: 500_000,
+    };
+    vec![cell(work, Route::Outbound), cell(work, Route::Published)]
+}
+
+/// The cells that match at least one pattern, those on request among them; all others when there is no pattern.
 ///
 /// A pattern is words joined by `/`, each of which must be a word of the cell's name, in any order.
 /// Fails when a pattern matches nothing, naming the words that exist.
-pub fn select(cells: Vec<Cell>, patterns: &[String]) -> Result<Vec<Cell>> {
+pub fn select(mut cells: Vec<Cell>, patterns: &[String]) -> Result<Vec<Cell>> {
+    if !patterns.is_empty() {
+        let soaks = |pattern: &String| pattern.split('/').any(|word| word == "soak");
+        cells.extend(
+            on_request()
+                .into_iter()
+                .filter(|_| patterns.iter().any(soaks)),
+        );
+    }
     for pattern in patterns {
         if !cells.iter().any(|cell| matches(cell, pattern)) {
             let mut words: Vec<String> = cells.iter().flat_map(Cell::words).collect();
@@ -305,6 +332,26 @@ mod tests {
         );
         let either = select(full(), &["connect".into(), "memory".into()]).unwrap();
         assert_eq!(either.len(), 4);
+    }
+
+    #[test]
+    fn a_soak_is_run_only_by_name() {
+        assert!(
+            select(full(), &[])
+                .unwrap()
+                .iter()
+                .all(|cell| !matches!(cell.work, Work::Soak { .. }))
+        );
+        let outbound = select(full(), &["outbound".into()]).unwrap();
+        assert!(
+            outbound
+                .iter()
+                .all(|cell| !matches!(cell.work, Work::Soak { .. }))
+        );
+        assert_eq!(
+            select(quick(), &["soak/outbound".into()]).unwrap(),
+            on_request()[..1]
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::Quantile;
+
 /// A measured quantity. The serialised name carries the unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +99,9 @@ impl Metric {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     pub values: BTreeMap<Metric, f64>,
+    /// The distribution of latencies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<Quantile>,
     /// Failed operations by cause.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,

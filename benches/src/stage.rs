@@ -19,7 +19,7 @@ use crate::namespaces::{self, Held};
 use crate::peers::{Attached, PORT, Peer, Wanted};
 use crate::procfs::{Cpu, Footprint};
 use crate::traffic::bulk::{Bulk, End};
-use crate::traffic::{Job, Report, Task};
+use crate::traffic::{Job, Report, Task, connect};
 use crate::worker::{Generator, Holder};
 
 /// One figure to measure.
@@ -130,14 +130,16 @@ impl Stage {
             Work::Bulk { way, flows } => self.bulk(order, way, flows)?,
             Work::Request { connections } => self.requests(order, connections)?,
             Work::Connect { at_once } => {
-                let (connect, measure_ms) = (self.client.address, timing.connect_ms);
+                let (connect, limit_ms) = (self.client.address, timing.connect_ms);
+                let end = connect::End::AfterMs(limit_ms);
                 let job = Job::Connect {
                     connect,
                     at_once,
-                    measure_ms,
+                    end,
                 };
-                self.operations(job, measure_ms, |_| ())?
+                self.operations(job, limit_ms, |_| ())?
             }
+            Work::Soak { connections } => self.soak(order, connections)?,
             Work::Memory { connections } => self.memory(connections)?,
         };
         if let Some(ready) = self.helper.ready {
@@ -268,6 +270,7 @@ impl Stage {
             );
         }
         outcome.errors = report.errors;
+        outcome.curve = report.latency.curve;
         drop(client);
         also(&mut outcome);
         Ok(outcome)
@@ -294,13 +297,7 @@ impl Stage {
         let loaded = self.footprint()?;
         client.release();
         client.wait_done(Duration::from_secs(10))?;
-        // Closing takes the helper a moment, TIME-WAIT longer; what is still held after the patience runs out counts.
-        let deadline = Instant::now() + PATIENCE;
-        let mut after = self.footprint()?;
-        while after.fds > start.fds && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(50));
-            after = self.footprint()?;
-        }
+        let after = self.settled(start)?;
         self.insert_footprint(&mut outcome, start, [Metric::RssStartMb, Metric::FdsStart]);
         self.insert_footprint(
             &mut outcome,
@@ -309,6 +306,49 @@ impl Stage {
         );
         self.insert_footprint(&mut outcome, after, [Metric::RssAfterMb, Metric::FdsAfter]);
         Ok(outcome)
+    }
+
+    /// Connection after connection. What a helper keeps for reuse it has after the first few thousand; from then on its memory may not grow.
+    fn soak(&self, order: &Order, connections: u32) -> Result<Outcome> {
+        const FIRST: u32 = 20_000;
+        let idle = self.footprint()?;
+        let _service = self.service()?;
+        let run = |connections: u32| {
+            let end = connect::End::AfterConnections(connections.into());
+            let connect = self.client.address;
+            let job = Job::Connect {
+                connect,
+                at_once: 64,
+                end,
+            };
+            let mut client = Generator::start("client", &self.client.task(job))?;
+            self.watch(&mut client, order.limit_ms)
+        };
+        run(FIRST)?;
+        let start = self.settled(idle)?;
+        let (report, _) = run(connections.saturating_sub(FIRST))?;
+        let after = self.settled(start)?;
+        let mut outcome = Outcome::default();
+        self.insert_footprint(&mut outcome, start, [Metric::RssStartMb, Metric::FdsStart]);
+        self.insert_footprint(&mut outcome, after, [Metric::RssAfterMb, Metric::FdsAfter]);
+        outcome
+            .values
+            .insert(Metric::PerS, report.operations as f64 / report.seconds);
+        outcome.errors = report.errors;
+        Ok(outcome)
+    }
+
+    /// The footprint once the descriptors of closed connections are gone. Closing takes the helper a moment, TIME-WAIT
+    /// longer; what is still held after the patience runs out counts.
+    fn settled(&self, before: Footprint) -> Result<Footprint> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.footprint()?;
+            if now.fds <= before.fds || Instant::now() >= deadline {
+                return Ok(now);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits for a generator's measured part and reads the CPU clocks at its two ends.

@@ -48,13 +48,27 @@ pub struct Latencies {
 }
 
 /// Order statistics of [`Latencies`], in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
     pub p50_us: f64,
     pub p99_us: f64,
     pub p999_us: f64,
     pub max_us: f64,
+    /// The latency at each of [`CURVE`] that this many samples can support, for plots.
+    pub curve: Vec<Quantile>,
 }
+
+/// A point of a latency distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quantile {
+    pub share: f64,
+    pub us: f64,
+}
+
+/// Where a distribution is sampled: ever closer to its tail.
+const CURVE: [f64; 13] = [
+    0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999,
+];
 
 impl Latencies {
     pub fn with_capacity(capacity: usize) -> Latencies {
@@ -72,15 +86,25 @@ impl Latencies {
         self.nanos.len()
     }
 
-    /// All zero when nothing was recorded.
+    /// All zero, and no curve, when nothing was recorded.
     pub fn summary(&mut self) -> LatencySummary {
         self.nanos.sort_unstable();
-        let at = |quantile: f64| nearest_rank(&self.nanos, quantile) as f64 / 1_000.0;
+        let at = |share: f64| nearest_rank(&self.nanos, share) as f64 / 1_000.0;
+        // A quantile is worth showing when at least one sample lies beyond it.
+        let supported = |share: &f64| (1.0 - share) * self.nanos.len() as f64 >= 1.0;
         LatencySummary {
             p50_us: at(0.5),
             p99_us: at(0.99),
             p999_us: at(0.999),
             max_us: at(1.0),
+            curve: CURVE
+                .into_iter()
+                .filter(supported)
+                .map(|share| Quantile {
+                    share,
+                    us: at(share),
+                })
+                .collect(),
         }
     }
 }
@@ -124,14 +148,24 @@ mod tests {
             latencies.record(Duration::from_micros(micros));
         }
         let summary = latencies.summary();
+        let LatencySummary {
+            p50_us,
+            p99_us,
+            p999_us,
+            max_us,
+            ..
+        } = summary;
         assert_eq!(
-            summary,
-            LatencySummary {
-                p50_us: 500.0,
-                p99_us: 990.0,
-                p999_us: 999.0,
-                max_us: 1000.0
-            }
+            [p50_us, p99_us, p999_us, max_us],
+            [500.0, 990.0, 999.0, 1000.0]
+        );
+        assert_eq!(
+            summary.curve.last(),
+            Some(&Quantile {
+                share: 0.999,
+                us: 999.0
+            }),
+            "1000 samples say no more"
         );
     }
 
@@ -139,15 +173,14 @@ mod tests {
     fn one_latency_is_every_percentile_and_none_is_zero() {
         let mut one = Latencies::default();
         one.record(Duration::from_micros(7));
-        assert_eq!(
-            one.summary(),
-            LatencySummary {
-                p50_us: 7.0,
-                p99_us: 7.0,
-                p999_us: 7.0,
-                max_us: 7.0
-            }
-        );
+        let LatencySummary {
+            p50_us,
+            p99_us,
+            p999_us,
+            max_us,
+            ..
+        } = one.summary();
+        assert_eq!([p50_us, p99_us, p999_us, max_us], [7.0; 4]);
         assert_eq!(Latencies::default().summary(), LatencySummary::default());
     }
 }

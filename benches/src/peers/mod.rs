@@ -75,7 +75,7 @@ impl Peer {
     /// Whether the cell says anything about this peer.
     pub fn answers(&self, cell: &Cell) -> bool {
         match self.kind {
-            Kind::Host => !matches!(cell.work, Work::Memory { .. }),
+            Kind::Host => !matches!(cell.work, Work::Memory { .. } | Work::Soak { .. }),
             Kind::Rootlesskit => cell.route != Route::Outbound,
             Kind::Coracle | Kind::Slirp4netns | Kind::Pasta => true,
         }

@@ -53,8 +53,8 @@ const BLOCKS: &[Block] = &[
         ],
     },
     Block {
-        title: "Open connections",
-        belongs: |work| matches!(work, Work::Memory { .. }),
+        title: "Memory and descriptors",
+        belongs: |work| matches!(work, Work::Memory { .. } | Work::Soak { .. }),
         metrics: &[
             Metric::RssStartMb,
             Metric::RssLoadedMb,

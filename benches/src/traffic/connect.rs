@@ -11,12 +11,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use serde::{Deserialize, Serialize};
 
 use super::{CONNECT_TIMEOUT, Event, Poller, RESPONSE_BYTES, Report, Sockets, emit, request_head};
 use crate::stats::Latencies;
 
-/// Runs the load for `measure` and reports it.
-pub fn run(sockets: &Sockets, address: SocketAddr, at_once: u32, measure: Duration) -> Result<()> {
+/// When the load has been long enough.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum End {
+    AfterMs(u64),
+    AfterConnections(u64),
+}
+
+/// Runs the load and reports it.
+pub fn run(sockets: &Sockets, address: SocketAddr, at_once: u32, end: End) -> Result<()> {
     let mut load = Load {
         sockets,
         address,
@@ -35,7 +43,11 @@ pub fn run(sockets: &Sockets, address: SocketAddr, at_once: u32, measure: Durati
     let mut next_sweep = start + SWEEP;
     loop {
         let now = Instant::now();
-        if now.duration_since(start) >= measure {
+        let over = match end {
+            End::AfterMs(limit) => now.duration_since(start) >= Duration::from_millis(limit),
+            End::AfterConnections(limit) => load.latencies.len() as u64 >= limit,
+        };
+        if over {
             return emit(Event::Done(Report {
                 seconds: now.duration_since(start).as_secs_f64(),
                 operations: load.latencies.len() as u64,

@@ -67,7 +67,7 @@ pub enum Job {
     Connect {
         connect: SocketAddr,
         at_once: u32,
-        measure_ms: u64,
+        end: connect::End,
     },
     /// Open connections, use each once, hold them until standard input ends.
     Hold {
@@ -130,13 +130,8 @@ pub fn run(task: Task) -> Result<()> {
         Job::Connect {
             connect,
             at_once,
-            measure_ms,
-        } => connect::run(
-            &sockets,
-            connect,
-            at_once,
-            Duration::from_millis(measure_ms),
-        ),
+            end,
+        } => connect::run(&sockets, connect, at_once, end),
         Job::Hold {
             connect,
             connections,

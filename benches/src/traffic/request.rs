@@ -50,7 +50,11 @@ pub fn run(
                 begun = Some(Instant::now());
             }
             Some(start) if now.duration_since(start) >= measure => {
+                let stuck = clients.iter().filter(|client| client.sent < start).count() as u64;
+                let errors =
+                    (stuck > 0).then(|| ("connection without an answer".to_string(), stuck));
                 return emit(Event::Done(Report {
+                    errors: errors.into_iter().collect(),
                     seconds: now.duration_since(start).as_secs_f64(),
                     operations: latencies.len() as u64,
                     latency: latencies.summary(),
