@@ -383,7 +383,7 @@ fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Con
         mtu: config.mtu,
         mac: [0x52, 0x55, a, b, c, d],
         guest_mac: tap
-            .guest_mac()
+            .mac()
             .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
             .ok(),
         udp_segmentation: tap.udp_segmentation(),

@@ -67,21 +67,6 @@ pub fn tun_mac(tun: BorrowedFd<'_>) -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
-/// The Ethernet address that the interface of `tun`, a tap, has in its namespace.
-pub fn tun_hardware_address(tun: BorrowedFd<'_>) -> io::Result<[u8; 6]> {
-    // SAFETY: ifreq is a C struct of integers and a union of such; all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    // SAFETY: SIOCGIFHWADDR on a tun descriptor writes one ifreq; `request` lives until the call returns.
-    cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
-    // SAFETY: the kernel has just filled in this member of the union.
-    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
-    let mut bytes = [0; 6];
-    for (to, from) in bytes.iter_mut().zip(address.sa_data) {
-        *to = from as u8;
-    }
-    Ok(bytes)
-}
-
 /// Whether the interface of `tun` outlives its descriptors.
 #[cfg(test)]
 pub fn tun_set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {

@@ -141,11 +141,6 @@ impl Tap {
         sys::tun_mac(self.device.as_fd())
     }
 
-    /// The Ethernet address that the interface has in the guest now.
-    pub fn guest_mac(&self) -> io::Result<[u8; 6]> {
-        sys::tun_hardware_address(self.device.as_fd())
-    }
-
     /// Whether UDP super-frames (VIRTIO_NET_HDR_GSO_UDP_L4) may be written, and are to be expected.
     pub fn udp_segmentation(&self) -> bool {
         self.udp_segmentation
@@ -235,8 +230,6 @@ mod tests {
         in_namespaces(module_path!(), "opens_once_and_is_empty", || {
             let tap = Tap::open("tap0").unwrap();
             assert_eq!(tap.name(), "tap0");
-            // Random: unicast, locally administered.
-            assert_eq!(tap.guest_mac().unwrap()[0] & 3, 2);
             // A random address has the local bit set and the multicast bit clear.
             assert_eq!(tap.mac().unwrap()[0] & 3, 2);
             let mut buffer = vec![0; super::super::MAX_FRAME_LEN];
