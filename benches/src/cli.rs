@@ -22,7 +22,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the same matrix over coracle-net, slirp4netns, pasta, RootlessKit and host loopback, interleaved
-    Compare(Compare),
+    Compare(Box<Compare>),
     #[command(name = "__world", hide = true)]
     World { order: String },
     #[command(name = "__stage", hide = true)]
@@ -64,6 +64,9 @@ pub struct Compare {
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Say what got worse than in this earlier JSON file, by ratio to the host, and fail if anything of coracle did
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,

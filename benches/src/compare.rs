@@ -6,7 +6,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::Compare;
 use crate::matrix::{self, Cell, Timing};
@@ -67,6 +67,11 @@ pub fn run(args: Compare) -> Result<()> {
     print!("{}", report::table::render(&report));
     if let Some(path) = &args.json {
         report.store(path)?;
+    }
+    if let Some(path) = &args.html {
+        let page = report::html::render(&report);
+        std::fs::write(path, page)
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
     let verdict = baseline.map(|baseline| against::compare(&report, &baseline));
     if let Some(verdict) = &verdict {

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let (name, result) = match called_as_another_program() {
         Some(result) => ("", result),
         None => match Cli::parse().command {
-            Command::Compare(args) => ("coracle-benches: ", compare::run(args)),
+            Command::Compare(args) => ("coracle-benches: ", compare::run(*args)),
             // The comparison quotes what its own processes say.
             command => ("", play(command)),
         },

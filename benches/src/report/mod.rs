@@ -1,6 +1,8 @@
 //! What a comparison found, in the form that is stored as JSON and rendered as text.
 
 pub mod against;
+pub mod html;
+mod svg;
 pub mod table;
 
 use std::fs;
@@ -14,7 +16,7 @@ use crate::matrix::{Cell, Timing};
 use crate::metric::{Metric, Outcome};
 use crate::peers::{Kind, Peer};
 use crate::startup::Startup;
-use crate::stats::Summary;
+use crate::stats::{Quantile, Summary};
 
 /// A whole comparison.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,6 +101,21 @@ impl Figure {
         Summary::of(&samples)
     }
 
+    /// The latency curve of the round whose `metric` is nearest to the median of all rounds.
+    pub fn middle_curve(&self, metric: Metric) -> Option<&[Quantile]> {
+        let median = self.summary(metric)?.median;
+        let distance = |outcome: &Outcome| {
+            outcome
+                .values
+                .get(&metric)
+                .map_or(f64::INFINITY, |value| (value - median).abs())
+        };
+        let with_curve = self.measured().filter(|outcome| !outcome.curve.is_empty());
+        with_curve
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+            .map(|outcome| outcome.curve.as_slice())
+    }
+
     pub fn failures(&self) -> impl Iterator<Item = &str> {
         self.rounds.iter().filter_map(|round| match round {
             Round::Measured(_) => None,
@@ -165,6 +182,18 @@ impl Report {
         let mut cells: Vec<Cell> = self.figures.iter().map(|figure| figure.cell).collect();
         cells.dedup();
         cells
+    }
+
+    /// How long each start of a helper took, over all its figures.
+    pub fn ready_millis(&self, peer: &str) -> Vec<f64> {
+        let figures = self
+            .figures
+            .iter()
+            .filter(|figure| figure.peer == peer)
+            .flat_map(Figure::measured);
+        figures
+            .filter_map(|outcome| outcome.values.get(&Metric::ReadyMs).copied())
+            .collect()
     }
 
     /// Figure and cause of each run that gave nothing.

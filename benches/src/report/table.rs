@@ -188,13 +188,7 @@ fn ready(report: &Report) -> String {
         vec!["median [min-max]".to_string()],
     )];
     for peer in &report.peers {
-        let samples: Vec<f64> = report
-            .figures
-            .iter()
-            .filter(|figure| figure.peer == peer.name)
-            .flat_map(|figure| figure.measured())
-            .filter_map(|outcome| outcome.values.get(&Metric::ReadyMs).copied())
-            .collect();
+        let samples = report.ready_millis(&peer.name);
         if let Some(s) = crate::stats::Summary::of(&samples) {
             let format = |value| Metric::ReadyMs.format(value);
             rows.push((
