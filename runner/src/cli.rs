@@ -80,7 +80,7 @@ pub struct RunArgs {
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
     pub volumes: Vec<VolumeArg>,
 
-    /// Forget the container when it ends
+    /// Forget the container when it ends; so is coracle/hello without -d
     #[arg(long)]
     pub rm: bool,
 

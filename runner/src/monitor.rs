@@ -363,7 +363,9 @@ impl Running {
             let now = Instant::now();
             if code.is_some() {
                 // Nobody is left to use the network. The ports are free before main reports the end.
-                self.network = None;
+                if let Some(network) = self.network.take() {
+                    network.end();
+                }
                 let drained_by = *drained_by.get_or_insert(now + DRAIN_MAX);
                 if (self.stdout.is_closed() && self.stderr.is_closed()) || now >= drained_by {
                     break;

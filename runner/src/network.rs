@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use portfwd::publish::Listener;
+use portfwd::spec::Protocol;
+use rustix::net::Shutdown;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::failure::{Failure, FailureKind};
@@ -52,6 +54,7 @@ pub struct Helper {
     /// The helper leaves when this closes.
     _lifeline: OwnedFd,
     started: Instant,
+    is_waited_for: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +120,7 @@ impl HelperConfig {
             ready: Some(ready),
             _lifeline: lifeline,
             started: Instant::now(),
+            is_waited_for: true,
         })
     }
 }
@@ -168,11 +172,20 @@ impl Helper {
     }
 }
 
+impl Helper {
+    /// Kills it and does not wait for its end. For a monitor that is about to end itself, whose children the system reaps.
+    fn abandon(mut self) {
+        self.is_waited_for = false;
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
         // It has nothing to lose: its state is sockets and flows. Fails only when it has ended already.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ = self.child.wait();
+        if self.is_waited_for {
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -198,6 +211,27 @@ impl Supervisor {
     /// Readable when [`Supervisor::handle_end`] is due.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.helper.as_ref().map(Helper::pidfd)
+    }
+
+    /// Ends the helper for good. When this returns the ports can be bound again.
+    ///
+    /// A dying helper takes tens of milliseconds, most of them in the kernel's removal of its tap. For TCP there is no need to
+    /// wait for that: a listener that is shut down lets go of its port, whoever else has it open.
+    pub fn end(self) {
+        let mut all_free = true;
+        for listener in &self.config.listeners {
+            match listener.protocol {
+                Protocol::Tcp => {
+                    all_free &= rustix::net::shutdown(&listener.socket, Shutdown::Both).is_ok();
+                }
+                Protocol::Udp => all_free = false,
+            }
+        }
+        if let Some(helper) = self.helper
+            && all_free
+        {
+            helper.abandon();
+        }
     }
 
     /// When [`Supervisor::handle_deadline`] is due.

@@ -59,7 +59,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
             .map(|arg| arg.to_string_lossy().into_owned())
             .collect(),
         publish: args.publish.iter().map(ToString::to_string).collect(),
-        remove: args.rm,
+        remove: removes_itself(&args),
         tty: args.process.tty,
     })?;
     let started = start(&args, &store, &container, source, listeners, &mut maps);
@@ -68,6 +68,11 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         Some(signals) => follow(&args, started, signals, &store),
         None => detach(started, &container),
     }
+}
+
+/// The built-in image in the foreground is a first look, which is to leave nothing behind.
+fn removes_itself(args: &RunArgs) -> bool {
+    args.rm || (args.rootfs.is_none() && !args.detach)
 }
 
 fn bind_ports(args: &RunArgs) -> Result<Vec<Listener>, Failure> {
@@ -277,7 +282,7 @@ fn specify(
         false => Changes::Overlay {
             upper: dir.upper(),
             work: dir.work(),
-            volatile: args.rm,
+            volatile: container.remove,
         },
     };
     let mut binds = Vec::new();
