@@ -23,6 +23,13 @@ pub struct Cli {
 pub enum Command {
     /// Run the same matrix over coracle-net, slirp4netns, pasta, RootlessKit and host loopback, interleaved
     Compare(Box<Compare>),
+    #[command(flatten)]
+    Role(Role),
+}
+
+/// What the program starts itself as during a measurement.
+#[derive(Debug, Subcommand)]
+pub enum Role {
     #[command(name = "__world", hide = true)]
     World { order: String },
     #[command(name = "__stage", hide = true)]

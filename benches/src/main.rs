@@ -27,7 +27,7 @@ use std::process::{Command as Process, ExitCode};
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Role};
 
 fn main() -> ExitCode {
     let (name, result) = match called_as_another_program() {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         None => match Cli::parse().command {
             Command::Compare(args) => ("coracle-benches: ", compare::run(*args)),
             // The comparison quotes what its own processes say.
-            command => ("", play(command)),
+            Command::Role(role) => ("", play(role)),
         },
     };
     match result {
@@ -48,10 +48,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs one of the roles in a measurement.
-fn play(command: Command) -> Result<()> {
-    match command {
-        Command::Compare(args) => compare::run(args),
-        Command::World { order } => {
+fn play(role: Role) -> Result<()> {
+    match role {
+        Role::World { order } => {
             namespaces::create_world()?;
             // The first child is init of the new PID namespace; its output is ours.
             let status = Process::new("/proc/self/exe")
@@ -61,17 +60,17 @@ fn play(command: Command) -> Result<()> {
             let status = status.context("failed to start the world's init")?;
             std::process::exit(status.code().unwrap_or(1))
         }
-        Command::Stage { order } => {
+        Role::Stage { order } => {
             let outcome = stage::perform(&serde_json::from_str(&order)?)?;
             let mut out = std::io::stdout().lock();
             serde_json::to_writer(&mut out, &outcome)?;
             out.flush()?;
             Ok(())
         }
-        Command::Traffic { task } => traffic::run(serde_json::from_str(&task)?),
-        Command::Hold { held } => namespaces::hold(held),
-        Command::ReportPid { file } => peers::rootlesskit::report_pid(&file),
-        Command::Exec { enter, program } => {
+        Role::Traffic { task } => traffic::run(serde_json::from_str(&task)?),
+        Role::Hold { held } => namespaces::hold(held),
+        Role::ReportPid { file } => peers::rootlesskit::report_pid(&file),
+        Role::Exec { enter, program } => {
             if let Some(pid) = enter {
                 namespaces::enter(pid)?;
             }
