@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -26,11 +27,13 @@ use crate::config::{
 use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
 use crate::core::flow::HashKey;
 use crate::core::policy::Network;
+use crate::core::tcp::Promote;
 use crate::core::{self, Core};
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts};
 use crate::guest::{
-    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Target, configure,
+    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, PromoterError,
+    Target, configure,
 };
 use crate::host::{RESOLV_CONF, Resolvers};
 use crate::sandbox::{self, SandboxError};
@@ -135,9 +138,35 @@ struct Args {
     #[arg(long)]
     disable_dns: bool,
 
+    /// When connections that move much data leave this program for the kernel
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    promote: PromoteWhen,
+
     /// Serve flows and counters here: connect and read one JSON document
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
+}
+
+/// The values of `--promote`.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum PromoteWhen {
+    /// Once they haul: 256 KiB in total, 64 KiB of them within 10 ms. Where the kernel cannot, they stay
+    #[default]
+    Auto,
+    /// Never
+    Off,
+    /// At once. Fails where the kernel cannot
+    Always,
+}
+
+impl From<PromoteWhen> for Promote {
+    fn from(when: PromoteWhen) -> Promote {
+        match when {
+            PromoteWhen::Auto => Promote::Auto,
+            PromoteWhen::Off => Promote::Off,
+            PromoteWhen::Always => Promote::Always,
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -200,6 +229,7 @@ impl TryFrom<Args> for Config {
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
+            promote: args.promote.into(),
         }
         .check()
     }
@@ -230,6 +260,8 @@ enum StartError {
     Tap(#[from] TapError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    #[error("cannot promote connections: {0}")]
+    Promoter(#[from] PromoterError),
     #[error(transparent)]
     Thread(#[from] GuestThreadEnded),
     #[error("cannot watch {RESOLV_CONF}: {0}")]
@@ -254,7 +286,7 @@ impl StartError {
 fn run(config: Config) -> Result<(), StartError> {
     let ready = config.ready_fd.map(adopt).transpose()?;
     let clock = Clock::start();
-    // Held until the end: the thread keeps the namespace, and later makes sockets in it.
+    // The guest's thread is held until the end: it keeps the namespace, and makes sockets in it.
     let (parts, _guest) = start(config, clock)?;
     let mut driver = Driver::new(parts, clock)?;
     if let Some(ready) = ready {
@@ -264,7 +296,7 @@ fn run(config: Config) -> Result<(), StartError> {
 }
 
 /// Brings everything up, in the order that the head of this file explains.
-fn start(config: Config, clock: Clock) -> Result<(Parts, GuestThread), StartError> {
+fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), StartError> {
     let exit_fd = config
         .exit_fd
         .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
@@ -295,10 +327,14 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, GuestThread), StartErro
     if let Some(process) = target.into_process() {
         exit.watch_process(process).map_err(StartError::Exit)?;
     }
-    let guest = GuestThread::spawn(network_namespace)?;
+    let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;
     let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
-    let core = core_config(&config, network, &tap)?;
+    let promoter = set_up_promotion(&guest, &config, network.v6.is_some())?;
+    let mut core = core_config(&config, network, &tap)?;
+    if promoter.is_none() {
+        core.promote = Promote::Off;
+    }
 
     sandbox::close_process()?;
     sandbox::confine_thread()?;
@@ -312,6 +348,7 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, GuestThread), StartErro
             tap,
             listeners,
             resolvers,
+            promoter,
             status,
             exit,
         },
@@ -367,6 +404,26 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
     Ok((tap, network))
 }
 
+/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay with us, which is slower
+/// and nothing else.
+fn set_up_promotion(
+    guest: &Arc<GuestThread>,
+    config: &Config,
+    ipv6: bool,
+) -> Result<Option<Promoter>, StartError> {
+    if config.promote == Promote::Off {
+        return Ok(None);
+    }
+    match Promoter::set_up(guest.clone(), &config.tap, ipv6) {
+        Ok(promoter) => Ok(Some(promoter)),
+        Err(error) if config.promote == Promote::Always => Err(error.into()),
+        Err(error) => {
+            info!("connections stay in user space: {error}");
+            Ok(None)
+        }
+    }
+}
+
 fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Config, StartError> {
     let mut random = [0; 24];
     File::open("/dev/urandom")
@@ -387,7 +444,7 @@ fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Con
             .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
             .ok(),
         udp_segmentation: tap.udp_segmentation(),
-        promote: core::tcp::Promote::Off,
+        promote: config.promote,
         random_seed: seed,
         hash_key: HashKey(key0, key1),
     })

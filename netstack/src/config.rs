@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
+use crate::core::tcp::Promote;
 use crate::core::policy::{Network, Subnet};
 use crate::guest::TargetName;
 
@@ -32,6 +33,7 @@ pub struct Config {
     pub ready_fd: Option<RawFd>,
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
+    pub promote: Promote,
 }
 
 /// An argument that cannot work.
@@ -298,6 +300,7 @@ mod tests {
             ready_fd,
             exit_fd,
             status_socket: None,
+            promote: Promote::Auto,
         };
         let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
         assert_eq!(five.0, 5);

@@ -53,6 +53,9 @@ pub const MAX_DIALS: usize = 4_096;
 /// Most UDP and echo mappings, each of which holds a descriptor.
 pub const MAX_MAPPINGS: usize = 4_096;
 
+/// Longest time that a frame is under way between the guest and us.
+const IN_FLIGHT: Duration = Duration::from_millis(100);
+
 /// What a core is made from.
 pub struct Config {
     pub network: Network,
@@ -134,6 +137,7 @@ pub struct Core {
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
     promote: Promote,
+    stray_seen: bool,
     resolvers: Vec<SocketAddr>,
     reassembly: Reassembly,
     counters: Counters,
@@ -167,6 +171,7 @@ impl Core {
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
             promote: config.promote,
+            stray_seen: false,
             resolvers: Vec::new(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
@@ -582,19 +587,30 @@ impl Core {
     }
 
     /// The kernel has taken the flow over. Frames of it that still arrive go back into the guest.
-    pub fn promoted(&mut self, id: FlowId, snapshot: &Snapshot, link: &mut impl Link) {
+    pub fn promoted(
+        &mut self,
+        id: FlowId,
+        snapshot: &Snapshot,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
         if let Some(Entry {
             kind: Kind::Tcp(flow),
             ..
         }) = self.flows.get_mut(id)
         {
-            flow.promoted(&mut self.engine, snapshot, link);
+            flow.promoted(&mut self.engine, snapshot, now, link);
             self.counters.promotions += 1;
         }
     }
 
     /// The kernel has not taken the flow over; the engine goes on.
-    pub fn promotion_failed(&mut self, id: FlowId, snapshot: &Snapshot, link: &mut impl Link) {
+    pub fn promotion_failed(
+        &mut self,
+        id: FlowId,
+        snapshot: Option<&Snapshot>,
+        link: &mut impl Link,
+    ) {
         if let Some(Entry {
             kind: Kind::Tcp(flow),
             ..
@@ -604,6 +620,12 @@ impl Core {
             self.counters.promotions_failed += 1;
             self.touch(id);
         }
+    }
+
+    /// Whether frames of promoted flows have arrived since the last call that cannot have been in flight at the
+    /// hand-over: nothing diverts them any more.
+    pub fn take_stray_seen(&mut self) -> bool {
+        std::mem::take(&mut self.stray_seen)
     }
 
     /// No flow is to be promoted from now on: this system lacks what it takes.
@@ -714,11 +736,12 @@ impl Core {
                 Phase::Dialling { .. } => {}
                 // It was in flight at the hand-over, or the mark that diverts it is gone: back in. A SYN is never diverted
                 // and would come back for ever.
-                Phase::Promoted if !tcp.syn() => {
+                Phase::Promoted { since } if !tcp.syn() => {
+                    self.stray_seen |= now >= *since + IN_FLIGHT;
                     let hardware = self.hardware_of(packet);
                     hardware.send_packet(link, packet.offload, packet.ip);
                 }
-                Phase::Promoted => {}
+                Phase::Promoted { .. } => {}
                 Phase::Open(_) => {
                     flow.ingest(&mut self.engine, packet.ip, tcp.rst(), now, link);
                     self.touch(id);
@@ -1048,7 +1071,7 @@ impl Core {
                 match flow.phase {
                     Phase::Open(connection) => self.engine.recycle(connection, carried),
                     Phase::Dialling { .. } if cause == Cause::Cancelled => self.dials -= 1,
-                    Phase::Dialling { .. } | Phase::Promoted => {}
+                    Phase::Dialling { .. } | Phase::Promoted { .. } => {}
                 }
             }
             Kind::Mapping(_) => self.mappings -= 1,

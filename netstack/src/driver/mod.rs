@@ -9,6 +9,7 @@
 
 mod datagrams;
 mod poller;
+mod promotion;
 mod report;
 mod sockets;
 mod streams;
@@ -24,9 +25,11 @@ use crate::core::link::Link;
 use crate::core::tcp::Cause;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
+use crate::guest::Promoter;
 use crate::host::Resolvers;
 
 use self::poller::{Event, Interest, Poller, Token};
+use self::promotion::Promotion;
 use self::sockets::{HostSocket, HostSockets};
 use self::streams::Listeners;
 use self::tap_link::TapLink;
@@ -42,6 +45,8 @@ pub struct Parts {
     pub tap: Tap,
     pub listeners: Vec<Listener>,
     pub resolvers: Resolvers,
+    /// `None` where flows cannot be handed over to the kernel.
+    pub promoter: Option<Promoter>,
     pub status: Option<StatusSocket>,
     pub exit: ExitWatch,
 }
@@ -63,6 +68,7 @@ pub struct Driver {
     sockets: HostSockets,
     listeners: Listeners,
     resolvers: Resolvers,
+    promotion: Option<Promotion>,
     status: Option<StatusSocket>,
     /// Held open: closed, it would leave the epoll.
     _exit: ExitWatch,
@@ -121,6 +127,7 @@ impl Driver {
             sockets: HostSockets::default(),
             listeners,
             resolvers: parts.resolvers,
+            promotion: parts.promoter.map(Promotion::new),
             status: parts.status,
             _exit: parts.exit,
             clock,
@@ -143,7 +150,7 @@ impl Driver {
                 match event.token {
                     Token::Tap if event.error => return Ok(()),
                     Token::Tap => frames = true,
-                    Token::Flow(id) => self.handle_socket(id, event, now),
+                    Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now),
                     Token::Listener(index) => self.handle_listener(index, now),
                     Token::Resolvers => {
                         if self.resolvers.changed() {
@@ -165,6 +172,11 @@ impl Driver {
             if self.link.has_room() {
                 self.serve_touched(now);
             }
+            self.promote_resting(now);
+            self.drive_unfinished();
+            if self.core.take_stray_seen() {
+                self.heal_gate(now);
+            }
             self.close_ended();
             if self.listeners.is_paused() {
                 self.listeners.resume(&self.poller);
@@ -183,7 +195,12 @@ impl Driver {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
                     if let Some(action) = action {
                         // A new flow may take the place of one that has just ended.
-                        self.close_ended();
+                        self.promote_resting(now);
+            self.drive_unfinished();
+            if self.core.take_stray_seen() {
+                self.heal_gate(now);
+            }
+            self.close_ended();
                         self.perform(action, now);
                     }
                 }
@@ -221,6 +238,7 @@ impl Driver {
         match self.sockets.get_mut(id) {
             Some(HostSocket::Dialling(_)) => self.finish_dial(id, event, now),
             Some(HostSocket::Stream(_)) => self.core.host_ready(id, event.readiness()),
+            Some(HostSocket::Promoted(_)) => self.handle_promoted(id, event),
             Some(HostSocket::Udp(_)) => self.read_datagrams(id, event.error, now),
             Some(HostSocket::Ping(_)) => self.read_echo_replies(id, now),
             // Its socket is the listener's.
@@ -262,7 +280,8 @@ impl Driver {
         if !self.link.has_room() || self.listeners.is_paused() {
             return Some(RETRY);
         }
-        if self.core.touched_len() > 0 {
+        let relays_wait = self.promotion.as_ref().is_some_and(Promotion::has_work);
+        if self.core.touched_len() > 0 || relays_wait {
             return Some(Duration::ZERO);
         }
         let deadline = self.core.poll_deadline()?;

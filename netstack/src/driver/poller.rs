@@ -19,6 +19,8 @@ pub enum Token {
     Listener(u32),
     /// The host socket of a flow.
     Flow(FlowId),
+    /// The kernel socket of a promoted flow that faces the guest.
+    Guest(FlowId),
     Resolvers,
     Status,
     /// Time to end.
@@ -34,6 +36,8 @@ pub enum Interest {
     Edges,
     /// Hang-ups and errors only.
     HangUp,
+    /// What a relay wants to know of its sockets.
+    Relay,
 }
 
 /// One event.
@@ -44,6 +48,8 @@ pub struct Event {
     pub writable: bool,
     pub hung_up: bool,
     pub error: bool,
+    /// As epoll gave them.
+    pub flags: u32,
 }
 
 pub struct Poller {
@@ -97,6 +103,7 @@ impl Interest {
                     | epoll::EventFlags::ET
             }
             Interest::HangUp => epoll::EventFlags::empty(),
+            Interest::Relay => epoll::EventFlags::from_bits_retain(portfwd::relay::INTEREST),
         }
     }
 }
@@ -113,6 +120,7 @@ impl Event {
             writable: flags.intersects(failed | epoll::EventFlags::OUT),
             hung_up,
             error: flags.contains(epoll::EventFlags::ERR),
+            flags: flags.bits(),
         }
     }
 }
@@ -133,19 +141,25 @@ impl Token {
             Token::Resolvers => (3, 0),
             Token::Status => (4, 0),
             Token::Exit => (5, 0),
+            Token::Guest(id) => (
+                6,
+                u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
+            ),
         };
         kind << KIND_SHIFT | value
     }
 
     fn decode(bits: u64) -> Token {
         let index = bits as u32;
+        let flow = FlowId {
+            index,
+            generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
+        };
         match bits >> KIND_SHIFT {
             0 => Token::Tap,
             1 => Token::Listener(index),
-            2 => Token::Flow(FlowId {
-                index,
-                generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
-            }),
+            2 => Token::Flow(flow),
+            6 => Token::Guest(flow),
             3 => Token::Resolvers,
             4 => Token::Status,
             _ => Token::Exit,
@@ -167,6 +181,7 @@ mod tests {
             Token::Tap,
             Token::Listener(7),
             Token::Flow(flow),
+            Token::Guest(flow),
             Token::Flow(FlowId {
                 index: 0,
                 generation: 0,

@@ -7,7 +7,7 @@ use smoltcp::socket::tcp::State;
 use crate::control::{FlowPath, FlowProtocol, FlowStatus, Initiator, Status};
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
-use crate::core::tcp::{self, TcpFlow};
+use crate::core::tcp::{self, Phase, TcpFlow};
 use crate::core::{Core, Instant};
 
 /// Everything that is known now.
@@ -42,7 +42,10 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
         guest: tuple.guest,
         remote: tuple.remote,
         state: state_name(flow.state()).to_owned(),
-        path: FlowPath::Engine,
+        path: match flow.phase {
+            Phase::Promoted { .. } => FlowPath::Kernel,
+            Phase::Dialling { .. } | Phase::Open(_) => FlowPath::Engine,
+        },
         bytes_to_guest: flow.bytes_to_guest,
         bytes_from_guest: flow.bytes_from_guest,
         age_ms: (now - flow.born).total_millis(),

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use super::promotion::Promoted;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
 use crate::host::{PingSocket, UdpSocket};
@@ -14,6 +15,8 @@ pub enum HostSocket {
     /// A stream whose connect is under way.
     Dialling(OwnedFd),
     Stream(Stream),
+    /// Both sockets of a flow that the kernel carries.
+    Promoted(Promoted),
     Udp(UdpSocket),
     Ping(PingSocket),
     /// A client of the published UDP port at this place in the table of listeners; the listener's socket is shared.

@@ -113,7 +113,7 @@ pub enum Phase {
     },
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
-    Promoted,
+    Promoted { since: Instant },
 }
 
 /// Everything that a kernel socket needs to carry a resting flow on.
@@ -126,11 +126,13 @@ pub struct Snapshot {
     pub snd_nxt: u32,
     /// The next byte from the guest.
     pub rcv_nxt: u32,
-    /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
+    /// Bytes that the guest may send from `rcv_nxt` on, as it was told or will be told with the hand-over.
     pub rcv_wnd: u32,
     pub observed: Observed,
     /// Received and acknowledged, but not yet taken by the host: to be sent there first.
     pub unread: Vec<u8>,
+    /// The host's FIN or RST was announced, behind data that is still to be read.
+    pub host_hung_up: bool,
 }
 
 /// What is known of the host's half.
@@ -289,6 +291,7 @@ impl TcpFlow {
         // A FIN of either side and a guest that does not read are the engine's to see through.
         let able = connection.state() == State::Established
             && !self.host.fin_received
+            && connection.observed().right_edge.is_some()
             && connection.observed().snd_wnd > 0;
         self.haul.note(bytes, able, now);
         let acknowledged = connection.socket().send_queue() == 0;
@@ -314,25 +317,32 @@ impl TcpFlow {
         }
         let received = self.bytes_from_guest + unread.len() as u64;
         let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
-        let right_edge = observed.last_ack.wrapping_add(observed.last_window);
+        let offered = observed.right_edge?.wrapping_sub(rcv_nxt).cast_signed();
         Some(Snapshot {
             guest,
             remote,
             snd_nxt: observed.snd_nxt,
             rcv_nxt,
-            rcv_wnd: right_edge.wrapping_sub(rcv_nxt),
+            rcv_wnd: offered.max(MIN_WINDOW).cast_unsigned(),
             observed,
             unread,
+            host_hung_up: self.host.hung_up,
         })
     }
 
     /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
     /// held back.
-    pub fn promoted(&mut self, engine: &mut Engine, snapshot: &Snapshot, link: &mut impl Link) {
+    pub fn promoted(
+        &mut self,
+        engine: &mut Engine,
+        snapshot: &Snapshot,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
         if let Phase::Open(connection) = &mut self.phase {
             acknowledge(engine, connection, snapshot, link);
         }
-        if let Phase::Open(connection) = std::mem::replace(&mut self.phase, Phase::Promoted) {
+        if let Phase::Open(connection) = std::mem::replace(&mut self.phase, Phase::Promoted { since: now }) {
             let carried = self.bytes_to_guest.max(self.bytes_from_guest);
             engine.recycle(connection, carried);
         }
@@ -342,11 +352,11 @@ impl TcpFlow {
     pub fn promotion_failed(
         &mut self,
         engine: &mut Engine,
-        snapshot: &Snapshot,
+        snapshot: Option<&Snapshot>,
         link: &mut impl Link,
     ) {
         self.haul.give_up(Reluctance::Refused);
-        if let Phase::Open(connection) = &mut self.phase {
+        if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
             acknowledge(engine, connection, snapshot, link);
         }
     }
@@ -394,10 +404,13 @@ impl TcpFlow {
             // The guest believes so.
             Phase::Dialling { .. } => State::SynSent,
             Phase::Open(connection) => connection.state(),
-            Phase::Promoted => State::Established,
+            Phase::Promoted { .. } => State::Established,
         }
     }
 }
+
+/// A window below the guest's MSS would make it wait for its persist timer.
+const MIN_WINDOW: i32 = 64 * 1024;
 
 /// Tells the guest how far we are, with a window that lets it go on.
 fn acknowledge(
@@ -406,10 +419,8 @@ fn acknowledge(
     snapshot: &Snapshot,
     link: &mut impl Link,
 ) {
-    const MIN_WINDOW: u32 = 64 * 1024;
-    let window = snapshot.rcv_wnd.max(MIN_WINDOW);
-    let Snapshot { remote, guest, rcv_nxt, .. } = *snapshot;
-    engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
+    let Snapshot { remote, guest, rcv_nxt, rcv_wnd, .. } = *snapshot;
+    engine.acknowledge(connection, remote, guest, rcv_nxt, rcv_wnd, link);
 }
 
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.

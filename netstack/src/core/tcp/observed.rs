@@ -32,9 +32,9 @@ pub struct Observed {
     pub snd_wnd: u32,
     /// The largest that the guest ever had.
     pub max_snd_wnd: u32,
-    /// What we last acknowledged and how much from there on we offered to take, in bytes.
-    pub last_ack: u32,
-    pub last_window: u32,
+    /// The sequence number that the guest may not pass: what we last acknowledged plus the window that we offered with
+    /// it. `None` before we have acknowledged anything.
+    pub right_edge: Option<u32>,
 }
 
 impl Default for Observed {
@@ -50,8 +50,7 @@ impl Default for Observed {
             snd_nxt: 0,
             snd_wnd: 0,
             max_snd_wnd: 0,
-            last_ack: 0,
-            last_window: 0,
+            right_edge: None,
         }
     }
 }
@@ -72,8 +71,6 @@ impl Observed {
                 iss: self.iss,
                 snd_nxt: self.snd_nxt,
                 our_shift: self.our_shift,
-                last_ack: self.last_ack,
-                last_window: self.last_window,
                 ..Observed::default()
             };
             for option in tcp.options_iterator() {
@@ -104,7 +101,7 @@ impl Observed {
         let Ok(tcp) = TcpSlice::from_slice(segment) else {
             return;
         };
-        let window = u32::from(tcp.window_size());
+        let mut window = u32::from(tcp.window_size());
         let mut end = tcp
             .sequence_number()
             .wrapping_add(tcp.payload().len() as u32)
@@ -117,14 +114,15 @@ impl Observed {
                 Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
                 _ => None,
             });
-            self.last_window = window;
         } else {
             if end.wrapping_sub(self.snd_nxt) as i32 > 0 {
                 self.snd_nxt = end;
             }
-            self.last_window = window << self.our_shift.unwrap_or(0);
+            window <<= self.our_shift.unwrap_or(0);
         }
-        self.last_ack = tcp.acknowledgment_number();
+        if tcp.ack() {
+            self.right_edge = Some(tcp.acknowledgment_number().wrapping_add(window));
+        }
     }
 }
 

@@ -1,0 +1,283 @@
+//! Handing a flow over to the kernel, and what becomes of it there.
+//!
+//! The order matters, because each step but the last can be undone in silence: snapshot the resting flow; make the kernel
+//! socket, which says nothing while it is in repair mode; divert the guest's segments to it; let it speak; tell the guest
+//! how far we are. From then on a relay joins it to the host socket. A step that fails leaves the flow in the engine.
+//!
+//! At the end the diversion outlives the last segment: without it the engine would answer with RST.
+
+use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
+use tracing::{debug, warn};
+
+use super::Driver;
+use super::poller::{Event, Interest, Token};
+use super::sockets::{HostSocket, Stream};
+use crate::core::flow::FlowId;
+use crate::core::tcp::{Cause, Snapshot};
+use crate::core::{Duration, Instant};
+use crate::guest::repair::{self, is_closed};
+use crate::guest::{Endpoints, Promoter, PromoterError};
+
+/// The guest's side of a relay; the other is the host's.
+const GUEST: Side = Side::A;
+const HOST: Side = Side::B;
+/// The gate is not looked after more often than this, whatever the guest does to its firewall.
+const HEAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the driver needs to promote flows.
+pub struct Promotion {
+    promoter: Promoter,
+    pipes: PipePool,
+    /// Relays that want another turn without an event.
+    unfinished: Vec<FlowId>,
+    healed: Instant,
+}
+
+/// A flow that the kernel carries.
+pub struct Promoted {
+    endpoints: Endpoints,
+    stage: Stage,
+}
+
+enum Stage {
+    Relaying {
+        relay: Box<Relay>,
+        to_guest: u64,
+        from_guest: u64,
+    },
+    /// Both sides have finished; TCP still has to see it through.
+    Closing(std::os::fd::OwnedFd),
+}
+
+impl Promotion {
+    pub fn new(promoter: Promoter) -> Promotion {
+        Promotion {
+            promoter,
+            pipes: PipePool::default(),
+            unfinished: Vec::new(),
+            healed: Instant::ZERO,
+        }
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+}
+
+impl Driver {
+    /// Hands over every flow that has come to rest.
+    pub(super) fn promote_resting(&mut self, now: Instant) {
+        while let Some(id) = self.core.poll_promotion() {
+            let Some(snapshot) = self.core.snapshot(id) else {
+                self.core.promotion_failed(id, None, &mut self.link);
+                continue;
+            };
+            let promoted = self.promote(id, &snapshot, now).unwrap_or_else(|error| {
+                debug!(guest = %snapshot.guest, remote = %snapshot.remote, %error, "stays in the engine");
+                false
+            });
+            if !promoted {
+                self.core
+                    .promotion_failed(id, Some(&snapshot), &mut self.link);
+            }
+        }
+    }
+
+    /// False when there is nothing to do it with.
+    fn promote(
+        &mut self,
+        id: FlowId,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Result<bool, PromoterError> {
+        let (Some(promotion), Some(endpoints), Some(HostSocket::Stream(_))) = (
+            self.promotion.as_mut(),
+            Endpoints::new(snapshot.guest, snapshot.remote),
+            self.sockets.get_mut(id),
+        ) else {
+            return Ok(false);
+        };
+        let guest = promotion
+            .promoter
+            .take_over(&repair_snapshot(endpoints, snapshot))?;
+
+        // The kernel has the flow: there is no way back from here.
+        self.core.promoted(id, snapshot, now, &mut self.link);
+        let Some(HostSocket::Stream(Stream(host))) = self.sockets.remove(id) else {
+            return Ok(true);
+        };
+        let registered = self
+            .poller
+            .change(&host, Token::Flow(id), Interest::Relay)
+            .and_then(|()| self.poller.add(&guest, Token::Guest(id), Interest::Relay));
+        let host_leg = Leg {
+            owed: snapshot.unread.clone(),
+            ..Leg::new(host)
+        };
+        let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
+        match relay {
+            Ok(mut relay) => {
+                if snapshot.host_hung_up {
+                    relay.handle_ready(
+                        HOST,
+                        Ready {
+                            read_closed: true,
+                            ..Ready::default()
+                        },
+                    );
+                }
+                let stage = Stage::Relaying {
+                    relay: Box::new(relay),
+                    to_guest: 0,
+                    from_guest: 0,
+                };
+                self.sockets
+                    .insert(id, HostSocket::Promoted(Promoted { endpoints, stage }));
+                self.drive_relay(id);
+            }
+            // Both sockets are closed by now, which resets what is connected to them.
+            Err(error) => {
+                warn!(%error, "a promoted connection was lost");
+                self.end_promoted(id, endpoints, Cause::ResetByHost);
+            }
+        }
+        Ok(true)
+    }
+
+    /// An event on either socket of a promoted flow.
+    pub(super) fn handle_promoted(&mut self, id: FlowId, event: Event) {
+        let side = match event.token {
+            Token::Guest(_) => GUEST,
+            _ => HOST,
+        };
+        match self.sockets.get_mut(id) {
+            Some(HostSocket::Promoted(Promoted {
+                stage: Stage::Relaying { relay, .. },
+                ..
+            })) => {
+                relay.handle_ready(side, Ready::from_epoll(event.flags));
+                self.drive_relay(id);
+            }
+            Some(HostSocket::Promoted(_)) => self.finish_closing(id),
+            _ => {}
+        }
+    }
+
+    /// Goes on with the relays that had more to do than one turn allows.
+    pub(super) fn drive_unfinished(&mut self) {
+        let Some(promotion) = &mut self.promotion else {
+            return;
+        };
+        for id in std::mem::take(&mut promotion.unfinished) {
+            self.drive_relay(id);
+        }
+    }
+
+    /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's firewall.
+    pub(super) fn heal_gate(&mut self, now: Instant) {
+        if let Some(promotion) = &mut self.promotion
+            && now >= promotion.healed + HEAL_PAUSE
+        {
+            promotion.healed = now;
+            if let Err(error) = promotion.promoter.heal() {
+                debug!(%error, "promoted connections stall");
+            }
+        }
+    }
+
+    fn drive_relay(&mut self, id: FlowId) {
+        let (
+            Some(promotion),
+            Some(HostSocket::Promoted(Promoted {
+                endpoints,
+                stage:
+                    Stage::Relaying {
+                        relay,
+                        to_guest,
+                        from_guest,
+                    },
+            })),
+        ) = (&mut self.promotion, self.sockets.get_mut(id))
+        else {
+            return;
+        };
+        let endpoints = *endpoints;
+        let progress = relay.drive(&mut promotion.pipes);
+        let before = (*to_guest, *from_guest);
+        (*to_guest, *from_guest) = (relay.bytes_from(HOST), relay.bytes_from(GUEST));
+        self.core
+            .handle_relayed(id, *to_guest - before.0, *from_guest - before.1);
+        match progress {
+            Progress::Idle => {}
+            Progress::Again => promotion.unfinished.push(id),
+            Progress::Done(end) => {
+                let Some(HostSocket::Promoted(Promoted {
+                    stage: Stage::Relaying { relay, .. },
+                    ..
+                })) = self.sockets.remove(id)
+                else {
+                    return;
+                };
+                match end {
+                    End::Finished => {
+                        let (guest, _host) = relay.into_sockets();
+                        let stage = Stage::Closing(guest);
+                        self.sockets
+                            .insert(id, HostSocket::Promoted(Promoted { endpoints, stage }));
+                        self.finish_closing(id);
+                    }
+                    End::Aborted { by, .. } => {
+                        // Closes both sockets: RST to whoever has not sent one.
+                        drop(relay);
+                        let cause = match by {
+                            GUEST => Cause::ResetByGuest,
+                            HOST => Cause::ResetByHost,
+                        };
+                        self.end_promoted(id, endpoints, cause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not live to see).
+    fn finish_closing(&mut self, id: FlowId) {
+        if let Some(HostSocket::Promoted(Promoted {
+            endpoints,
+            stage: Stage::Closing(guest),
+        })) = self.sockets.get_mut(id)
+            && is_closed(&*guest).unwrap_or(true)
+        {
+            let endpoints = *endpoints;
+            self.sockets.remove(id);
+            self.end_promoted(id, endpoints, Cause::Finished);
+        }
+    }
+
+    fn end_promoted(&mut self, id: FlowId, endpoints: Endpoints, cause: Cause) {
+        if let Some(promotion) = &mut self.promotion
+            && let Err(error) = promotion.promoter.release(&endpoints)
+        {
+            debug!(%error, "cannot end a diversion");
+        }
+        self.core.handle_relay_ended(id, cause);
+    }
+}
+
+/// What the guest's side calls it.
+fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> repair::Snapshot {
+    let observed = &snapshot.observed;
+    repair::Snapshot {
+        endpoints,
+        forwarded: false,
+        snd_nxt: snapshot.snd_nxt,
+        rcv_nxt: snapshot.rcv_nxt,
+        smss: observed.smss.get(),
+        guest_window_scale: observed.guest_shift,
+        our_window_scale: observed.our_shift.unwrap_or(0),
+        sack: observed.sack_permitted,
+        snd_wnd: observed.snd_wnd,
+        max_window: observed.max_snd_wnd,
+        rcv_wnd: snapshot.rcv_wnd,
+    }
+}
