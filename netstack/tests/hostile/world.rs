@@ -11,7 +11,8 @@ use netstack::core::link::Link;
 use netstack::core::policy::{Network, Subnet};
 use netstack::core::tcp::{Cause, HostStream, Promote, Readiness};
 use netstack::core::{
-    Action, Config, Core, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS, MAX_MAPPINGS,
+    Action, Config, Core, Counters, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS,
+    MAX_MAPPINGS,
 };
 
 use super::entropy::Entropy;
@@ -156,6 +157,11 @@ impl World {
             "{} host streams were never closed",
             self.streams.len()
         );
+    }
+
+    /// How far the scenario got.
+    pub fn counters(&self) -> Counters {
+        self.core.counters()
     }
 
     /// What the driver does after a batch of events, repeated until the core wants nothing more at this moment.
