@@ -242,12 +242,12 @@ impl Driver {
 
     fn close_ended(&mut self) {
         while let Some((id, cause)) = self.core.poll_closed() {
-            match (self.sockets.remove(id), cause) {
-                (Some(HostSocket::Stream(stream)), Cause::ResetByGuest | Cause::GuestSilent) => {
-                    stream.reset();
-                }
-                // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
-                (Some(_), _) | (None, _) => {}
+            // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
+            let socket = self.sockets.remove(id);
+            if let Cause::ResetByGuest | Cause::GuestSilent = cause
+                && let Some(HostSocket::Stream(stream)) = socket
+            {
+                stream.reset();
             }
         }
     }
