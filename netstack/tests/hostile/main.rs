@@ -7,7 +7,7 @@ mod entropy;
 mod guest;
 mod world;
 
-use netstack::core::Counters;
+use netstack::core::{Counters, MAX_DIALS, MAX_MAPPINGS};
 
 use entropy::Entropy;
 use world::World;
@@ -58,6 +58,20 @@ fn hostile_guest() {
         "the scenarios are shallow: {reached:?}"
     );
     println!("{reached:?}");
+}
+
+/// Many more dials and mappings than may be under way: the oldest make way, and the driver is told which.
+#[test]
+fn floods_are_bounded() {
+    let mut entropy = Entropy::seeded(0);
+    let mut world = World::new(&mut entropy);
+    let remote = "198.51.100.7:80".parse().expect("address");
+    for port in 1..=20_000 {
+        world.send(&guest::syn(port, remote), &mut entropy);
+        world.send(&guest::datagram(port, remote), &mut entropy);
+    }
+    assert_eq!(world.flows(), (MAX_DIALS, MAX_MAPPINGS));
+    world.wind_down();
 }
 
 #[test]

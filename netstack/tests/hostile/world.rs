@@ -106,7 +106,21 @@ impl World {
         }
         self.turn(entropy);
         let status = self.core.tcp_flows().count() + self.core.mappings().count();
-        assert!(status <= MAX_FLOWS && self.dials.len() <= MAX_DIALS + self.ended.len());
+        assert!(status <= MAX_FLOWS && self.dials.len() <= MAX_DIALS);
+    }
+
+    /// A frame of the guest, whatever comes of it.
+    pub fn send(&mut self, frame: &[u8], entropy: &mut Entropy) {
+        let action = self.core.handle_frame(frame, self.now, &mut self.wire);
+        if let Some(Action::Dial { flow, .. }) = action {
+            self.dials.push(flow);
+        }
+        self.turn(entropy);
+    }
+
+    /// TCP flows (all of them dials, if none was ended) and mappings.
+    pub fn flows(&self) -> (usize, usize) {
+        (self.core.tcp_flows().count(), self.core.mappings().count())
     }
 
     /// The guest falls silent and the host breaks everything: within a virtual hour nothing may be left.
