@@ -480,13 +480,11 @@ impl Core {
 
     /// Wakes the flows whose time has come and ends idle mappings.
     pub fn handle_deadline(&mut self, now: Instant) {
-        while let Some((deadline, id)) = self.timers.pop(now) {
+        while let Some(id) = self.timers.pop(now) {
             let Some(entry) = self.flows.get_mut(id) else {
                 continue;
             };
-            if entry.scheduled == Some(deadline) {
-                entry.scheduled = None;
-            }
+            entry.scheduled = None;
             match &entry.kind {
                 Kind::Tcp(_) => self.touch(id),
                 Kind::Mapping(mapping) => {
@@ -1044,6 +1042,7 @@ impl Core {
         let Some(entry) = self.flows.remove(id) else {
             return;
         };
+        self.timers.cancel(id, entry.scheduled);
         match entry.kind {
             Kind::Tcp(flow) => {
                 let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
