@@ -54,6 +54,8 @@ pub const MAX_FLOWS: usize = 65_536;
 pub const MAX_DIALS: usize = 4_096;
 /// Most UDP and echo mappings, each of which holds a descriptor. One more, and one that was not used lately goes.
 pub const MAX_MAPPINGS: usize = 4_096;
+/// Most ports that are tried for the client of a published port whose own is taken.
+pub const MAX_CLASHES: usize = 1_024;
 
 /// What a core is made from.
 pub struct Config {
@@ -281,20 +283,18 @@ impl Core {
             self.counters.limit_reached += 1;
             return None;
         }
-        let mut tuple = Tuple {
+        // Many clients may share the gateway's address; their own ports then may clash.
+        let own = appears.port();
+        let tuples = (own..=u16::MAX).chain(1024..own).map(|port| Tuple {
             protocol: Protocol::Tcp,
             guest,
-            remote: Some(appears),
+            remote: Some(SocketAddr::new(appears.ip(), port)),
+        });
+        let free = |tuple: &Tuple| self.flows.find(tuple).is_none();
+        let Some(tuple) = tuples.take(MAX_CLASHES).find(free) else {
+            self.counters.limit_reached += 1;
+            return None;
         };
-        // Many clients may share the gateway's address; their own ports then may clash.
-        let mut port = appears.port();
-        while self.flows.find(&tuple).is_some() {
-            port = port.checked_add(1).unwrap_or(1024);
-            if port == appears.port() {
-                return None;
-            }
-            tuple.remote = Some(SocketAddr::new(appears.ip(), port));
-        }
         let hardware = Hardware {
             ours: self.config.mac,
             guests: guest_mac,
