@@ -260,6 +260,11 @@ impl TcpFlow {
             engine.egress(connection, now, link)
         };
         match connection.state() {
+            // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the FIN.
+            State::TimeWait if owes_last_ack(connection, self.bytes_from_guest) => match egress {
+                Egress::Quiet => Served::Waiting,
+                Egress::More => Served::More,
+            },
             // Everything was said on the guest's side; what it sent last may still wait for the host.
             State::TimeWait | State::Closed if egress == Egress::Quiet => {
                 self.time_wait = true;
@@ -415,6 +420,14 @@ fn acknowledge(
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
 fn is_over(state: State) -> bool {
     matches!(state, State::Closed | State::Listen)
+}
+
+/// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not acknowledged yet.
+fn owes_last_ack(connection: &Connection, passed_on: u64) -> bool {
+    let observed = connection.observed();
+    let received = passed_on + connection.socket().recv_queue() as u64;
+    let syn_and_fin = 2;
+    observed.last_ack.wrapping_sub(observed.irs) != (received as u32).wrapping_add(syn_and_fin)
 }
 
 /// The guest has said FIN and there is nothing in the buffer before it.
