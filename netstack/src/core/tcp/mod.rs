@@ -194,6 +194,10 @@ impl TcpFlow {
         if let Phase::Open(connection) = &mut self.phase {
             engine.ingest(connection, packet, now, link);
             self.haul.heard(now);
+            if is_synchronized(connection.state()) {
+                // A closed window may stay closed for as long as the guest answers our probes (RFC 9293 3.8.6.1).
+                self.moved = now;
+            }
             self.reset_by_guest |= reset && is_over(connection.state());
         }
     }
@@ -415,6 +419,14 @@ fn acknowledge(
     let window = snapshot.rcv_wnd.max(MIN_WINDOW);
     let Snapshot { remote, guest, rcv_nxt, .. } = *snapshot;
     engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
+}
+
+/// Whether the handshake is behind us.
+fn is_synchronized(state: State) -> bool {
+    !matches!(
+        state,
+        State::Closed | State::Listen | State::SynSent | State::SynReceived
+    )
 }
 
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
