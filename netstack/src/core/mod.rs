@@ -698,7 +698,7 @@ impl Core {
         };
         let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
         if opens {
-            self.make_way(&tuple);
+            self.make_way(&tuple, tcp.sequence_number());
         }
         if let Some(id) = self.flows.find(&tuple) {
             let Some(Entry {
@@ -763,12 +763,13 @@ impl Core {
         Some(Action::Dial { flow, to })
     }
 
-    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN.
-    fn make_way(&mut self, tuple: &Tuple) {
+    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN,
+    /// whose number is `isn`.
+    fn make_way(&mut self, tuple: &Tuple, isn: u32) {
         if let Some(id) = self.flows.find(tuple)
             && let Some(entry) = self.flows.get(id)
             && let Kind::Tcp(flow) = &entry.kind
-            && let Some(cause) = flow.over()
+            && let Some(cause) = flow.makes_way(isn)
         {
             self.close(id, cause);
         }

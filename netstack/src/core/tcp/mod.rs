@@ -384,18 +384,26 @@ impl TcpFlow {
         }
     }
 
-    /// Why the flow is over, if the guest's half is and all that it sent has been passed on: a SYN of the same tuple is
-    /// a new connection then, even in TIME-WAIT (RFC 9293 3.10.7.4 allows it; on this link no old segment can turn up).
-    pub fn over(&self) -> Option<Cause> {
+    /// How the flow ends for a new connection of the same tuple, whose SYN has the number `isn`. `None` when it goes on:
+    /// the SYN is a copy of its own, or bytes of the guest still wait for the host, and the guest will ask again.
+    ///
+    /// TIME-WAIT makes way, as RFC 9293 3.10.7.4 allows: on this link no old segment can turn up. So does an open
+    /// connection of the guest. RFC 5961 4 has us challenge it against blind attackers, but nobody else is on
+    /// the link: a guest that sends another SYN has forgotten the connection.
+    pub fn makes_way(&self, isn: u32) -> Option<Cause> {
         let Phase::Open(connection) = &self.phase else {
             return None;
         };
         let state = connection.state();
-        match (is_over(state) || state == State::TimeWait, self.reset_by_guest) {
-            (true, true) => Some(Cause::ResetByGuest),
-            (true, false) if !connection.socket().can_recv() => Some(Cause::Finished),
-            _ => None,
+        if is_over(state) || state == State::TimeWait {
+            return match self.reset_by_guest {
+                true => Some(Cause::ResetByGuest),
+                false if connection.socket().can_recv() => None,
+                false => Some(Cause::Finished),
+            };
         }
+        let is_new = self.initiator == Initiator::Guest && isn != connection.observed().irs;
+        is_new.then_some(Cause::ResetByGuest)
     }
 
     pub fn state(&self) -> State {
