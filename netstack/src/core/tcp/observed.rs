@@ -9,6 +9,9 @@ use etherparse::{TcpOptionElement, TcpSlice};
 const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
 /// smoltcp takes no smaller MSS from a peer either.
 const MIN_MSS: u16 = 48;
+/// Where the flags are in a TCP header, and which of them is FIN (RFC 9293 3.1).
+const FLAGS_OFFSET: usize = 13;
+const FLAG_FIN: u8 = 0x01;
 /// Largest window shift (RFC 7323 2.3).
 const MAX_SHIFT: u8 = 14;
 
@@ -99,6 +102,23 @@ impl Observed {
         }
     }
 
+    /// A copy of `packet` without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
+    /// sends such a thing when the window's right edge has moved back by less than a unit of its scale while the segment
+    /// was on its way; it repeats what is not acknowledged, the FIN with it.
+    pub fn hold_back_fin(&self, packet: &[u8]) -> Option<Vec<u8>> {
+        let tcp = transport(packet)?;
+        let end = tcp
+            .sequence_number()
+            .wrapping_add(tcp.payload().len() as u32);
+        let right_edge = self.last_ack.wrapping_add(self.last_window);
+        let is_early = tcp.fin() && end.wrapping_sub(right_edge) as i32 > 0;
+        is_early.then(|| {
+            let mut copy = packet.to_vec();
+            copy[header_len(packet) + FLAGS_OFFSET] &= !FLAG_FIN;
+            copy
+        })
+    }
+
     /// Takes note of a segment that we send, from its TCP header on.
     pub fn from_us(&mut self, segment: &[u8]) {
         let Ok(tcp) = TcpSlice::from_slice(segment) else {
@@ -128,10 +148,19 @@ impl Observed {
     }
 }
 
+/// Whether an IP packet is a SYN or SYN-ACK.
+pub fn is_syn(packet: &[u8]) -> bool {
+    transport(packet).is_some_and(|tcp| tcp.syn())
+}
+
 fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
-    let header_len = match packet.first()? >> 4 {
-        4 => usize::from(packet[0] & 0xf) * 4,
+    TcpSlice::from_slice(packet.get(header_len(packet)..)?).ok()
+}
+
+/// Length of the IP header of `packet`.
+fn header_len(packet: &[u8]) -> usize {
+    match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
         _ => 40,
-    };
-    TcpSlice::from_slice(packet.get(header_len..)?).ok()
+    }
 }
