@@ -338,8 +338,11 @@ impl TcpFlow {
     /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
     /// held back.
     pub fn promoted(&mut self, engine: &mut Engine, snapshot: &Snapshot, link: &mut impl Link) {
+        // A window that lets the guest go on, whatever the engine's buffer had left.
+        const MIN_WINDOW: u32 = 64 * 1024;
+        let window = snapshot.rcv_wnd.max(MIN_WINDOW);
         if let Phase::Open(connection) = &mut self.phase {
-            acknowledge(engine, connection, snapshot, link);
+            acknowledge(engine, connection, snapshot, window, link);
         }
         if let Phase::Open(connection) = std::mem::replace(&mut self.phase, Phase::Promoted) {
             let carried = self.bytes_to_guest.max(self.bytes_from_guest);
@@ -356,7 +359,8 @@ impl TcpFlow {
     ) {
         self.haul.give_up(Reluctance::Refused);
         if let Phase::Open(connection) = &mut self.phase {
-            acknowledge(engine, connection, snapshot, link);
+            // No more than was offered before: smoltcp would drop what is beyond.
+            acknowledge(engine, connection, snapshot, snapshot.rcv_wnd, link);
         }
     }
 
@@ -416,16 +420,20 @@ impl TcpFlow {
     }
 }
 
-/// Tells the guest how far we are, with a window that lets it go on.
+/// Tells the guest how far we are, and that it may send `window` bytes more.
 fn acknowledge(
     engine: &mut Engine,
     connection: &mut Connection,
     snapshot: &Snapshot,
+    window: u32,
     link: &mut impl Link,
 ) {
-    const MIN_WINDOW: u32 = 64 * 1024;
-    let window = snapshot.rcv_wnd.max(MIN_WINDOW);
-    let Snapshot { remote, guest, rcv_nxt, .. } = *snapshot;
+    let Snapshot {
+        remote,
+        guest,
+        rcv_nxt,
+        ..
+    } = *snapshot;
     engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
 }
 
