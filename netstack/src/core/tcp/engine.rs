@@ -235,7 +235,13 @@ impl Engine {
         let len = packet.size(0);
         let frame = &mut self.scratch[..HEAD_LEN + len];
         if packet.write_to_slice(&mut frame[HEAD_LEN..], &[]).is_ok()
-            && finish(frame, connection.hardware, &mut connection.observed, self.limits).is_some()
+            && finish(
+                frame,
+                connection.hardware,
+                &mut connection.observed,
+                self.limits,
+            )
+            .is_some()
         {
             link.transmit(frame, &[]);
         }

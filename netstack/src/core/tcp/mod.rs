@@ -234,12 +234,8 @@ impl TcpFlow {
             engine.egress(connection, now, link);
             return Served::Closed(Cause::GuestSilent);
         }
-        let mut crossing = pass_from_guest(
-            connection,
-            &mut self.host,
-            host,
-            &mut self.bytes_from_guest,
-        );
+        let mut crossing =
+            pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest);
         if self.haul.takes_from_host() {
             crossing = crossing.and_then(|()| {
                 pass_to_guest(connection, &mut self.host, host, &mut self.bytes_to_guest)
