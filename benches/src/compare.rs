@@ -28,6 +28,7 @@ pub fn run(args: Compare) -> Result<()> {
         timing.measure_ms = u64::from(seconds) * 1_000;
     }
     let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
+    peers::coracle::build_if_run_by_cargo()?;
     let (found, missing) = peers::detect(&args.programs)?;
     let peers = choose_peers(found, &args.peer)?;
     let baseline = args.against.as_deref().map(Report::load).transpose()?;

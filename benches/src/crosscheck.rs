@@ -51,19 +51,23 @@ pub fn iperf3(
     parse_iperf3(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Requests per second that wrk measures against the running HTTP service.
-pub fn wrk(client: &Place, connections: u32, seconds: u64) -> Result<f64> {
+/// Requests per second that wrk measures against the running HTTP service, over the same connections or over a new one each.
+pub fn wrk(client: &Place, connections: u32, new_each: bool, seconds: u64) -> Result<f64> {
     let program = peers::find_program("wrk").context("wrk is not installed")?;
-    let args = [
+    let (connections, seconds) = (connections.to_string(), format!("{seconds}s"));
+    let url = format!("http://{}/", client.address);
+    let mut args = vec![
         "--threads",
         "1",
         "--connections",
-        &connections.to_string(),
+        &connections,
         "--duration",
-        &format!("{seconds}s"),
+        &seconds,
     ];
-    let url = format!("http://{}/", client.address);
-    let args: Vec<&str> = args.into_iter().chain([url.as_str()]).collect();
+    if new_each {
+        args.extend(["--header", "Connection: close"]);
+    }
+    args.push(&url);
     let output = start(&program, client, &args)?
         .wait_with_output()
         .context("failed to wait for wrk")?;

@@ -125,20 +125,10 @@ impl Stage {
     }
 
     fn measure(self, order: &Order) -> Result<Outcome> {
-        let timing = order.timing;
         let mut outcome = match order.cell.work {
             Work::Bulk { way, flows } => self.bulk(order, way, flows)?,
             Work::Request { connections } => self.requests(order, connections)?,
-            Work::Connect { at_once } => {
-                let (connect, limit_ms) = (self.client.address, timing.connect_ms);
-                let end = connect::End::AfterMs(limit_ms);
-                let job = Job::Connect {
-                    connect,
-                    at_once,
-                    end,
-                };
-                self.operations(job, limit_ms, |_| ())?
-            }
+            Work::Connect { at_once } => self.connections(order, at_once)?,
             Work::Soak { connections } => self.soak(order, connections)?,
             Work::Memory { connections } => self.memory(connections)?,
         };
@@ -220,21 +210,30 @@ impl Stage {
             warm_ms,
             measure_ms,
         };
-        self.operations(job, measure_ms, |outcome| {
-            if order.cross_check {
-                let checked =
-                    crosscheck::wrk(&self.client, connections, measure_ms.div_ceil(1_000));
-                insert_checked(outcome, order, Metric::WrkPerS, checked);
-            }
+        self.operations(order, job, measure_ms, |seconds| {
+            crosscheck::wrk(&self.client, connections, false, seconds)
         })
     }
 
-    /// A load of requests or connections against the HTTP service, and then `also` while the service still runs.
+    fn connections(&self, order: &Order, at_once: u32) -> Result<Outcome> {
+        let (connect, limit_ms) = (self.client.address, order.timing.connect_ms);
+        let job = Job::Connect {
+            connect,
+            at_once,
+            end: connect::End::AfterMs(limit_ms),
+        };
+        self.operations(order, job, limit_ms, |seconds| {
+            crosscheck::wrk(&self.client, at_once, true, seconds)
+        })
+    }
+
+    /// A load of requests or connections against the HTTP service, and then `check`, for as many seconds, while it still runs.
     fn operations(
         &self,
+        order: &Order,
         job: Job,
         measure_ms: u64,
-        also: impl FnOnce(&mut Outcome),
+        check: impl FnOnce(u64) -> Result<f64>,
     ) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let before = self.footprint()?;
@@ -271,8 +270,15 @@ impl Stage {
         }
         outcome.errors = report.errors;
         outcome.curve = report.latency.curve;
-        drop(client);
-        also(&mut outcome);
+        if order.cross_check {
+            drop(client);
+            insert_checked(
+                &mut outcome,
+                order,
+                Metric::WrkPerS,
+                check(measure_ms.div_ceil(1_000)),
+            );
+        }
         Ok(outcome)
     }
 
@@ -286,6 +292,8 @@ impl Stage {
 
     fn memory(&self, connections: u32) -> Result<Outcome> {
         let mut outcome = Outcome::default();
+        // A helper that goes to the background leaves its first process to end, and frees what only the set-up needed.
+        thread::sleep(Duration::from_millis(200));
         let start = self.footprint()?;
         let _service = self.service()?;
         let hold = Job::Hold {

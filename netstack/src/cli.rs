@@ -32,8 +32,8 @@ use crate::core::{self, Core};
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts};
 use crate::guest::{
-    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, PromoterError,
-    Target, configure,
+    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter,
+    PromoterError, Target, configure,
 };
 use crate::host::{RESOLV_CONF, Resolvers};
 use crate::sandbox::{self, SandboxError};
@@ -469,7 +469,14 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let quiet = || EnvFilter::new("warn");
+    let filter = match std::env::var("CORACLE_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).unwrap_or_else(|error| {
+            eprintln!("coracle-net: CORACLE_LOG={text:?} is not a log filter: {error}");
+            quiet()
+        }),
+        Err(_) => quiet(),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
-use crate::core::tcp::Promote;
 use crate::core::policy::{Network, Subnet};
+use crate::core::tcp::Promote;
 use crate::guest::TargetName;
 
 /// A complete and consistent set of instructions.

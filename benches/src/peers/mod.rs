@@ -3,7 +3,7 @@
 //! Every peer is started as a normal user's engine would start it, with host loopback blocked and, for published cells, one TCP port
 //! forwarded from all addresses of the host. What differs between peers stays in the peer's own file.
 
-mod coracle;
+pub mod coracle;
 pub mod loopback;
 mod pasta;
 pub mod rootlesskit;

@@ -47,6 +47,7 @@ const BLOCKS: &[Block] = &[
             Metric::P99Us,
             Metric::MaxUs,
             Metric::FailedPpm,
+            Metric::WrkPerS,
             Metric::HelperCpuUsPerOp,
             Metric::RssStartMb,
             Metric::RssLoadedMb,

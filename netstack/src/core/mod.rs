@@ -19,6 +19,7 @@ mod neighbour;
 mod packet;
 pub mod policy;
 mod reassembly;
+mod seniority;
 pub mod tcp;
 mod timers;
 pub mod vnet;
@@ -41,6 +42,7 @@ use self::link::{HOP_LIMIT, Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
 use self::policy::{Network, Verdict};
 use self::reassembly::Reassembly;
+use self::seniority::Seniority;
 use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Readiness, Served, Snapshot, TcpFlow};
 use self::timers::Timers;
 use self::vnet::Segmentation;
@@ -50,8 +52,10 @@ pub const MAX_FLOWS: usize = 65_536;
 /// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
 /// So dials that nobody answers cannot keep out those that somebody would.
 pub const MAX_DIALS: usize = 4_096;
-/// Most UDP and echo mappings, each of which holds a descriptor.
+/// Most UDP and echo mappings, each of which holds a descriptor. One more, and one that was not used lately goes.
 pub const MAX_MAPPINGS: usize = 4_096;
+/// Most ports that are tried for the client of a published port whose own is taken.
+pub const MAX_CLASHES: usize = 1_024;
 
 /// Longest time that a frame is under way between the guest and us.
 const IN_FLIGHT: Duration = Duration::from_millis(100);
@@ -129,9 +133,9 @@ pub struct Core {
     engine: Engine,
     flows: FlowTable<Entry>,
     dials: usize,
-    /// Flows in the order in which their dials began; some have ended since.
-    dial_order: VecDeque<FlowId>,
+    dial_order: Seniority,
     mappings: usize,
+    mapping_order: Seniority,
     timers: Timers,
     touched: VecDeque<FlowId>,
     closed: VecDeque<(FlowId, Cause)>,
@@ -164,8 +168,9 @@ impl Core {
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),
             dials: 0,
-            dial_order: VecDeque::new(),
+            dial_order: Seniority::new(MAX_DIALS),
             mappings: 0,
+            mapping_order: Seniority::new(MAX_MAPPINGS),
             timers: Timers::default(),
             touched: VecDeque::new(),
             closed: VecDeque::new(),
@@ -283,20 +288,18 @@ impl Core {
             self.counters.limit_reached += 1;
             return None;
         }
-        let mut tuple = Tuple {
+        // Many clients may share the gateway's address; their own ports then may clash.
+        let own = appears.port();
+        let tuples = (own..=u16::MAX).chain(1024..own).map(|port| Tuple {
             protocol: Protocol::Tcp,
             guest,
-            remote: Some(appears),
+            remote: Some(SocketAddr::new(appears.ip(), port)),
+        });
+        let free = |tuple: &Tuple| self.flows.find(tuple).is_none();
+        let Some(tuple) = tuples.take(MAX_CLASHES).find(free) else {
+            self.counters.limit_reached += 1;
+            return None;
         };
-        // Many clients may share the gateway's address; their own ports then may clash.
-        let mut port = appears.port();
-        while self.flows.find(&tuple).is_some() {
-            port = port.checked_add(1).unwrap_or(1024);
-            if port == appears.port() {
-                return None;
-            }
-            tuple.remote = Some(SocketAddr::new(appears.ip(), port));
-        }
         let hardware = Hardware {
             ours: self.config.mac,
             guests: guest_mac,
@@ -482,13 +485,11 @@ impl Core {
 
     /// Wakes the flows whose time has come and ends idle mappings.
     pub fn handle_deadline(&mut self, now: Instant) {
-        while let Some((deadline, id)) = self.timers.pop(now) {
+        while let Some(id) = self.timers.pop(now) {
             let Some(entry) = self.flows.get_mut(id) else {
                 continue;
             };
-            if entry.scheduled == Some(deadline) {
-                entry.scheduled = None;
-            }
+            entry.scheduled = None;
             match &entry.kind {
                 Kind::Tcp(_) => self.touch(id),
                 Kind::Mapping(mapping) => {
@@ -719,7 +720,7 @@ impl Core {
         };
         let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
         if opens {
-            self.make_way(&tuple);
+            self.make_way(&tuple, tcp.sequence_number());
         }
         if let Some(id) = self.flows.find(&tuple) {
             let Some(Entry {
@@ -769,7 +770,9 @@ impl Core {
         };
         if self.dials >= MAX_DIALS {
             self.counters.limit_reached += 1;
-            self.give_up_oldest_dial();
+            if let Some(oldest) = self.dial_order.pop(|id| dialled_at(&self.flows, id)) {
+                self.close(oldest, Cause::Cancelled);
+            }
         }
         if self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
@@ -778,30 +781,20 @@ impl Core {
         let flow = TcpFlow::dialling(packet.ip, self.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.dials += 1;
-        if self.dial_order.len() >= 2 * MAX_DIALS {
-            let flows = &self.flows;
-            self.dial_order.retain(|id| is_dialling(flows, *id));
-        }
-        self.dial_order.push_back(flow);
+        self.dial_order
+            .push(flow, now, |id| dialled_at(&self.flows, id));
         Some(Action::Dial { flow, to })
     }
 
-    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN.
-    fn make_way(&mut self, tuple: &Tuple) {
+    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN,
+    /// whose number is `isn`.
+    fn make_way(&mut self, tuple: &Tuple, isn: u32) {
         if let Some(id) = self.flows.find(tuple)
             && let Some(entry) = self.flows.get(id)
             && let Kind::Tcp(flow) = &entry.kind
-            && let Some(cause) = flow.over()
+            && let Some(cause) = flow.makes_way(isn)
         {
             self.close(id, cause);
-        }
-    }
-
-    fn give_up_oldest_dial(&mut self) {
-        while let Some(id) = self.dial_order.pop_front() {
-            if is_dialling(&self.flows, id) {
-                return self.close(id, Cause::Cancelled);
-            }
         }
     }
 
@@ -1026,7 +1019,16 @@ impl Core {
         role: Role,
         now: Instant,
     ) -> Option<FlowId> {
-        if self.mappings >= MAX_MAPPINGS || self.flows.count() >= MAX_FLOWS {
+        if self.mappings >= MAX_MAPPINGS {
+            self.counters.limit_reached += 1;
+            if let Some(oldest) = self
+                .mapping_order
+                .pop(|id| mapping_used_at(&self.flows, id))
+            {
+                self.close(oldest, Cause::Finished);
+            }
+        }
+        if self.flows.count() >= MAX_FLOWS {
             self.counters.limit_reached += 1;
             return None;
         }
@@ -1034,6 +1036,8 @@ impl Core {
         let expiry = mapping.expiry();
         let id = self.insert(tuple, guest_mac, Kind::Mapping(mapping))?;
         self.mappings += 1;
+        self.mapping_order
+            .push(id, now, |id| mapping_used_at(&self.flows, id));
         let entry = self.flows.get_mut(id)?;
         self.timers.schedule(id, expiry, &mut entry.scheduled);
         Some(id)
@@ -1065,6 +1069,7 @@ impl Core {
         let Some(entry) = self.flows.remove(id) else {
             return;
         };
+        self.timers.cancel(id, entry.scheduled);
         match entry.kind {
             Kind::Tcp(flow) => {
                 let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
@@ -1124,11 +1129,20 @@ impl Action<'_> {
     }
 }
 
-fn is_dialling(flows: &FlowTable<Entry>, id: FlowId) -> bool {
-    let Some(entry) = flows.get(id) else {
-        return false;
-    };
-    matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase, Phase::Dialling { .. }))
+/// When the dial of a flow began, if it is still under way.
+fn dialled_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
+    match &flows.get(id)?.kind {
+        Kind::Tcp(flow) => matches!(flow.phase, Phase::Dialling { .. }).then_some(flow.born),
+        Kind::Mapping(_) => None,
+    }
+}
+
+/// When a mapping was last used, if it still exists.
+fn mapping_used_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
+    match &flows.get(id)?.kind {
+        Kind::Mapping(mapping) => Some(mapping.last_used),
+        Kind::Tcp(_) => None,
+    }
 }
 
 fn send_echo_reply(

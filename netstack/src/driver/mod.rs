@@ -196,11 +196,11 @@ impl Driver {
                     if let Some(action) = action {
                         // A new flow may take the place of one that has just ended.
                         self.promote_resting(now);
-            self.drive_unfinished();
-            if self.core.take_stray_seen() {
-                self.heal_gate(now);
-            }
-            self.close_ended();
+                        self.drive_unfinished();
+                        if self.core.take_stray_seen() {
+                            self.heal_gate(now);
+                        }
+                        self.close_ended();
                         self.perform(action, now);
                     }
                 }
@@ -260,12 +260,12 @@ impl Driver {
 
     fn close_ended(&mut self) {
         while let Some((id, cause)) = self.core.poll_closed() {
-            match (self.sockets.remove(id), cause) {
-                (Some(HostSocket::Stream(stream)), Cause::ResetByGuest | Cause::GuestSilent) => {
-                    stream.reset();
-                }
-                // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
-                (Some(_), _) | (None, _) => {}
+            // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
+            let socket = self.sockets.remove(id);
+            if let Cause::ResetByGuest | Cause::GuestSilent = cause
+                && let Some(HostSocket::Stream(stream)) = socket
+            {
+                stream.reset();
             }
         }
     }

@@ -278,6 +278,6 @@ fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> repair::Snapsho
         sack: observed.sack_permitted,
         snd_wnd: observed.snd_wnd,
         max_window: observed.max_snd_wnd,
-        rcv_wnd: snapshot.rcv_wnd,
+        rcv_wnd: snapshot.window_from_kernel(),
     }
 }

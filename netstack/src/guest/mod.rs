@@ -1,14 +1,20 @@
 //! Everything that happens inside the guest's namespaces: entering them, and the thread that lives in its network
 //! namespace, where links are set up and sockets are made.
 
+mod encode;
+mod endpoints;
 mod link;
 mod namespace;
 pub mod netlink;
 pub mod nft;
+mod promoter;
 pub mod repair;
-pub mod route;
+mod route;
 mod thread;
 
+pub use endpoints::Endpoints;
 pub use link::{LinkError, LinkSettings, configure};
 pub use namespace::{NamespaceError, Target, TargetName};
+pub use promoter::{Promoter, PromoterError};
+pub use route::{DiversionError, divert_marked};
 pub use thread::{GuestThread, GuestThreadEnded};

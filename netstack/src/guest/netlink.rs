@@ -1,7 +1,8 @@
-//! A small blocking netlink client: a request goes out, the kernel's verdict comes back with its own words.
+//! A small netlink client: a request goes out, the kernel's verdict comes back with its own words.
 //!
-//! Used on the guest thread only, where a handful of requests is made at start and nothing else waits. Messages are
-//! rtnetlink's (route family) or encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
+//! The kernel carries out these families' requests within the call that sends them, so the answer is there on return and
+//! nothing ever blocks. A socket belongs to the network namespace of the thread that opened it and works from any
+//! thread. Messages are rtnetlink's (route family) or encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
 
 use std::io;
 
@@ -10,6 +11,8 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::encode::Encoder;
 
 /// A netlink socket of the calling thread's network namespace.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl Netlink {
         })
     }
 
-    /// Sends a route request and waits for its acknowledgement. `flags` are added to REQUEST and ACK.
+    /// Sends a route request and reads its acknowledgement. `flags` are added to REQUEST and ACK.
     pub fn request(
         &mut self,
         message: RouteNetlinkMessage,
@@ -66,22 +69,69 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        self.wait_for_ack(self.sequence)
+        self.exchange(&bytes, self.sequence, Some(self.sequence), |_| {})
     }
 
-    /// Reads answers up to the acknowledgement of request `sequence`.
-    fn wait_for_ack(&mut self, sequence: u32) -> Result<(), NetlinkError> {
-        let mut answer = Vec::with_capacity(ANSWER_LEN);
+    /// Sends the messages that `write` adds, hands the payload of each answer to `take`, and returns the verdict: the
+    /// first refusal, if any. To be sure that a message was heard, let it ask for an acknowledgement.
+    pub fn query(
+        &mut self,
+        write: impl FnOnce(&mut Encoder),
+        take: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
+        let first = self.sequence + 1;
+        let mut encoder = Encoder::new(first);
+        write(&mut encoder);
+        self.sequence = encoder.last_sequence();
+        self.exchange(encoder.bytes(), first, encoder.awaited(), take)
+    }
+
+    /// Sends the messages that `write` adds as one netfilter transaction of `subsystem`: all of them take effect, or none.
+    pub fn transaction(
+        &mut self,
+        subsystem: u16,
+        write: impl FnOnce(&mut Encoder),
+    ) -> Result<(), NetlinkError> {
+        let bracket = |encoder: &mut Encoder| {
+            encoder.put(&[libc::AF_UNSPEC as u8, NFNETLINK_V0]);
+            encoder.put(&subsystem.to_be_bytes());
+        };
+        self.query(
+            |encoder| {
+                encoder.message(libc::NFNL_MSG_BATCH_BEGIN as u16, NLM_F_REQUEST, bracket);
+                write(encoder);
+                encoder.message(libc::NFNL_MSG_BATCH_END as u16, NLM_F_REQUEST, bracket);
+            },
+            |_| {},
+        )
+    }
+
+    /// All answers are in the queue when the send returns. Those to a request before `first` are what an earlier failure
+    /// left behind.
+    fn exchange(
+        &mut self,
+        requests: &[u8],
+        first: u32,
+        awaited: Option<u32>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.socket.send(requests, 0)?;
+        let mut acknowledged = awaited.is_none();
+        let mut datagram = Vec::with_capacity(ANSWER_LEN);
         loop {
-            answer.clear();
-            match self.socket.recv(&mut answer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            datagram.clear();
+            match self.socket.recv(&mut datagram, libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && acknowledged => {
+                    return Ok(());
+                }
                 received => received?,
             };
-            for message in Messages(&answer) {
-                if message.kind == NLMSG_ERROR && message.sequence == sequence {
-                    return message.verdict();
+            for message in Messages(&datagram).filter(|message| message.sequence >= first) {
+                if message.kind == NLMSG_ERROR {
+                    message.verdict()?;
+                    acknowledged |= awaited == Some(message.sequence);
+                } else {
+                    take(message.payload);
                 }
             }
         }
@@ -170,6 +220,8 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 const ANSWER_LEN: usize = 8192;
 const HEADER_LEN: usize = 16;
 const ALIGN: usize = 4;
+/// linux/netfilter/nfnetlink.h.
+const NFNETLINK_V0: u8 = 0;
 /// linux/netlink.h, `enum nlmsgerr_attrs`.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 

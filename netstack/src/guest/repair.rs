@@ -1,35 +1,201 @@
 //! Kernel sockets that take over a TCP connection in mid-flow (TCP_REPAIR, Linux 3.5).
 //!
-//! User space has served the connection so far and knows its whole state, the [`Snapshot`]. The socket made from it lives
-//! in the guest's network namespace, is bound to the *remote's* address and port, and speaks to the guest's own socket.
-//! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is from it.
+//! User space has served the connection so far and knows its whole state, the [`Snapshot`]. The socket made from it lives in
+//! the guest's network namespace, has the *remote's* address and port (IP_TRANSPARENT), and speaks to the guest's own
+//! socket. The order of a hand-over:
+//!
+//! 1. [`SocketPool::take`], [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket leaves no trace.
+//! 2. [`Gate::add`](super::nft::Gate::add): the guest's segments come here instead of to the tap.
+//! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the guest.
+//! 4. [`RepairSocket::leave`]: an ordinary connected socket.
+//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, [`SocketTable::forget`].
+//!
+//! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is from it. Needs
+//! CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user namespace of the guest's network.
+//!
+//! System calls on the driver's thread: bind, connect, setsockopt, getsockopt.
 
-use std::net::SocketAddr;
+mod pool;
+mod table;
+#[cfg(test)]
+mod tests;
 
-/// The state of a connection at rest: everything sent has been acknowledged, everything received has been passed on (or
-/// is kept by whoever relays from here on).
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::nft::UNTRACKED_MARK;
+use super::{Endpoints, GuestThreadEnded};
+use crate::sys;
+
+pub use pool::{FreshSocket, SocketPool};
+pub use table::SocketTable;
+
+/// The state of a connection at rest: everything sent has been acknowledged (SND.UNA is SND.NXT). Everything received has
+/// been passed on, or is kept by whoever relays from here on. No timestamps (RFC 7323 3) were negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Whom the guest believes it talks to: the socket's own address.
-    pub remote: SocketAddr,
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The next byte to the guest; SND.UNA equals it.
+    pub endpoints: Endpoints,
+    /// The guest's end is not in this network namespace but behind it, and its segments are not tracked any more: see
+    /// [`Gate::diverts_forwarded`](super::nft::Gate::diverts_forwarded).
+    pub forwarded: bool,
+    /// The next byte to the guest.
     pub snd_nxt: u32,
     /// The next byte expected from the guest.
     pub rcv_nxt: u32,
-    /// The MSS that the guest announced in its SYN (536, or 1220 with IPv6, when it announced none; RFC 9293 3.7.1).
+    /// The MSS that the guest announced in its SYN (without one 536, or 1220 with IPv6: RFC 9293 3.7.1).
     pub smss: u16,
-    /// The guest's window scale (RFC 7323 2.2); `None` if it offered none, and then nobody scales.
+    /// The guest's window scale (RFC 7323 2); `None` if it offered none, and then nobody scales.
     pub guest_window_scale: Option<u8>,
     /// Ours; without meaning when the guest offered none.
     pub our_window_scale: u8,
     /// Whether both sides permitted SACK (RFC 2018).
     pub sack: bool,
-    /// SND.WND: the guest's last window, in bytes.
+    /// The guest's last window, in bytes.
     pub snd_wnd: u32,
-    /// The largest window the guest ever offered, in bytes.
+    /// The largest window that the guest ever offered, in bytes.
     pub max_window: u32,
-    /// RCV.WND: how many bytes from `rcv_nxt` on we have told the guest that it may send.
+    /// How many bytes from `rcv_nxt` on we have told the guest that it may send, or are about to tell it in the ACK of
+    /// step 3. Never less than it has been told.
     pub rcv_wnd: u32,
 }
+
+/// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    #[error("no socket in the guest's network namespace: {0}")]
+    Open(#[source] io::Error),
+    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`]), or not closed yet.
+    #[error("the guest's kernel still remembers {0}")]
+    Remembered(Endpoints),
+    #[error("cannot restore {endpoints}: {step}: {source}")]
+    Step {
+        endpoints: Endpoints,
+        step: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Guest(#[from] GuestThreadEnded),
+}
+
+/// A socket in repair mode: connected and with the connection's state, but it does not speak, not even when dropped.
+#[derive(Debug)]
+pub struct RepairSocket {
+    socket: OwnedFd,
+    endpoints: Endpoints,
+}
+
+impl RepairSocket {
+    /// Gives `socket` the connection's state. If it fails the socket is gone, without a trace.
+    pub fn restore(socket: FreshSocket, snapshot: &Snapshot) -> Result<RepairSocket, RepairError> {
+        let endpoints = snapshot.endpoints;
+        let this = RepairSocket {
+            socket: socket.into(),
+            endpoints,
+        };
+        // Sequence numbers can be set only before the connect, options and windows only after it.
+        for (queue, sequence) in [
+            (TCP_SEND_QUEUE, snapshot.snd_nxt),
+            (TCP_RECV_QUEUE, snapshot.rcv_nxt),
+        ] {
+            this.set(libc::TCP_REPAIR_QUEUE, &[queue], "choose a queue")?;
+            this.set(libc::TCP_QUEUE_SEQ, &[sequence], "set a sequence number")?;
+        }
+        if snapshot.forwarded {
+            let mark = UNTRACKED_MARK.to_ne_bytes();
+            sys::set_socket_option(this.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark)
+                .map_err(|source| this.error("mark", source))?;
+        }
+        rustix::net::bind(&this.socket, &endpoints.remote())
+            .map_err(|error| this.error("bind", error.into()))?;
+        rustix::net::connect(&this.socket, &endpoints.guest()).map_err(|error| match error {
+            rustix::io::Errno::ADDRNOTAVAIL => RepairError::Remembered(endpoints),
+            error => this.error("connect", error.into()),
+        })?;
+
+        // Without scaling it must be said too: the kernel has chosen a scale of its own for the connect.
+        let (guest_scale, our_scale) = match snapshot.guest_window_scale {
+            Some(scale) => (scale, snapshot.our_window_scale),
+            None => (0, 0),
+        };
+        let mut options = vec![
+            OPTION_MSS,
+            u32::from(snapshot.smss),
+            OPTION_WINDOW_SCALE,
+            u32::from(guest_scale) | u32::from(our_scale) << 16,
+        ];
+        if snapshot.sack {
+            options.extend([OPTION_SACK_PERMITTED, 0]);
+        }
+        this.set(libc::TCP_REPAIR_OPTIONS, &options, "set the options")?;
+        // struct tcp_repair_window. Without it SND.WND would be 0, and nobody would ever probe.
+        let window = [
+            snapshot.rcv_nxt, // SND.WL1: the guest's next segment is newer than its last window.
+            snapshot.snd_wnd,
+            snapshot.max_window.max(snapshot.snd_wnd),
+            snapshot.rcv_wnd,
+            snapshot.rcv_nxt, // rcv_wup: from where rcv_wnd counts.
+        ];
+        this.set(libc::TCP_REPAIR_WINDOW, &window, "set the windows")?;
+        Ok(this)
+    }
+
+    /// Turns it into an ordinary connected socket, non-blocking and close-on-exec. From here on it speaks: dropping it
+    /// ends the connection.
+    pub fn leave(self) -> Result<OwnedFd, RepairError> {
+        // Without a window probe: it would carry an old sequence number, which Linux guests drop unread.
+        let off = TCP_REPAIR_OFF_NO_WP.cast_unsigned();
+        self.set(libc::TCP_REPAIR, &[off], "leave repair mode")?;
+        // Leaving has cleared it. The guest may want to serve on the port number that this socket has; with this, a server
+        // that sets SO_REUSEADDR can bind.
+        rustix::net::sockopt::set_socket_reuseaddr(&self.socket, true)
+            .map_err(|error| self.error("share the port", error.into()))?;
+        Ok(self.socket)
+    }
+
+    /// Sets a TCP option made of 32-bit words.
+    fn set(&self, option: c_int, words: &[u32], step: &'static str) -> Result<(), RepairError> {
+        let mut bytes = [0; MAX_OPTION_LEN];
+        let value = &mut bytes[..size_of_val(words)];
+        for (to, word) in value.chunks_exact_mut(size_of::<u32>()).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        sys::set_socket_option(self.socket.as_fd(), libc::IPPROTO_TCP, option, value)
+            .map_err(|source| self.error(step, source))
+    }
+
+    fn error(&self, step: &'static str, source: io::Error) -> RepairError {
+        RepairError::Step {
+            endpoints: self.endpoints,
+            step,
+            source,
+        }
+    }
+}
+
+/// Whether the connection of TCP socket `socket` is over: both FINs exchanged and acknowledged, or reset. A socket that went
+/// to TIME-WAIT counts as closed; the kernel keeps that state elsewhere.
+pub fn is_closed(socket: impl AsFd) -> io::Result<bool> {
+    /// include/net/tcp_states.h.
+    const TCP_CLOSE: u8 = 7;
+    // The state is the first byte of struct tcp_info; the kernel cuts the rest off.
+    let mut state = [0];
+    sys::socket_option(
+        socket.as_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        &mut state,
+    )?;
+    Ok(state == [TCP_CLOSE])
+}
+
+/// Three options of two words are the longest.
+const MAX_OPTION_LEN: usize = 6 * size_of::<u32>();
+/// linux/tcp.h. Off without a window probe: Linux 4.19.
+const TCP_REPAIR_OFF_NO_WP: c_int = -1;
+const TCP_RECV_QUEUE: u32 = 1;
+const TCP_SEND_QUEUE: u32 = 2;
+/// IANA's numbers of TCP options.
+const OPTION_MSS: u32 = 2;
+const OPTION_WINDOW_SCALE: u32 = 3;
+const OPTION_SACK_PERMITTED: u32 = 4;

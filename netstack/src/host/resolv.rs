@@ -269,6 +269,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_gives_one_to_three_resolvers(text in "((nameserver|search|#)?[ \\t]*[0-9a-f:.%]{0,12}[\\n ]){0,8}") {
+            let count = parse(&text).len();
+            proptest::prop_assert!((1..=MAX_RESOLVERS).contains(&count));
+        }
+    }
+
     #[test]
     fn a_file_that_comes_changes_and_goes_is_followed() {
         let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,6 @@ pub enum Entropy<'a> {
     /// State of an xorshift64* generator (G. Marsaglia, S. Vigna); never runs out.
     Seeded(u64),
     /// Runs out with the bytes, after which every decision is 0.
-    #[allow(dead_code, reason = "the fuzz target's variant")]
     Bytes(&'a [u8]),
 }
 

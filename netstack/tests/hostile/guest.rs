@@ -303,6 +303,24 @@ fn segment(
     frame
 }
 
+/// The first segment of a connection that nothing is wrong with.
+pub fn syn(guest_port: u16, remote: SocketAddr) -> Vec<u8> {
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let builder = ip(GUEST_V4.into(), remote.ip())
+        .tcp(guest_port, remote.port(), 1, 65_535)
+        .syn();
+    builder.write(&mut frame, &[]).expect("lengths fit");
+    frame
+}
+
+/// A datagram that nothing is wrong with.
+pub fn datagram(guest_port: u16, remote: SocketAddr) -> Vec<u8> {
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let builder = ip(GUEST_V4.into(), remote.ip()).udp(guest_port, remote.port());
+    builder.write(&mut frame, b"hello").expect("lengths fit");
+    frame
+}
+
 /// Fills in the virtio header: the checksum is partial, and `gso_type` other than 0 asks for segmentation.
 fn offload(
     frame: &mut [u8],

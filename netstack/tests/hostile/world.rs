@@ -11,7 +11,8 @@ use netstack::core::link::Link;
 use netstack::core::policy::{Network, Subnet};
 use netstack::core::tcp::{Cause, HostStream, Promote, Readiness};
 use netstack::core::{
-    Action, Config, Core, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS, MAX_MAPPINGS,
+    Action, Config, Core, Counters, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS,
+    MAX_MAPPINGS,
 };
 
 use super::entropy::Entropy;
@@ -105,7 +106,21 @@ impl World {
         }
         self.turn(entropy);
         let status = self.core.tcp_flows().count() + self.core.mappings().count();
-        assert!(status <= MAX_FLOWS && self.dials.len() <= MAX_DIALS + self.ended.len());
+        assert!(status <= MAX_FLOWS && self.dials.len() <= MAX_DIALS);
+    }
+
+    /// A frame of the guest, whatever comes of it.
+    pub fn send(&mut self, frame: &[u8], entropy: &mut Entropy) {
+        let action = self.core.handle_frame(frame, self.now, &mut self.wire);
+        if let Some(Action::Dial { flow, .. }) = action {
+            self.dials.push(flow);
+        }
+        self.turn(entropy);
+    }
+
+    /// TCP flows (all of them dials, if none was ended) and mappings.
+    pub fn flows(&self) -> (usize, usize) {
+        (self.core.tcp_flows().count(), self.core.mappings().count())
     }
 
     /// The guest falls silent and the host breaks everything: within a virtual hour nothing may be left.
@@ -156,6 +171,11 @@ impl World {
             "{} host streams were never closed",
             self.streams.len()
         );
+    }
+
+    /// How far the scenario got.
+    pub fn counters(&self) -> Counters {
+        self.core.counters()
     }
 
     /// What the driver does after a batch of events, repeated until the core wants nothing more at this moment.

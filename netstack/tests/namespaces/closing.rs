@@ -45,6 +45,21 @@ pub const CASES: &[Case] = &[
         "closing::reset_behind_closed_window",
         reset_behind_closed_window,
     ),
+    case("closing::half_close_after_haul", |world| {
+        both_half_closes(hauled(outbound(world, Family::V4)))
+    }),
+    case("closing::half_close_after_haul_published", |world| {
+        both_half_closes(hauled(published(world, Family::V6)))
+    }),
+    case("closing::reset_after_haul", |world| {
+        both_resets(hauled(outbound(world, Family::V6)))
+    }),
+    case("closing::reset_after_haul_published", |world| {
+        both_resets(hauled(published(world, Family::V4)))
+    }),
+    case("closing::talk_after_haul", |world| {
+        talk(hauled(outbound(world, Family::V4)))
+    }),
     case("closing::slow_reader_outbound", |world| {
         both_slow_readers(outbound(world, Family::V4))
     }),
@@ -80,6 +95,39 @@ fn published(world: &World, family: Family) -> Connector<'_> {
         let client = connect(&world.elsewhere, (family.host(), 8080).into());
         (accept(&service).0, client)
     })
+}
+
+/// The same connections after they have moved enough, both ways, for a helper to treat them as hauling.
+fn hauled(connector: Connector<'_>) -> Connector<'_> {
+    const HAUL: usize = 16 << 20;
+    Box::new(move || {
+        let (guest, remote) = connector();
+        for (mut sender, mut receiver) in [(&guest, &remote), (&remote, &guest)] {
+            std::thread::scope(|scope| {
+                let sent = AtomicUsize::new(0);
+                scope.spawn(move || {
+                    Pattern::new(11)
+                        .send(&mut sender, HAUL, &sent)
+                        .expect("haul")
+                });
+                Pattern::new(11).expect(&mut receiver, HAUL);
+            });
+        }
+        (guest, remote)
+    })
+}
+
+/// Small questions and answers, each side being the first to speak.
+fn talk(connector: Connector) {
+    let (guest, remote) = connector();
+    let mut heard = [0; 100];
+    for round in 0u8..200 {
+        for (mut first, mut second) in [(&guest, &remote), (&remote, &guest)] {
+            first.write_all(&[round; 100]).unwrap();
+            second.read_exact(&mut heard).expect("the message arrives");
+            assert_eq!(heard, [round; 100]);
+        }
+    }
 }
 
 fn both_half_closes(connector: Connector) {

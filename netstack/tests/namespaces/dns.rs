@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     }),
     case("dns::first_resolver_refuses", first_resolver_refuses),
     case("dns::first_resolver_is_silent", first_resolver_is_silent),
+    case("dns::many_questions", many_questions),
     case("dns::disabled", disabled),
 ];
 
@@ -123,6 +124,19 @@ fn first_resolver_is_silent(world: &mut World) {
         parse_answer(&query, &answer[..heard.expect("an answer")]),
         2
     );
+}
+
+/// Each question comes from a port of its own; more of them than the helper has mappings, faster than those expire.
+fn many_questions(world: &mut World) {
+    let _resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    let _helper = world.helper().start();
+    for id in 0..6000 {
+        assert_eq!(
+            ask_udp(&world.guest.net, Family::V4.dns(), id),
+            Some(1),
+            "question {id}"
+        );
+    }
 }
 
 fn disabled(world: &mut World) {

@@ -174,6 +174,7 @@ fn status_document(world: &mut World) {
     assert_eq!(flow["guest"], stream.local_addr().unwrap().to_string());
     assert_eq!(flow["remote"], server.address.to_string());
     assert_eq!(flow["state"], "ESTABLISHED");
+    assert_eq!(flow["path"], "engine", "a little talk is no haul");
     assert_eq!(
         (&flow["bytes_from_guest"], &flow["bytes_to_guest"]),
         (&1000.into(), &1000.into())

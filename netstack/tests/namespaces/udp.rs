@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
         "udp::answers_only_from_whom_was_asked",
         answers_only_from_whom_was_asked,
     ),
+    case("udp::many_source_ports", many_source_ports),
     case("udp::large_datagram", large_datagram),
     case("udp::segmented_burst_65520", |world| {
         segmented_burst(world, 65520)
@@ -87,6 +88,27 @@ fn answers_only_from_whom_was_asked(world: &mut World) {
         (&buffer[..count], source),
         (&b"answer"[..], server.local_addr().unwrap())
     );
+}
+
+/// A program that uses each source port once (a resolver, a scanner) runs into no limit: mappings that are not used any
+/// more make way. One that is in use stays, and the sockets are bounded.
+fn many_source_ports(world: &mut World) {
+    const PORTS: usize = 10_000;
+    const MAPPINGS_LIMIT: usize = 4096 + 64;
+    let helper = world.helper().start();
+    let baseline = helper.fd_count();
+    let server = udp_echo(&world.elsewhere, Family::V4.elsewhere(), 7);
+    let in_use = udp(&world.guest.net, Family::V4.guest(), 0);
+    in_use.connect(server.address).unwrap();
+    for number in 0..PORTS {
+        let client = udp(&world.guest.net, Family::V4.guest(), 0);
+        client.connect(server.address).unwrap();
+        assert_datagram_echo(&client, 64 + number % 64);
+        if number % 100 == 0 {
+            assert_datagram_echo(&in_use, 10);
+        }
+    }
+    assert!(helper.fd_count() <= baseline + MAPPINGS_LIMIT);
 }
 
 /// At MTU 65520 almost the largest UDP datagram fits into one frame.

@@ -3,6 +3,7 @@
 //!
 //! What smoltcp 0.14 needs from its user is kept here:
 //! - receive buffers of 65535 << k bytes, or a guest that fills the unscaled window of a SYN-ACK trips an assertion;
+//! - no FIN behind bytes that do not fit the window, which it would drop and take the FIN all the same;
 //! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but a bounded number of
 //!   segments per turn;
 //! - buffers as large as the window scale covers, which the system maps lazily.
@@ -18,7 +19,8 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Add
 
 use crate::core::link::{HOP_LIMIT, Hardware, Link};
 
-use super::observed::Observed;
+use super::is_synchronized;
+use super::observed::{self, Observed};
 use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
 /// Bytes of each of the two buffers of a connection: the largest window at a shift of 4, near 1 MiB. Smaller ones
@@ -134,9 +136,13 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) {
-        connection.observed.from_guest(packet);
+        // A copy of a SYN says nothing about a connection that is past it.
+        if !(is_synchronized(connection.state()) && observed::is_syn(packet)) {
+            connection.observed.from_guest(packet);
+        }
+        let without_fin = connection.observed.hold_back_fin(packet);
         let mut port = Port {
-            inbound: Some(packet),
+            inbound: Some(without_fin.as_deref().unwrap_or(packet)),
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,
@@ -229,7 +235,13 @@ impl Engine {
         let len = packet.size(0);
         let frame = &mut self.scratch[..HEAD_LEN + len];
         if packet.write_to_slice(&mut frame[HEAD_LEN..], &[]).is_ok()
-            && finish(frame, connection.hardware, &mut connection.observed, self.limits).is_some()
+            && finish(
+                frame,
+                connection.hardware,
+                &mut connection.observed,
+                self.limits,
+            )
+            .is_some()
         {
             link.transmit(frame, &[]);
         }

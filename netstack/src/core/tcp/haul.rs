@@ -63,7 +63,10 @@ pub enum Stage {
     /// Nothing is taken from the host.
     Resting { until: Instant },
     /// Nothing is said to the guest either.
-    Muted { until: Instant, silent_since: Instant },
+    Muted {
+        until: Instant,
+        silent_since: Instant,
+    },
 }
 
 impl Haul {

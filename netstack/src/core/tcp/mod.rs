@@ -113,7 +113,9 @@ pub enum Phase {
     },
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
-    Promoted { since: Instant },
+    Promoted {
+        since: Instant,
+    },
 }
 
 /// Everything that a kernel socket needs to carry a resting flow on.
@@ -126,7 +128,7 @@ pub struct Snapshot {
     pub snd_nxt: u32,
     /// The next byte from the guest.
     pub rcv_nxt: u32,
-    /// Bytes that the guest may send from `rcv_nxt` on, as it was told or will be told with the hand-over.
+    /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
     pub rcv_wnd: u32,
     pub observed: Observed,
     /// Received and acknowledged, but not yet taken by the host: to be sent there first.
@@ -196,6 +198,10 @@ impl TcpFlow {
         if let Phase::Open(connection) = &mut self.phase {
             engine.ingest(connection, packet, now, link);
             self.haul.heard(now);
+            if is_synchronized(connection.state()) {
+                // A closed window may stay closed for as long as the guest answers our probes (RFC 9293 3.8.6.1).
+                self.moved = now;
+            }
             self.reset_by_guest |= reset && is_over(connection.state());
         }
     }
@@ -232,12 +238,8 @@ impl TcpFlow {
             engine.egress(connection, now, link);
             return Served::Closed(Cause::GuestSilent);
         }
-        let mut crossing = pass_from_guest(
-            connection,
-            &mut self.host,
-            host,
-            &mut self.bytes_from_guest,
-        );
+        let mut crossing =
+            pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest);
         if self.haul.takes_from_host() {
             crossing = crossing.and_then(|()| {
                 pass_to_guest(connection, &mut self.host, host, &mut self.bytes_to_guest)
@@ -262,6 +264,11 @@ impl TcpFlow {
             engine.egress(connection, now, link)
         };
         match connection.state() {
+            // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the FIN.
+            State::TimeWait if owes_last_ack(connection, self.bytes_from_guest) => match egress {
+                Egress::Quiet => Served::Waiting,
+                Egress::More => Served::More,
+            },
             // Everything was said on the guest's side; what it sent last may still wait for the host.
             State::TimeWait | State::Closed if egress == Egress::Quiet => {
                 self.time_wait = true;
@@ -291,7 +298,7 @@ impl TcpFlow {
         // A FIN of either side and a guest that does not read are the engine's to see through.
         let able = connection.state() == State::Established
             && !self.host.fin_received
-            && connection.observed().right_edge.is_some()
+            && connection.observed().last_ack.is_some()
             && connection.observed().snd_wnd > 0;
         self.haul.note(bytes, able, now);
         let acknowledged = connection.socket().send_queue() == 0;
@@ -317,13 +324,13 @@ impl TcpFlow {
         }
         let received = self.bytes_from_guest + unread.len() as u64;
         let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
-        let offered = observed.right_edge?.wrapping_sub(rcv_nxt).cast_signed();
+        let offered = observed.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
         Some(Snapshot {
             guest,
             remote,
             snd_nxt: observed.snd_nxt,
             rcv_nxt,
-            rcv_wnd: offered.max(MIN_WINDOW).cast_unsigned(),
+            rcv_wnd: offered.max(0).cast_unsigned(),
             observed,
             unread,
             host_hung_up: self.host.hung_up,
@@ -340,9 +347,17 @@ impl TcpFlow {
         link: &mut impl Link,
     ) {
         if let Phase::Open(connection) = &mut self.phase {
-            acknowledge(engine, connection, snapshot, link);
+            acknowledge(
+                engine,
+                connection,
+                snapshot,
+                snapshot.window_from_kernel(),
+                link,
+            );
         }
-        if let Phase::Open(connection) = std::mem::replace(&mut self.phase, Phase::Promoted { since: now }) {
+        if let Phase::Open(connection) =
+            std::mem::replace(&mut self.phase, Phase::Promoted { since: now })
+        {
             let carried = self.bytes_to_guest.max(self.bytes_from_guest);
             engine.recycle(connection, carried);
         }
@@ -357,7 +372,8 @@ impl TcpFlow {
     ) {
         self.haul.give_up(Reluctance::Refused);
         if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
-            acknowledge(engine, connection, snapshot, link);
+            // No more than was offered before: smoltcp would drop what is beyond.
+            acknowledge(engine, connection, snapshot, snapshot.rcv_wnd, link);
         }
     }
 
@@ -385,18 +401,26 @@ impl TcpFlow {
         }
     }
 
-    /// Why the flow is over, if the guest's half is and all that it sent has been passed on: a SYN of the same tuple is
-    /// a new connection then, even in TIME-WAIT (RFC 9293 3.10.7.4 allows it; on this link no old segment can turn up).
-    pub fn over(&self) -> Option<Cause> {
+    /// How the flow ends for a new connection of the same tuple, whose SYN has the number `isn`. `None` when it goes on:
+    /// the SYN is a copy of its own, or bytes of the guest still wait for the host, and the guest will ask again.
+    ///
+    /// TIME-WAIT makes way, as RFC 9293 3.10.7.4 allows: on this link no old segment can turn up. So does an open
+    /// connection of the guest. RFC 5961 4 has us challenge it against blind attackers, but nobody else is on
+    /// the link: a guest that sends another SYN has forgotten the connection.
+    pub fn makes_way(&self, isn: u32) -> Option<Cause> {
         let Phase::Open(connection) = &self.phase else {
             return None;
         };
         let state = connection.state();
-        match (is_over(state) || state == State::TimeWait, self.reset_by_guest) {
-            (true, true) => Some(Cause::ResetByGuest),
-            (true, false) if !connection.socket().can_recv() => Some(Cause::Finished),
-            _ => None,
+        if is_over(state) || state == State::TimeWait {
+            return match self.reset_by_guest {
+                true => Some(Cause::ResetByGuest),
+                false if connection.socket().can_recv() => None,
+                false => Some(Cause::Finished),
+            };
         }
+        let is_new = self.initiator == Initiator::Guest && isn != connection.observed().irs;
+        is_new.then_some(Cause::ResetByGuest)
     }
 
     pub fn state(&self) -> State {
@@ -409,23 +433,55 @@ impl TcpFlow {
     }
 }
 
-/// A window below the guest's MSS would make it wait for its persist timer.
-const MIN_WINDOW: i32 = 64 * 1024;
+impl Snapshot {
+    /// What the kernel's socket offers the guest: enough to go on with, whatever the engine's buffer had left. A window
+    /// below the guest's MSS would make it wait for its persist timer.
+    pub fn window_from_kernel(&self) -> u32 {
+        const MIN_WINDOW: u32 = 64 * 1024;
+        self.rcv_wnd.max(MIN_WINDOW)
+    }
+}
 
-/// Tells the guest how far we are, with a window that lets it go on.
+/// Tells the guest how far we are, and that it may send `window` bytes more.
 fn acknowledge(
     engine: &mut Engine,
     connection: &mut Connection,
     snapshot: &Snapshot,
+    window: u32,
     link: &mut impl Link,
 ) {
-    let Snapshot { remote, guest, rcv_nxt, rcv_wnd, .. } = *snapshot;
-    engine.acknowledge(connection, remote, guest, rcv_nxt, rcv_wnd, link);
+    let Snapshot {
+        remote,
+        guest,
+        rcv_nxt,
+        ..
+    } = *snapshot;
+    engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
+}
+
+/// Whether the handshake is behind us.
+fn is_synchronized(state: State) -> bool {
+    !matches!(
+        state,
+        State::Closed | State::Listen | State::SynSent | State::SynReceived
+    )
 }
 
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
 fn is_over(state: State) -> bool {
     matches!(state, State::Closed | State::Listen)
+}
+
+/// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not acknowledged yet.
+fn owes_last_ack(connection: &Connection, passed_on: u64) -> bool {
+    let observed = connection.observed();
+    let received = passed_on + connection.socket().recv_queue() as u64;
+    let syn_and_fin = 2;
+    let everything = observed
+        .irs
+        .wrapping_add(received as u32)
+        .wrapping_add(syn_and_fin);
+    observed.last_ack != Some(everything)
 }
 
 /// The guest has said FIN and there is nothing in the buffer before it.

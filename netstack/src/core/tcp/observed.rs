@@ -9,6 +9,9 @@ use etherparse::{TcpOptionElement, TcpSlice};
 const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
 /// smoltcp takes no smaller MSS from a peer either.
 const MIN_MSS: u16 = 48;
+/// Where the flags are in a TCP header, and which of them is FIN (RFC 9293 3.1).
+const FLAGS_OFFSET: usize = 13;
+const FLAG_FIN: u8 = 0x01;
 /// Largest window shift (RFC 7323 2.3).
 const MAX_SHIFT: u8 = 14;
 
@@ -32,9 +35,9 @@ pub struct Observed {
     pub snd_wnd: u32,
     /// The largest that the guest ever had.
     pub max_snd_wnd: u32,
-    /// The sequence number that the guest may not pass: what we last acknowledged plus the window that we offered with
-    /// it. `None` before we have acknowledged anything.
-    pub right_edge: Option<u32>,
+    /// What we last acknowledged, if anything yet, and how much from there on we offered to take, in bytes.
+    pub last_ack: Option<u32>,
+    pub last_window: u32,
 }
 
 impl Default for Observed {
@@ -50,7 +53,8 @@ impl Default for Observed {
             snd_nxt: 0,
             snd_wnd: 0,
             max_snd_wnd: 0,
-            right_edge: None,
+            last_ack: None,
+            last_window: 0,
         }
     }
 }
@@ -71,6 +75,8 @@ impl Observed {
                 iss: self.iss,
                 snd_nxt: self.snd_nxt,
                 our_shift: self.our_shift,
+                last_ack: self.last_ack,
+                last_window: self.last_window,
                 ..Observed::default()
             };
             for option in tcp.options_iterator() {
@@ -94,6 +100,28 @@ impl Observed {
         if tcp.ack() {
             self.snd_una = tcp.acknowledgment_number();
         }
+    }
+
+    /// A copy of `packet` without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
+    /// sends such a thing when the window's right edge has moved back by less than a unit of its scale while the segment
+    /// was on its way; it repeats what is not acknowledged, the FIN with it.
+    pub fn hold_back_fin(&self, packet: &[u8]) -> Option<Vec<u8>> {
+        let tcp = transport(packet)?;
+        let end = tcp
+            .sequence_number()
+            .wrapping_add(tcp.payload().len() as u32);
+        let right_edge = self.right_edge()?;
+        let is_early = tcp.fin() && end.wrapping_sub(right_edge) as i32 > 0;
+        is_early.then(|| {
+            let mut copy = packet.to_vec();
+            copy[header_len(packet) + FLAGS_OFFSET] &= !FLAG_FIN;
+            copy
+        })
+    }
+
+    /// The sequence number that the guest may not pass. `None` before we have acknowledged anything.
+    pub fn right_edge(&self) -> Option<u32> {
+        Some(self.last_ack?.wrapping_add(self.last_window))
     }
 
     /// Takes note of a segment that we send, from its TCP header on.
@@ -121,15 +149,25 @@ impl Observed {
             window <<= self.our_shift.unwrap_or(0);
         }
         if tcp.ack() {
-            self.right_edge = Some(tcp.acknowledgment_number().wrapping_add(window));
+            self.last_ack = Some(tcp.acknowledgment_number());
+            self.last_window = window;
         }
     }
 }
 
+/// Whether an IP packet is a SYN or SYN-ACK.
+pub fn is_syn(packet: &[u8]) -> bool {
+    transport(packet).is_some_and(|tcp| tcp.syn())
+}
+
 fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
-    let header_len = match packet.first()? >> 4 {
-        4 => usize::from(packet[0] & 0xf) * 4,
+    TcpSlice::from_slice(packet.get(header_len(packet)..)?).ok()
+}
+
+/// Length of the IP header of `packet`.
+fn header_len(packet: &[u8]) -> usize {
+    match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
         _ => 40,
-    };
-    TcpSlice::from_slice(packet.get(header_len..)?).ok()
+    }
 }

@@ -1,0 +1,122 @@
+//! Which flow of a limited kind goes when the limit is reached: the one that began first and has not been used since it
+//! was last looked at ("second chance", as for pages of memory). Neither a new flow nor a packet costs a scan.
+
+use std::collections::VecDeque;
+
+use smoltcp::time::Instant;
+
+use super::flow::FlowId;
+
+/// Flows that are spared in a row because they were used; then the next one goes all the same.
+const MAX_SPARED: usize = 16;
+
+/// Flows of one kind in the order in which they began, each with its last use when it was queued. Some have ended since.
+pub struct Seniority {
+    queue: VecDeque<(FlowId, Instant)>,
+    limit: usize,
+}
+
+impl Seniority {
+    /// For a kind of which `limit` may exist.
+    pub fn new(limit: usize) -> Seniority {
+        Seniority {
+            queue: VecDeque::new(),
+            limit,
+        }
+    }
+
+    /// A flow has begun. `last_use` tells about flows of this kind, `None` of those that have ended.
+    pub fn push(&mut self, id: FlowId, now: Instant, last_use: impl Fn(FlowId) -> Option<Instant>) {
+        // Each sweep takes out as many as were pushed since the last one.
+        if self.queue.len() >= 2 * self.limit {
+            self.queue.retain(|(id, _)| last_use(*id).is_some());
+        }
+        self.queue.push_back((id, now));
+    }
+
+    /// Takes out the flow that has to go. `None` when there is no flow.
+    pub fn pop(&mut self, last_use: impl Fn(FlowId) -> Option<Instant>) -> Option<FlowId> {
+        let mut spared = 0;
+        while let Some((id, queued)) = self.queue.pop_front() {
+            match last_use(id) {
+                None => {}
+                Some(used) if used > queued && spared < MAX_SPARED => {
+                    self.queue.push_back((id, used));
+                    spared += 1;
+                }
+                Some(_) => return Some(id),
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn id(index: u32) -> FlowId {
+        FlowId {
+            index,
+            generation: 0,
+        }
+    }
+
+    fn at(millis: i64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    /// Flows 0 to `count` - 1, begun at 0 ms.
+    fn filled(count: u32) -> (Seniority, HashMap<FlowId, Instant>) {
+        let mut seniority = Seniority::new(4);
+        for index in 0..count {
+            seniority.push(id(index), at(0), |_| Some(at(0)));
+        }
+        (
+            seniority,
+            (0..count).map(|index| (id(index), at(0))).collect(),
+        )
+    }
+
+    #[test]
+    fn the_first_goes_first() {
+        let (mut seniority, uses) = filled(3);
+        let order: Vec<_> = (0..4)
+            .map(|_| seniority.pop(|id| uses.get(&id).copied()))
+            .collect();
+        assert_eq!(order, [Some(id(0)), Some(id(1)), Some(id(2)), None]);
+    }
+
+    #[test]
+    fn a_flow_in_use_is_spared() {
+        let (mut seniority, mut uses) = filled(3);
+        uses.insert(id(0), at(5));
+        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(1)));
+        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(2)));
+        assert_eq!(
+            seniority.pop(|id| uses.get(&id).copied()),
+            Some(id(0)),
+            "not used since"
+        );
+    }
+
+    #[test]
+    fn one_goes_even_if_all_are_in_use() {
+        let (mut seniority, mut uses) = filled(3);
+        uses.values_mut().for_each(|used| *used = at(5));
+        assert!(seniority.pop(|id| uses.get(&id).copied()).is_some());
+    }
+
+    #[test]
+    fn flows_that_ended_are_forgotten() {
+        let (mut seniority, mut uses) = filled(3);
+        uses.remove(&id(0));
+        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(1)));
+        for index in 0..10_000 {
+            seniority.push(id(index), at(1), |_| None);
+        }
+        assert!(seniority.queue.len() <= 8);
+    }
+}
