@@ -116,16 +116,7 @@ impl Driver {
         };
         let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
         match relay {
-            Ok(mut relay) => {
-                if snapshot.host_hung_up {
-                    relay.handle_ready(
-                        HOST,
-                        Ready {
-                            read_closed: true,
-                            ..Ready::default()
-                        },
-                    );
-                }
+            Ok(relay) => {
                 let stage = Stage::Relaying {
                     relay: Box::new(relay),
                     to_guest: 0,
@@ -226,7 +217,8 @@ impl Driver {
                             .insert(id, HostSocket::Promoted(Promoted { endpoints, stage }));
                         self.finish_closing(id);
                     }
-                    End::Aborted { by, .. } => {
+                    End::Aborted { by, kind } => {
+                        debug!(guest = %endpoints.guest(), remote = %endpoints.remote(), ?by, %kind, "a promoted connection broke");
                         // Closes both sockets: RST to whoever has not sent one.
                         drop(relay);
                         let cause = match by {

@@ -133,8 +133,6 @@ pub struct Snapshot {
     pub observed: Observed,
     /// Received and acknowledged, but not yet taken by the host: to be sent there first.
     pub unread: Vec<u8>,
-    /// The host's FIN or RST was announced, behind data that is still to be read.
-    pub host_hung_up: bool,
 }
 
 /// What is known of the host's half.
@@ -252,9 +250,12 @@ impl TcpFlow {
             engine.egress(connection, now, link);
             return Served::Closed(Cause::ResetByHost);
         }
+        let rested = !self.haul.takes_from_host();
         if self.advances_to_promotion(now) {
             return Served::Promote;
         }
+        // What the host sent meanwhile is still to be taken.
+        let resumes = rested && self.haul.takes_from_host();
         let Phase::Open(connection) = &mut self.phase else {
             return Served::Waiting;
         };
@@ -284,7 +285,7 @@ impl TcpFlow {
                 engine.egress(connection, now, link);
                 Served::Closed(Cause::ResetByHost)
             }
-            _ if egress == Egress::More => Served::More,
+            _ if egress == Egress::More || resumes => Served::More,
             _ => Served::Waiting,
         }
     }
@@ -297,7 +298,7 @@ impl TcpFlow {
         let bytes = self.bytes_to_guest + self.bytes_from_guest;
         // A FIN of either side and a guest that does not read are the engine's to see through.
         let able = connection.state() == State::Established
-            && !self.host.fin_received
+            && !self.host.hung_up
             && connection.observed().last_ack.is_some()
             && connection.observed().snd_wnd > 0;
         self.haul.note(bytes, able, now);
@@ -333,7 +334,6 @@ impl TcpFlow {
             rcv_wnd: offered.max(0).cast_unsigned(),
             observed,
             unread,
-            host_hung_up: self.host.hung_up,
         })
     }
 
