@@ -159,6 +159,9 @@ impl Foreground {
             }
             if stdin {
                 self.stdin.advance(|_| {});
+                if self.stdin.is_closed() {
+                    self.end_terminal_input();
+                }
             }
             if stdout {
                 self.stdout.advance(|_| {});
@@ -210,6 +213,16 @@ impl Foreground {
         self.terminal = Some(Terminal { master, _raw: raw });
         self.resize();
         Ok(())
+    }
+
+    /// Input that is no terminal's has ended: a terminal says so with a character.
+    fn end_terminal_input(&self) {
+        /// Ctrl-D, which `termios(3)` has as VEOF unless the program chose another.
+        const END_OF_INPUT: &[u8] = b"\x04";
+        if let Some(terminal) = &self.terminal {
+            // Fails only when the program has closed its end, and then it needs no telling.
+            let _ = rustix::io::write(&terminal.master, END_OF_INPUT);
+        }
     }
 
     fn take_signals(&mut self) {

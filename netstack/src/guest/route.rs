@@ -1,81 +1,85 @@
-//! How marked segments find their repair socket: a rule sends packets with the gate's mark to a table whose only route
-//! says that every address is local, on `lo`. Together with the settings that let the guest's own addresses come in by the
-//! tap, where segments are written back that were in flight at a promotion.
+//! How diverted segments find their repair socket: a rule sends packets with the gate's mark to a table whose only route
+//! says that every address is local. And one setting of the tap, so that segments may be written back that were in flight
+//! at a hand-over: they carry the guest's own address as source, which the kernel drops by default.
 //!
-//! All of it is idle until the gate marks a packet, so it stays when the helper ends, and making it again is no error.
+//! Reverse path filters (RFC 3704) are left alone: that source is an address of the tap, and what comes by `lo` has been
+//! routed on its way out. All of this is idle until the gate marks a packet; it stays when the helper ends, and making it
+//! again is no error.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nix::net::if_::if_nametoindex;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use tracing::warn;
 
 use super::netlink::{Netlink, NetlinkError};
 use super::nft::MARK;
 
-/// Why marked segments cannot be routed; without this there is no promotion.
+/// Why diverted segments cannot be routed; without this there is no promotion.
 #[derive(Debug, thiserror::Error)]
 pub enum DiversionError {
     #[error("cannot open a route socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
-    #[error("cannot set net.ipv4.conf.{interface}.{key}: {source}")]
-    Setting {
-        interface: String,
-        key: &'static str,
-        source: io::Error,
-    },
-    #[error("cannot find interface lo: {0}")]
-    Loopback(#[source] io::Error),
-    #[error("cannot add the {family} rule for marked segments: {source}")]
+    #[error("cannot find interface {name}: {source}")]
+    Find { name: String, source: io::Error },
+    #[error("cannot add the {family} rule for diverted segments: {source}")]
     Rule {
         family: &'static str,
         source: NetlinkError,
     },
-    #[error("cannot add the {family} route for marked segments: {source}")]
+    #[error("cannot add the {family} route for diverted segments: {source}")]
     Route {
         family: &'static str,
         source: NetlinkError,
     },
 }
 
-/// Sets up the diversion of marked segments that concern the tap `tap`, in the calling thread's network namespace.
+/// Sets up the routing of diverted segments in the calling thread's network namespace, whose tap is `tap`; `ipv6` says
+/// whether it has IPv6.
 pub fn divert_marked(tap: &str, ipv6: bool) -> Result<(), DiversionError> {
-    // Segments that are written back have the guest's own source address and come in by the tap.
-    set(tap, "accept_local", "1")?;
-    open_reverse_path(&[tap, "lo"])?;
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(DiversionError::Open)?;
-    let lo = nix::net::if_::if_nametoindex("lo")
-        .map_err(|error| DiversionError::Loopback(error.into()))?;
+    let (tap_index, lo_index) = (index(tap)?, index("lo")?);
     divert(
         &mut netlink,
         AddressFamily::Inet,
         Ipv4Addr::UNSPECIFIED.into(),
-        "IPv4",
-        lo,
+        lo_index,
     )?;
     if ipv6 {
         divert(
             &mut netlink,
             AddressFamily::Inet6,
             Ipv6Addr::UNSPECIFIED.into(),
-            "IPv6",
-            lo,
+            lo_index,
         )?;
     }
+    if let Err(error) = accept_local(&mut netlink, tap_index) {
+        warn!(
+            "cannot set net.ipv4.conf.{tap}.accept_local: {error}; frames in flight will be repeated"
+        );
+    }
     Ok(())
+}
+
+fn index(name: &str) -> Result<u32, DiversionError> {
+    if_nametoindex(name).map_err(|error| DiversionError::Find {
+        name: name.to_owned(),
+        source: error.into(),
+    })
 }
 
 fn divert(
     netlink: &mut Netlink,
     family: AddressFamily,
     any: IpAddr,
-    name: &'static str,
     lo: u32,
 ) -> Result<(), DiversionError> {
+    let name = if any.is_ipv4() { "IPv4" } else { "IPv6" };
     let mut rule = RuleMessage::default();
     rule.header.family = family;
     rule.header.action = RuleAction::ToTable;
@@ -84,12 +88,10 @@ fn divert(
         RuleAttribute::Table(MARK),
         RuleAttribute::Priority(RULE_PRIORITY),
     ];
-    match netlink.request(
-        RouteNetlinkMessage::NewRule(rule),
-        NLM_F_CREATE | NLM_F_EXCL,
-    ) {
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    match netlink.request(RouteNetlinkMessage::NewRule(rule), flags) {
         Err(error) if error.errno() == Some(libc::EEXIST) => {}
-        result => result.map_err(|source| DiversionError::Rule {
+        added => added.map_err(|source| DiversionError::Rule {
             family: name,
             source,
         })?,
@@ -102,56 +104,103 @@ fn divert(
         .kind(RouteType::Local)
         .scope(RouteScope::Host)
         .build();
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
     netlink
-        .request(
-            RouteNetlinkMessage::NewRoute(route),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        .request(RouteNetlinkMessage::NewRoute(route), flags)
         .map_err(|source| DiversionError::Route {
             family: name,
             source,
         })
 }
 
-/// Switches the reverse path filter (RFC 3704) off for `open`: a promoted remote's segments come from `lo`. The kernel
-/// takes the maximum of an interface's setting and that of `all`, so the latter moves to the other interfaces.
-fn open_reverse_path(open: &[&str]) -> Result<(), DiversionError> {
-    let strictness = |interface: &str| -> u8 {
-        fs::read_to_string(path(interface, RP_FILTER))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0)
-    };
-    let of_all = strictness("all");
-    if of_all > 0 {
-        let interfaces = fs::read_dir(CONF).into_iter().flatten().flatten();
-        for interface in interfaces.filter_map(|entry| entry.file_name().into_string().ok()) {
-            let own = strictness(&interface);
-            if interface != "all" && !open.contains(&interface.as_str()) && own < of_all {
-                set(&interface, RP_FILTER, &of_all.to_string())?;
-            }
-        }
-        set("all", RP_FILTER, "0")?;
+/// Lets packets in by interface `index` whose IPv4 source is an address of our own. By netlink, since /proc/sys is often
+/// read-only. (IPv6 has no such check.)
+fn accept_local(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
+    netlink.query(
+        |encoder| {
+            encoder.message(libc::RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, |message| {
+                // struct ifinfomsg: family and type, index, flags and which of them to change.
+                message.put(&[0; 4]);
+                message.put(&index.to_ne_bytes());
+                message.put(&[0; 8]);
+                message.nest(libc::IFLA_AF_SPEC, |families| {
+                    families.nest(libc::AF_INET as u16, |family| {
+                        family.nest(IFLA_INET_CONF, |settings| {
+                            settings.attribute(IPV4_DEVCONF_ACCEPT_LOCAL, &1u32.to_ne_bytes());
+                        });
+                    });
+                });
+            });
+        },
+        |_| {},
+    )
+}
+
+/// Behind the table of local addresses, before whatever the guest has.
+const RULE_PRIORITY: u32 = 100;
+/// linux/if_link.h, linux/ip.h.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_ACCEPT_LOCAL: u16 = 23;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::device::Tap;
+    use crate::guest::nft::UNTRACKED_MARK;
+    use crate::guest::{LinkSettings, configure};
+    use crate::sys;
+    use crate::testing::in_namespaces;
+
+    /// The address that a packet with this mark goes from: what is routed locally is its own source.
+    fn source_with_mark(mark: u32, remote: &str) -> String {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let set = |level, option, value: &[u8]| {
+            sys::set_socket_option(socket.as_fd(), level, option, value).unwrap();
+        };
+        set(libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes());
+        // Or it could not have such a source.
+        set(libc::SOL_IP, libc::IP_TRANSPARENT, &sys::int_option(1));
+        socket.connect(remote).unwrap();
+        socket.local_addr().unwrap().ip().to_string()
     }
-    for interface in open {
-        set(interface, RP_FILTER, "0")?;
+
+    #[test]
+    fn marked_packets_are_local_and_no_others() {
+        in_namespaces(
+            module_path!(),
+            "marked_packets_are_local_and_no_others",
+            || {
+                let _tap = Tap::open("tap0").unwrap();
+                let settings = LinkSettings {
+                    name: "tap0".to_owned(),
+                    mtu: 1500,
+                    ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
+                    ipv6: None,
+                };
+                configure(&settings).unwrap();
+                // IPv6 is shown by connections that are taken over.
+                for _ in 0..2 {
+                    divert_marked("tap0", true).unwrap();
+                }
+                let remote = "198.51.100.7:80";
+                assert_eq!(source_with_mark(MARK, remote), "198.51.100.7");
+                assert_eq!(source_with_mark(0, remote), "10.0.2.100");
+                assert_eq!(source_with_mark(UNTRACKED_MARK, remote), "10.0.2.100");
+                let accepts_local = |name| {
+                    let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
+                    fs::read_to_string(path).unwrap()
+                };
+                assert_eq!(
+                    (accepts_local("tap0"), accepts_local("all")),
+                    ("1\n".into(), "0\n".into())
+                );
+                let error = divert_marked("tap1", true).unwrap_err();
+                assert!(error.to_string().contains("tap1"), "{error}");
+            },
+        );
     }
-    Ok(())
 }
-
-fn set(interface: &str, key: &'static str, value: &str) -> Result<(), DiversionError> {
-    fs::write(path(interface, key), value).map_err(|source| DiversionError::Setting {
-        interface: interface.to_owned(),
-        key,
-        source,
-    })
-}
-
-fn path(interface: &str, key: &str) -> String {
-    format!("{CONF}/{interface}/{key}")
-}
-
-const CONF: &str = "/proc/sys/net/ipv4/conf";
-const RP_FILTER: &str = "rp_filter";
-/// Right behind the table of local addresses (0), before anything that the guest may have.
-const RULE_PRIORITY: u32 = 1;

@@ -1,0 +1,241 @@
+//! Clients of published ports: the connection to the guest, who the client appears to be, and what becomes of it when the
+//! guest refuses or says nothing.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use netstack::core::tcp::Cause;
+use netstack::core::{Config, Duration, MAX_CLASHES};
+use smoltcp::socket::tcp::State;
+
+use crate::packet::{ACK, FIN, RST, SYN, Segment};
+use crate::peer::Peer;
+use crate::world::{World, address, config, guest_address};
+
+const CLIENT: &str = "203.0.113.9:50123";
+
+/// The guest's end of a connection from `client` to its port 80, which has heard the SYN.
+fn service(world: &mut World, client: &str) -> (Peer, Segment) {
+    let mut service = Peer::new(client);
+    service.guest.set_port(80);
+    let syn = world.segment();
+    service.rcv_nxt = syn.seq;
+    assert_eq!(service.hear(&syn), SYN);
+    (service, syn)
+}
+
+#[test]
+fn a_client_reaches_the_service_as_itself() {
+    for (client, mss) in [(CLIENT, 1460), ("[2001:db8::9]:50123", 1440)] {
+        let mut world = World::default();
+        let flow = world.client_connects(client, 80).expect("accepted");
+        let (mut service, syn) = service(&mut world, client);
+        assert_eq!(syn.mss, Some(mss));
+        world.send(service.syn());
+        assert_eq!(service.hear(&world.segment()), ACK);
+        world.host_sends(flow, b"GET /");
+        let request = world.segment();
+        service.hear(&request);
+        assert_eq!(request.payload, b"GET /");
+        world.send(service.data(b"200"));
+        assert_eq!(world.host_reads(flow), b"200");
+        world.send(service.fin());
+        world.host_finishes(flow);
+        for segment in world.segments() {
+            service.hear(&segment);
+        }
+        world.send(service.ack());
+        assert_eq!(world.ended(), (flow, Cause::Finished));
+        assert_eq!(world.core.counters().connections, 1);
+    }
+}
+
+#[test]
+fn what_the_client_says_before_the_service_answers_waits() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    let (mut service, _) = service(&mut world, CLIENT);
+    world.host_sends(flow, b"early");
+    world.host_finishes(flow);
+    world.assert_quiet();
+    world.send(service.syn());
+    let mut heard = Vec::new();
+    let mut flags = 0;
+    for segment in world.segments() {
+        flags |= service.hear(&segment);
+        heard.extend(segment.payload);
+    }
+    assert_eq!(heard, b"early");
+    assert_eq!(flags & FIN, FIN);
+}
+
+#[test]
+fn a_service_that_is_not_there_resets_the_client() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    let (service, _) = service(&mut world, CLIENT);
+    world.send(Segment {
+        seq: 0,
+        ..service.rst()
+    });
+    assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
+    world.wait(Duration::from_secs(60));
+    world.assert_quiet();
+}
+
+#[test]
+fn a_reset_that_does_not_acknowledge_the_syn_is_ignored() {
+    let mut world = World::default();
+    world.client_connects(CLIENT, 80).expect("accepted");
+    let (mut service, _) = service(&mut world, CLIENT);
+    world.send(Segment {
+        ack: service.rcv_nxt + 1,
+        ..service.rst()
+    });
+    assert_eq!(world.states(), [State::SynSent]);
+    world.send(service.syn());
+    assert_eq!(service.hear(&world.segment()), ACK);
+}
+
+#[test]
+fn a_silent_guest_ends_the_client_after_thirty_seconds() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    world.wait(Duration::from_millis(29_900));
+    let syns = world.segments();
+    assert!((4..=7).contains(&syns.len()), "{} SYNs", syns.len());
+    assert!(syns.iter().all(|syn| syn.flags == SYN && *syn == syns[0]));
+    assert_eq!(world.closed, []);
+    world.wait(Duration::from_millis(200));
+    assert_eq!(world.ended(), (flow, Cause::GuestSilent));
+    world.frames();
+    world.wait(Duration::from_secs(60));
+    world.assert_quiet();
+    assert_eq!(world.states(), []);
+}
+
+#[test]
+fn a_client_that_resets_before_the_answer_resets_the_service() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    let (mut service, _) = service(&mut world, CLIENT);
+    world.host_resets(flow);
+    if world.closed.is_empty() {
+        world.send(service.syn());
+    }
+    let rst = world.segments().pop().expect("an answer");
+    assert_eq!(rst.flags & RST, RST);
+    assert_eq!(world.ended(), (flow, Cause::ResetByHost));
+}
+
+#[test]
+fn both_may_open_at_once() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    let (mut service, syn) = service(&mut world, CLIENT);
+    // RFC 9293 3.5, figure 7: the guest's own SYN crosses ours.
+    service.rcv_nxt = 0;
+    world.send(service.syn());
+    service.rcv_nxt = syn.seq + 1;
+    let answer = world.segment();
+    assert_eq!(answer.flags, SYN | ACK);
+    assert_eq!((answer.seq, answer.ack), (syn.seq, service.snd_nxt));
+    world.send(service.ack());
+    world.send(service.data(b"hello"));
+    assert_eq!(world.host_reads(flow), b"hello");
+}
+
+#[test]
+fn clients_that_would_mislead_the_guest_appear_as_the_gateway() {
+    for (client, appears) in [
+        ("127.0.0.1:50123", "10.0.2.2:50123"),
+        ("10.0.2.100:50123", "10.0.2.2:50123"),
+        ("10.0.2.77:50123", "10.0.2.2:50123"),
+        ("[::1]:50123", "[fd00::2]:50123"),
+        ("[fe80::5]:50123", "[fd00::2]:50123"),
+        ("192.168.1.5:50123", "192.168.1.5:50123"),
+    ] {
+        let mut world = World::default();
+        world.client_connects(client, 80).expect("accepted");
+        let appears: SocketAddr = address(appears);
+        let syn = world.segment();
+        assert_eq!(syn.source, appears, "{client}");
+        assert_eq!(syn.destination.ip(), guest_address(appears), "{client}");
+    }
+}
+
+#[test]
+fn a_guest_without_ipv6_sees_the_gateway() {
+    let mut only_v4 = config();
+    only_v4.network.v6 = None;
+    let mut world = World::new(only_v4);
+    world
+        .client_connects("[2001:db8::9]:50123", 80)
+        .expect("accepted");
+    let syn = world.segment();
+    assert_eq!(syn.source, address("10.0.2.2:50123"));
+    assert_eq!(syn.destination, address("10.0.2.100:80"));
+}
+
+/// Many clients behind the gateway's address may have the same port.
+#[test]
+fn clients_that_clash_get_other_ports() {
+    let mut world = World::default();
+    let mut seen = HashSet::new();
+    for client in [
+        "127.0.0.1:65534",
+        "127.0.0.2:65534",
+        "10.0.2.9:65534",
+        "127.0.0.1:65535",
+        "127.0.0.3:65535",
+    ] {
+        world.client_connects(client, 80).expect("accepted");
+        let syn = world.segment();
+        assert_eq!(syn.source.ip(), address::<std::net::IpAddr>("10.0.2.2"));
+        assert!(syn.source.port() >= 1024);
+        assert!(seen.insert(syn.source), "{} twice", syn.source);
+    }
+    // Another service is another tuple.
+    world
+        .client_connects("127.0.0.1:65534", 81)
+        .expect("accepted");
+    assert_eq!(world.segment().source, address("10.0.2.2:65534"));
+}
+
+/// Another port is looked for in bounded time: past the privileged ones, around the end, and then no more.
+#[test]
+fn when_many_ports_clash_the_client_is_turned_away() {
+    for own in [500, 65_000] {
+        let mut world = World::default();
+        let client = SocketAddr::new(address("127.0.0.1"), own);
+        let accept = |world: &mut World| world.core.handle_accepted(client, 80, world.now);
+        for _ in 0..MAX_CLASHES {
+            assert!(accept(&mut world).is_some());
+        }
+        assert!(accept(&mut world).is_none());
+        assert_eq!(world.core.counters().limit_reached, 1);
+        let ports = world.core.tcp_flows().filter_map(|(tuple, _)| tuple.remote);
+        let ports: HashSet<u16> = ports.map(|remote| remote.port()).collect();
+        assert_eq!(ports.len(), MAX_CLASHES);
+    }
+}
+
+#[test]
+fn a_guest_that_was_never_heard_of_cannot_be_reached_yet() {
+    let mut world = World::new(Config {
+        guest_mac: None,
+        ..config()
+    });
+    assert_eq!(world.client_connects(CLIENT, 80), None);
+    let mut guest = Peer::new("198.51.100.7:443");
+    world.send(guest.syn());
+    assert!(world.client_connects(CLIENT, 80).is_some());
+}
+
+#[test]
+fn ports_that_no_client_has_are_turned_away() {
+    let mut world = World::default();
+    assert_eq!(world.client_connects("203.0.113.9:0", 80), None);
+    assert_eq!(world.client_connects(CLIENT, 0), None);
+    assert_eq!(world.states(), []);
+}
