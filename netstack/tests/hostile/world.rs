@@ -221,14 +221,17 @@ impl World {
     /// The kernel takes a flow over, or does not.
     fn promote(&mut self, flow: FlowId, entropy: &mut Entropy) {
         let Some(snapshot) = self.core.snapshot(flow) else {
+            self.core.promotion_failed(flow, None, &mut self.wire);
             return;
         };
         if entropy.chance(50) {
-            self.core.promoted(flow, &snapshot, &mut self.wire);
+            self.core
+                .promoted(flow, &snapshot, self.now, &mut self.wire);
             self.streams.remove(&flow);
             self.relayed.push(flow);
         } else {
-            self.core.promotion_failed(flow, &snapshot, &mut self.wire);
+            self.core
+                .promotion_failed(flow, Some(&snapshot), &mut self.wire);
         }
     }
 
