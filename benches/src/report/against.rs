@@ -12,6 +12,8 @@ use crate::stats::Summary;
 
 /// A change below this share is noise however calm the rounds were.
 const FLOOR: f64 = 0.10;
+/// The same where fewer than three rounds leave the spread unknown.
+const FLOOR_OF_FEW: f64 = 0.50;
 
 /// What can be compared: a metric, the host's metric to divide by, and whether more is better.
 const COMPARED: &[(Metric, Option<Metric>, bool)] = &[
@@ -71,7 +73,7 @@ pub fn compare(now: &Report, then: &Report) -> Verdict {
                 peer: figure.peer.clone(),
                 metric,
                 gain: if higher_is_better { ratio } else { 1.0 / ratio },
-                noise: FLOOR.max(new.spread + old.spread),
+                noise: new.floor.max(old.floor).max(new.spread + old.spread),
                 ours: now.is_ours(&figure.peer),
             });
         }
@@ -83,6 +85,8 @@ pub fn compare(now: &Report, then: &Report) -> Verdict {
 struct Normal {
     value: f64,
     spread: f64,
+    /// What its noise is at least.
+    floor: f64,
 }
 
 /// `None` when the report lacks the figure or its divisor, or one of them is zero.
@@ -98,10 +102,12 @@ fn normalised(
         .figure(cell, peer)?
         .summary(metric)
         .filter(positive)?;
+    let floor = if own.rounds < 3 { FLOOR_OF_FEW } else { FLOOR };
     let Some(divisor) = divisor else {
         return Some(Normal {
             value: own.median,
             spread: own.relative_spread(),
+            floor,
         });
     };
     let host = report
@@ -111,6 +117,7 @@ fn normalised(
     Some(Normal {
         value: own.median / host.median,
         spread: own.relative_spread() + host.relative_spread(),
+        floor,
     })
 }
 
@@ -198,8 +205,8 @@ mod tests {
     #[test]
     fn a_slower_machine_is_no_change() {
         let verdict = compare(
-            &report(&[20.0], &[10.0], 0.2),
-            &report(&[40.0], &[20.0], 0.2),
+            &report(&[20.0; 3], &[10.0; 3], 0.2),
+            &report(&[40.0; 3], &[20.0; 3], 0.2),
         );
         assert_eq!(verdict.worse(), 0);
         assert!(
@@ -212,8 +219,8 @@ mod tests {
     #[test]
     fn a_lower_share_of_the_same_machine_is_worse() {
         let verdict = compare(
-            &report(&[40.0], &[10.0], 0.2),
-            &report(&[40.0], &[20.0], 0.2),
+            &report(&[40.0; 3], &[10.0; 3], 0.2),
+            &report(&[40.0; 3], &[20.0; 3], 0.2),
         );
         assert_eq!(verdict.worse(), 1);
         assert!(
@@ -227,15 +234,15 @@ mod tests {
     fn more_cpu_is_worse_and_less_is_better() {
         assert_eq!(
             compare(
-                &report(&[40.0], &[20.0], 0.4),
-                &report(&[40.0], &[20.0], 0.2)
+                &report(&[40.0; 3], &[20.0; 3], 0.4),
+                &report(&[40.0; 3], &[20.0; 3], 0.2)
             )
             .worse(),
             1
         );
         let better = compare(
-            &report(&[40.0], &[20.0], 0.1),
-            &report(&[40.0], &[20.0], 0.2),
+            &report(&[40.0; 3], &[20.0; 3], 0.1),
+            &report(&[40.0; 3], &[20.0; 3], 0.2),
         );
         assert_eq!(better.worse(), 0);
         assert!(
@@ -248,13 +255,29 @@ mod tests {
     #[test]
     fn a_change_within_the_spread_of_the_rounds_is_noise() {
         let then = report(&[40.0, 40.0, 40.0], &[30.0, 20.0, 10.0], 0.2);
+        assert_eq!(
+            compare(&report(&[40.0; 3], &[14.0; 3], 0.2), &then).worse(),
+            0
+        );
+        assert_eq!(
+            compare(&report(&[40.0; 3], &[9.0; 3], 0.2), &then).worse(),
+            1
+        );
+    }
+
+    #[test]
+    fn one_round_proves_only_a_great_change() {
+        let then = report(&[40.0; 3], &[20.0; 3], 0.2);
         assert_eq!(compare(&report(&[40.0], &[14.0], 0.2), &then).worse(), 0);
-        assert_eq!(compare(&report(&[40.0], &[9.0], 0.2), &then).worse(), 1);
+        assert_eq!(compare(&report(&[40.0], &[13.0], 0.2), &then).worse(), 1);
     }
 
     #[test]
     fn figures_missing_on_one_side_are_not_compared() {
-        let verdict = compare(&report(&[40.0], &[20.0], 0.2), &report(&[40.0], &[], 0.2));
+        let verdict = compare(
+            &report(&[40.0; 3], &[20.0; 3], 0.2),
+            &report(&[40.0; 3], &[], 0.2),
+        );
         assert!(verdict.render().contains("0 comparable"));
     }
 }

@@ -1,0 +1,32 @@
+//! The whole core under a hostile guest and a moody host, with the fuzzer's bytes in place of a seed: each byte is a
+//! decision of the scenario in `netstack/tests/hostile`, which says what must hold.
+//!
+//! ```sh
+//! cargo install cargo-fuzz
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run core -- -max_len=16384 -max_total_time=600
+//! ```
+
+#![no_main]
+
+#[path = "../../netstack/tests/hostile/entropy.rs"]
+#[allow(dead_code, reason = "the seeded variant is for the tests")]
+mod entropy;
+#[path = "../../netstack/tests/hostile/guest.rs"]
+#[allow(dead_code, reason = "floods are for the tests")]
+mod guest;
+#[path = "../../netstack/tests/hostile/world.rs"]
+#[allow(dead_code, reason = "floods and counters are for the tests")]
+mod world;
+
+use entropy::Entropy;
+use libfuzzer_sys::fuzz_target;
+use world::World;
+
+fuzz_target!(|data: &[u8]| {
+    let mut entropy = Entropy::Bytes(data);
+    let mut world = World::new(&mut entropy);
+    while !entropy.is_exhausted() {
+        world.step(&mut entropy);
+    }
+    world.wind_down();
+});
