@@ -615,67 +615,63 @@ fn thousands_of_connections_can_be_diverted() {
 
 #[test]
 fn a_thousand_promotions_leave_nothing() {
-    in_namespaces(
-        module_path!(),
-        "a_thousand_promotions_leave_nothing",
-        || {
-            let mut world = World::new(65520);
-            for remote in REMOTES {
-                let mut times: [Vec<Duration>; 6] = Default::default();
-                for round in 0..500 {
-                    let (client, endpoints) = connect(remote);
-                    world.peer.mute(&endpoints);
-                    let snapshot = world.peer.snapshot(&endpoints);
-                    let mut lap = Lap::start(&mut times);
-                    let socket = world.fresh_socket(&endpoints);
-                    lap.end(0);
-                    let socket = RepairSocket::restore(socket, &snapshot).unwrap();
-                    lap.end(1);
-                    world.gate.add(endpoints).unwrap();
-                    lap.end(2);
-                    let server = stream(socket.leave().unwrap());
-                    lap.end(3);
-                    talk(&client, &server);
-                    // Every other connection ends in TIME-WAIT on our side, the rest on the guest's.
-                    let remote_is_first = round % 2 == 0;
-                    if remote_is_first {
-                        server.shutdown(Shutdown::Write).unwrap();
-                        assert_eq!((&client).read(&mut [0]).unwrap(), 0);
-                    }
-                    drop(client);
-                    assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-                    if !remote_is_first {
-                        server.shutdown(Shutdown::Write).unwrap();
-                    }
-                    while !is_closed(&server).unwrap() {
-                        thread::yield_now();
-                    }
-                    lap.restart();
-                    world.gate.remove(endpoints).unwrap();
-                    lap.end(4);
-                    drop(server);
-                    lap.restart();
-                    assert_eq!(world.table.forget(&endpoints).unwrap(), remote_is_first);
-                    lap.end(5);
+    in_namespaces(module_path!(), "a_thousand_promotions_leave_nothing", || {
+        let mut world = World::new(65520);
+        for remote in REMOTES {
+            let mut times: [Vec<Duration>; 6] = Default::default();
+            for round in 0..500 {
+                let (client, endpoints) = connect(remote);
+                world.peer.mute(&endpoints);
+                let snapshot = world.peer.snapshot(&endpoints);
+                let mut lap = Lap::start(&mut times);
+                let socket = world.fresh_socket(&endpoints);
+                lap.end(0);
+                let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                lap.end(1);
+                world.gate.add(endpoints).unwrap();
+                lap.end(2);
+                let server = stream(socket.leave().unwrap());
+                lap.end(3);
+                talk(&client, &server);
+                // Every other connection ends in TIME-WAIT on our side, the rest on the guest's.
+                let remote_is_first = round % 2 == 0;
+                if remote_is_first {
+                    server.shutdown(Shutdown::Write).unwrap();
+                    assert_eq!((&client).read(&mut [0]).unwrap(), 0);
                 }
-                println!("{remote}");
-                let names = ["take", "restore", "add", "leave", "remove", "forget"];
-                for (name, mut times) in names.into_iter().zip(times) {
-                    times.sort();
-                    println!("  {name}: median {:?}, p99 {:?}", times[250], times[495]);
+                drop(client);
+                assert_eq!((&server).read(&mut [0]).unwrap(), 0);
+                if !remote_is_first {
+                    server.shutdown(Shutdown::Write).unwrap();
                 }
+                while !is_closed(&server).unwrap() {
+                    thread::yield_now();
+                }
+                lap.restart();
+                world.gate.remove(endpoints).unwrap();
+                lap.end(4);
+                drop(server);
+                lap.restart();
+                assert_eq!(world.table.forget(&endpoints).unwrap(), remote_is_first);
+                lap.end(5);
             }
-            // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's addresses.
-            for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-                let table = std::fs::read_to_string(path).unwrap();
-                let is_ours = |line: &str| {
-                    let own = line.split_whitespace().nth(1);
-                    own.is_some_and(|own| own.ends_with(":01BB"))
-                };
-                assert_eq!(table.lines().find(|line| is_ours(line)), None);
+            println!("{remote}");
+            let names = ["take", "restore", "add", "leave", "remove", "forget"];
+            for (name, mut times) in names.into_iter().zip(times) {
+                times.sort();
+                println!("  {name}: median {:?}, p99 {:?}", times[250], times[495]);
             }
-        },
-    );
+        }
+        // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's addresses.
+        for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+            let table = std::fs::read_to_string(path).unwrap();
+            let is_ours = |line: &str| {
+                let own = line.split_whitespace().nth(1);
+                own.is_some_and(|own| own.ends_with(":01BB"))
+            };
+            assert_eq!(table.lines().find(|line| is_ours(line)), None);
+        }
+    });
 }
 
 struct Lap<'a> {
