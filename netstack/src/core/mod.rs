@@ -744,7 +744,7 @@ impl Core {
                 }
                 Phase::Promoted { .. } => {}
                 Phase::Open(_) => {
-                    flow.ingest(&mut self.engine, packet.ip, tcp.rst(), now, link);
+                    flow.ingest(&mut self.engine, packet.ip, tcp, now, link);
                     self.touch(id);
                 }
             }

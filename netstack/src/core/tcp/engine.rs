@@ -128,6 +128,20 @@ impl Engine {
         Some(connection)
     }
 
+    /// Opens a connection once more that is in SYN-SENT, with another initial sequence number; its SYN leaves with the
+    /// next turn.
+    pub fn connect_again(&mut self, connection: &mut Connection) {
+        let socket = connection.sockets.get_mut::<Socket>(connection.handle);
+        let (Some(client), Some(guest)) = (socket.local_endpoint(), socket.remote_endpoint())
+        else {
+            return;
+        };
+        socket.abort();
+        let connecting = socket.connect(self.interface.context(), guest, client);
+        debug_assert_eq!(connecting, Ok(()), "these endpoints were good before");
+        connection.observed = Observed::default();
+    }
+
     /// Feeds one IP packet of the guest to its connection.
     pub fn ingest(
         &mut self,

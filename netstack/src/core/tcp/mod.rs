@@ -14,6 +14,7 @@ mod port;
 use std::io;
 use std::net::SocketAddr;
 
+use etherparse::TcpSlice;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
@@ -42,6 +43,9 @@ fn patience(state: State) -> Option<Duration> {
         | State::Closed => None,
     }
 }
+
+/// How often a published connection is opened anew at once when the guest answers its SYN with a bare ACK.
+const MAX_REOPENED: u8 = 3;
 
 /// The host's half of a flow: a connected, non-blocking stream.
 pub trait HostStream {
@@ -102,6 +106,8 @@ pub struct TcpFlow {
     /// Where the guest's half stood when it last moved, and when that was.
     progress: (State, usize),
     moved: Instant,
+    /// How often the guest mistook our SYN for one of an earlier connection.
+    reopened: u8,
     /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no more turns.
     time_wait: bool,
 }
@@ -178,29 +184,43 @@ impl TcpFlow {
             haul: Haul::new(promote, now),
             host: HostSide::default(),
             reset_by_guest: false,
+            reopened: 0,
             progress: (State::Closed, 0),
             moved: now,
             time_wait: false,
         }
     }
 
-    /// Takes one IP packet of the guest; `reset` if it is a RST.
+    /// Takes one IP packet of the guest, which carries `segment`.
     pub fn ingest(
         &mut self,
         engine: &mut Engine,
         packet: &[u8],
-        reset: bool,
+        segment: &TcpSlice,
         now: Instant,
         link: &mut impl Link,
     ) {
         if let Phase::Open(connection) = &mut self.phase {
+            let before = connection.state();
             engine.ingest(connection, packet, now, link);
+            // A bare ACK to our SYN: the guest still has an earlier connection of a client with this port, in TIME-WAIT.
+            // smoltcp has answered with the RST that ends it (RFC 9293 3.10.7.3), and would repeat the SYN after a second.
+            if before == State::SynSent
+                && connection.state() == State::SynSent
+                && segment.ack()
+                && !segment.syn()
+                && !segment.rst()
+                && self.reopened < MAX_REOPENED
+            {
+                self.reopened += 1;
+                engine.connect_again(connection);
+            }
             self.haul.heard(now);
             if is_synchronized(connection.state()) {
                 // A closed window may stay closed for as long as the guest answers our probes (RFC 9293 3.8.6.1).
                 self.moved = now;
             }
-            self.reset_by_guest |= reset && is_over(connection.state());
+            self.reset_by_guest |= segment.rst() && is_over(connection.state());
         }
     }
 
