@@ -10,6 +10,7 @@
 //! it alone, and it vanishes with the helper, however that ends. On older kernels it is an ordinary table, and
 //! [`Gate::heal`] puts back what a flush took. Nobody else's table is touched.
 
+mod conntrack;
 mod ruleset;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use std::io;
 
 use super::netlink::{Netlink, NetlinkError};
 use super::{Endpoints, GuestThread, GuestThreadEnded};
+pub use conntrack::{Conntrack, Owner};
 use ruleset::{ELEMENTS_PER_MESSAGE, Family, Features, NFNL_SUBSYS_NFTABLES};
 
 /// The mark of diverted segments, also the number of the table that they are routed by. Reads "coracle".
@@ -180,5 +182,76 @@ impl Gate {
     pub(in crate::guest) fn make_ownerless(&mut self) -> Result<(), GateError> {
         self.features.owner = false;
         self.heal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+    use super::*;
+    use crate::testing::in_namespaces;
+
+    fn guest() -> GuestThread {
+        let network = File::open("/proc/thread-self/ns/net").unwrap();
+        GuestThread::spawn(network.into()).unwrap()
+    }
+
+    fn endpoints(port: u16) -> Endpoints {
+        let remote = "198.51.100.7:443".parse().unwrap();
+        Endpoints::new(([10, 0, 2, 100], port).into(), remote).unwrap()
+    }
+
+    #[test]
+    fn the_table_is_ours_alone_and_goes_with_us() {
+        in_namespaces(
+            module_path!(),
+            "the_table_is_ours_alone_and_goes_with_us",
+            || {
+                let guest = guest();
+                let mut first = Gate::install(&guest).unwrap();
+                let error = Gate::install(&guest).unwrap_err();
+                assert!(matches!(error, GateError::Owned), "{error}");
+                first.add(endpoints(1)).unwrap();
+                // Asking for what is there already, or not, is no error.
+                first.add(endpoints(1)).unwrap();
+                first.remove(endpoints(1)).unwrap();
+                first.remove(endpoints(1)).unwrap();
+                drop(first);
+                let mut second = Gate::install(&guest).unwrap();
+                // One that an old kernel's helper left behind is replaced.
+                second.make_ownerless().unwrap();
+                second.add(endpoints(2)).unwrap();
+                drop(second);
+                let mut third = Gate::install(&guest).unwrap();
+                assert!(!third.contains(&endpoints(2)));
+                third.add(endpoints(2)).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn without_the_capability_it_is_unavailable() {
+        in_namespaces(
+            module_path!(),
+            "without_the_capability_it_is_unavailable",
+            || {
+                let guest = guest();
+                let mut gate = Gate::install(&guest).unwrap();
+                let nothing = CapabilitySets {
+                    effective: CapabilitySet::empty(),
+                    permitted: CapabilitySet::empty(),
+                    inheritable: CapabilitySet::empty(),
+                };
+                set_capabilities(None, nothing).unwrap();
+                let error = Gate::install(&guest).unwrap_err();
+                assert!(matches!(error, GateError::Unavailable(_)), "{error}");
+                let error = gate.add(endpoints(1)).unwrap_err();
+                assert!(matches!(error, GateError::Add { .. }), "{error}");
+                assert!(!gate.contains(&endpoints(1)));
+            },
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Hand-overs between a small TCP in user space and the kernel, in namespaces of their own.
 
+mod forwarded;
 mod peer;
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,6 +20,7 @@ use crate::device::Tap;
 use crate::guest::netlink::Netlink;
 use crate::guest::nft::Gate;
 use crate::guest::{GuestThread, LinkSettings, configure, divert_marked};
+use crate::sandbox;
 use crate::testing::in_namespaces;
 use peer::{Peer, REMOTE_MAC};
 
@@ -51,6 +53,9 @@ impl World {
         divert_marked("tap0", true).unwrap();
         let network = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let guest = GuestThread::spawn(network.into()).unwrap();
+        // As little as the helper keeps.
+        sandbox::confine_thread().unwrap();
+        guest.run(sandbox::confine_thread).unwrap().unwrap();
         World {
             peer: Peer::start(tap, mtu),
             gate: Gate::install(&guest).unwrap(),
@@ -234,6 +239,9 @@ fn bulk_goes_both_ways_byte_for_byte() {
             assert_eq!(server.peer_addr().unwrap(), endpoints.guest());
             talk(&client, &server);
             exchange(&client, &server, 24 * MIB, 24 * MIB);
+            // The guest's, less the room that the kernel leaves for timestamps which nobody sends.
+            let smss = u32::from(world.peer.snapshot(&endpoints).smss);
+            assert!((smss - 12..=smss).contains(&mss(&server)));
             // Nothing came out of the tap: each segment was diverted.
             assert_eq!(world.peer.flow(&endpoints).written_back, 0);
             drop(client);
@@ -300,11 +308,21 @@ fn frames_in_flight_are_written_back() {
 
 /// `tcpi_total_retrans`.
 fn retransmissions(stream: &TcpStream) -> u32 {
+    tcp_info(stream, 100)
+}
+
+/// `tcpi_snd_mss`.
+fn mss(stream: &TcpStream) -> u32 {
+    tcp_info(stream, 16)
+}
+
+/// The field of `struct tcp_info` (linux/tcp.h) at this offset.
+fn tcp_info(stream: &TcpStream, offset: usize) -> u32 {
     let mut info = [0; 104];
     let (socket, level) = (stream.as_fd(), libc::IPPROTO_TCP);
     let len = sys::socket_option(socket, level, libc::TCP_INFO, &mut info).unwrap();
     assert_eq!(len, info.len());
-    u32::from_ne_bytes(info[100..].try_into().unwrap())
+    u32::from_ne_bytes(info[offset..offset + 4].try_into().unwrap())
 }
 
 #[test]
@@ -615,63 +633,67 @@ fn thousands_of_connections_can_be_diverted() {
 
 #[test]
 fn a_thousand_promotions_leave_nothing() {
-    in_namespaces(module_path!(), "a_thousand_promotions_leave_nothing", || {
-        let mut world = World::new(65520);
-        for remote in REMOTES {
-            let mut times: [Vec<Duration>; 6] = Default::default();
-            for round in 0..500 {
-                let (client, endpoints) = connect(remote);
-                world.peer.mute(&endpoints);
-                let snapshot = world.peer.snapshot(&endpoints);
-                let mut lap = Lap::start(&mut times);
-                let socket = world.fresh_socket(&endpoints);
-                lap.end(0);
-                let socket = RepairSocket::restore(socket, &snapshot).unwrap();
-                lap.end(1);
-                world.gate.add(endpoints).unwrap();
-                lap.end(2);
-                let server = stream(socket.leave().unwrap());
-                lap.end(3);
-                talk(&client, &server);
-                // Every other connection ends in TIME-WAIT on our side, the rest on the guest's.
-                let remote_is_first = round % 2 == 0;
-                if remote_is_first {
-                    server.shutdown(Shutdown::Write).unwrap();
-                    assert_eq!((&client).read(&mut [0]).unwrap(), 0);
+    in_namespaces(
+        module_path!(),
+        "a_thousand_promotions_leave_nothing",
+        || {
+            let mut world = World::new(65520);
+            for remote in REMOTES {
+                let mut times: [Vec<Duration>; 6] = Default::default();
+                for round in 0..500 {
+                    let (client, endpoints) = connect(remote);
+                    world.peer.mute(&endpoints);
+                    let snapshot = world.peer.snapshot(&endpoints);
+                    let mut lap = Lap::start(&mut times);
+                    let socket = world.fresh_socket(&endpoints);
+                    lap.end(0);
+                    let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                    lap.end(1);
+                    world.gate.add(endpoints).unwrap();
+                    lap.end(2);
+                    let server = stream(socket.leave().unwrap());
+                    lap.end(3);
+                    talk(&client, &server);
+                    // Every other connection ends in TIME-WAIT on our side, the rest on the guest's.
+                    let remote_is_first = round % 2 == 0;
+                    if remote_is_first {
+                        server.shutdown(Shutdown::Write).unwrap();
+                        assert_eq!((&client).read(&mut [0]).unwrap(), 0);
+                    }
+                    drop(client);
+                    assert_eq!((&server).read(&mut [0]).unwrap(), 0);
+                    if !remote_is_first {
+                        server.shutdown(Shutdown::Write).unwrap();
+                    }
+                    while !is_closed(&server).unwrap() {
+                        thread::yield_now();
+                    }
+                    lap.restart();
+                    world.gate.remove(endpoints).unwrap();
+                    lap.end(4);
+                    drop(server);
+                    lap.restart();
+                    assert_eq!(world.table.forget(&endpoints).unwrap(), remote_is_first);
+                    lap.end(5);
                 }
-                drop(client);
-                assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-                if !remote_is_first {
-                    server.shutdown(Shutdown::Write).unwrap();
+                println!("{remote}");
+                let names = ["take", "restore", "add", "leave", "remove", "forget"];
+                for (name, mut times) in names.into_iter().zip(times) {
+                    times.sort();
+                    println!("  {name}: median {:?}, p99 {:?}", times[250], times[495]);
                 }
-                while !is_closed(&server).unwrap() {
-                    thread::yield_now();
-                }
-                lap.restart();
-                world.gate.remove(endpoints).unwrap();
-                lap.end(4);
-                drop(server);
-                lap.restart();
-                assert_eq!(world.table.forget(&endpoints).unwrap(), remote_is_first);
-                lap.end(5);
             }
-            println!("{remote}");
-            let names = ["take", "restore", "add", "leave", "remove", "forget"];
-            for (name, mut times) in names.into_iter().zip(times) {
-                times.sort();
-                println!("  {name}: median {:?}, p99 {:?}", times[250], times[495]);
+            // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's addresses.
+            for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+                let table = std::fs::read_to_string(path).unwrap();
+                let is_ours = |line: &str| {
+                    let own = line.split_whitespace().nth(1);
+                    own.is_some_and(|own| own.ends_with(":01BB"))
+                };
+                assert_eq!(table.lines().find(|line| is_ours(line)), None);
             }
-        }
-        // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's addresses.
-        for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-            let table = std::fs::read_to_string(path).unwrap();
-            let is_ours = |line: &str| {
-                let own = line.split_whitespace().nth(1);
-                own.is_some_and(|own| own.ends_with(":01BB"))
-            };
-            assert_eq!(table.lines().find(|line| is_ours(line)), None);
-        }
-    });
+        },
+    );
 }
 
 struct Lap<'a> {

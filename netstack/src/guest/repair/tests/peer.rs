@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const ISS: u32 = 0xffff_ff00;
 /// One connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
+    /// Ascends from flow to flow.
+    number: usize,
     snd_nxt: u32,
     snd_una: u32,
     rcv_nxt: u32,
@@ -36,6 +38,8 @@ pub struct Flow {
     established: bool,
     /// Keeps silent, drops what the guest sends.
     pub muted: bool,
+    /// How many segments it dropped because of that.
+    pub ignored: usize,
     pub promoted: bool,
     /// Frames of the guest that came out of the tap all the same.
     pub written_back: usize,
@@ -44,7 +48,9 @@ pub struct Flow {
 
 impl Flow {
     fn new(iss: u32) -> Flow {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         Flow {
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
             snd_nxt: iss,
             snd_una: iss,
             rcv_nxt: 0,
@@ -55,6 +61,7 @@ impl Flow {
             sack: false,
             established: false,
             muted: false,
+            ignored: 0,
             promoted: false,
             written_back: 0,
             reset: false,
@@ -161,6 +168,14 @@ impl Peer {
         self.shared.flows().remove(endpoints);
     }
 
+    /// The connection to `remote` that was made last.
+    pub fn latest(&self, remote: &SocketAddr) -> Endpoints {
+        let flows = self.shared.flows();
+        let of_remote = flows.iter().filter(|(ends, _)| ends.remote() == *remote);
+        let latest = of_remote.max_by_key(|(_, flow)| flow.number);
+        *latest.expect("a flow").0
+    }
+
     pub fn flow(&self, endpoints: &Endpoints) -> Flow {
         self.shared.flows()[endpoints]
     }
@@ -251,6 +266,7 @@ impl Shared {
         flow.snd_wnd = u32::from(segment.window) << scale;
         flow.max_window = flow.max_window.max(flow.snd_wnd);
         if flow.muted || segment.seq != flow.rcv_nxt {
+            flow.ignored += usize::from(flow.muted);
             return;
         }
         if !segment.data.is_empty() {
