@@ -14,7 +14,10 @@ const USAGE_ERROR: u8 = 125;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let name = args.first().and_then(|name| Path::new(name).file_name()).and_then(|name| name.to_str());
+    let name = args
+        .first()
+        .and_then(|name| Path::new(name).file_name())
+        .and_then(|name| name.to_str());
     match name {
         Some("coracle-net") => netstack::cli::main(),
         Some(INIT_ROLE) => runner::init::main(&args),

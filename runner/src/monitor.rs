@@ -127,10 +127,10 @@ fn start(job: &mut Job) -> Result<Running, Failure> {
         network.as_mut().map(|(helper, _)| helper),
         &mut master,
     )
-    .or_else(|waiting| match (waiting, network.take()) {
-        (Waiting::HelperFailed, Some((helper, config))) => Err(helper.failure(&config)),
+    .map_err(|waiting| match (waiting, network.take()) {
+        (Waiting::HelperFailed, Some((helper, config))) => helper.failure(&config),
         (Waiting::HelperFailed, None) => unreachable!("only a helper can fail as one"),
-        (Waiting::Failed(failure), _) => Err(failure),
+        (Waiting::Failed(failure), _) => failure,
     })?;
     init_channel.send(&ToInit::Go, &[])?;
     match init_channel.receive()? {

@@ -23,7 +23,7 @@ use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
 /// Carries out what was typed. Returns the exit code.
 pub fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Exec(args) => exec::exec(args),
         Command::Ps(args) => ps::ps(args),
         Command::Logs(args) => logs::logs(args),

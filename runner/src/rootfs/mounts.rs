@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatFs, fstat, fstatfs, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -239,8 +239,7 @@ pub fn file_type(fd: impl AsFd) -> io::Result<FileType> {
 
 /// The magic number of the file system that `fd` is on, `statfs(2)`.
 pub fn filesystem_magic(fd: impl AsFd) -> io::Result<i64> {
-    let StatFs { f_type, .. } = fstatfs(fd)?;
-    Ok(f_type as i64)
+    Ok(fstatfs(fd)?.f_type)
 }
 
 /// Symbolic links are followed, seen from this process's root directory.
