@@ -227,8 +227,8 @@ impl Shared {
         let endpoints = segment.endpoints;
         let mut flows = self.flows();
         let flow = flows.entry(endpoints).or_insert_with(|| Flow::new(ISS));
-        if flow.promoted && segment.syn && !segment.acknowledges {
-            // The guest uses its port again.
+        if segment.syn && !segment.acknowledges {
+            // The guest repeats its SYN, or uses its port again.
             *flow = Flow::new(ISS);
         }
         if flow.promoted {
