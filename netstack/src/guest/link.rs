@@ -12,6 +12,8 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -124,8 +126,30 @@ pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
             gateway.to_string(),
             RouteNetlinkMessage::NewRoute(route),
         )?;
+        if !is_local_within(address, ADDRESS_WITHIN) {
+            warn!(
+                "the kernel is slow to serve {address}: the guest's first IPv6 packets may be late"
+            );
+        }
     }
     Ok(ipv6.is_some())
+}
+
+/// Waits until the kernel takes packets to `address`. It adds the local route of an IPv6 address from a work queue, after
+/// the request was acknowledged (addrconf.c, `addrconf_dad_work`); until then our answer to the guest's first neighbour
+/// solicitation would be dropped, and the guest asks again only a second later.
+fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
+    let local_route = format!("{:032x} 80 ", address.to_bits());
+    let deadline = Instant::now() + patience;
+    loop {
+        match fs::read_to_string("/proc/thread-self/net/ipv6_route") {
+            Ok(routes) if routes.lines().any(|route| route.starts_with(&local_route)) => {
+                return true;
+            }
+            Ok(_) if Instant::now() < deadline => thread::sleep(Duration::from_micros(200)),
+            _ => return false,
+        }
+    }
 }
 
 fn add_address(
@@ -192,6 +216,10 @@ fn prepare_ipv6(name: &str) -> bool {
     }
     true
 }
+
+/// How long an IPv6 address may take to become usable. Usually it is there at once; the queue waits for the kernel's lock
+/// of all network configuration, which the removal of other namespaces may hold.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its way before the helper
 /// gets to run; what a hostile guest can pin in kernel memory is bounded by 64 KiB times this (256 MiB).
