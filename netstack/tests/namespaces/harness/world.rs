@@ -151,6 +151,19 @@ impl Netns {
         });
     }
 
+    /// Waits until packets to the IPv6 `address` are taken: the kernel adds its local route in the background.
+    fn wait_until_local(&self, address: IpAddr) {
+        let IpAddr::V6(address) = address else { return };
+        let local_route = format!("{:032x} 80 ", address.to_bits());
+        self.run(|| {
+            eventually("the address is usable", Duration::from_secs(10), || {
+                let routes =
+                    fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("routes");
+                routes.lines().any(|route| route.starts_with(&local_route))
+            });
+        });
+    }
+
     pub fn links(&self) -> Links<'_> {
         Links::of(self)
     }
@@ -274,6 +287,12 @@ impl World {
             elsewhere
                 .links()
                 .add_route(family.unspecified(), any, family.host());
+        }
+        for (netns, address) in [
+            (&host, Family::V6.host()),
+            (&elsewhere, Family::V6.elsewhere()),
+        ] {
+            netns.wait_until_local(address);
         }
         // A neighbour that does not answer is given up after 0.3 s instead of 3 s.
         host.sysctl("ipv4/neigh/up0/retrans_time_ms", "100");
