@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
-use rtnetlink::packet_core::NLM_F_APPEND;
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
 use crate::guest::encode::Encoder;
 use crate::guest::nft::{Conntrack, Owner};
+use crate::guest::{GuestThread, LinkSettings, configure};
 
 const CONTAINER: &str = "10.88.0.5";
 const CONTAINER_V6: &str = "fd88::5";
