@@ -220,7 +220,13 @@ impl TcpFlow {
                 // A closed window may stay closed for as long as the guest answers our probes (RFC 9293 3.8.6.1).
                 self.moved = now;
             }
-            self.reset_by_guest |= segment.rst() && is_over(connection.state());
+            // A guest that has sent FIN and taken ours has nothing left to take back; a RST is then its answer to a stray
+            // segment, and what it sent before still goes to the host (RFC 9293 3.10.7.4).
+            let parted = matches!(
+                before,
+                State::Closing | State::LastAck | State::TimeWait | State::Closed
+            );
+            self.reset_by_guest |= segment.rst() && !parted && is_over(connection.state());
         }
     }
 
