@@ -220,6 +220,43 @@ impl Engine {
             .poll_ingress_single(now, &mut port, &mut self.nobody);
     }
 
+    /// Makes smoltcp repeat what is in flight although it has forgotten to (see `vigil`): duplicate ACKs make it
+    /// retransmit at once, or probe if the window is closed, and start its timer. A FIN alone we repeat ourselves.
+    pub fn remind(&mut self, connection: &mut Connection, now: Instant, link: &mut impl Link) {
+        const FAST_RETRANSMIT: usize = 3;
+        let observed = connection.observed;
+        let (Some((remote, guest)), Some(rcv_nxt)) = (connection.ends(), observed.last_ack) else {
+            return;
+        };
+        if connection.socket().send_queue() == 0 {
+            let fin = Numbers {
+                seq: observed.snd_nxt.wrapping_sub(1),
+                ack: rcv_nxt,
+                window: observed.our_window(observed.last_window),
+                fin: true,
+            };
+            return self.send(connection, remote, guest, fin, link);
+        }
+        let window = observed.guest_window(observed.snd_wnd);
+        let mut duplicate = |window| {
+            let numbers = Numbers {
+                seq: rcv_nxt,
+                ack: observed.snd_una,
+                window,
+                fin: false,
+            };
+            if let Some(packet) = numbers.packet(guest, remote) {
+                self.ingest(connection, &packet, now, link);
+            }
+        };
+        if window > 0 {
+            // A window update ends the run of duplicates that there was.
+            duplicate(window - 1);
+            (0..FAST_RETRANSMIT).for_each(|_| duplicate(window));
+        }
+        duplicate(window);
+    }
+
     /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says `window` even if smoltcp
     /// would not say anything.
     pub fn acknowledge(
@@ -231,32 +268,31 @@ impl Engine {
         window: u32,
         link: &mut impl Link,
     ) {
-        let seq = connection.observed.snd_nxt;
-        let scaled = window >> connection.observed.our_shift.unwrap_or(0);
-        let window = u16::try_from(scaled).unwrap_or(u16::MAX);
-        let packet = match (remote, guest) {
-            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
-                PacketBuilder::ipv4(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
-            }
-            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
-                PacketBuilder::ipv6(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
-            }
-            _ => return,
+        let numbers = Numbers {
+            seq: connection.observed.snd_nxt,
+            ack,
+            window: connection.observed.our_window(window),
+            fin: false,
         };
-        let packet = packet
-            .tcp(remote.port(), guest.port(), seq, window)
-            .ack(ack);
-        let len = packet.size(0);
-        let frame = &mut self.scratch[..HEAD_LEN + len];
-        if packet.write_to_slice(&mut frame[HEAD_LEN..], &[]).is_ok()
-            && finish(
-                frame,
-                connection.hardware,
-                &mut connection.observed,
-                self.limits,
-            )
-            .is_some()
-        {
+        self.send(connection, remote, guest, numbers, link);
+    }
+
+    /// Sends a segment without payload, past smoltcp.
+    fn send(
+        &mut self,
+        connection: &mut Connection,
+        remote: SocketAddr,
+        guest: SocketAddr,
+        numbers: Numbers,
+        link: &mut impl Link,
+    ) {
+        let Some(packet) = numbers.packet(remote, guest) else {
+            return;
+        };
+        let frame = &mut self.scratch[..HEAD_LEN + packet.len()];
+        frame[HEAD_LEN..].copy_from_slice(&packet);
+        let (hardware, observed) = (connection.hardware, &mut connection.observed);
+        if finish(frame, hardware, observed, self.limits).is_some() {
             link.transmit(frame, &[]);
         }
     }
@@ -303,12 +339,68 @@ impl Connection {
         self.socket().state()
     }
 
+    /// Whether the guest has something to acknowledge, or a closed window to open.
+    pub fn awaits_ack(&self) -> bool {
+        let may_wait = matches!(
+            self.state(),
+            tcp::State::Established
+                | tcp::State::CloseWait
+                | tcp::State::FinWait1
+                | tcp::State::Closing
+                | tcp::State::LastAck
+        );
+        may_wait
+            && (self.socket().send_queue() > 0 || self.observed.snd_una != self.observed.snd_nxt)
+    }
+
+    /// Whom the guest believes it talks to, and the guest.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let addr = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
+        let socket = self.socket();
+        Some((
+            addr(socket.local_endpoint()?),
+            addr(socket.remote_endpoint()?),
+        ))
+    }
+
     pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
     pub fn hardware(&self) -> Hardware {
         self.hardware
+    }
+}
+
+/// The header fields of a segment without payload; `window` as it is in the header.
+struct Numbers {
+    seq: u32,
+    ack: u32,
+    window: u16,
+    fin: bool,
+}
+
+impl Numbers {
+    /// The IP packet around it. `None` when the families differ.
+    fn packet(&self, source: SocketAddr, destination: SocketAddr) -> Option<Vec<u8>> {
+        let packet = match (source, destination) {
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
+                PacketBuilder::ipv4(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                PacketBuilder::ipv6(from.ip().octets(), to.ip().octets(), HOP_LIMIT)
+            }
+            _ => return None,
+        };
+        let mut packet = packet
+            .tcp(source.port(), destination.port(), self.seq, self.window)
+            .ack(self.ack);
+        if self.fin {
+            packet = packet.fin();
+        }
+        let mut bytes = Vec::with_capacity(packet.size(0));
+        packet.write(&mut bytes, &[]).ok()?;
+        Some(bytes)
     }
 }
 

@@ -10,6 +10,7 @@ mod engine;
 mod haul;
 mod observed;
 mod port;
+mod vigil;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use haul::{Promote, Reluctance};
 pub use observed::Observed;
 
 use haul::{Haul, Stage};
+use vigil::Vigil;
 
 use super::link::Link;
 
@@ -106,6 +108,7 @@ pub struct TcpFlow {
     /// Where the guest's half stood when it last moved, and when that was.
     progress: (State, usize),
     moved: Instant,
+    vigil: Vigil,
     /// How often the guest mistook our SYN for one of an earlier connection.
     reopened: u8,
     /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no more turns.
@@ -184,6 +187,7 @@ impl TcpFlow {
             haul: Haul::new(promote, now),
             host: HostSide::default(),
             reset_by_guest: false,
+            vigil: Vigil::default(),
             reopened: 0,
             progress: (State::Closed, 0),
             moved: now,
@@ -288,6 +292,9 @@ impl TcpFlow {
         let egress = if self.time_wait || !self.haul.may_speak() {
             Egress::Quiet
         } else {
+            if self.vigil.is_due(now) {
+                engine.remind(connection, now, link);
+            }
             engine.egress(connection, now, link)
         };
         match connection.state() {
@@ -412,16 +419,16 @@ impl TcpFlow {
     }
 
     /// When the flow wants to be served if nothing happens before.
-    pub fn deadline(&self, engine: &mut Engine, now: Instant) -> Option<Instant> {
+    pub fn deadline(&mut self, engine: &mut Engine, now: Instant) -> Option<Instant> {
         match &self.phase {
             Phase::Open(_) if !self.haul.may_speak() => self.haul.deadline(),
             Phase::Open(connection) if !self.time_wait => {
-                let mut deadline = engine.deadline(connection, now);
-                if let Some(rest) = self.haul.deadline() {
-                    deadline = Some(deadline.map_or(rest, |deadline| deadline.min(rest)));
-                }
+                let deadline = engine.deadline(connection, now);
+                let forgotten = deadline.is_none() && connection.awaits_ack();
+                let reminder = self.vigil.watch(forgotten, now);
                 let end = patience(connection.state()).map(|patience| self.moved + patience);
-                deadline.into_iter().chain(end).min()
+                let deadlines = [deadline, reminder, self.haul.deadline(), end];
+                deadlines.into_iter().flatten().min()
             }
             _ => None,
         }

@@ -73,6 +73,7 @@ impl Observed {
                 max_snd_wnd: window,
                 // A SYN-ACK answers our SYN.
                 iss: self.iss,
+                snd_una: self.snd_una,
                 snd_nxt: self.snd_nxt,
                 our_shift: self.our_shift,
                 last_ack: self.last_ack,
@@ -97,9 +98,22 @@ impl Observed {
             self.snd_wnd = window << self.guest_shift.unwrap_or(0);
             self.max_snd_wnd = self.max_snd_wnd.max(self.snd_wnd);
         }
-        if tcp.ack() {
-            self.snd_una = tcp.acknowledgment_number();
+        let ack = tcp.acknowledgment_number();
+        let is_news = ack.wrapping_sub(self.snd_una) as i32 > 0;
+        let is_sound = self.snd_nxt.wrapping_sub(ack) as i32 >= 0;
+        if tcp.ack() && is_news && is_sound {
+            self.snd_una = ack;
         }
+    }
+
+    /// A window of ours in bytes, as a header carries it.
+    pub fn our_window(&self, bytes: u32) -> u16 {
+        u16::try_from(bytes >> self.our_shift.unwrap_or(0)).unwrap_or(u16::MAX)
+    }
+
+    /// A window of the guest in bytes, as a header carries it.
+    pub fn guest_window(&self, bytes: u32) -> u16 {
+        u16::try_from(bytes >> self.guest_shift.unwrap_or(0)).unwrap_or(u16::MAX)
     }
 
     /// A copy of `packet` without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
@@ -137,6 +151,7 @@ impl Observed {
         if tcp.syn() {
             end = end.wrapping_add(1);
             self.iss = tcp.sequence_number();
+            self.snd_una = self.iss;
             self.snd_nxt = end;
             self.our_shift = tcp.options_iterator().find_map(|option| match option {
                 Ok(TcpOptionElement::WindowScale(shift)) => Some(shift),
