@@ -88,7 +88,12 @@ fn the_guests_rst_in_each_state() {
                 },
             };
             world.send(rst);
-            assert_eq!(world.ended(), (flow, Cause::ResetByGuest), "{state:?}");
+            let cause = match state {
+                // Both have finished before.
+                State::Closing | State::LastAck => Cause::Finished,
+                _ => Cause::ResetByGuest,
+            };
+            assert_eq!(world.ended(), (flow, cause), "{state:?}");
             world.wait(Duration::from_secs(60));
             world.assert_quiet();
         }
@@ -261,6 +266,8 @@ fn bytes_before_the_guests_fin_outlive_the_guests_connection() {
         assert_eq!(last.ack, guest.snd_nxt);
         guest.rcv_nxt = last.seq + last.len();
         world.send(guest.ack());
+        // A stray segment of ours may have met a kernel that knows the connection no more.
+        world.send(guest.rst());
         world.wait(Duration::from_secs(600));
         world.frames();
 

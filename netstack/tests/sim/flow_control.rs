@@ -353,3 +353,89 @@ fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
     assert_eq!(arrived, (edge - start) as usize);
     assert!(world.host(flow).is_at_end());
 }
+
+/// The segments that the core sends in `seconds`, without an answer.
+fn segments_within(world: &mut World, seconds: u64) -> Vec<Segment> {
+    world.wait(Duration::from_secs(seconds));
+    world.segments()
+}
+
+/// Linux drops data that fit its window when its memory does not suffice (TCPRcvQDrop), and says so by a closed window.
+#[test]
+fn what_the_guest_drops_within_its_window_is_repeated() {
+    for fin in [false, true] {
+        let mut world = World::default();
+        let mut guest = Peer::new(REMOTE);
+        let flow = guest.open(&mut world);
+        let bytes = pattern(4_000);
+        let una = guest.rcv_nxt;
+        world.host_sends(flow, &bytes);
+        if fin {
+            world.host_finishes(flow);
+        }
+        world.frames();
+        guest.rcv_nxt += 1_000;
+        for window in [0, 65_535] {
+            guest.window = window;
+            world.send(guest.ack());
+        }
+        let mut heard = vec![false; 4_001];
+        for _ in 0..10 {
+            for segment in segments_within(&mut world, 1) {
+                let start = (segment.seq - una) as usize;
+                let end = start + segment.len() as usize;
+                heard[start..end].fill(true);
+            }
+        }
+        let missing = heard[1_000..4_000 + usize::from(fin)]
+            .iter()
+            .filter(|heard| !**heard);
+        assert_eq!(missing.count(), 0, "FIN: {fin}");
+    }
+}
+
+/// Linux drops a FIN at the edge of a closed window, and answers it with an ACK.
+#[test]
+fn a_fin_that_the_guest_drops_is_repeated() {
+    let mut world = World::default();
+    let mut guest = Peer::new(REMOTE);
+    let flow = guest.open(&mut world);
+    guest.window = 0;
+    world.send(guest.ack());
+    world.host_finishes(flow);
+    let mut fins = world.segments().len();
+    for _ in 0..60 {
+        for segment in segments_within(&mut world, 1) {
+            assert_eq!(segment.flags, FIN | ACK);
+            fins += 1;
+            world.send(guest.ack());
+        }
+    }
+    assert!((4..=60).contains(&fins), "{fins} in a minute");
+    guest.window = 65_535;
+    world.send(guest.ack());
+    let last = segments_within(&mut world, 60).pop().expect("FIN again");
+    assert_eq!(guest.hear(&last), FIN | ACK);
+    world.send(guest.fin());
+    assert_eq!(world.ended(), (flow, Cause::Finished));
+}
+
+/// The window closes over data on their way, which are lost: there must be probes until it opens.
+#[test]
+fn a_window_that_closes_over_lost_data_is_probed() {
+    let mut world = World::default();
+    let mut guest = Peer::new(REMOTE);
+    let flow = guest.open(&mut world);
+    let bytes = pattern(1_000);
+    world.host_sends(flow, &bytes);
+    world.frames();
+    guest.window = 0;
+    world.send(guest.ack());
+    let probes = segments_within(&mut world, 60).len();
+    assert!((3..=60).contains(&probes), "{probes} in a minute");
+    guest.window = 65_535;
+    world.send(guest.ack());
+    let mut segments = segments_within(&mut world, 10);
+    segments.retain(|segment| segment.seq == guest.rcv_nxt && segment.payload.len() == 1_000);
+    assert!(!segments.is_empty());
+}

@@ -1,13 +1,19 @@
-//! The core in memory, with a guest, a host and a clock that the test plays.
+//! The core in memory, with a guest, a host and a clock that the test plays. `world` calls the core as a driver does; each
+//! frame of the core passes `kernel`, which does with it what a guest's kernel would.
 //!
-//! Each test says one thing in one state and looks at what comes back. The other end of a TCP connection is scripted
-//! (`peer`), the remote behind the host's sockets too (`host`); `world` calls the core as a driver does. Each frame of the
-//! core passes `kernel`, which does with it what a guest's kernel would.
+//! Conversations: a scripted guest (`peer`) says one thing in one state, and the test looks at what comes back.
+//! Transfers: another TCP stack (`guest`) and random programs on both sides talk through a link that delays, loses,
+//! repeats and reorders frames (`wire`), and every byte is compared.
 
+#[allow(dead_code, reason = "shared with the hostile guest")]
+#[path = "../hostile/entropy.rs"]
+mod entropy;
+mod guest;
 mod host;
 mod kernel;
 mod packet;
 mod peer;
+mod wire;
 mod world;
 
 mod closing;
@@ -18,3 +24,4 @@ mod link_layer;
 mod offloads;
 mod published;
 mod reach;
+mod transfers;

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::link::Link;
 use netstack::core::policy::{Network, Subnet};
-use netstack::core::tcp::{Cause, Promote};
+use netstack::core::tcp::{Cause, Promote, Snapshot};
 use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
 
@@ -31,6 +31,8 @@ pub struct World {
     pub datagrams: VecDeque<Sent>,
     pub hosts: HashMap<FlowId, Host>,
     pub closed: Vec<(FlowId, Cause)>,
+    /// Flows that wanted to leave for the kernel, with their numbers. This kernel refuses them all.
+    pub promotions: Vec<(FlowId, Snapshot)>,
 }
 
 /// A datagram that the core wants sent.
@@ -114,6 +116,7 @@ impl World {
             datagrams: VecDeque::new(),
             hosts: HashMap::new(),
             closed: Vec::new(),
+            promotions: Vec::new(),
         }
     }
 
@@ -242,6 +245,13 @@ impl World {
             }
             if !self.wire.full {
                 self.serve();
+            }
+            while let Some(flow) = self.core.poll_promotion() {
+                if let Some(snapshot) = self.core.snapshot(flow) {
+                    self.core
+                        .promotion_failed(flow, Some(&snapshot), &mut self.wire);
+                    self.promotions.push((flow, snapshot));
+                }
             }
             while let Some((flow, cause)) = self.core.poll_closed() {
                 self.closed.push((flow, cause));

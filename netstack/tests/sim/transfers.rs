@@ -1,0 +1,602 @@
+//! Random conversations between a guest's TCP and the host's, many at a time, through a link that may be bad. Every byte
+//! that arrives is compared with what was sent; each flow ends with both sides finished, or with the reset that one of
+//! them wanted.
+//!
+//! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure; `CORACLE_FULL=1` runs many more.
+
+use std::net::SocketAddr;
+
+use netstack::core::flow::FlowId;
+use netstack::core::tcp::{Cause, Initiator, Promote};
+use netstack::core::vnet::VNET_HEADER_LEN;
+use netstack::core::{Config, DialError, Duration, Instant};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{RecvError, Socket, State};
+
+use crate::entropy::Entropy;
+use crate::guest::{Guest, tcp};
+use crate::host::Host;
+use crate::wire::{Pipe, Quality};
+use crate::world::{World, address, config};
+
+/// Scenes of one run, and of a long one; each has a dozen flows at most.
+const SCENES: u64 = 100;
+const SCENES_OF_A_FULL_RUN: u64 = 3_000;
+/// A bound on events in one scene.
+const MAX_STEPS: usize = 2_000_000;
+/// How long nothing may move before it is a stall. Retransmission timers back off to a minute.
+const MAX_STALL: Duration = Duration::from_secs(400);
+
+#[test]
+fn every_byte_arrives_or_the_right_side_hears_of_a_reset() {
+    let seeds = match std::env::var("CORACLE_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("CORACLE_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) if std::env::var("CORACLE_FULL").is_ok_and(|value| value == "1") => {
+            0..SCENES_OF_A_FULL_RUN
+        }
+        Err(_) => 0..SCENES,
+    };
+    let (mut flows, mut promotions) = (0, 0);
+    for seed in seeds {
+        // Shown when the scene fails.
+        println!("CORACLE_SEED={seed}");
+        let scene = Scene::new(seed).play();
+        flows += scene.flows.len();
+        promotions += scene.world.promotions.len();
+    }
+    println!("{flows} flows, {promotions} of which wanted to be promoted");
+}
+
+/// What one side of a flow is to do.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    sends: u64,
+    end: End,
+    /// Most bytes that it reads or writes at a time.
+    appetite: usize,
+    /// It pauses long between two actions, now and then.
+    dawdles: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// FIN after its last byte.
+    Finish,
+    /// FIN when the other side has finished, and not before.
+    Follow,
+    /// RST after it has sent and received so much.
+    Reset { after: u64 },
+}
+
+/// One side of a flow: the program behind the socket.
+#[derive(Debug)]
+struct Side {
+    plan: Plan,
+    /// Of what it sends, and of what it receives.
+    keys: (u64, u64),
+    sent: u64,
+    received: u64,
+    finished: bool,
+    /// The other side's FIN has come, or its RST.
+    heard_end: bool,
+    heard_reset: bool,
+    has_reset: bool,
+    next_action: Instant,
+}
+
+struct Flow {
+    remote: SocketAddr,
+    handle: SocketHandle,
+    id: Option<FlowId>,
+    /// The remote refuses.
+    refused: bool,
+    capacity: usize,
+    guest: Side,
+    host: Side,
+    /// It stalled for a reason that is not ours (see [`Quality::carries_fins`]).
+    excused: bool,
+}
+
+/// A socket as a program sees it, of either side.
+trait Half {
+    fn is_connected(&self) -> bool;
+    fn is_broken(&self) -> bool;
+    fn write(&mut self, bytes: &[u8]) -> usize;
+    fn read(&mut self, max: usize) -> Heard;
+    fn finish(&mut self);
+    fn reset(&mut self);
+}
+
+enum Heard {
+    Bytes(Vec<u8>),
+    Nothing,
+    End,
+    Reset,
+}
+
+impl Half for Socket<'static> {
+    fn is_connected(&self) -> bool {
+        self.may_send()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.state() == State::Closed
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.send_slice(bytes).unwrap_or(0)
+    }
+
+    fn read(&mut self, max: usize) -> Heard {
+        // smoltcp forgets what is unread after ten seconds of TIME-WAIT.
+        let hurry = self.state() == State::TimeWait;
+        let read = self.recv(|bytes| {
+            let count = if hurry {
+                bytes.len()
+            } else {
+                bytes.len().min(max)
+            };
+            (count, bytes[..count].to_vec())
+        });
+        match (read, self.state()) {
+            (Ok(bytes), _) if !bytes.is_empty() => Heard::Bytes(bytes),
+            (Err(RecvError::Finished), _) => Heard::End,
+            (_, State::Closed) => Heard::Reset,
+            _ => Heard::Nothing,
+        }
+    }
+
+    fn finish(&mut self) {
+        self.close();
+    }
+
+    fn reset(&mut self) {
+        self.abort();
+    }
+}
+
+impl Half for Host {
+    fn is_connected(&self) -> bool {
+        self.closed.is_none()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        match self.closed {
+            None => Host::write(self, bytes),
+            Some(_) => 0,
+        }
+    }
+
+    fn read(&mut self, max: usize) -> Heard {
+        let bytes = Host::read(self, max);
+        match self.closed {
+            _ if !bytes.is_empty() => Heard::Bytes(bytes),
+            _ if self.is_at_end() => Heard::End,
+            Some(_) => Heard::Reset,
+            None => Heard::Nothing,
+        }
+    }
+
+    fn finish(&mut self) {
+        self.finish_remote();
+    }
+
+    fn reset(&mut self) {
+        self.reset_remote();
+    }
+}
+
+/// The byte at `offset` of the stream `key`.
+fn byte(key: u64, offset: u64) -> u8 {
+    let mixed = (offset ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as u8
+}
+
+impl Side {
+    /// Reads a little, writes a little, ends if it is time. Returns whether anything moved.
+    fn act(&mut self, half: &mut dyn Half, now: Instant, entropy: &mut Entropy) -> bool {
+        if now < self.next_action || self.is_done() {
+            return false;
+        }
+        self.next_action = now
+            + match entropy.below(100) {
+                0 if self.plan.dawdles => Duration::from_secs(3),
+                1..10 => Duration::from_millis(50),
+                _ => Duration::from_micros(entropy.below(1_000) as u64),
+            };
+        if let End::Reset { after } = self.plan.end
+            && self.sent + self.received >= after
+        {
+            half.reset();
+            self.has_reset = true;
+            return true;
+        }
+        let mut moved = false;
+        match half.read(1 + entropy.below(self.plan.appetite)) {
+            Heard::Bytes(bytes) => {
+                for byte_heard in &bytes {
+                    let expected = byte(self.keys.1, self.received);
+                    assert_eq!(*byte_heard, expected, "at byte {}", self.received);
+                    self.received += 1;
+                }
+                moved = true;
+            }
+            Heard::End => {
+                moved = !self.heard_end;
+                self.heard_end = true;
+            }
+            Heard::Reset => self.heard_reset = true,
+            Heard::Nothing => {}
+        }
+        let left = self.plan.sends - self.sent;
+        if left > 0 {
+            let count = left.min(1 + entropy.below(self.plan.appetite) as u64);
+            let chunk: Vec<u8> = (self.sent..self.sent + count)
+                .map(|offset| byte(self.keys.0, offset))
+                .collect();
+            let count = half.write(&chunk);
+            self.sent += count as u64;
+            moved |= count > 0;
+            self.heard_reset |= count == 0 && half.is_broken();
+        } else if !self.finished && (self.plan.end != End::Follow || self.heard_end) {
+            if half.is_connected() {
+                half.finish();
+                self.finished = true;
+                moved = true;
+            } else {
+                self.heard_reset |= half.is_broken();
+            }
+        }
+        moved
+    }
+
+    fn is_done(&self) -> bool {
+        self.has_reset || self.heard_reset || (self.finished && self.heard_end)
+    }
+}
+
+impl Flow {
+    fn is_done(&self) -> bool {
+        match self.refused {
+            true => self.guest.heard_reset,
+            false => self.guest.is_done() && self.host.is_done(),
+        }
+    }
+
+    /// What was done fits what was planned. `cause` is how the core ended the flow; `excused` if a FIN may have got lost
+    /// for good.
+    fn check(&self, cause: Option<Cause>, excused: bool) {
+        if self.refused {
+            assert!(self.guest.heard_reset && self.guest.received == 0);
+            return;
+        }
+        let story = format!("{cause:?}: {:?} {:?}", self.guest, self.host);
+        for (one, other) in [(&self.guest, &self.host), (&self.host, &self.guest)] {
+            assert!(one.received <= other.sent, "{story}");
+            if one.heard_end {
+                assert!(other.finished, "a FIN from nowhere: {story}");
+                assert_eq!(one.received, other.plan.sends, "{story}");
+            }
+            if one.heard_reset {
+                assert!(other.has_reset || excused, "a RST from nowhere: {story}");
+            }
+        }
+        let allowed = match cause.expect("the flow has ended") {
+            Cause::Finished => true,
+            Cause::ResetByGuest => self.guest.has_reset || excused,
+            Cause::ResetByHost => self.host.has_reset,
+            Cause::GuestSilent => excused,
+            Cause::DialFailed | Cause::Cancelled => false,
+        };
+        assert!(allowed, "{story}");
+    }
+}
+
+struct Scene {
+    entropy: Entropy<'static>,
+    world: World,
+    guest: Guest,
+    to_guest: Pipe,
+    from_guest: Pipe,
+    flows: Vec<Flow>,
+    /// Dials under way, with the time of their end.
+    dials: Vec<(Instant, FlowId, SocketAddr)>,
+}
+
+impl Scene {
+    fn new(seed: u64) -> Scene {
+        let mut entropy = Entropy::seeded(seed);
+        let quality = Quality::any(&mut entropy);
+        let mtu = entropy.choose(&[1280, 1500, 9000, 65_520]);
+        let mut world = World::new(Config {
+            mtu,
+            promote: entropy.choose(&[Promote::Off, Promote::Auto, Promote::Always]),
+            random_seed: seed,
+            ..config()
+        });
+        let offload = entropy.chance(50);
+        let mut guest = Guest::new(mtu.into(), offload, !seed, world.now);
+        let count = 1 + entropy.below(12);
+        let flows = (0..count)
+            .map(|index| Flow::plan(index as u16, &mut world, &mut guest, &mut entropy))
+            .collect();
+        Scene {
+            entropy,
+            world,
+            guest,
+            to_guest: Pipe::new(quality),
+            from_guest: Pipe::new(quality),
+            flows,
+            dials: Vec::new(),
+        }
+    }
+
+    /// Plays until every flow is over and the core has forgotten them all.
+    fn play(mut self) -> Scene {
+        let mut last_move = self.world.now;
+        for _ in 0..MAX_STEPS {
+            if self.step() {
+                last_move = self.world.now;
+            }
+            let done = self.flows.iter().all(Flow::is_done);
+            if done && self.world.core.tcp_flows().count() == 0 {
+                self.check();
+                return self;
+            }
+            match self.next_event() {
+                Some(next) if next < last_move + MAX_STALL => {
+                    self.world.now = self.world.now.max(next);
+                }
+                _ => {
+                    assert!(self.excuse_stalled(), "unfinished:\n{}", self.story());
+                    last_move = self.world.now;
+                }
+            }
+        }
+        panic!("no end:\n{}", self.story());
+    }
+
+    /// Ends the flows whose guest does not repeat a lost FIN. Returns whether there were any.
+    fn excuse_stalled(&mut self) -> bool {
+        let mut excused = false;
+        for flow in &mut self.flows {
+            let socket = self.guest.socket(flow.handle);
+            let state = socket.state();
+            let waits = matches!(state, State::FinWait1 | State::Closing | State::LastAck);
+            if waits && !self.to_guest.quality.carries_fins() && !flow.excused {
+                socket.abort();
+                flow.excused = true;
+                excused = true;
+            }
+        }
+        excused
+    }
+
+    /// Where each flow stands, in a line.
+    fn story(&mut self) -> String {
+        let mut story = format!("{:?}\n", self.to_guest.quality);
+        for flow in self.flows.iter().filter(|flow| !flow.is_done()) {
+            let in_core = self.world.core.tcp_flows();
+            let mut in_core = in_core.filter(|(tuple, _)| tuple.remote == Some(flow.remote));
+            let core = in_core.next().map(|(_, flow)| flow.state());
+            let guest = self.guest.socket(flow.handle).state();
+            let Flow {
+                guest: up,
+                host: down,
+                ..
+            } = flow;
+            story += &format!("core {core:?} guest {guest:?}\n  {up:?}\n  {down:?}\n");
+        }
+        story
+    }
+
+    /// Everything that happens at one time. Returns whether a program got on.
+    fn step(&mut self) -> bool {
+        let now = self.world.now;
+        while let Some(frame) = self.from_guest.receive(now) {
+            self.world.ingest(&frame);
+        }
+        while let Some((flow, to)) = self.world.dials.pop_front() {
+            let end = now + Duration::from_micros(self.entropy.below(50_000) as u64);
+            self.dials.push((end, flow, to));
+        }
+        self.end_dials();
+        let mut moved = false;
+        for flow in &mut self.flows {
+            let socket = self.guest.socket(flow.handle);
+            moved |= flow.guest.act(socket, now, &mut self.entropy);
+            if let Some(host) = flow.id.and_then(|id| self.world.hosts.get_mut(&id)) {
+                moved |= flow.host.act(host, now, &mut self.entropy);
+                if host.closed.is_some() && socket.is_listening() {
+                    // A client that was gone before the service heard of it: nobody is going to come.
+                    socket.abort();
+                }
+            }
+        }
+        self.world.turn();
+        for frame in self.world.wire.frames.drain(..) {
+            let precious = is_reset(&frame);
+            self.to_guest.send(frame, precious, now, &mut self.entropy);
+        }
+        while let Some(frame) = self.to_guest.receive(now) {
+            self.guest.receive(&frame);
+        }
+        for frame in self.guest.poll(now) {
+            let precious = is_reset(&frame);
+            self.from_guest
+                .send(frame, precious, now, &mut self.entropy);
+        }
+        moved
+    }
+
+    fn end_dials(&mut self) {
+        let now = self.world.now;
+        for (_, id, to) in self.dials.extract_if(.., |(end, ..)| *end <= now) {
+            let of_it = self.flows.iter_mut().find(|flow| flow.remote == to);
+            let flow = of_it.expect("only what was planned is dialled");
+            let result = match flow.refused {
+                true => Err(DialError::Refused),
+                false => Ok(()),
+            };
+            flow.id = Some(id);
+            let host = Host::with_capacity(flow.capacity);
+            self.world.dial_ends_with(id, result, host);
+        }
+    }
+
+    fn next_event(&mut self) -> Option<Instant> {
+        let now = self.world.now;
+        let programs = self.flows.iter().flat_map(|flow| {
+            let connected = flow.id.is_some() && !flow.refused;
+            let host = (connected && !flow.host.is_done()).then_some(&flow.host);
+            let guest = (!flow.guest.is_done()).then_some(&flow.guest);
+            host.into_iter().chain(guest).map(|side| side.next_action)
+        });
+        let dials = self.dials.iter().map(|(end, ..)| *end);
+        [
+            self.from_guest.next(),
+            self.to_guest.next(),
+            self.world.core.poll_deadline(),
+            // A millisecond at least: smoltcp asks to be polled at once while its window is closed.
+            self.guest
+                .deadline(now)
+                .map(|deadline| deadline.max(now + Duration::from_millis(1))),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(programs)
+        .chain(dials)
+        .min()
+    }
+
+    fn check(&self) {
+        for flow in &self.flows {
+            let host = flow.id.and_then(|id| self.world.hosts.get(&id));
+            let cause = host.and_then(|host| host.closed);
+            let silent = cause == Some(Cause::GuestSilent);
+            let excused = flow.excused || (silent && !self.to_guest.quality.carries_fins());
+            flow.check(cause, excused);
+        }
+        for (id, snapshot) in &self.world.promotions {
+            let flow = self.flows.iter().find(|flow| flow.id == Some(*id));
+            let flow = flow.expect("a flow of the plan");
+            assert_eq!(snapshot.remote, flow.remote);
+            let observed = &snapshot.observed;
+            let given = snapshot.snd_nxt.wrapping_sub(observed.iss).wrapping_sub(1);
+            assert!(u64::from(given) <= flow.host.sent);
+            let taken = snapshot.rcv_nxt.wrapping_sub(observed.irs).wrapping_sub(1);
+            assert!(u64::from(taken) <= flow.guest.sent);
+            let start = u64::from(taken) - snapshot.unread.len() as u64;
+            for (offset, found) in (start..).zip(&snapshot.unread) {
+                assert_eq!(
+                    *found,
+                    byte(flow.guest.keys.0, offset),
+                    "unread byte {offset}"
+                );
+            }
+        }
+    }
+}
+
+impl Flow {
+    fn plan(index: u16, world: &mut World, guest: &mut Guest, entropy: &mut Entropy) -> Flow {
+        let remote: SocketAddr = match entropy.chance(50) {
+            true => address("198.51.100.7:0"),
+            false => address("[2001:db8::7]:0"),
+        };
+        let remote = SocketAddr::new(remote.ip(), 1_000 + index);
+        let keys = (
+            u64::from(entropy.u32()) << 32,
+            u64::from(entropy.u32()) << 16,
+        );
+        let sizes = [size(entropy), size(entropy)];
+        let mut ends = [End::Finish, End::Finish];
+        match entropy.below(10) {
+            0..4 => {}
+            4 | 5 => ends[0] = End::Follow,
+            6 | 7 => ends[1] = End::Follow,
+            8 => ends[0] = reset(sizes, entropy),
+            _ => ends[1] = reset(sizes, entropy),
+        }
+        let mut side = |mine: usize, keys| Side {
+            plan: Plan {
+                sends: sizes[mine],
+                end: ends[mine],
+                appetite: entropy.choose(&[100, 1_500, 20_000, 100_000]),
+                dawdles: entropy.chance(20),
+            },
+            keys,
+            sent: 0,
+            received: 0,
+            finished: false,
+            heard_end: false,
+            heard_reset: false,
+            has_reset: false,
+            next_action: world.now,
+        };
+        let (guest_side, host_side) = (side(0, keys), side(1, (keys.1, keys.0)));
+        // Sizes at which smoltcp's own assertion about the first window holds.
+        let buffers = [2_000, 10_000, 60_000, 65_535 << 2];
+        let buffers = (entropy.choose(&buffers), entropy.choose(&buffers));
+        let initiator = match entropy.chance(70) {
+            true => Initiator::Guest,
+            false => Initiator::Host,
+        };
+        let port = 20_000 + index;
+        let handle = match initiator {
+            Initiator::Guest => guest.connect(buffers, port, remote),
+            Initiator::Host => guest.listen(buffers, port),
+        };
+        if matches!(ends[1], End::Reset { .. }) {
+            // A RST behind lost bytes that fill the window is lost on the guest, which then has to ask.
+            let interval = Duration::from_secs(20);
+            guest.socket(handle).set_keep_alive(Some(interval));
+        }
+        let capacity = entropy.choose(&[500, 20_000, 1 << 20]);
+        let id = (initiator == Initiator::Host).then(|| {
+            let accepted = world.core.handle_accepted(remote, port, world.now);
+            accepted.expect("the guest is known")
+        });
+        if let Some(id) = id {
+            world.hosts.insert(id, Host::with_capacity(capacity));
+        }
+        Flow {
+            remote,
+            handle,
+            id,
+            refused: initiator == Initiator::Guest && entropy.chance(5),
+            capacity,
+            guest: guest_side,
+            host: host_side,
+            excused: false,
+        }
+    }
+}
+
+/// Bytes to send: mostly few, sometimes enough for the flow to haul.
+fn size(entropy: &mut Entropy) -> u64 {
+    let bits = match entropy.below(10) {
+        0 => 20,
+        1 | 2 => 17,
+        _ => 1 + entropy.below(14),
+    };
+    entropy.below(1 << bits) as u64
+}
+
+fn reset(sizes: [u64; 2], entropy: &mut Entropy) -> End {
+    let after = entropy.below((sizes[0] + sizes[1] + 1) as usize) as u64;
+    End::Reset {
+        after: after.max(1),
+    }
+}
+
+fn is_reset(frame: &[u8]) -> bool {
+    tcp(&frame[VNET_HEADER_LEN..]).rst()
+}
