@@ -1,7 +1,8 @@
 //! A guest may send any frame. Here it does, to a core in memory, from seeds: the core must not panic, must come to rest
 //! after each event, must send well-formed frames only, must keep its limits, and must forget everything in the end.
 //!
-//! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure; `CORACLE_FULL=1` runs many more.
+//! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure, and `CORACLE_INPUT=file` what the fuzz target was fed;
+//! `CORACLE_FULL=1` runs many more seeds.
 
 mod entropy;
 mod guest;
@@ -80,12 +81,19 @@ fn regressions() {
         println!("{fault}");
         run(*seed);
     }
+    if let Some(input) = std::env::var_os("CORACLE_INPUT") {
+        let input = std::fs::read(input).expect("CORACLE_INPUT is a file");
+        scenario(Entropy::Bytes(&input));
+    }
 }
 
 fn run(seed: u64) -> Counters {
     // Shown when the scenario fails.
     println!("CORACLE_SEED={seed}");
-    let mut entropy = Entropy::seeded(seed);
+    scenario(Entropy::seeded(seed))
+}
+
+fn scenario(mut entropy: Entropy) -> Counters {
     let mut world = World::new(&mut entropy);
     for _ in 0..STEPS {
         if entropy.is_exhausted() {
