@@ -4,7 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::nft::{Gate, GateError};
+use super::netlink::NetlinkError;
+use super::nft::{Conntrack, Gate, GateError, Owner};
 use super::repair::{RepairError, RepairSocket, Snapshot, SocketPool, SocketTable};
 use super::{DiversionError, Endpoints, GuestThread, GuestThreadEnded, divert_marked};
 
@@ -13,6 +14,7 @@ use super::{DiversionError, Endpoints, GuestThread, GuestThreadEnded, divert_mar
 pub struct Promoter {
     guest: Arc<GuestThread>,
     gate: Gate,
+    conntrack: Conntrack,
     sockets: SocketPool,
     table: SocketTable,
 }
@@ -26,6 +28,11 @@ pub enum PromoterError {
     Gate(#[from] GateError),
     #[error(transparent)]
     Repair(#[from] RepairError),
+    #[error("cannot ask the guest whose connection {0} is: {1}")]
+    Owner(Endpoints, #[source] NetlinkError),
+    /// Its segments come from a container inside the guest, by way of the guest's address translation.
+    #[error("{0} is not the guest's own connection")]
+    Forwarded(Endpoints),
     #[error(transparent)]
     Guest(#[from] GuestThreadEnded),
 }
@@ -40,11 +47,13 @@ impl Promoter {
         let name = tap.to_owned();
         guest.run(move || divert_marked(&name, ipv6))??;
         let gate = Gate::install(&guest)?;
+        let conntrack = Conntrack::open(&guest)?;
         let sockets = SocketPool::new(&guest)?;
         let table = SocketTable::open(&guest)?;
         Ok(Promoter {
             guest,
             gate,
+            conntrack,
             sockets,
             table,
         })
@@ -54,6 +63,10 @@ impl Promoter {
     /// has noticed nothing.
     pub fn take_over(&mut self, snapshot: &Snapshot) -> Result<OwnedFd, PromoterError> {
         let endpoints = snapshot.endpoints;
+        let owner = self.conntrack.owner(&endpoints);
+        if owner.map_err(|error| PromoterError::Owner(endpoints, error))? != Owner::Guest {
+            return Err(PromoterError::Forwarded(endpoints));
+        }
         let is_ipv6 = endpoints.remote().is_ipv6();
         let fresh = self.sockets.take(&self.guest, is_ipv6)?;
         let socket = RepairSocket::restore(fresh, snapshot)?;
