@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::harness::traffic::{EchoServer, assert_echo, connect, try_connect};
@@ -149,15 +150,7 @@ fn status_document(world: &mut World) {
         .option("--status-socket")
         .option(&socket)
         .start();
-    let status = || -> serde_json::Value {
-        let mut text = String::new();
-        let mut stream = UnixStream::connect(&socket).expect("connect to the status socket");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        stream.read_to_string(&mut text).expect("read the status");
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-    };
+    let status = || status(&socket);
     assert_eq!(status()["flows"].as_array().map(Vec::len), Some(0));
     assert_eq!(
         status()["guest"],
@@ -181,6 +174,17 @@ fn status_document(world: &mut World) {
     );
     drop(helper);
     assert!(!socket.exists(), "the helper removes its socket");
+}
+
+/// What the helper tells at its status socket.
+pub fn status(socket: &Path) -> serde_json::Value {
+    let mut text = String::new();
+    let mut stream = UnixStream::connect(socket).expect("connect to the status socket");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    stream.read_to_string(&mut text).expect("read the status");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Both families reach elsewhere from `guest`.
