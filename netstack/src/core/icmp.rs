@@ -112,3 +112,29 @@ pub fn quoted_datagram(guest: SocketAddr, remote: SocketAddr) -> Option<Vec<u8>>
     quote.extend(udp.to_bytes());
     Some(quote)
 }
+
+/// Answers an echo request.
+pub fn send_echo_reply(
+    hardware: Hardware,
+    link: &mut impl Link,
+    from: IpAddr,
+    to: IpAddr,
+    identifier: u16,
+    sequence: u16,
+    payload: &[u8],
+) {
+    let echo = etherparse::IcmpEchoHeader {
+        id: identifier,
+        seq: sequence,
+    };
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            hardware.send_icmpv4(link, from, to, Icmpv4Type::EchoReply(echo), payload);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let reply = Icmpv6Type::EchoReply(echo);
+            hardware.send_icmpv6(link, from, to, HOP_LIMIT, reply, payload);
+        }
+        _ => {}
+    }
+}

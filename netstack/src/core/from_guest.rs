@@ -1,0 +1,320 @@
+//! What the guest's packets set off: a packet finds its flow, or makes one if policy allows, or is answered with the
+//! refusal that it would get without us.
+
+use super::*;
+
+impl Core {
+    pub(super) fn handle_packet<'f>(
+        &mut self,
+        packet: Packet<'f>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        if self.guest_mac.is_none()
+            || self.config.network.guest(packet.source) == Some(packet.source)
+        {
+            self.guest_mac = Some(packet.source_mac);
+        }
+        match &packet.transport {
+            Transport::Tcp(tcp) => self.handle_tcp(&packet, tcp, now, link),
+            Transport::Udp(udp) => self.handle_udp(&packet, udp, now, link),
+            Transport::Icmpv4(icmp) => self.handle_icmpv4(&packet, icmp, now, link),
+            Transport::Icmpv6(icmp) => self.handle_icmpv6(&packet, icmp, now, link),
+        }
+    }
+
+    fn handle_tcp<'f>(
+        &mut self,
+        packet: &Packet<'f>,
+        tcp: &TcpSlice<'f>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        let remote = packet.remote_addr(tcp.destination_port());
+        let tuple = Tuple {
+            protocol: Protocol::Tcp,
+            guest: packet.guest_addr(tcp.source_port()),
+            remote: Some(remote),
+        };
+        let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
+        if opens {
+            self.make_way(&tuple, tcp.sequence_number());
+        }
+        if let Some(id) = self.flows.find(&tuple) {
+            let Some(Entry {
+                kind: Kind::Tcp(flow),
+                ..
+            }) = self.flows.get_mut(id)
+            else {
+                return None;
+            };
+            match &mut flow.phase {
+                // A guest that reuses the port starts over with another sequence number; the dial serves both.
+                Phase::Dialling { syn } if opens => *syn = packet.ip.into(),
+                Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
+                Phase::Dialling { .. } => {}
+                // It was in flight at the hand-over, or the mark that diverts it is gone: back in. A SYN is never diverted
+                // and would come back for ever.
+                Phase::Promoted { since } if !tcp.syn() => {
+                    self.stray_seen |= now >= *since + IN_FLIGHT;
+                    let hardware = self.hardware_of(packet);
+                    hardware.send_packet(link, packet.offload, packet.ip);
+                }
+                Phase::Promoted { .. } => {}
+                Phase::Open(_) => {
+                    flow.ingest(&mut self.engine, packet.ip, tcp, now, link);
+                    self.touch(id);
+                }
+            }
+            return None;
+        }
+        let hardware = self.hardware_of(packet);
+        if !opens || tcp.destination_port() == 0 || tcp.source_port() == 0 {
+            self.engine.refuse(packet.ip, hardware, now, link);
+            return None;
+        }
+        let to = match self.config.network.judge(Protocol::Tcp, remote) {
+            Verdict::Dial(to) => to,
+            // Over TCP a repeated question is a new connection: nothing tells it from the first one.
+            Verdict::Resolve => *self.resolvers.first()?,
+            Verdict::Refuse => {
+                self.engine.refuse(packet.ip, hardware, now, link);
+                return None;
+            }
+            verdict => {
+                self.reject(packet, verdict, link);
+                return None;
+            }
+        };
+        if self.dials >= MAX_DIALS {
+            self.counters.limit_reached += 1;
+            if let Some(oldest) = self.dial_order.pop(|id| dialled_at(&self.flows, id)) {
+                self.close(oldest, Cause::Cancelled);
+            }
+        }
+        if self.flows.count() >= MAX_FLOWS {
+            self.counters.limit_reached += 1;
+            return None;
+        }
+        let flow = TcpFlow::dialling(packet.ip, self.promote, now);
+        let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
+        self.dials += 1;
+        self.dial_order
+            .push(flow, now, |id| dialled_at(&self.flows, id));
+        Some(Action::Dial { flow, to })
+    }
+
+    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN,
+    /// whose number is `isn`.
+    fn make_way(&mut self, tuple: &Tuple, isn: u32) {
+        if let Some(id) = self.flows.find(tuple)
+            && let Some(entry) = self.flows.get(id)
+            && let Kind::Tcp(flow) = &entry.kind
+            && let Some(cause) = flow.makes_way(isn)
+        {
+            self.close(id, cause);
+        }
+    }
+
+    fn handle_udp<'f>(
+        &mut self,
+        packet: &Packet<'f>,
+        udp: &UdpSlice<'f>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        let guest = packet.guest_addr(udp.source_port());
+        let remote = packet.remote_addr(udp.destination_port());
+        if remote.port() == 0 || remote.ip().is_multicast() {
+            return None;
+        }
+        let with = |remote| Tuple {
+            protocol: Protocol::Udp,
+            guest,
+            remote,
+        };
+        let flow = match self.flows.find(&with(Some(remote))) {
+            Some(flow) => flow,
+            None => {
+                let (tuple, role) = match self.config.network.judge(Protocol::Udp, remote) {
+                    Verdict::Dial(to) if to == remote => (
+                        with(None),
+                        Role::Direct {
+                            peers: HashSet::new(),
+                        },
+                    ),
+                    Verdict::Dial(host) => (
+                        with(Some(remote)),
+                        Role::Translated {
+                            appears: remote,
+                            host,
+                        },
+                    ),
+                    Verdict::Resolve => (
+                        with(Some(remote)),
+                        Role::Dns {
+                            appears: remote,
+                            asked: Vec::new(),
+                            question: None,
+                        },
+                    ),
+                    verdict => {
+                        self.reject(packet, verdict, link);
+                        return None;
+                    }
+                };
+                match self.flows.find(&tuple) {
+                    Some(flow) => flow,
+                    None => self.insert_mapping(tuple, packet.source_mac, role, now)?,
+                }
+            }
+        };
+        let payload = udp.payload();
+        let Some(Entry {
+            kind: Kind::Mapping(mapping),
+            ..
+        }) = self.flows.get_mut(flow)
+        else {
+            return None;
+        };
+        let to = mapping.route(remote, payload, &self.resolvers)?;
+        mapping.last_used = now;
+        mapping.bytes_from_guest += payload.len() as u64;
+        self.counters.bytes_from_guest += payload.len() as u64;
+        let segment = packet
+            .offload
+            .super_frame
+            .filter(|super_frame| super_frame.kind == Segmentation::Udp)
+            .map(|super_frame| super_frame.size);
+        Some(Action::SendDatagram {
+            flow,
+            to,
+            payload: Cow::Borrowed(payload),
+            segment,
+        })
+    }
+
+    fn handle_icmpv4<'f>(
+        &mut self,
+        packet: &Packet<'f>,
+        icmp: &Icmpv4Slice<'f>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        match icmp.icmp_type() {
+            Icmpv4Type::EchoRequest(echo) => {
+                self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
+            }
+            _ => None,
+        }
+    }
+
+    fn handle_icmpv6<'f>(
+        &mut self,
+        packet: &Packet<'f>,
+        icmp: &Icmpv6Slice<'f>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        match icmp.icmp_type() {
+            Icmpv6Type::EchoRequest(echo) => {
+                self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
+            }
+            Icmpv6Type::NeighborSolicitation => {
+                let network = &self.config.network;
+                neighbour::handle_ndp(packet, icmp, network, self.config.mac, link);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn handle_echo<'f>(
+        &mut self,
+        packet: &Packet<'f>,
+        identifier: u16,
+        sequence: u16,
+        payload: &'f [u8],
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<Action<'f>> {
+        let remote = packet.destination;
+        if self.config.network.is_ours(remote) {
+            let hardware = self.hardware_of(packet);
+            icmp::send_echo_reply(
+                hardware,
+                link,
+                remote,
+                packet.source,
+                identifier,
+                sequence,
+                payload,
+            );
+            return None;
+        }
+        let verdict = self
+            .config
+            .network
+            .judge(Protocol::Echo, SocketAddr::new(remote, 0));
+        let Verdict::Dial(to) = verdict else {
+            self.reject(packet, verdict, link);
+            return None;
+        };
+        let tuple = Tuple {
+            protocol: Protocol::Echo,
+            guest: packet.guest_addr(identifier),
+            remote: Some(SocketAddr::new(remote, 0)),
+        };
+        let flow = match self.flows.find(&tuple) {
+            Some(flow) => flow,
+            None => self.insert_mapping(tuple, packet.source_mac, Role::Echo { remote }, now)?,
+        };
+        if let Some(Entry {
+            kind: Kind::Mapping(mapping),
+            ..
+        }) = self.flows.get_mut(flow)
+        {
+            mapping.last_used = now;
+        }
+        Some(Action::SendEcho {
+            flow,
+            to: to.ip(),
+            sequence,
+            payload: Cow::Borrowed(payload),
+        })
+    }
+
+    /// Tells the guest why a packet of it goes nowhere. Silent for packets that were not meant for one host.
+    fn reject(&mut self, packet: &Packet, verdict: Verdict, link: &mut impl Link) {
+        let why = match verdict {
+            Verdict::Prohibit => {
+                self.counters.prohibited += 1;
+                Unreachable::Prohibited
+            }
+            Verdict::Refuse => Unreachable::Port,
+            _ => Unreachable::Host,
+        };
+        let network = &self.config.network;
+        let reporter = match why {
+            Unreachable::Port => Some(packet.destination),
+            _ => network.gateway(packet.source),
+        };
+        let is_broadcast = matches!(packet.destination, IpAddr::V4(ip) if ip.is_broadcast());
+        if let Some(reporter) = reporter
+            && !packet.ip.is_empty()
+            && !packet.destination.is_multicast()
+            && !is_broadcast
+            && !packet.source.is_unspecified()
+        {
+            let hardware = self.hardware_of(packet);
+            icmp::send_unreachable(hardware, link, reporter, packet.source, why, packet.ip);
+        }
+    }
+
+    fn hardware_of(&self, packet: &Packet) -> Hardware {
+        Hardware {
+            ours: self.config.mac,
+            guests: packet.source_mac,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What events of the host set off: dials that end, clients that connect, datagrams and errors that arrive.
+
+use super::*;
+
+impl Core {
+    /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
+    pub fn handle_dialled(
+        &mut self,
+        id: FlowId,
+        result: Result<(), DialError>,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        let hardware = self.hardware(id);
+        let Some(Entry {
+            tuple,
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        else {
+            return;
+        };
+        let (Phase::Dialling { syn }, Some(remote)) = (&flow.phase, tuple.remote) else {
+            return;
+        };
+        self.dials -= 1;
+        match result {
+            Ok(()) => {
+                let connection = self.engine.accept(remote, syn, hardware, now, link);
+                let taken = connection.state() != State::Listen;
+                flow.phase = Phase::Open(connection);
+                if !taken {
+                    // Its addresses or checksum are none that TCP answers, so nobody waits for one.
+                    self.close(id, Cause::GuestSilent);
+                    return;
+                }
+                flow.host_ready(Readiness {
+                    writable: true,
+                    ..Readiness::default()
+                });
+                self.counters.connections += 1;
+                self.touch(id);
+                return;
+            }
+            Err(DialError::Refused) => self.engine.refuse(syn, hardware, now, link),
+            Err(DialError::Unreachable(why)) => {
+                let guest = tuple.guest.ip();
+                if let Some(gateway) = self.config.network.gateway(guest) {
+                    icmp::send_unreachable(hardware, link, gateway, guest, why, syn);
+                }
+            }
+            Err(DialError::Silent) => {}
+        }
+        self.close(id, Cause::DialFailed);
+    }
+
+    /// A client has connected to a published port. `None` when the guest cannot be reached (yet) or a limit is
+    /// reached; the caller resets the client then.
+    pub fn handle_accepted(
+        &mut self,
+        client: SocketAddr,
+        guest_port: u16,
+        now: Instant,
+    ) -> Option<FlowId> {
+        let (guest, appears) = self.published_addresses(client, guest_port)?;
+        let guest_mac = self.guest_mac?;
+        if self.flows.count() >= MAX_FLOWS {
+            self.counters.limit_reached += 1;
+            return None;
+        }
+        // Many clients may share the gateway's address; their own ports then may clash.
+        let own = appears.port();
+        let tuples = (own..=u16::MAX).chain(1024..own).map(|port| Tuple {
+            protocol: Protocol::Tcp,
+            guest,
+            remote: Some(SocketAddr::new(appears.ip(), port)),
+        });
+        let free = |tuple: &Tuple| self.flows.find(tuple).is_none();
+        let Some(tuple) = tuples.take(MAX_CLASHES).find(free) else {
+            self.counters.limit_reached += 1;
+            return None;
+        };
+        let hardware = Hardware {
+            ours: self.config.mac,
+            guests: guest_mac,
+        };
+        let connection = self.engine.connect(tuple.remote?, guest, hardware)?;
+        self.counters.connections += 1;
+        let flow = TcpFlow::published(connection, self.promote, now);
+        let id = self.insert(tuple, guest_mac, Kind::Tcp(Box::new(flow)))?;
+        self.host_ready(
+            id,
+            Readiness {
+                writable: true,
+                ..Readiness::default()
+            },
+        );
+        Some(id)
+    }
+
+    /// The flow's host stream could not be kept: the guest is told by RST.
+    pub fn abandon(&mut self, id: FlowId, now: Instant, link: &mut impl Link) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.abort(&mut self.engine, now, link);
+            self.close(id, Cause::ResetByHost);
+        }
+    }
+
+    /// The flow's host stream has changed.
+    pub fn host_ready(&mut self, id: FlowId, readiness: Readiness) {
+        if let Some(Entry {
+            kind: Kind::Tcp(flow),
+            ..
+        }) = self.flows.get_mut(id)
+        {
+            flow.host_ready(readiness);
+            self.touch(id);
+        }
+    }
+
+    /// A datagram has arrived on the socket of mapping `id`; cut into datagrams of `segment` bytes if given.
+    pub fn handle_datagram(
+        &mut self,
+        id: FlowId,
+        from: SocketAddr,
+        payload: &[u8],
+        segment: Option<NonZeroU16>,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        let hardware = self.hardware(id);
+        let Some(Entry {
+            kind: Kind::Mapping(mapping),
+            ..
+        }) = self.flows.get_mut(id)
+        else {
+            return;
+        };
+        let Some(appears) = mapping.appearance(from) else {
+            return;
+        };
+        mapping.last_used = now;
+        mapping.bytes_to_guest += payload.len() as u64;
+        self.counters.bytes_to_guest += payload.len() as u64;
+        let guest = mapping.guest;
+        match segment {
+            Some(size) if !self.config.udp_segmentation => {
+                for datagram in payload.chunks(usize::from(size.get())) {
+                    hardware.send_udp(link, appears, guest, datagram, None);
+                }
+            }
+            segment => hardware.send_udp(link, appears, guest, payload, segment),
+        }
+    }
+
+    /// A datagram of a client of a published UDP port. Returns the mapping it belongs to, which is new or known.
+    pub fn handle_published_datagram(
+        &mut self,
+        client: SocketAddr,
+        guest_port: u16,
+        payload: &[u8],
+        segment: Option<NonZeroU16>,
+        now: Instant,
+        link: &mut impl Link,
+    ) -> Option<FlowId> {
+        let (guest, appears) = self.published_addresses(client, guest_port)?;
+        let tuple = Tuple {
+            protocol: Protocol::Udp,
+            guest,
+            remote: Some(appears),
+        };
+        let id = match self.flows.find(&tuple) {
+            Some(id) => id,
+            None => {
+                let role = Role::Published { appears, client };
+                self.insert_mapping(tuple, self.guest_mac?, role, now)?
+            }
+        };
+        self.handle_datagram(id, client, payload, segment, now, link);
+        Some(id)
+    }
+
+    /// An echo reply has arrived on the socket of flow `id`.
+    pub fn handle_echo_reply(
+        &mut self,
+        id: FlowId,
+        sequence: u16,
+        payload: &[u8],
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        let hardware = self.hardware(id);
+        let Some(Entry {
+            kind: Kind::Mapping(mapping),
+            ..
+        }) = self.flows.get_mut(id)
+        else {
+            return;
+        };
+        let Role::Echo { remote } = mapping.role else {
+            return;
+        };
+        mapping.last_used = now;
+        let identifier = mapping.guest.port();
+        icmp::send_echo_reply(
+            hardware,
+            link,
+            remote,
+            mapping.guest.ip(),
+            identifier,
+            sequence,
+            payload,
+        );
+    }
+
+    /// A datagram or echo request of flow `id` to the host address `to` did not arrive.
+    pub fn handle_datagram_error(
+        &mut self,
+        id: FlowId,
+        to: SocketAddr,
+        why: Unreachable,
+        link: &mut impl Link,
+    ) {
+        let hardware = self.hardware(id);
+        let Some(Entry {
+            kind: Kind::Mapping(mapping),
+            ..
+        }) = self.flows.get_mut(id)
+        else {
+            return;
+        };
+        if let Role::Dns { question, .. } = &mut mapping.role {
+            // The guest asks again at once; then it is the next resolver's turn.
+            *question = None;
+            if self.resolvers.first() == Some(&to) {
+                self.resolvers.rotate_left(1);
+            }
+        }
+        let guest = mapping.guest;
+        let (reporter, remote) = match mapping.role {
+            // Echo has no ports to quote; ping reports the loss by itself.
+            Role::Echo { .. } => return,
+            _ => match mapping.appearance(to) {
+                Some(remote) if why == Unreachable::Port => (remote.ip(), remote),
+                Some(remote) => match self.config.network.gateway(guest.ip()) {
+                    Some(gateway) => (gateway, remote),
+                    None => return,
+                },
+                None => return,
+            },
+        };
+        if let Some(quote) = icmp::quoted_datagram(guest, remote) {
+            icmp::send_unreachable(hardware, link, reporter, guest.ip(), why, &quote);
+        }
+    }
+
+    /// The host's resolvers, most preferred first.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.resolvers = resolvers;
+    }
+
+    /// Where in the guest a client of a published port goes, and who it appears to be. A client of a family that the
+    /// guest lacks appears as the gateway of the other one.
+    fn published_addresses(
+        &self,
+        client: SocketAddr,
+        guest_port: u16,
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        let network = &self.config.network;
+        let appears = match network.appearance(client.ip()) {
+            Some(appears) => appears,
+            None => network.v4.gateway.into(),
+        };
+        let guest = network.guest(appears)?;
+        Some((
+            SocketAddr::new(guest, guest_port),
+            SocketAddr::new(appears, client.port()),
+        ))
+    }
+}
