@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
 
 use crate::channel::{Channel, Never};
@@ -34,6 +34,12 @@ const FORWARDED: [Signal; 13] = [
     Signal::SIGXCPU,
     Signal::SIGTRAP,
 ];
+
+/// How long a program's outputs are listened to in silence when it has ended.
+const DRAIN_MAX: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
 
 /// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
 /// signal that comes early is not lost and does not kill us half-way.
@@ -60,6 +66,7 @@ pub struct Foreground {
     stdout: Copier,
     stderr: Copier,
     interactive: bool,
+    reads_terminal: bool,
     terminal: Option<Terminal>,
     /// Of the program, once it runs.
     program: Option<OwnedFd>,
@@ -86,8 +93,8 @@ pub enum Outcome {
 pub struct Ends {
     /// The write end of the program's standard input; without a terminal and with `-i` only.
     pub stdin: Option<OwnedFd>,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+    /// The read ends of its two outputs. `None` when its terminal is read here, and by nobody else.
+    pub outputs: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Foreground {
@@ -107,8 +114,14 @@ impl Foreground {
             }
             None => Copier::closed(),
         };
-        let stdout = Copier::new(ends.stdout, own(rustix::stdio::stdout()));
-        let stderr = Copier::new(ends.stderr, own(rustix::stdio::stderr()));
+        let reads_terminal = ends.outputs.is_none();
+        let (stdout, stderr) = match ends.outputs {
+            Some((stdout, stderr)) => (
+                Copier::new(stdout, own(rustix::stdio::stdout())),
+                Copier::new(stderr, own(rustix::stdio::stderr())),
+            ),
+            None => (Copier::closed(), Copier::closed()),
+        };
         let terminal = None;
         Ok(Self {
             signals,
@@ -117,6 +130,7 @@ impl Foreground {
             stdout,
             stderr,
             interactive,
+            reads_terminal,
             terminal,
             program: None,
             early: Vec::new(),
@@ -127,7 +141,6 @@ impl Foreground {
     pub fn serve(mut self) -> Result<Outcome, Failure> {
         let mut outcome = None;
         loop {
-            // After the end both pipes are at their end soon: nobody is left to hold them open.
             if let Some(outcome) =
                 outcome.take_if(|_| self.stdout.is_closed() && self.stderr.is_closed())
             {
@@ -148,7 +161,14 @@ impl Foreground {
                 .flatten()
                 .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
                 .collect();
-            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            // What the program left running in the background may hold its outputs open.
+            let limit = outcome.is_some().then_some(&DRAIN_MAX);
+            let count = rustix::io::retry_on_intr(|| poll(&mut fds, limit))?;
+            if count == 0
+                && let Some(outcome) = outcome.take()
+            {
+                return Ok(outcome);
+            }
             let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
             let [signal, event, stdin, stdout, stderr] = interests
                 .each_ref()
@@ -209,6 +229,9 @@ impl Foreground {
             && let Some(stdin) = own(rustix::stdio::stdin())
         {
             self.stdin = Copier::new(stdin, Some(master.try_clone()?));
+        }
+        if self.reads_terminal {
+            self.stdout = Copier::new(master.try_clone()?, own(rustix::stdio::stdout()));
         }
         self.terminal = Some(Terminal { master, _raw: raw });
         self.resize();

@@ -55,8 +55,7 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let _ = main.send(&ToLauncher::Run, &[init.as_fd(), task.as_fd()]);
     let ends = Ends {
         stdin: our_stdin,
-        stdout: our_stdout,
-        stderr: our_stderr,
+        outputs: (!args.process.tty).then_some((our_stdout, our_stderr)),
     };
     let outcome = Foreground::new(
         signals,

@@ -235,8 +235,7 @@ fn start(
         }
         ends = Some(Ends {
             stdin: our_stdin,
-            stdout: our_stdout,
-            stderr: our_stderr,
+            outputs: Some((our_stdout, our_stderr)),
         });
     }
 
