@@ -115,7 +115,6 @@ fn start(job: &mut Job) -> Result<Running, Failure> {
     // While both are at work.
     job.container.monitor = Some(ProcessRef::current()?);
     job.container.init = Some(ProcessRef::of(init.child().pid.as_raw())?);
-    job.container.status = Status::Running;
     job.store.update(&job.container)?;
     let log = LogWriter::open(job.dir.log())
         .map_err(Failure::context("cannot open the container's log"))?;
@@ -140,6 +139,8 @@ fn start(job: &mut Job) -> Result<Running, Failure> {
         Some((message, _)) => return Err(unexpected(&message)),
     }
 
+    job.container.status = Status::Running;
+    job.store.update(&job.container)?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);

@@ -46,7 +46,7 @@ fn repair(store: &Store) -> Result<(), Failure> {
     let orphans: Vec<_> = containers
         .iter()
         .filter(|c| is_orphan(c))
-        .filter_map(init_pidfd)
+        .filter_map(|c| c.init.as_ref()?.open())
         .collect();
     if !orphans.is_empty() {
         for init in orphans {
@@ -67,9 +67,9 @@ fn repair(store: &Store) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Running with nobody to answer for it.
+/// Not at its end, with nobody to answer for it.
 fn is_orphan(container: &Container) -> bool {
-    container.status == Status::Running
+    !matches!(container.status, Status::Exited { .. })
         && !container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
 }
 
