@@ -109,7 +109,7 @@ impl HelperConfig {
             .map(|listener| listener.socket.as_raw_fd())
             .collect();
         inherited.extend([ready_in_helper.as_raw_fd(), exit_in_helper.as_raw_fd()]);
-        sys::inherit_descriptors(&mut command, inherited);
+        sys::prepare_command(&mut command, inherited);
         let child = command.spawn().map_err(failed)?;
         // It is our child and not yet reaped, so that the PID is its own.
         let pid = rustix::process::Pid::from_child(&child);

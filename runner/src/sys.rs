@@ -161,9 +161,11 @@ pub fn received_descriptor(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Lets `command` inherit `fds` under their present numbers. The caller keeps them open until the command is spawned.
-pub fn inherit_descriptors(command: &mut Command, fds: Vec<RawFd>) {
-    let clear_close_on_exec = move || {
+/// Lets `command` inherit `fds` under their present numbers, and start with the signals of [`reset_signals`]. The caller keeps
+/// the descriptors open until the command is spawned.
+pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>) {
+    let prepare = move || {
+        reset_signals();
         for &fd in &fds {
             // SAFETY: F_SETFD touches no memory, and fcntl is async-signal-safe.
             if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {
@@ -172,8 +174,9 @@ pub fn inherit_descriptors(command: &mut Command, fds: Vec<RawFd>) {
         }
         Ok(())
     };
-    // SAFETY: the closure runs between fork and exec and calls fcntl only; it does not allocate.
-    unsafe { command.pre_exec(clear_close_on_exec) };
+    // SAFETY: the closure runs between fork and exec. It calls sigaction, signal, sigprocmask and fcntl, which are
+    // async-signal-safe, and does not allocate.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Gives every signal its default action and unblocks all, as a program expects to find them.
