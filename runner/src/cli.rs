@@ -47,6 +47,8 @@ pub enum Command {
     Kill(KillArgs),
     /// Remove containers that have ended
     Rm(RmArgs),
+    /// Run a command as root of a user namespace like a container's, for files that belong to sub-IDs
+    Unshare(UnshareArgs),
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +252,22 @@ pub struct RmArgs {
     pub containers: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nothing but the users and the mounts are the command's own:
+  coracle unshare cat /proc/self/uid_map      how IDs are mapped
+  coracle unshare chown -R 33:33 ./site       give files to a user of the container
+  coracle unshare rm -rf ./tree               remove files of the container's users")]
+pub struct UnshareArgs {
+    /// The command and its arguments; without, the shell named by SHELL
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = false,
+        value_name = "COMMAND"
+    )]
+    pub command: Vec<OsString>,
+}
+
 /// Told apart from a misspelling: these exist elsewhere and people will try them.
 fn parse_network(text: &str) -> Result<Network, String> {
     match text {
@@ -309,6 +327,16 @@ mod tests {
             ),
             ("web", 3, true)
         );
+    }
+
+    #[test]
+    fn unshare_takes_the_commands_flags_and_refuses_its_own() {
+        let cli = Cli::parse_from(["coracle", "unshare", "ls", "-l", "--help"]);
+        let Command::Unshare(unshare) = cli.command else {
+            panic!("unshare was typed")
+        };
+        assert_eq!(unshare.command, ["ls", "-l", "--help"]);
+        Cli::try_parse_from(["coracle", "unshare", "--foo"]).expect_err("not a flag of unshare");
     }
 
     #[test]

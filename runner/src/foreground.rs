@@ -19,7 +19,7 @@ use crate::messages::FromMonitor;
 use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are passed on. Not SIGPIPE, which is about our own output, and not the stop signals.
-const FORWARDED: [Signal; 13] = [
+pub const FORWARDED: [Signal; 13] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,

@@ -78,6 +78,8 @@ pub enum SingleReason {
     },
     #[error("{0} is not in PATH; the package uidmap (Debian) or shadow-utils (Fedora) holds it")]
     NoTool(&'static str),
+    #[error("the user namespace around this process has no others")]
+    Outer,
     #[error(
         "no_new_privs is set for this process, so that newuidmap cannot gain the right to map IDs"
     )]
@@ -90,23 +92,15 @@ impl IdMaps {
     /// Chooses the maps for this process. With the single map comes the reason, to be shown once.
     pub fn discover() -> Result<(IdMaps, Option<SingleReason>), IdMapError> {
         if geteuid().is_root() && may_set_ids() {
-            let own = |kind| {
-                Ok(read_own(kind)?
-                    .into_iter()
-                    .map(|extent| Extent {
-                        outside: extent.inside,
-                        ..extent
-                    })
-                    .collect())
+            let maps = IdMaps {
+                uids: own_unchanged(Kind::User)?,
+                gids: own_unchanged(Kind::Group)?,
+                method: Method::Own,
             };
-            return Ok((
-                IdMaps {
-                    uids: own(Kind::User)?,
-                    gids: own(Kind::Group)?,
-                    method: Method::Own,
-                },
-                None,
-            ));
+            let single = [&maps.uids, &maps.gids]
+                .into_iter()
+                .any(|extents| last_contiguous(extents) == 0);
+            return Ok((maps, single.then_some(SingleReason::Outer)));
         }
         match Self::subordinate(geteuid(), getegid()) {
             Ok(maps) => Ok((maps, None)),
@@ -165,15 +159,6 @@ impl IdMaps {
                 newgidmap,
             },
         })
-    }
-
-    pub fn is_single(&self) -> bool {
-        matches!(self.method, Method::Single)
-    }
-
-    /// Whether the caller's own IDs are passed on, so that what the container owns the caller owns.
-    pub fn is_own(&self) -> bool {
-        matches!(self.method, Method::Own)
     }
 
     /// Whether an ID of the caller's namespace has a place in the container.
@@ -255,6 +240,15 @@ pub fn read_own(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
         path: path.into(),
         line,
     })
+}
+
+/// This process's own map for a namespace below, where every ID is to be what it is here.
+fn own_unchanged(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
+    let unchanged = |extent: Extent| Extent {
+        outside: extent.inside,
+        ..extent
+    };
+    Ok(read_own(kind)?.into_iter().map(unchanged).collect())
 }
 
 /// Whether `id`, as seen inside, is one of `extents`.

@@ -80,39 +80,53 @@ impl Prepared {
         if let Err(failure) = prepare() {
             return failure;
         }
-        let mut refused = None;
-        for candidate in &self.candidates {
-            let Err(errno) = nix::unistd::execve(candidate, &self.args, &self.env);
-            match errno {
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                // As a shell does: another directory of PATH may hold one that can be executed.
-                errno => refused = refused.or(Some(errno)),
-            }
-        }
-        let program = self.args[0].to_string_lossy();
-        match refused {
-            Some(errno) => Failure::new(
-                FailureKind::NotExecutable,
-                format!("cannot execute {program}: {}", errno.desc()),
-            ),
-            None => Failure::new(FailureKind::NotFound, self.not_found(&program)),
-        }
+        execute(&self.candidates, &self.args, &self.env)
     }
+}
 
-    fn not_found(&self, program: &str) -> String {
-        let exists =
-            |candidate: &&CString| Path::new(OsStr::from_bytes(candidate.as_bytes())).exists();
-        match self.candidates.iter().find(exists) {
-            Some(file) => {
-                format!(
-                    "cannot execute {}: the interpreter that it names is not in the container",
-                    file.to_string_lossy()
-                )
-            }
-            None if program.contains('/') => format!("there is no {program} in the container"),
-            None => format!("there is no {program} in the container's PATH"),
+/// Becomes `args[0]`, found as a shell finds it with the PATH of `env`, in this process's view of the file system.
+pub fn execute_program(args: Vec<OsString>, env: Vec<OsString>) -> Failure {
+    let attempt = || -> Result<Failure, Failure> {
+        let program = args
+            .first()
+            .ok_or_else(|| Failure::runner("no command to run"))?;
+        let candidates = c_strings(candidates(program, variable(&env, "PATH")))?;
+        Ok(execute(&candidates, &c_strings(args)?, &c_strings(env)?))
+    };
+    attempt().unwrap_or_else(|failure| failure)
+}
+
+/// Returns only when none of the candidates can be executed, with the code that a shell would give.
+fn execute(candidates: &[CString], args: &[CString], env: &[CString]) -> Failure {
+    let exists = |file: &CString| Path::new(OsStr::from_bytes(file.as_bytes())).exists();
+    let mut refused = None;
+    for candidate in candidates {
+        let Err(errno) = nix::unistd::execve(candidate, args, env);
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // A directory of PATH that may not be looked into does not hold the program.
+            Errno::EACCES if !exists(candidate) => {}
+            // Another directory of PATH may hold one that can be executed.
+            errno => refused = refused.or(Some(errno)),
         }
     }
+    let program = args
+        .first()
+        .map(|arg| arg.to_string_lossy())
+        .unwrap_or_default();
+    if let Some(errno) = refused {
+        let message = format!("cannot execute {program}: {}", errno.desc());
+        return Failure::new(FailureKind::NotExecutable, message);
+    }
+    let message = match candidates.iter().find(|file| exists(file)) {
+        Some(file) => format!(
+            "cannot execute {}: the interpreter that it names is missing",
+            file.to_string_lossy()
+        ),
+        None if program.contains('/') => format!("there is no {program}"),
+        None => format!("there is no {program} in PATH"),
+    };
+    Failure::new(FailureKind::NotFound, message)
 }
 
 /// A name with a slash is a path; any other is looked for in PATH.

@@ -7,6 +7,7 @@ mod ps;
 mod rm;
 mod run;
 mod stop;
+mod unshare;
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ pub fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Stop(args) => stop::stop(args),
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args),
+        Command::Unshare(args) => unshare::unshare_command(args),
     }
 }
 

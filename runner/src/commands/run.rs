@@ -91,7 +91,7 @@ fn bind_ports(args: &RunArgs) -> Result<Vec<Listener>, Failure> {
     Ok(listeners)
 }
 
-fn warn_of_single_id(reason: &SingleReason) {
+pub(super) fn warn_of_single_id(reason: &SingleReason) {
     warn(&format!(
         "the container has one user and one group only, so that programs in it cannot switch users: {reason}"
     ));

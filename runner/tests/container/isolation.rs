@@ -256,3 +256,41 @@ fn names_and_variables_are_set() {
         assert_eq!(world.sh(&["-w", "/tmp"], "pwd; umask"), "/tmp\n0022\n");
     }
 }
+
+#[test]
+fn unshare_gives_users_and_mounts_only() {
+    for world in worlds() {
+        let sh = |script: &str| world.try_coracle(&["unshare", "sh", "-c", script]);
+        assert_eq!(sh("id -u").success(), "0\n");
+        assert_eq!(
+            sh("cat /proc/self/uid_map").success(),
+            world.sh(&[], "cat /proc/self/uid_map")
+        );
+        let net = fs::read_link("/proc/self/ns/net").expect("a namespace");
+        assert_eq!(
+            sh("readlink /proc/self/ns/net").success().trim_end(),
+            net.to_str().expect("plain")
+        );
+        let file = world.path("home").join("file");
+        assert!(
+            sh("echo hidden > ~/file; mount -t tmpfs none ~ && echo x > ~/file")
+                .success()
+                .is_empty()
+        );
+        assert_eq!(
+            fs::read_to_string(file).expect("the file below"),
+            "hidden\n"
+        );
+        assert_eq!(sh("exit 3").code(), Some(3));
+        for (command, code) in [("/etc", 126), ("no-such-program", 127), ("--foo", 125)] {
+            assert_eq!(
+                world.try_coracle(&["unshare", command]).code(),
+                Some(code),
+                "{command}"
+            );
+        }
+        if world.has_single_id() {
+            assert!(sh("true").stderr.contains("one user and one group only"));
+        }
+    }
+}
