@@ -23,7 +23,7 @@ Try it:
   coracle run -d --name web -p 8080:80 --rootfs ./debian nginx -g 'daemon off;'
   coracle logs -f web; coracle exec -it web sh; coracle stop web; coracle rm web
 
-Exit codes of run and exec: the command's own (128 + N when signal N killed it), 125 when coracle itself failed,
+Exit codes of run and exec: the command's own (128 + N when signal N killed it), 125 when coracle itself failed, \
 126 when the command cannot be executed or a port cannot be bound, 127 when the command was not found."
 )]
 pub struct Cli {
@@ -55,12 +55,12 @@ pub enum Command {
 #[command(
     override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
     after_help = "\
-The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its
-other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. The network goes through
+The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its \
+other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. The network goes through \
 coracle-net: address 10.0.2.100 and fd00::100, name servers 10.0.2.3 and fd00::3.
 
-In the foreground, signals that coracle receives go to the container's command. It is process 1 there, which the kernel spares
-every signal that it has no handler for: when Ctrl-C does nothing, `coracle kill` or `coracle rm -f` from another
+In the foreground, signals that coracle receives go to the container's command. It is process 1 there, which the kernel spares \
+every signal that it has no handler for: when Ctrl-C does nothing, `coracle kill` or `coracle rm -f` from another \
 terminal does."
 )]
 pub struct RunArgs {
@@ -121,7 +121,7 @@ pub struct RunArgs {
     #[arg(value_name = "IMAGE|COMMAND")]
     pub subject: Option<OsString>,
 
-    /// Arguments of the command; for an image, what takes the place of its own
+    /// Arguments of the command, or of the image's program
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

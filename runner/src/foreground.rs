@@ -35,6 +35,14 @@ pub const FORWARDED: [Signal; 13] = [
     Signal::SIGTRAP,
 ];
 
+/// Those that mean the end to whoever starts a program, until there is one that may mean something else by them.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+
 /// How long a program's outputs are listened to in silence when it has ended.
 const DRAIN_MAX: Timespec = Timespec {
     tv_sec: 0,
@@ -42,7 +50,7 @@ const DRAIN_MAX: Timespec = Timespec {
 };
 
 /// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
-/// signal that comes early is not lost and does not kill us half-way.
+/// signal that comes early does not kill us half-way.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
@@ -174,8 +182,9 @@ impl Foreground {
                 .each_ref()
                 .map(|interest| interest.is_some() && results.next() == Some(true));
 
-            if signal {
-                self.take_signals();
+            if signal && let Some(signal) = self.take_signals() {
+                // Whoever is setting the program up notices that we are gone, and undoes it.
+                return Ok(Outcome::Exited(128 + signal as i32));
             }
             if stdin {
                 self.stdin.advance(|_| {});
@@ -209,8 +218,10 @@ impl Foreground {
             }
             FromMonitor::Started => {
                 self.program = descriptors.pop();
-                for signal in std::mem::take(&mut self.early) {
-                    self.forward(signal);
+                if let Some(program) = &self.program {
+                    self.early
+                        .drain(..)
+                        .for_each(|signal| forward(program, signal));
                 }
             }
             FromMonitor::Failed(failure) => return Err(failure),
@@ -248,24 +259,18 @@ impl Foreground {
         }
     }
 
-    fn take_signals(&mut self) {
+    /// Passes signals on. Returns one that ends us, because there is no program yet to have it.
+    fn take_signals(&mut self) -> Option<Signal> {
         while let Ok(Some(info)) = self.signals.0.read_signal() {
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGWINCH) => self.resize(),
-                Ok(signal) => self.forward(signal),
-                Err(_) => {}
+            match (Signal::try_from(info.ssi_signo as i32), &self.program) {
+                (Ok(Signal::SIGWINCH), _) => self.resize(),
+                (Ok(signal), Some(program)) => forward(program, signal),
+                (Ok(signal), None) if ENDING.contains(&signal) => return Some(signal),
+                (Ok(signal), None) => self.early.push(signal),
+                (Err(_), _) => {}
             }
         }
-    }
-
-    fn forward(&mut self, signal: Signal) {
-        let Some(program) = &self.program else {
-            return self.early.push(signal);
-        };
-        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
-            // Fails only when the program has ended.
-            let _ = pidfd_send_signal(program, signal);
-        }
+        None
     }
 
     /// Gives the container's terminal the size of ours, where ours is one.
@@ -276,6 +281,13 @@ impl Foreground {
         {
             let _ = set_window_size(&terminal.master, size);
         }
+    }
+}
+
+fn forward(program: &OwnedFd, signal: Signal) {
+    if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+        // Fails only when the program has ended.
+        let _ = pidfd_send_signal(program, signal);
     }
 }
 
