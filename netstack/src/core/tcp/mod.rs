@@ -570,10 +570,7 @@ fn pass_to_guest(
             }
         });
         match received {
-            Ok(Ok((0, _))) => {
-                side.fin_received = true;
-                connection.socket_mut().close();
-            }
+            Ok(Ok((0, _))) => side.fin_received = true,
             Ok(Ok((received, space))) => {
                 *counter += received as u64;
                 side.readable = side.hung_up || received == space;
@@ -582,6 +579,14 @@ fn pass_to_guest(
             Ok(Err(error)) => return Err(error),
             Err(_) => break,
         }
+    }
+    // In LAST-ACK smoltcp 0.14 heeds no window update; the FIN waits until nothing depends on one.
+    let socket = connection.socket();
+    if side.fin_received
+        && socket.may_send()
+        && (socket.state() != State::CloseWait || socket.send_queue() == 0)
+    {
+        connection.socket_mut().close();
     }
     Ok(())
 }
