@@ -439,3 +439,35 @@ fn a_window_that_closes_over_lost_data_is_probed() {
     segments.retain(|segment| segment.seq == guest.rcv_nxt && segment.payload.len() == 1_000);
     assert!(!segments.is_empty());
 }
+
+/// smoltcp heeds no window in LAST-ACK: the FIN must wait for the bytes before it.
+#[test]
+fn a_guest_that_has_finished_may_still_close_and_open_its_window() {
+    let mut world = World::default();
+    let mut guest = Peer {
+        window: 1_000,
+        scale: Some(0),
+        ..Peer::new(REMOTE)
+    };
+    let flow = guest.open(&mut world);
+    world.send(guest.fin());
+    let bytes = pattern(5_000);
+    world.host_sends(flow, &bytes);
+    world.host_finishes(flow);
+    let mut heard = Vec::new();
+    let mut flags = 0;
+    while flags & FIN == 0 {
+        let segments = world.segments();
+        assert!(!segments.is_empty(), "after {} bytes", heard.len());
+        for segment in segments.iter().filter(|segment| segment.len() > 0) {
+            flags |= guest.hear(segment);
+            heard.extend_from_slice(&segment.payload);
+        }
+        for window in [0, 1_000] {
+            guest.window = window;
+            world.send(guest.ack());
+        }
+    }
+    assert_eq!(heard, bytes);
+    assert_eq!(world.ended(), (flow, Cause::Finished));
+}
