@@ -1,0 +1,86 @@
+//! The frame parser, and what a core without any flow makes of one frame: at most one action and a few answers, each of
+//! which a guest's kernel takes.
+//!
+//! ```sh
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run frame -- -max_total_time=600
+//! ```
+
+#![no_main]
+
+#[path = "../../netstack/tests/sim/kernel.rs"]
+mod kernel;
+
+use libfuzzer_sys::fuzz_target;
+use netstack::core::flow::HashKey;
+use netstack::core::link::Link;
+use netstack::core::policy::{Network, Subnet};
+use netstack::core::tcp::Promote;
+use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
+use netstack::core::{Action, Config, Core, Instant};
+
+/// Takes every frame and looks at it.
+struct Wire(usize);
+
+impl Link for Wire {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn transmit(&mut self, head: &[u8], payload: &[u8]) {
+        kernel::deliver(&[head, payload].concat());
+        self.0 += 1;
+    }
+}
+
+fuzz_target!(|frame: &[u8]| {
+    if let Some((offload, rest)) = Offload::split(frame) {
+        let mut written = [0; VNET_HEADER_LEN];
+        offload.write(&mut written);
+        assert_eq!(
+            Offload::split(&written).map(|(offload, _)| offload),
+            Some(offload)
+        );
+        assert_eq!(rest.len() + VNET_HEADER_LEN, frame.len());
+    }
+    let now = Instant::from_millis(1);
+    let mut core = Core::new(config(), now);
+    core.set_resolvers(vec![([192, 0, 2, 53], 53).into()]);
+    let mut wire = Wire(0);
+    if let Some(Action::Dial { to, .. } | Action::SendDatagram { to, .. }) =
+        core.handle_frame(frame, now, &mut wire)
+    {
+        let ip = to.ip().to_canonical();
+        assert!(!ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast());
+    }
+    assert!(wire.0 <= 1, "{} answers to one frame", wire.0);
+    assert_eq!(core.poll_touched(), None, "there is no flow to serve");
+});
+
+fn config() -> Config {
+    Config {
+        network: Network {
+            v4: Subnet {
+                network: [10, 0, 2, 0].into(),
+                prefix_len: 24,
+                guest: [10, 0, 2, 100].into(),
+                gateway: [10, 0, 2, 2].into(),
+                dns: Some([10, 0, 2, 3].into()),
+            },
+            v6: Some(Subnet {
+                network: [0xfd00, 0, 0, 0, 0, 0, 0, 0].into(),
+                prefix_len: 64,
+                guest: [0xfd00, 0, 0, 0, 0, 0, 0, 0x100].into(),
+                gateway: [0xfd00, 0, 0, 0, 0, 0, 0, 2].into(),
+                dns: Some([0xfd00, 0, 0, 0, 0, 0, 0, 3].into()),
+            }),
+            allow_host_loopback: false,
+        },
+        mtu: 1500,
+        mac: [0x52, 0x55, 0x0a, 0, 2, 2],
+        guest_mac: None,
+        udp_segmentation: true,
+        promote: Promote::Off,
+        random_seed: 1,
+        hash_key: HashKey(1, 2),
+    }
+}
