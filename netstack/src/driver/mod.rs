@@ -195,11 +195,6 @@ impl Driver {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
                     if let Some(action) = action {
                         // A new flow may take the place of one that has just ended.
-                        self.promote_resting(now);
-                        self.drive_unfinished();
-                        if self.core.take_stray_seen() {
-                            self.heal_gate(now);
-                        }
                         self.close_ended();
                         self.perform(action, now);
                     }
