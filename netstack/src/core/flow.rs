@@ -98,6 +98,12 @@ impl<F> FlowTable<F> {
         })
     }
 
+    pub fn tuple(&self, id: FlowId) -> Option<Tuple> {
+        let slot = self.slots.get(id.index as usize)?;
+        let (tuple, _) = slot.flow.as_ref()?;
+        (slot.generation == id.generation).then_some(*tuple)
+    }
+
     pub fn get(&self, id: FlowId) -> Option<&F> {
         let slot = self.slots.get(id.index as usize)?;
         let (_, flow) = slot.flow.as_ref()?;

@@ -1,7 +1,23 @@
 //! What the guest's packets set off: a packet finds its flow, or makes one if policy allows, or is answered with the
 //! refusal that it would get without us.
 
-use super::*;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, UdpSlice};
+use smoltcp::time::Instant;
+
+use super::datagram::Role;
+use super::flow::{Protocol, Tuple};
+use super::icmp::{self, Unreachable};
+use super::link::{Hardware, Link};
+use super::neighbour;
+use super::packet::{Packet, Transport};
+use super::policy::Verdict;
+use super::tcp::{Cause, Phase, TcpFlow};
+use super::vnet::Segmentation;
+use super::{Action, Core, IN_FLIGHT, Kind, MAX_DIALS, MAX_FLOWS, dialled_at};
 
 impl Core {
     pub(super) fn handle_packet<'f>(
@@ -41,13 +57,7 @@ impl Core {
             self.make_way(&tuple, tcp.sequence_number());
         }
         if let Some(id) = self.flows.find(&tuple) {
-            let Some(Entry {
-                kind: Kind::Tcp(flow),
-                ..
-            }) = self.flows.get_mut(id)
-            else {
-                return None;
-            };
+            let flow = self.flows.tcp_mut(id)?;
             match &mut flow.phase {
                 // A guest that reuses the port starts over with another sequence number; the dial serves both.
                 Phase::Dialling { syn } if opens => *syn = packet.ip.into(),
@@ -96,7 +106,7 @@ impl Core {
             self.counters.limit_reached += 1;
             return None;
         }
-        let flow = TcpFlow::dialling(packet.ip, self.promote, now);
+        let flow = TcpFlow::dialling(packet.ip, self.config.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.dials += 1;
         self.dial_order
@@ -108,9 +118,7 @@ impl Core {
     /// whose number is `isn`.
     fn make_way(&mut self, tuple: &Tuple, isn: u32) {
         if let Some(id) = self.flows.find(tuple)
-            && let Some(entry) = self.flows.get(id)
-            && let Kind::Tcp(flow) = &entry.kind
-            && let Some(cause) = flow.makes_way(isn)
+            && let Some(cause) = self.flows.tcp(id).and_then(|flow| flow.makes_way(isn))
         {
             self.close(id, cause);
         }
@@ -170,13 +178,7 @@ impl Core {
             }
         };
         let payload = udp.payload();
-        let Some(Entry {
-            kind: Kind::Mapping(mapping),
-            ..
-        }) = self.flows.get_mut(flow)
-        else {
-            return None;
-        };
+        let mapping = self.flows.mapping_mut(flow)?;
         let to = mapping.route(remote, payload, &self.resolvers)?;
         mapping.last_used = now;
         mapping.bytes_from_guest += payload.len() as u64;
@@ -269,11 +271,7 @@ impl Core {
             Some(flow) => flow,
             None => self.insert_mapping(tuple, packet.source_mac, Role::Echo { remote }, now)?,
         };
-        if let Some(Entry {
-            kind: Kind::Mapping(mapping),
-            ..
-        }) = self.flows.get_mut(flow)
-        {
+        if let Some(mapping) = self.flows.mapping_mut(flow) {
             mapping.last_used = now;
         }
         Some(Action::SendEcho {

@@ -1,6 +1,17 @@
 //! What events of the host set off: dials that end, clients that connect, datagrams and errors that arrive.
 
-use super::*;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+
+use smoltcp::socket::tcp::State;
+use smoltcp::time::Instant;
+
+use super::datagram::Role;
+use super::flow::{FlowId, Protocol, Tuple};
+use super::icmp::{self, Unreachable};
+use super::link::{Hardware, Link};
+use super::tcp::{Cause, Phase, Readiness, TcpFlow};
+use super::{Core, DialError, Kind, MAX_CLASHES, MAX_FLOWS};
 
 impl Core {
     /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
@@ -12,23 +23,18 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let Some(Entry {
-            tuple,
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        else {
+        let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp_mut(id)) else {
             return;
         };
         let (Phase::Dialling { syn }, Some(remote)) = (&flow.phase, tuple.remote) else {
             return;
         };
-        self.dials -= 1;
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
                 let taken = connection.state() != State::Listen;
                 flow.phase = Phase::Open(connection);
+                self.dials -= 1;
                 if !taken {
                     // Its addresses or checksum are none that TCP answers, so nobody waits for one.
                     self.close(id, Cause::GuestSilent);
@@ -86,7 +92,7 @@ impl Core {
         };
         let connection = self.engine.connect(tuple.remote?, guest, hardware)?;
         self.counters.connections += 1;
-        let flow = TcpFlow::published(connection, self.promote, now);
+        let flow = TcpFlow::published(connection, self.config.promote, now);
         let id = self.insert(tuple, guest_mac, Kind::Tcp(Box::new(flow)))?;
         self.host_ready(
             id,
@@ -100,11 +106,7 @@ impl Core {
 
     /// The flow's host stream could not be kept: the guest is told by RST.
     pub fn abandon(&mut self, id: FlowId, now: Instant, link: &mut impl Link) {
-        if let Some(Entry {
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        {
+        if let Some(flow) = self.flows.tcp_mut(id) {
             flow.abort(&mut self.engine, now, link);
             self.close(id, Cause::ResetByHost);
         }
@@ -112,11 +114,7 @@ impl Core {
 
     /// The flow's host stream has changed.
     pub fn host_ready(&mut self, id: FlowId, readiness: Readiness) {
-        if let Some(Entry {
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        {
+        if let Some(flow) = self.flows.tcp_mut(id) {
             flow.host_ready(readiness);
             self.touch(id);
         }
@@ -133,11 +131,7 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let Some(Entry {
-            kind: Kind::Mapping(mapping),
-            ..
-        }) = self.flows.get_mut(id)
-        else {
+        let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
         let Some(appears) = mapping.appearance(from) else {
@@ -194,11 +188,7 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let Some(Entry {
-            kind: Kind::Mapping(mapping),
-            ..
-        }) = self.flows.get_mut(id)
-        else {
+        let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
         let Role::Echo { remote } = mapping.role else {
@@ -226,11 +216,7 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let Some(Entry {
-            kind: Kind::Mapping(mapping),
-            ..
-        }) = self.flows.get_mut(id)
-        else {
+        let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
         if let Role::Dns { question, .. } = &mut mapping.role {

@@ -28,27 +28,23 @@ mod timers;
 pub mod vnet;
 
 use std::borrow::Cow;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, UdpSlice};
-
 pub use self::packet::MacAddr;
-use smoltcp::socket::tcp::State;
 pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
-use self::flow::{FlowId, FlowTable, HashKey, Protocol, Tuple};
+use self::flow::{FlowId, FlowTable, HashKey, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
-use self::policy::{Network, Verdict};
+use self::policy::Network;
 use self::reassembly::Reassembly;
 use self::seniority::Seniority;
-use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Readiness, Served, Snapshot, TcpFlow};
+use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Served, TcpFlow};
 use self::timers::Timers;
-use self::vnet::Segmentation;
 
 /// Most flows of all kinds at a time.
 pub const MAX_FLOWS: usize = 65_536;
@@ -143,7 +139,6 @@ pub struct Core {
     touched: VecDeque<FlowId>,
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
-    promote: Promote,
     stray_seen: bool,
     resolvers: Vec<SocketAddr>,
     reassembly: Reassembly,
@@ -152,7 +147,6 @@ pub struct Core {
 
 /// A flow in the table, with what all kinds have.
 struct Entry {
-    tuple: Tuple,
     guest_mac: MacAddr,
     scheduled: Option<Instant>,
     touched: bool,
@@ -162,6 +156,36 @@ struct Entry {
 enum Kind {
     Tcp(Box<TcpFlow>),
     Mapping(Mapping),
+}
+
+impl FlowTable<Entry> {
+    fn tcp(&self, id: FlowId) -> Option<&TcpFlow> {
+        match &self.get(id)?.kind {
+            Kind::Tcp(flow) => Some(flow),
+            Kind::Mapping(_) => None,
+        }
+    }
+
+    fn tcp_mut(&mut self, id: FlowId) -> Option<&mut TcpFlow> {
+        match &mut self.get_mut(id)?.kind {
+            Kind::Tcp(flow) => Some(flow),
+            Kind::Mapping(_) => None,
+        }
+    }
+
+    fn mapping(&self, id: FlowId) -> Option<&Mapping> {
+        match &self.get(id)?.kind {
+            Kind::Mapping(mapping) => Some(mapping),
+            Kind::Tcp(_) => None,
+        }
+    }
+
+    fn mapping_mut(&mut self, id: FlowId) -> Option<&mut Mapping> {
+        match &mut self.get_mut(id)?.kind {
+            Kind::Mapping(mapping) => Some(mapping),
+            Kind::Tcp(_) => None,
+        }
+    }
 }
 
 impl Core {
@@ -178,7 +202,6 @@ impl Core {
             touched: VecDeque::new(),
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
-            promote: config.promote,
             stray_seen: false,
             resolvers: Vec::new(),
             reassembly: Reassembly::default(),
@@ -375,7 +398,6 @@ impl Core {
         self.flows.insert(
             tuple,
             Entry {
-                tuple,
                 guest_mac,
                 scheduled: None,
                 touched: false,
@@ -403,8 +425,8 @@ impl Core {
                 let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
                 match flow.phase {
                     Phase::Open(connection) => self.engine.recycle(connection, carried),
-                    Phase::Dialling { .. } if cause == Cause::Cancelled => self.dials -= 1,
-                    Phase::Dialling { .. } | Phase::Promoted { .. } => {}
+                    Phase::Dialling { .. } => self.dials -= 1,
+                    Phase::Promoted { .. } => {}
                 }
             }
             Kind::Mapping(_) => self.mappings -= 1,
@@ -452,16 +474,11 @@ impl Action<'_> {
 
 /// When the dial of a flow began, if it is still under way.
 fn dialled_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
-    match &flows.get(id)?.kind {
-        Kind::Tcp(flow) => matches!(flow.phase, Phase::Dialling { .. }).then_some(flow.born),
-        Kind::Mapping(_) => None,
-    }
+    let flow = flows.tcp(id)?;
+    matches!(flow.phase, Phase::Dialling { .. }).then_some(flow.born)
 }
 
 /// When a mapping was last used, if it still exists.
 fn mapping_used_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
-    match &flows.get(id)?.kind {
-        Kind::Mapping(mapping) => Some(mapping.last_used),
-        Kind::Tcp(_) => None,
-    }
+    Some(flows.mapping(id)?.last_used)
 }

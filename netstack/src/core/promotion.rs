@@ -1,6 +1,11 @@
 //! The core's part of a hand-over: which flow rests, its numbers, and what became of it in the kernel.
 
-use super::*;
+use smoltcp::time::Instant;
+
+use super::Core;
+use super::flow::{FlowId, Tuple};
+use super::link::Link;
+use super::tcp::{Cause, Snapshot};
 
 impl Core {
     /// The next flow that rests and wants to be handed over to the kernel. Take its [`Core::snapshot`], and answer with
@@ -11,19 +16,8 @@ impl Core {
 
     /// The numbers of a resting flow. `None` if it is gone or rests no more.
     pub fn snapshot(&mut self, id: FlowId) -> Option<Snapshot> {
-        match self.flows.get_mut(id)? {
-            Entry {
-                tuple:
-                    Tuple {
-                        guest,
-                        remote: Some(remote),
-                        ..
-                    },
-                kind: Kind::Tcp(flow),
-                ..
-            } => flow.snapshot(*guest, *remote),
-            _ => None,
-        }
+        let Tuple { guest, remote, .. } = self.flows.tuple(id)?;
+        self.flows.tcp_mut(id)?.snapshot(guest, remote?)
     }
 
     /// The kernel has taken the flow over. Frames of it that still arrive go back into the guest.
@@ -34,11 +28,7 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) {
-        if let Some(Entry {
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        {
+        if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promoted(&mut self.engine, snapshot, now, link);
             self.counters.promotions += 1;
         }
@@ -51,11 +41,7 @@ impl Core {
         snapshot: Option<&Snapshot>,
         link: &mut impl Link,
     ) {
-        if let Some(Entry {
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        {
+        if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promotion_failed(&mut self.engine, snapshot, link);
             self.counters.promotions_failed += 1;
             self.touch(id);
@@ -70,11 +56,7 @@ impl Core {
 
     /// A promoted flow has moved so many bytes more.
     pub fn handle_relayed(&mut self, id: FlowId, to_guest: u64, from_guest: u64) {
-        if let Some(Entry {
-            kind: Kind::Tcp(flow),
-            ..
-        }) = self.flows.get_mut(id)
-        {
+        if let Some(flow) = self.flows.tcp_mut(id) {
             flow.bytes_to_guest += to_guest;
             flow.bytes_from_guest += from_guest;
             self.counters.bytes_to_guest += to_guest;
