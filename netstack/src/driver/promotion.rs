@@ -6,6 +6,8 @@
 //!
 //! At the end the diversion outlives the last segment: without it the engine would answer with RST.
 
+use std::os::fd::OwnedFd;
+
 use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
 use tracing::{debug, warn};
 
@@ -46,7 +48,7 @@ enum Stage {
         from_guest: u64,
     },
     /// Both sides have finished; TCP still has to see it through.
-    Closing(std::os::fd::OwnedFd),
+    Closing(OwnedFd),
 }
 
 impl Promotion {
@@ -68,11 +70,11 @@ impl Driver {
     /// Hands over every flow that has come to rest.
     pub(super) fn promote_resting(&mut self, now: Instant) {
         while let Some(id) = self.core.poll_promotion() {
-            let Some(snapshot) = self.core.snapshot(id) else {
+            let Some(mut snapshot) = self.core.snapshot(id) else {
                 self.core.promotion_failed(id, None, &mut self.link);
                 continue;
             };
-            let promoted = self.promote(id, &snapshot, now).unwrap_or_else(|error| {
+            let promoted = self.promote(id, &mut snapshot, now).unwrap_or_else(|error| {
                 debug!(guest = %snapshot.guest, remote = %snapshot.remote, %error, "stays in the engine");
                 false
             });
@@ -83,35 +85,41 @@ impl Driver {
         }
     }
 
-    /// False when there is nothing to do it with.
+    /// False when there is nothing to do it with. The snapshot's unread bytes are taken once there is no way back.
     fn promote(
         &mut self,
         id: FlowId,
-        snapshot: &Snapshot,
+        snapshot: &mut Snapshot,
         now: Instant,
     ) -> Result<bool, PromoterError> {
-        let (Some(promotion), Some(endpoints), Some(HostSocket::Stream(_))) = (
+        let (Some(promotion), Some(endpoints)) = (
             self.promotion.as_mut(),
             Endpoints::new(snapshot.guest, snapshot.remote),
-            self.sockets.get_mut(id),
         ) else {
             return Ok(false);
         };
-        let guest = promotion
+        let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
+            return Ok(false);
+        };
+        let taken = promotion
             .promoter
-            .take_over(&repair_snapshot(endpoints, snapshot))?;
-
+            .take_over(&repair_snapshot(endpoints, snapshot));
+        let guest = match taken {
+            Ok(guest) => guest,
+            Err(error) => {
+                self.sockets.insert(id, HostSocket::Stream(host));
+                return Err(error);
+            }
+        };
         // The kernel has the flow: there is no way back from here.
         self.core.promoted(id, snapshot, now, &mut self.link);
-        let Some(HostSocket::Stream(Stream(host))) = self.sockets.remove(id) else {
-            return Ok(true);
-        };
+        let Stream(host) = host;
         let registered = self
             .poller
             .change(&host, Token::Flow(id), Interest::Relay)
             .and_then(|()| self.poller.add(&guest, Token::Guest(id), Interest::Relay));
         let host_leg = Leg {
-            owed: snapshot.unread.clone(),
+            owed: std::mem::take(&mut snapshot.unread),
             ..Leg::new(host)
         };
         let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));

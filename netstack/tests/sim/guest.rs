@@ -96,9 +96,9 @@ impl Guest {
     pub fn receive(&mut self, frame: &[u8]) {
         for frame in kernel::deliver(frame) {
             let packet = &frame[ETHERNET_LEN..];
-            let port = tcp(&frame).destination_port();
-            let observed = self.observed.entry(port).or_default();
-            if observed.hold_back_fin(packet).is_none() {
+            let segment = tcp(&frame);
+            let observed = self.observed.entry(segment.destination_port()).or_default();
+            if observed.hold_back_fin(packet, &segment).is_none() {
                 self.tap.inbound.push_back(packet.to_vec());
             }
         }

@@ -150,11 +150,14 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) {
+        let Some(tcp) = observed::transport(packet) else {
+            return;
+        };
         // A copy of a SYN says nothing about a connection that is past it.
-        if !(is_synchronized(connection.state()) && observed::is_syn(packet)) {
-            connection.observed.from_guest(packet);
+        if !(is_synchronized(connection.state()) && tcp.syn()) {
+            connection.observed.from_guest(&tcp);
         }
-        let without_fin = connection.observed.hold_back_fin(packet);
+        let without_fin = connection.observed.hold_back_fin(packet, &tcp);
         let mut port = Port {
             inbound: Some(without_fin.as_deref().unwrap_or(packet)),
             link,
@@ -235,7 +238,7 @@ impl Engine {
                 window: observed.our_window(observed.last_window),
                 fin: true,
             };
-            return self.send(connection, remote, guest, fin, link);
+            return self.send(connection, fin, link);
         }
         let window = observed.guest_window(observed.snd_wnd);
         let mut duplicate = |window| {
@@ -257,13 +260,11 @@ impl Engine {
         duplicate(window);
     }
 
-    /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says `window` even if smoltcp
-    /// would not say anything.
+    /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says `window` (in bytes) even if
+    /// smoltcp would not say anything.
     pub fn acknowledge(
         &mut self,
         connection: &mut Connection,
-        remote: SocketAddr,
-        guest: SocketAddr,
         ack: u32,
         window: u32,
         link: &mut impl Link,
@@ -274,18 +275,14 @@ impl Engine {
             window: connection.observed.our_window(window),
             fin: false,
         };
-        self.send(connection, remote, guest, numbers, link);
+        self.send(connection, numbers, link);
     }
 
     /// Sends a segment without payload, past smoltcp.
-    fn send(
-        &mut self,
-        connection: &mut Connection,
-        remote: SocketAddr,
-        guest: SocketAddr,
-        numbers: Numbers,
-        link: &mut impl Link,
-    ) {
+    fn send(&mut self, connection: &mut Connection, numbers: Numbers, link: &mut impl Link) {
+        let Some((remote, guest)) = connection.ends() else {
+            return;
+        };
         let Some(packet) = numbers.packet(remote, guest) else {
             return;
         };
@@ -365,10 +362,6 @@ impl Connection {
 
     pub fn observed(&self) -> &Observed {
         &self.observed
-    }
-
-    pub fn hardware(&self) -> Hardware {
-        self.hardware
     }
 }
 

@@ -175,13 +175,6 @@ impl Haul {
             self.policy = Promote::Auto;
         }
     }
-
-    /// This system cannot promote: no further attempts.
-    pub fn turn_off(&mut self) {
-        self.stage = Stage::Serving;
-        self.policy = Promote::Off;
-        self.reluctance = Reluctance::Off;
-    }
 }
 
 #[cfg(test)]

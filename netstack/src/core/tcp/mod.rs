@@ -379,18 +379,10 @@ impl TcpFlow {
         now: Instant,
         link: &mut impl Link,
     ) {
-        if let Phase::Open(connection) = &mut self.phase {
-            acknowledge(
-                engine,
-                connection,
-                snapshot,
-                snapshot.window_from_kernel(),
-                link,
-            );
-        }
-        if let Phase::Open(connection) =
-            std::mem::replace(&mut self.phase, Phase::Promoted { since: now })
-        {
+        let phase = std::mem::replace(&mut self.phase, Phase::Promoted { since: now });
+        if let Phase::Open(mut connection) = phase {
+            let window = snapshot.window_from_kernel();
+            engine.acknowledge(&mut connection, snapshot.rcv_nxt, window, link);
             let carried = self.bytes_to_guest.max(self.bytes_from_guest);
             engine.recycle(connection, carried);
         }
@@ -406,7 +398,7 @@ impl TcpFlow {
         self.haul.give_up(Reluctance::Refused);
         if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
             // No more than was offered before: smoltcp would drop what is beyond.
-            acknowledge(engine, connection, snapshot, snapshot.rcv_wnd, link);
+            engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
         }
     }
 
@@ -473,23 +465,6 @@ impl Snapshot {
         const MIN_WINDOW: u32 = 64 * 1024;
         self.rcv_wnd.max(MIN_WINDOW)
     }
-}
-
-/// Tells the guest how far we are, and that it may send `window` bytes more.
-fn acknowledge(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    snapshot: &Snapshot,
-    window: u32,
-    link: &mut impl Link,
-) {
-    let Snapshot {
-        remote,
-        guest,
-        rcv_nxt,
-        ..
-    } = *snapshot;
-    engine.acknowledge(connection, remote, guest, rcv_nxt, window, link);
 }
 
 /// Whether the handshake is behind us.

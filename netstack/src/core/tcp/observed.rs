@@ -60,11 +60,8 @@ impl Default for Observed {
 }
 
 impl Observed {
-    /// Takes note of a segment of the guest, by its whole IP packet.
-    pub fn from_guest(&mut self, packet: &[u8]) {
-        let Some(tcp) = transport(packet) else {
-            return;
-        };
+    /// Takes note of a segment of the guest.
+    pub fn from_guest(&mut self, tcp: &TcpSlice) {
         let window = u32::from(tcp.window_size());
         if tcp.syn() {
             *self = Observed {
@@ -116,11 +113,10 @@ impl Observed {
         u16::try_from(bytes >> self.guest_shift.unwrap_or(0)).unwrap_or(u16::MAX)
     }
 
-    /// A copy of `packet` without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
+    /// A copy of `packet`, which carries `tcp`, without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
     /// sends such a thing when the window's right edge has moved back by less than a unit of its scale while the segment
     /// was on its way; it repeats what is not acknowledged, the FIN with it.
-    pub fn hold_back_fin(&self, packet: &[u8]) -> Option<Vec<u8>> {
-        let tcp = transport(packet)?;
+    pub fn hold_back_fin(&self, packet: &[u8], tcp: &TcpSlice) -> Option<Vec<u8>> {
         let end = tcp
             .sequence_number()
             .wrapping_add(tcp.payload().len() as u32);
@@ -170,12 +166,8 @@ impl Observed {
     }
 }
 
-/// Whether an IP packet is a SYN or SYN-ACK.
-pub fn is_syn(packet: &[u8]) -> bool {
-    transport(packet).is_some_and(|tcp| tcp.syn())
-}
-
-fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
+/// The segment in a whole IP packet.
+pub fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
     TcpSlice::from_slice(packet.get(header_len(packet)..)?).ok()
 }
 
