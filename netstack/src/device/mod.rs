@@ -4,11 +4,8 @@
 
 mod tap;
 
+pub use crate::core::vnet::VNET_HEADER_LEN;
 pub use tap::{Tap, TapError};
-
-/// Length in bytes of `struct virtio_net_hdr` (linux/virtio_net.h, without `num_buffers`), which precedes each frame in
-/// both directions. Its fields are in the byte order of the machine.
-pub const VNET_HEADER_LEN: usize = 10;
 
 /// A receive buffer of this many bytes holds any frame with its virtio-net header: an Ethernet header with one VLAN tag and
 /// an IP datagram of 65,535 bytes, which bounds a segmentation-offload super-frame too (the kernel's `gso_max_size`
