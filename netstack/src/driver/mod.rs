@@ -178,9 +178,7 @@ impl Driver {
                 self.heal_gate(now);
             }
             self.close_ended();
-            if self.listeners.is_paused() {
-                self.listeners.resume(&self.poller);
-            }
+            self.listeners.resume(&self.poller, now);
             timeout = self.timeout(now);
         }
     }

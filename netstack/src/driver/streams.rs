@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::poller::{Event, Interest, Poller, Token};
 use super::sockets::{HostSocket, Stream};
-use super::{Driver, datagrams};
+use super::{Driver, RETRY, datagrams};
 use crate::core::flow::FlowId;
 use crate::core::tcp::Readiness;
 use crate::core::{DialError, Instant};
@@ -24,8 +24,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// The published ports.
 pub struct Listeners {
     listeners: Vec<Published>,
-    /// Out of descriptors: nobody is accepted until one is free again. A listener is never closed for that.
-    paused: bool,
+    /// Out of descriptors: nobody is accepted until then. A listener is never closed for that.
+    paused_until: Option<Instant>,
 }
 
 /// A published port's socket.
@@ -61,7 +61,7 @@ impl Listeners {
             .collect();
         Listeners {
             listeners,
-            paused: false,
+            paused_until: None,
         }
     }
 
@@ -73,19 +73,24 @@ impl Listeners {
     }
 
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused_until.is_some()
     }
 
     pub fn get(&self, index: u32) -> Option<&Published> {
         self.listeners.get(index as usize)
     }
 
-    pub fn resume(&mut self, poller: &Poller) {
-        self.paused = !self.set_interest(poller, Interest::Readable);
+    /// Accepts again if the pause is over: a descriptor may be free by now.
+    pub fn resume(&mut self, poller: &Poller, now: Instant) {
+        if self.paused_until.is_some_and(|until| now >= until)
+            && self.set_interest(poller, Interest::Readable)
+        {
+            self.paused_until = None;
+        }
     }
 
-    fn pause(&mut self, poller: &Poller) {
-        self.paused = true;
+    fn pause(&mut self, poller: &Poller, now: Instant) {
+        self.paused_until = Some(now + RETRY);
         self.set_interest(poller, Interest::HangUp);
     }
 
@@ -175,7 +180,7 @@ impl Driver {
                 Err(Errno::AGAIN) => return,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     debug!("out of descriptors: accepting pauses");
-                    self.listeners.pause(&self.poller);
+                    self.listeners.pause(&self.poller, now);
                     return;
                 }
                 // The client has gone meanwhile (accept(2) passes network errors of the new socket on).

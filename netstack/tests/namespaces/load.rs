@@ -47,6 +47,7 @@ pub const CASES: &[Case] = &[
     case("load::idle_connections_5000", idle_connections),
     long_case("load::connections_in_sequence", connections_in_sequence),
     case("load::dials_without_answer", dials_without_answer),
+    case("load::out_of_descriptors", out_of_descriptors),
 ];
 
 /// How much one bulk transfer moves each way.
@@ -263,6 +264,33 @@ fn idle_connections(world: &mut World) {
         .for_each(|stream| assert_echo(stream, b"still there"));
     drop(open);
     helper.expect_fds_back_to(baseline);
+}
+
+/// A helper that can accept nobody waits for a descriptor at rest, and then serves who has been waiting.
+fn out_of_descriptors(world: &mut World) {
+    const SERVED: usize = 20;
+    const CLIENTS: usize = 2 * SERVED;
+    /// A loop that never sleeps uses up to a hundred hundredths of a second.
+    const TICKS_IN_A_SECOND: u64 = 30;
+    let _service = EchoServer::start(&world.guest.net, Family::V4.guest(), 80);
+    let helper = world.helper().publish("8080:80").start();
+    let limit = helper.fd_count() + SERVED;
+    helper.limit_descriptors(limit);
+    let address = (Family::V4.host(), 8080).into();
+    let mut clients: Vec<TcpStream> = (0..CLIENTS)
+        .map(|_| connect(&world.elsewhere, address))
+        .collect();
+    eventually("descriptors are used up", Duration::from_secs(20), || {
+        helper.fd_count() >= limit
+    });
+    let before = helper.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = helper.cpu_ticks() - before;
+    assert!(used < TICKS_IN_A_SECOND, "{used} ticks spent on waiting");
+
+    let mut last = clients.pop().expect("there are some");
+    drop(clients);
+    assert_echo(&mut last, b"served after all");
 }
 
 /// Connections that come and go leave neither descriptors nor memory behind.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::{eventually, readable_by, skip, sys, wait_exit};
 
@@ -161,6 +161,28 @@ impl Helper {
             .trim_end_matches(" kB")
             .parse()
             .expect("a number of KiB")
+    }
+
+    /// Lets the helper have no descriptor from number `limit` on.
+    pub fn limit_descriptors(&self, limit: usize) {
+        let limit = Rlimit {
+            current: Some(limit as u64),
+            maximum: Some(limit as u64),
+        };
+        rustix::process::prlimit(Pid::from_raw(self.pid() as i32), Resource::Nofile, limit)
+            .expect("limit the helper's descriptors");
+    }
+
+    /// The processor time that the helper has used, in hundredths of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the helper's stat");
+        let (_, fields) = stat.rsplit_once(')').expect("a program in parentheses");
+        // utime and stime are fields 14 and 15 of proc_pid_stat(5); these begin with the third.
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
     }
 
     /// Waits until the helper has no more descriptors open than `baseline`.
