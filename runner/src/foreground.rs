@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 use rustix::process::pidfd_send_signal;
 
 use crate::channel::{Channel, Never};
 use crate::copier::Copier;
 use crate::failure::Failure;
 use crate::messages::FromMonitor;
+use crate::ready;
 use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are passed on. Not SIGPIPE, which is about our own output, and not the stop signals.
@@ -157,30 +158,22 @@ impl Foreground {
             let events = outcome
                 .is_none()
                 .then(|| (self.events.as_fd(), PollFlags::IN));
-            let interests: [Option<(BorrowedFd, PollFlags)>; 5] = [
+            let interests = [
                 Some((self.signals.0.as_fd(), PollFlags::IN)),
                 events,
                 self.stdin.interest(),
                 self.stdout.interest(),
                 self.stderr.interest(),
             ];
-            let mut fds: Vec<PollFd> = interests
-                .iter()
-                .flatten()
-                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-                .collect();
             // What the program left running in the background may hold its outputs open.
             let limit = outcome.is_some().then_some(&DRAIN_MAX);
-            let count = rustix::io::retry_on_intr(|| poll(&mut fds, limit))?;
-            if count == 0
+            let ready = ready::wait(interests, limit)?;
+            if ready.is_none()
                 && let Some(outcome) = outcome.take()
             {
                 return Ok(outcome);
             }
-            let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
-            let [signal, event, stdin, stdout, stderr] = interests
-                .each_ref()
-                .map(|interest| interest.is_some() && results.next() == Some(true));
+            let [signal, event, stdin, stdout, stderr] = ready.unwrap_or_default();
 
             if signal && let Some(signal) = self.take_signals() {
                 // Whoever is setting the program up notices that we are gone, and undoes it.

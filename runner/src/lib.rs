@@ -21,6 +21,7 @@ pub mod monitor;
 pub mod namespaces;
 pub mod network;
 pub mod process;
+pub mod ready;
 pub mod rootfs;
 pub mod security;
 pub mod selfexec;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use portfwd::publish::Listener;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 
 use crate::channel::{self, Channel, Never};
 use crate::copier::Copier;
@@ -22,6 +22,7 @@ use crate::logs::{LogWriter, Stream};
 use crate::messages::{FromInit, FromMonitor, ToInit};
 use crate::namespaces::{self, NamespaceError};
 use crate::network::{Helper, HelperConfig, Supervisor};
+use crate::ready;
 use crate::state::{Container, ContainerDir, ProcessRef, Status, Store};
 use crate::sys::{self, Child, NewNamespaces};
 
@@ -305,19 +306,19 @@ fn wait_until_prepared(
         if prepared && ready_fd.is_none() {
             return Ok(());
         }
-        let mut fds = vec![
-            PollFd::new(init, PollFlags::IN),
-            PollFd::new(&job.main, PollFlags::IN),
+        let interests = [
+            Some((init.as_fd(), PollFlags::IN)),
+            Some((job.main.as_fd(), PollFlags::IN)),
+            ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
         ];
-        fds.extend(ready_fd.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(Failure::from)?;
-        let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        drop(fds);
+        let [from_init, main_left, from_helper] = ready::wait(interests, None)
+            .map_err(Failure::from)?
+            .unwrap_or_default();
 
-        if happened[1] {
+        if main_left {
             return Err(Failure::runner("the command that started the container has gone").into());
         }
-        if happened[0] {
+        if from_init {
             match init.receive()? {
                 Some((FromInit::Terminal, mut descriptors)) => {
                     *master = descriptors.pop();
@@ -341,7 +342,7 @@ fn wait_until_prepared(
                 }
             }
         }
-        if happened.get(2) == Some(&true)
+        if from_helper
             && helper
                 .as_mut()
                 .is_some_and(|helper| !helper.take_readiness())
@@ -429,29 +430,20 @@ impl Running {
     fn wait(&self, job: &Job, timeout: Option<Duration>) -> Ready {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let main = self.attached.then(|| (job.main.as_fd(), PollFlags::IN));
-        let interests: [Option<(BorrowedFd, PollFlags)>; 5] = [
+        let interests = [
             Some((self.signals.as_fd(), PollFlags::IN)),
             main,
             helper.map(|fd| (fd, PollFlags::IN)),
             self.stdout.interest(),
             self.stderr.interest(),
         ];
-        let mut fds: Vec<PollFd> = interests
-            .iter()
-            .flatten()
-            .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-            .collect();
         let timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs() as i64,
             tv_nsec: i64::from(t.subsec_nanos()),
         });
-        if poll(&mut fds, timeout.as_ref()).is_err() {
-            return Ready::default();
-        }
-        let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
-        let [signal, main, helper, stdout, stderr] = interests
-            .each_ref()
-            .map(|interest| interest.is_some() && results.next() == Some(true));
+        let [signal, main, helper, stdout, stderr] = ready::wait(interests, timeout.as_ref())
+            .unwrap_or_default()
+            .unwrap_or_default();
         Ready {
             signal,
             main,
