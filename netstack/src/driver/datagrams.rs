@@ -140,31 +140,31 @@ impl Driver {
             }
         }
     }
-}
 
-/// Datagrams of clients of the published port at `index`.
-pub fn read_published(driver: &mut Driver, index: u32, now: Instant) {
-    let Some(Published::Udp { guest_port, socket }) = driver.listeners.get(index) else {
-        return;
-    };
-    // An error of the shared socket belongs to a client that has gone; it must only be taken off the queue.
-    while socket.take_error().is_some() {}
-    for _ in 0..READS_PER_TURN {
-        let Ok(received) = socket.receive(&mut driver.buffer) else {
+    /// Datagrams of clients of the published port at `index`.
+    pub(super) fn read_published(&mut self, index: u32, now: Instant) {
+        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(index) else {
             return;
         };
-        let flow = driver.core.handle_published_datagram(
-            received.from,
-            *guest_port,
-            &driver.buffer[..received.len],
-            received.segment,
-            now,
-            &mut driver.link,
-        );
-        if let Some(id) = flow
-            && driver.sockets.get_mut(id).is_none()
-        {
-            driver.sockets.insert(id, HostSocket::PublishedUdp(index));
+        // An error of the shared socket belongs to a client that has gone; it must only be taken off the queue.
+        while socket.take_error().is_some() {}
+        for _ in 0..READS_PER_TURN {
+            let Ok(received) = socket.receive(&mut self.buffer) else {
+                return;
+            };
+            let flow = self.core.handle_published_datagram(
+                received.from,
+                *guest_port,
+                &self.buffer[..received.len],
+                received.segment,
+                now,
+                &mut self.link,
+            );
+            if let Some(id) = flow
+                && self.sockets.get_mut(id).is_none()
+            {
+                self.sockets.insert(id, HostSocket::PublishedUdp(index));
+            }
         }
     }
 }

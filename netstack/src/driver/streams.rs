@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::poller::{Event, Interest, Poller, Token};
 use super::sockets::{HostSocket, Stream};
-use super::{Driver, RETRY, datagrams};
+use super::{Driver, RETRY};
 use crate::core::flow::FlowId;
 use crate::core::tcp::Readiness;
 use crate::core::{DialError, Instant};
@@ -157,9 +157,7 @@ impl Driver {
     pub(super) fn handle_listener(&mut self, index: u32, now: Instant) {
         match self.listeners.get(index) {
             Some(Published::Tcp { .. }) => self.accept(index, now),
-            Some(Published::Udp { .. }) => {
-                datagrams::read_published(self, index, now);
-            }
+            Some(Published::Udp { .. }) => self.read_published(index, now),
             None => {}
         }
     }
