@@ -11,9 +11,10 @@
 mod kernel;
 
 use libfuzzer_sys::fuzz_target;
+use netstack::config::{parse_subnet_v4, parse_subnet_v6};
 use netstack::core::flow::HashKey;
 use netstack::core::link::Link;
-use netstack::core::policy::{Network, Subnet};
+use netstack::core::policy::Network;
 use netstack::core::tcp::Promote;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
 use netstack::core::{Action, Config, Core, Instant};
@@ -59,20 +60,8 @@ fuzz_target!(|frame: &[u8]| {
 fn config() -> Config {
     Config {
         network: Network {
-            v4: Subnet {
-                network: [10, 0, 2, 0].into(),
-                prefix_len: 24,
-                guest: [10, 0, 2, 100].into(),
-                gateway: [10, 0, 2, 2].into(),
-                dns: Some([10, 0, 2, 3].into()),
-            },
-            v6: Some(Subnet {
-                network: [0xfd00, 0, 0, 0, 0, 0, 0, 0].into(),
-                prefix_len: 64,
-                guest: [0xfd00, 0, 0, 0, 0, 0, 0, 0x100].into(),
-                gateway: [0xfd00, 0, 0, 0, 0, 0, 0, 2].into(),
-                dns: Some([0xfd00, 0, 0, 0, 0, 0, 0, 3].into()),
-            }),
+            v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
+            v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
             allow_host_loopback: false,
         },
         mtu: 1500,

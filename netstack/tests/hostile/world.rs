@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
+use netstack::config::{parse_subnet_v4, parse_subnet_v6};
 use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
-use netstack::core::policy::{Network, Subnet};
+use netstack::core::policy::Network;
 use netstack::core::tcp::{Cause, HostStream, Promote, Readiness};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS,
@@ -16,7 +17,7 @@ use netstack::core::{
 };
 
 use super::entropy::Entropy;
-use super::guest::{GATEWAY_MAC, GUEST_V4, GUEST_V6, Guest};
+use super::guest::{GATEWAY_MAC, Guest};
 
 /// A core with a hostile guest on one side and a moody host on the other.
 pub struct World {
@@ -37,20 +38,8 @@ impl World {
         let now = Instant::from_millis(1);
         let config = Config {
             network: Network {
-                v4: Subnet {
-                    network: Ipv4Addr::new(10, 0, 2, 0),
-                    prefix_len: 24,
-                    guest: GUEST_V4,
-                    gateway: Ipv4Addr::new(10, 0, 2, 2),
-                    dns: Some(Ipv4Addr::new(10, 0, 2, 3)),
-                },
-                v6: Some(Subnet {
-                    network: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0),
-                    prefix_len: 64,
-                    guest: GUEST_V6,
-                    gateway: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
-                    dns: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3)),
-                }),
+                v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
+                v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
                 allow_host_loopback: entropy.chance(50),
             },
             mtu: entropy.choose(&[65_520, 1500, 1280]),

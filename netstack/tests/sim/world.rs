@@ -5,9 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
+use netstack::config::{parse_subnet_v4, parse_subnet_v6};
 use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::link::Link;
-use netstack::core::policy::{Network, Subnet};
+use netstack::core::policy::Network;
 use netstack::core::tcp::{Cause, Promote, Snapshot};
 use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
@@ -68,20 +69,8 @@ impl Link for Wire {
 pub fn config() -> Config {
     Config {
         network: Network {
-            v4: Subnet {
-                network: [10, 0, 2, 0].into(),
-                prefix_len: 24,
-                guest: [10, 0, 2, 100].into(),
-                gateway: [10, 0, 2, 2].into(),
-                dns: Some([10, 0, 2, 3].into()),
-            },
-            v6: Some(Subnet {
-                network: address("fd00::"),
-                prefix_len: 64,
-                guest: address("fd00::100"),
-                gateway: address("fd00::2"),
-                dns: Some(address("fd00::3")),
-            }),
+            v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
+            v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
             allow_host_loopback: false,
         },
         mtu: 1500,
