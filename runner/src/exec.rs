@@ -22,7 +22,7 @@ use crate::init::{Streams, install_streams, open_terminal, role_arguments};
 use crate::messages::{FromInit, FromMonitor, ToLauncher};
 use crate::namespaces;
 use crate::process::Prepared;
-use crate::rootfs::mounts::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
+use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
 use crate::selfexec::{self, EXEC_ROLE};
 use crate::spec::ProcessSpec;
 use crate::sys::{self, Child, NewNamespaces};

@@ -10,10 +10,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, OFlags};
 
 use crate::failure::{Failure, FailureKind};
-use crate::rootfs::mounts::file_type;
+use crate::rootfs::lookup::{file_type, open_in_root};
 use crate::security::{Capabilities, drop_privileges};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};
 use crate::sys;
@@ -164,15 +164,11 @@ fn variable<'a>(env: &'a [OsString], name: &str) -> Option<&'a OsStr> {
 
 /// Magic links are refused: `/proc/self/fd/N` as working directory was a way out of the container (CVE-2024-21626).
 fn enter_workdir(workdir: &Path, root: BorrowedFd) -> Result<(), Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let refused = |errno: rustix::io::Errno| {
-        let why = match errno {
-            rustix::io::Errno::NOENT => "it does not exist in the container".to_owned(),
-            rustix::io::Errno::LOOP => {
-                "it leads through a link that must not be followed".to_owned()
-            }
-            errno => io::Error::from(errno).to_string(),
+    let refused = |error: io::Error| {
+        let why = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => "it does not exist in the container".to_owned(),
+            Some(Errno::ELOOP) => "it leads through a link that must not be followed".to_owned(),
+            _ => error.to_string(),
         };
         Failure::new(
             FailureKind::NotExecutable,
@@ -182,8 +178,8 @@ fn enter_workdir(workdir: &Path, root: BorrowedFd) -> Result<(), Failure> {
             ),
         )
     };
-    let dir = openat2(root, workdir, flags, Mode::empty(), resolve).map_err(refused)?;
-    rustix::process::fchdir(&dir).map_err(refused)
+    let dir = open_in_root(root, workdir, OFlags::PATH | OFlags::DIRECTORY).map_err(refused)?;
+    rustix::process::fchdir(&dir).map_err(|errno| refused(errno.into()))
 }
 
 /// Lets a user other than root open `/dev/stdout` and its like anew. Pipes and terminals only: coracle made these for the

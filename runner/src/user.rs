@@ -5,10 +5,14 @@
 //! are not in the format of `passwd(5)` or `group(5)` are passed over, as the C library does.
 
 use std::fs::File;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::OFlags;
+
+use crate::rootfs::lookup::open_in_root;
 
 /// Bytes read of each file. A large directory export fits; a bomb does not.
 const FILE_MAX: u64 = 4 << 20;
@@ -167,15 +171,13 @@ fn parse_id(text: &str) -> Option<u32> {
 /// The text of a file of the container, or nothing where there is no such file.
 fn read_limited(root: BorrowedFd, path: &'static str) -> Result<String, UserError> {
     let read = |source: io::Error| UserError::Read { path, source };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match openat2(root, path, flags, Mode::empty(), resolve) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match open_in_root(root, Path::new(path), flags) {
         Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
-        Err(errno) => return Err(read(errno.into())),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(String::new()),
+        Err(error) => return Err(read(error)),
     };
-    let stat = fstat(&file).map_err(|errno| read(errno.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+    if !file.metadata().map_err(read)?.is_file() {
         return Err(UserError::NotRegular { path });
     }
     let mut bytes = Vec::new();

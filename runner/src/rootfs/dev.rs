@@ -10,7 +10,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, fstat};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Detached, KERNEL_FS, open_beneath};
+use super::lookup::open_beneath;
+use super::mounts::{Detached, KERNEL_FS};
 
 /// Bound from the host: name and device number, `Documentation/admin-guide/devices.txt`.
 const DEVICES: [(&str, u32, u32); 6] = [

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, OFlags};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Detached, KERNEL_FS, file_type, open_beneath};
+use super::lookup::{file_type, open_beneath};
+use super::mounts::{Detached, KERNEL_FS};
 
 /// Hidden: they tell about the host or reach its hardware. As Podman 6 has it.
 const PROC_MASKED: [&str; 9] = [

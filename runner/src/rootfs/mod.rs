@@ -5,6 +5,7 @@
 //! then looks up places to attach them to. From that moment no path can lead outside, whatever the image holds.
 
 mod dev;
+pub mod lookup;
 mod mask;
 pub mod mounts;
 pub mod overlay;
@@ -19,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::idmap::Extent;
 use dev::Dev;
-use mounts::{Detached, KERNEL_FS, Missing, PROC_SUPER_MAGIC, Root, SYSFS_MAGIC, filesystem_magic};
+use lookup::{Missing, PROC_SUPER_MAGIC, Root, SYSFS_MAGIC, filesystem_magic};
+use mounts::{Detached, KERNEL_FS};
 use overlay::Changes;
 
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +169,7 @@ impl Parts {
             .map_err(at("/proc"))?;
         let sys = self.sys.attach(kernel_place("/sys")?).map_err(at("/sys"))?;
         // A host whose cgroups cannot be mounted, or have no place in sysfs, runs containers all the same.
-        let cgroup_place = mounts::open_beneath(
+        let cgroup_place = lookup::open_beneath(
             &sys,
             Path::new("fs/cgroup"),
             OFlags::PATH | OFlags::DIRECTORY,
@@ -259,7 +261,7 @@ fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
     for (name, value) in settings {
         let failed = |source| RootfsError::Sysctl { name, source };
         let path = Path::new("sys/net/ipv4").join(name);
-        let file = mounts::open_beneath(proc, &path, OFlags::WRONLY).map_err(failed)?;
+        let file = lookup::open_beneath(proc, &path, OFlags::WRONLY).map_err(failed)?;
         rustix::io::write(&file, value.as_bytes()).map_err(|errno| failed(errno.into()))?;
     }
     Ok(())
