@@ -30,7 +30,7 @@ use crate::core::policy::Network;
 use crate::core::tcp::Promote;
 use crate::core::{self, Core};
 use crate::device::{Tap, TapError};
-use crate::driver::{Clock, Driver, DriverError, Parts};
+use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::{
     GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter,
     PromoterError, Target, configure,
@@ -142,7 +142,7 @@ struct Args {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     promote: PromoteWhen,
 
-    /// Serve flows and counters here: connect and read one JSON document
+    /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON document
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
 }
@@ -330,9 +330,14 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;
     let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
-    let promoter = set_up_promotion(&guest, &config, network.v6.is_some())?;
+    let promoter = match set_up_promotion(&guest, &config, network.v6.is_some()) {
+        Err(Unpromoted::Unavailable(error)) if config.promote == Promote::Always => {
+            return Err(error.into());
+        }
+        promoter => promoter,
+    };
     let mut core = core_config(&config, network, &tap)?;
-    if promoter.is_none() {
+    if promoter.is_err() {
         core.promote = Promote::Off;
     }
 
@@ -410,18 +415,14 @@ fn set_up_promotion(
     guest: &Arc<GuestThread>,
     config: &Config,
     ipv6: bool,
-) -> Result<Option<Promoter>, StartError> {
+) -> Result<Promoter, Unpromoted> {
     if config.promote == Promote::Off {
-        return Ok(None);
+        return Err(Unpromoted::Off);
     }
-    match Promoter::set_up(guest.clone(), &config.tap, ipv6) {
-        Ok(promoter) => Ok(Some(promoter)),
-        Err(error) if config.promote == Promote::Always => Err(error.into()),
-        Err(error) => {
-            info!("connections stay in user space: {error}");
-            Ok(None)
-        }
-    }
+    Promoter::set_up(guest.clone(), &config.tap, ipv6).map_err(|error| {
+        info!("connections stay in user space: {error}");
+        error.into()
+    })
 }
 
 fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Config, StartError> {

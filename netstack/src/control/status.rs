@@ -30,7 +30,20 @@ pub struct Status {
     /// Payload bytes of all flows, ever.
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
+    pub promotion: PromotionStatus,
     pub flows: Vec<FlowStatus>,
+}
+
+/// What became of handing flows over to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PromotionStatus {
+    /// Why it is not done at all, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+    /// Flows handed over, ever.
+    pub promoted: u64,
+    /// Attempts that left a flow in the engine, ever.
+    pub failed: u64,
 }
 
 /// One flow that is alive.
@@ -45,6 +58,9 @@ pub struct FlowStatus {
     /// RFC 9293 3.3.2 for TCP, as in `ESTABLISHED`.
     pub state: String,
     pub path: FlowPath,
+    /// Why it is on that path; `None` unless it is TCP.
+    #[serde(flatten)]
+    pub reason: Option<Reason>,
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
     pub age_ms: u64,
@@ -72,6 +88,36 @@ pub enum Initiator {
 pub enum FlowPath {
     Engine,
     Kernel,
+}
+
+/// Why a TCP flow is on its path. The first ones leave it in the engine, the last two brought it to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "lowercase")]
+pub enum Reason {
+    /// The host has not answered yet.
+    Opening,
+    /// It has moved little, or slowly.
+    Talks,
+    /// Nothing is handed over: see [`PromotionStatus::unavailable`].
+    Off,
+    /// It is about to be handed over.
+    Leaving,
+    /// Its guest did not come to rest in time. There will be another attempt.
+    Restless,
+    /// The kernel refused to take it, for the reason in `detail`. There will be another attempt.
+    Refused { detail: String },
+    /// It moves much, and fast.
+    Hauls(Promoted),
+    /// `--promote always`.
+    Asked(Promoted),
+}
+
+/// When a flow was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Promoted {
+    pub promoted_ms_ago: u64,
+    /// Payload bytes, both ways, that the engine had carried.
+    pub promoted_after_bytes: u64,
 }
 
 /// Why there is no status socket.
@@ -255,7 +301,11 @@ mod tests {
             guest: "10.0.2.100:43210".parse().unwrap(),
             remote: Some("198.51.100.7:443".parse().unwrap()),
             state: "ESTABLISHED".to_owned(),
-            path: FlowPath::Engine,
+            path: FlowPath::Kernel,
+            reason: Some(Reason::Hauls(Promoted {
+                promoted_ms_ago: 7,
+                promoted_after_bytes: 262_144,
+            })),
             bytes_to_guest: 1,
             bytes_from_guest: 2,
             age_ms: 3,
@@ -266,6 +316,11 @@ mod tests {
             connections_total: 4,
             bytes_to_guest: 5,
             bytes_from_guest: 6,
+            promotion: PromotionStatus {
+                unavailable: None,
+                promoted: 8,
+                failed: 9,
+            },
             flows: vec![flow; flows],
         }
     }
@@ -278,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"engine","bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();

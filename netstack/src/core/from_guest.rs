@@ -15,7 +15,7 @@ use super::link::{Hardware, Link};
 use super::neighbour;
 use super::packet::{Packet, Transport};
 use super::policy::Verdict;
-use super::tcp::{Cause, Phase, TcpFlow};
+use super::tcp::{Cause, Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
 use super::{Action, Core, IN_FLIGHT, Kind, MAX_DIALS, MAX_FLOWS, dialled_at};
 
@@ -63,14 +63,16 @@ impl Core {
                 Phase::Dialling { syn } if opens => *syn = packet.ip.into(),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
-                // It was in flight at the hand-over, or the mark that diverts it is gone: back in. A SYN is never diverted
-                // and would come back for ever.
-                Phase::Promoted { since } if !tcp.syn() => {
-                    self.stray_seen |= now >= *since + IN_FLIGHT;
-                    let hardware = self.hardware_of(packet);
-                    hardware.send_packet(link, packet.offload, packet.ip);
+                // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is never diverted and
+                // would come back for ever.
+                Phase::Promoted(handover) if !tcp.syn() => {
+                    self.stray_seen |= now >= handover.at + IN_FLIGHT;
+                    if handover.stragglers == Stragglers::Return {
+                        let hardware = self.hardware_of(packet);
+                        hardware.send_packet(link, packet.offload, packet.ip);
+                    }
                 }
-                Phase::Promoted { .. } => {}
+                Phase::Promoted(_) => {}
                 Phase::Open(_) => {
                     flow.ingest(&mut self.engine, packet.ip, tcp, now, link);
                     self.touch(id);

@@ -426,7 +426,7 @@ impl Core {
                 match flow.phase {
                     Phase::Open(connection) => self.engine.recycle(connection, carried),
                     Phase::Dialling { .. } => self.dials -= 1,
-                    Phase::Promoted { .. } => {}
+                    Phase::Promoted(_) => {}
                 }
             }
             Kind::Mapping(_) => self.mappings -= 1,

@@ -5,7 +5,7 @@ use smoltcp::time::Instant;
 use super::Core;
 use super::flow::{FlowId, Tuple};
 use super::link::Link;
-use super::tcp::{Cause, Snapshot};
+use super::tcp::{Cause, Reluctance, Snapshot, Stragglers};
 
 impl Core {
     /// The next flow that rests and wants to be handed over to the kernel. Take its [`Core::snapshot`], and answer with
@@ -20,16 +20,17 @@ impl Core {
         self.flows.tcp_mut(id)?.snapshot(guest, remote?)
     }
 
-    /// The kernel has taken the flow over. Frames of it that still arrive go back into the guest.
+    /// The kernel has taken the flow over. `stragglers` says what to do with frames of it that still arrive.
     pub fn promoted(
         &mut self,
         id: FlowId,
         snapshot: &Snapshot,
+        stragglers: Stragglers,
         now: Instant,
         link: &mut impl Link,
     ) {
         if let Some(flow) = self.flows.tcp_mut(id) {
-            flow.promoted(&mut self.engine, snapshot, now, link);
+            flow.promoted(&mut self.engine, snapshot, stragglers, now, link);
             self.counters.promotions += 1;
         }
     }
@@ -39,10 +40,11 @@ impl Core {
         &mut self,
         id: FlowId,
         snapshot: Option<&Snapshot>,
+        why: Reluctance,
         link: &mut impl Link,
     ) {
         if let Some(flow) = self.flows.tcp_mut(id) {
-            flow.promotion_failed(&mut self.engine, snapshot, link);
+            flow.promotion_failed(&mut self.engine, snapshot, why, link);
             self.counters.promotions_failed += 1;
             self.touch(id);
         }

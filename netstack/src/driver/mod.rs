@@ -30,6 +30,7 @@ use crate::host::Resolvers;
 
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
+pub use self::promotion::Unpromoted;
 use self::sockets::{HostSocket, HostSockets};
 use self::streams::Listeners;
 use self::tap_link::TapLink;
@@ -45,8 +46,8 @@ pub struct Parts {
     pub tap: Tap,
     pub listeners: Vec<Listener>,
     pub resolvers: Resolvers,
-    /// `None` where flows cannot be handed over to the kernel.
-    pub promoter: Option<Promoter>,
+    /// What hands flows over to the kernel.
+    pub promoter: Result<Promoter, Unpromoted>,
     pub status: Option<StatusSocket>,
     pub exit: ExitWatch,
 }
@@ -68,7 +69,7 @@ pub struct Driver {
     sockets: HostSockets,
     listeners: Listeners,
     resolvers: Resolvers,
-    promotion: Option<Promotion>,
+    promotion: Result<Promotion, Unpromoted>,
     status: Option<StatusSocket>,
     /// Held open: closed, it would leave the epoll.
     _exit: ExitWatch,
@@ -265,7 +266,8 @@ impl Driver {
 
     fn handle_status(&mut self, now: Instant) {
         if let Some(status) = &mut self.status {
-            status.serve(|| report::status(&self.core, now));
+            let promotion = self.promotion.as_ref().err();
+            status.serve(|| report::status(&self.core, promotion, now));
         }
     }
 
@@ -273,7 +275,7 @@ impl Driver {
         if !self.link.has_room() || self.listeners.is_paused() {
             return Some(RETRY);
         }
-        let relays_wait = self.promotion.as_ref().is_some_and(Promotion::has_work);
+        let relays_wait = self.promotion.as_ref().is_ok_and(Promotion::has_work);
         if self.core.touched_len() > 0 || relays_wait {
             return Some(Duration::ZERO);
         }

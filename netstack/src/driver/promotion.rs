@@ -15,10 +15,10 @@ use super::Driver;
 use super::poller::{Event, Interest, Token};
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
-use crate::core::tcp::{Cause, Snapshot};
+use crate::core::tcp::{Cause, Reluctance, Snapshot, Stragglers};
 use crate::core::{Duration, Instant};
 use crate::guest::repair::{self, is_closed};
-use crate::guest::{Endpoints, Promoter, PromoterError};
+use crate::guest::{Diversion, Endpoints, Promoter, PromoterError};
 
 /// The guest's side of a relay; the other is the host's.
 const GUEST: Side = Side::A;
@@ -37,8 +37,17 @@ pub struct Promotion {
 
 /// A flow that the kernel carries.
 pub struct Promoted {
-    endpoints: Endpoints,
+    diversion: Diversion,
     stage: Stage,
+}
+
+/// Why there is no promotion at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unpromoted {
+    #[error("--promote off")]
+    Off,
+    #[error(transparent)]
+    Unavailable(#[from] PromoterError),
 }
 
 enum Stage {
@@ -70,49 +79,53 @@ impl Driver {
     /// Hands over every flow that has come to rest.
     pub(super) fn promote_resting(&mut self, now: Instant) {
         while let Some(id) = self.core.poll_promotion() {
-            let Some(mut snapshot) = self.core.snapshot(id) else {
-                self.core.promotion_failed(id, None, &mut self.link);
-                continue;
+            let mut snapshot = self.core.snapshot(id);
+            let promoted = match &mut snapshot {
+                Some(snapshot) => self.promote(id, snapshot, now),
+                None => Err(Reluctance::NoRest),
             };
-            let promoted = self.promote(id, &mut snapshot, now).unwrap_or_else(|error| {
-                debug!(guest = %snapshot.guest, remote = %snapshot.remote, %error, "stays in the engine");
-                false
-            });
-            if !promoted {
+            if let Err(why) = promoted {
                 self.core
-                    .promotion_failed(id, Some(&snapshot), &mut self.link);
+                    .promotion_failed(id, snapshot.as_ref(), why, &mut self.link);
             }
         }
     }
 
-    /// False when there is nothing to do it with. The snapshot's unread bytes are taken once there is no way back.
+    /// The snapshot's unread bytes are taken once there is no way back.
     fn promote(
         &mut self,
         id: FlowId,
         snapshot: &mut Snapshot,
         now: Instant,
-    ) -> Result<bool, PromoterError> {
-        let (Some(promotion), Some(endpoints)) = (
-            self.promotion.as_mut(),
+    ) -> Result<(), Reluctance> {
+        let (Ok(promotion), Some(endpoints)) = (
+            &mut self.promotion,
             Endpoints::new(snapshot.guest, snapshot.remote),
         ) else {
-            return Ok(false);
+            return Err(Reluctance::Off);
         };
         let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
-            return Ok(false);
+            return Err(Reluctance::Off);
         };
         let taken = promotion
             .promoter
             .take_over(&repair_snapshot(endpoints, snapshot));
-        let guest = match taken {
-            Ok(guest) => guest,
+        let (guest, diversion) = match taken {
+            Ok(taken) => taken,
             Err(error) => {
+                debug!(%error, "a connection stays in the engine");
                 self.sockets.insert(id, HostSocket::Stream(host));
-                return Err(error);
+                return Err(Reluctance::Refused(error.to_string()));
             }
         };
         // The kernel has the flow: there is no way back from here.
-        self.core.promoted(id, snapshot, now, &mut self.link);
+        let stragglers = if diversion.is_translated() {
+            Stragglers::Drop
+        } else {
+            Stragglers::Return
+        };
+        self.core
+            .promoted(id, snapshot, stragglers, now, &mut self.link);
         let Stream(host) = host;
         let registered = self
             .poller
@@ -131,16 +144,16 @@ impl Driver {
                     from_guest: 0,
                 };
                 self.sockets
-                    .insert(id, HostSocket::Promoted(Promoted { endpoints, stage }));
+                    .insert(id, HostSocket::Promoted(Promoted { diversion, stage }));
                 self.drive_relay(id);
             }
             // Both sockets are closed by now, which resets what is connected to them.
             Err(error) => {
                 warn!(%error, "a promoted connection was lost");
-                self.end_promoted(id, endpoints, Cause::ResetByHost);
+                self.end_promoted(id, diversion, Cause::ResetByHost);
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// An event on either socket of a promoted flow.
@@ -164,7 +177,7 @@ impl Driver {
 
     /// Goes on with the relays that had more to do than one turn allows.
     pub(super) fn drive_unfinished(&mut self) {
-        let Some(promotion) = &mut self.promotion else {
+        let Ok(promotion) = &mut self.promotion else {
             return;
         };
         for id in std::mem::take(&mut promotion.unfinished) {
@@ -174,7 +187,7 @@ impl Driver {
 
     /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's firewall.
     pub(super) fn heal_gate(&mut self, now: Instant) {
-        if let Some(promotion) = &mut self.promotion
+        if let Ok(promotion) = &mut self.promotion
             && now >= promotion.healed + HEAL_PAUSE
         {
             promotion.healed = now;
@@ -186,9 +199,9 @@ impl Driver {
 
     fn drive_relay(&mut self, id: FlowId) {
         let (
-            Some(promotion),
+            Ok(promotion),
             Some(HostSocket::Promoted(Promoted {
-                endpoints,
+                diversion,
                 stage:
                     Stage::Relaying {
                         relay,
@@ -200,7 +213,7 @@ impl Driver {
         else {
             return;
         };
-        let endpoints = *endpoints;
+        let diversion = *diversion;
         let progress = relay.drive(&mut promotion.pipes);
         let before = (*to_guest, *from_guest);
         (*to_guest, *from_guest) = (relay.bytes_from(HOST), relay.bytes_from(GUEST));
@@ -222,18 +235,18 @@ impl Driver {
                         let (guest, _host) = relay.into_sockets();
                         let stage = Stage::Closing(guest);
                         self.sockets
-                            .insert(id, HostSocket::Promoted(Promoted { endpoints, stage }));
+                            .insert(id, HostSocket::Promoted(Promoted { diversion, stage }));
                         self.finish_closing(id);
                     }
                     End::Aborted { by, kind } => {
-                        debug!(guest = %endpoints.guest(), remote = %endpoints.remote(), ?by, %kind, "a promoted connection broke");
+                        debug!(connection = %diversion.shown(), ?by, %kind, "a promoted connection broke");
                         // Closes both sockets: RST to whoever has not sent one.
                         drop(relay);
                         let cause = match by {
                             GUEST => Cause::ResetByGuest,
                             HOST => Cause::ResetByHost,
                         };
-                        self.end_promoted(id, endpoints, cause);
+                        self.end_promoted(id, diversion, cause);
                     }
                 }
             }
@@ -243,20 +256,20 @@ impl Driver {
     /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not live to see).
     fn finish_closing(&mut self, id: FlowId) {
         if let Some(HostSocket::Promoted(Promoted {
-            endpoints,
+            diversion,
             stage: Stage::Closing(guest),
         })) = self.sockets.get_mut(id)
             && is_closed(&*guest).unwrap_or(true)
         {
-            let endpoints = *endpoints;
+            let diversion = *diversion;
             self.sockets.remove(id);
-            self.end_promoted(id, endpoints, Cause::Finished);
+            self.end_promoted(id, diversion, Cause::Finished);
         }
     }
 
-    fn end_promoted(&mut self, id: FlowId, endpoints: Endpoints, cause: Cause) {
-        if let Some(promotion) = &mut self.promotion
-            && let Err(error) = promotion.promoter.release(&endpoints)
+    fn end_promoted(&mut self, id: FlowId, diversion: Diversion, cause: Cause) {
+        if let Ok(promotion) = &mut self.promotion
+            && let Err(error) = promotion.promoter.release(&diversion)
         {
             debug!(%error, "cannot end a diversion");
         }

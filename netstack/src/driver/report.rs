@@ -4,14 +4,17 @@ use std::net::IpAddr;
 
 use smoltcp::socket::tcp::State;
 
-use crate::control::{FlowPath, FlowProtocol, FlowStatus, Initiator, Status};
+use super::Unpromoted;
+use crate::control::{
+    FlowPath, FlowProtocol, FlowStatus, Initiator, Promoted, PromotionStatus, Reason, Status,
+};
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
-use crate::core::tcp::{self, Phase, TcpFlow};
+use crate::core::tcp::{self, Handover, Motive, Phase, Reluctance, TcpFlow};
 use crate::core::{Core, Instant};
 
-/// Everything that is known now.
-pub fn status(core: &Core, now: Instant) -> Status {
+/// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at all.
+pub fn status(core: &Core, unpromoted: Option<&Unpromoted>, now: Instant) -> Status {
     let counters = core.counters();
     let network = core.network();
     let v6 = network.v6.map(|v6| IpAddr::from(v6.guest));
@@ -21,6 +24,11 @@ pub fn status(core: &Core, now: Instant) -> Status {
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,
         bytes_from_guest: counters.bytes_from_guest,
+        promotion: PromotionStatus {
+            unavailable: unpromoted.map(ToString::to_string),
+            promoted: counters.promotions,
+            failed: counters.promotions_failed,
+        },
         flows: core
             .tcp_flows()
             .map(|(tuple, flow)| tcp_flow(tuple, flow, now))
@@ -43,12 +51,37 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
         remote: tuple.remote,
         state: state_name(flow.state()).to_owned(),
         path: match flow.phase {
-            Phase::Promoted { .. } => FlowPath::Kernel,
+            Phase::Promoted(_) => FlowPath::Kernel,
             Phase::Dialling { .. } | Phase::Open(_) => FlowPath::Engine,
         },
+        reason: Some(reason(flow, now)),
         bytes_to_guest: flow.bytes_to_guest,
         bytes_from_guest: flow.bytes_from_guest,
         age_ms: (now - flow.born).total_millis(),
+    }
+}
+
+fn reason(flow: &TcpFlow, now: Instant) -> Reason {
+    match &flow.phase {
+        Phase::Dialling { .. } => Reason::Opening,
+        Phase::Open(_) => match flow.haul.reluctance() {
+            Reluctance::Talking => Reason::Talks,
+            Reluctance::Off => Reason::Off,
+            Reluctance::Leaving => Reason::Leaving,
+            Reluctance::NoRest => Reason::Restless,
+            Reluctance::Refused(detail) => Reason::Refused { detail },
+        },
+        Phase::Promoted(handover) => match handover.motive {
+            Motive::Hauling => Reason::Hauls(promoted(handover, now)),
+            Motive::Asked => Reason::Asked(promoted(handover, now)),
+        },
+    }
+}
+
+fn promoted(handover: &Handover, now: Instant) -> Promoted {
+    Promoted {
+        promoted_ms_ago: (now - handover.at).total_millis(),
+        promoted_after_bytes: handover.after_bytes,
     }
 }
 
@@ -66,6 +99,7 @@ fn mapping_flow(tuple: &Tuple, mapping: &Mapping, now: Instant) -> FlowStatus {
         remote: tuple.remote,
         state: "OPEN".to_owned(),
         path: FlowPath::Engine,
+        reason: None,
         bytes_to_guest: mapping.bytes_to_guest,
         bytes_from_guest: mapping.bytes_from_guest,
         age_ms: (now - mapping.born).total_millis(),

@@ -15,6 +15,6 @@ mod thread;
 pub use endpoints::Endpoints;
 pub use link::{LinkError, LinkSettings, configure};
 pub use namespace::{NamespaceError, Target, TargetName};
-pub use promoter::{Promoter, PromoterError};
+pub use promoter::{Diversion, Promoter, PromoterError};
 pub use route::{DiversionError, divert_marked};
 pub use thread::{GuestThread, GuestThreadEnded};

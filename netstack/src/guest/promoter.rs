@@ -19,6 +19,30 @@ pub struct Promoter {
     table: SocketTable,
 }
 
+/// A connection that the kernel carries, until [`Promoter::release`].
+#[derive(Debug, Clone, Copy)]
+pub struct Diversion {
+    /// Its ends as they show on the tap.
+    shown: Endpoints,
+    /// Its ends as the repair socket and the gate know them. Others than shown if the guest translated them as long as
+    /// the segments came this way.
+    inside: Endpoints,
+    /// Whether they are those of somebody behind the guest.
+    forwarded: bool,
+}
+
+impl Diversion {
+    /// The connection's ends as they show on the tap.
+    pub fn shown(&self) -> Endpoints {
+        self.shown
+    }
+
+    /// Whether segments that were on the way to the tap look different from those that the gate diverts.
+    pub fn is_translated(&self) -> bool {
+        self.shown != self.inside
+    }
+}
+
 /// Why this system or this flow cannot be promoted.
 #[derive(Debug, thiserror::Error)]
 pub enum PromoterError {
@@ -30,9 +54,13 @@ pub enum PromoterError {
     Repair(#[from] RepairError),
     #[error("cannot ask the guest whose connection {0} is: {1}")]
     Owner(Endpoints, #[source] NetlinkError),
-    /// Its segments come from a container inside the guest, by way of the guest's address translation.
-    #[error("{0} is not the guest's own connection")]
-    Forwarded(Endpoints),
+    /// Diverted segments carry the addresses from before the translation, and are routed by them.
+    #[error("the guest translates the addresses of its own connection {0}")]
+    Translated(Endpoints),
+    #[error(
+        "{0} is of somebody behind the guest, whose kernel cannot leave segments untracked (nft_ct)"
+    )]
+    Tracked(Endpoints),
     #[error(transparent)]
     Guest(#[from] GuestThreadEnded),
 }
@@ -59,30 +87,57 @@ impl Promoter {
         })
     }
 
-    /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest. On an error the guest
-    /// has noticed nothing.
-    pub fn take_over(&mut self, snapshot: &Snapshot) -> Result<OwnedFd, PromoterError> {
-        let endpoints = snapshot.endpoints;
-        let owner = self.conntrack.owner(&endpoints);
-        if owner.map_err(|error| PromoterError::Owner(endpoints, error))? != Owner::Guest {
-            return Err(PromoterError::Forwarded(endpoints));
-        }
-        let is_ipv6 = endpoints.remote().is_ipv6();
+    /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest. `snapshot` is of the
+    /// flow as it shows on the tap. On an error the guest has noticed nothing.
+    pub fn take_over(
+        &mut self,
+        snapshot: &Snapshot,
+    ) -> Result<(OwnedFd, Diversion), PromoterError> {
+        let diversion = self.locate(snapshot.endpoints)?;
+        let snapshot = Snapshot {
+            endpoints: diversion.inside,
+            forwarded: diversion.forwarded,
+            ..*snapshot
+        };
+        let is_ipv6 = diversion.inside.remote().is_ipv6();
         let fresh = self.sockets.take(&self.guest, is_ipv6)?;
-        let socket = RepairSocket::restore(fresh, snapshot)?;
-        self.gate.add(endpoints)?;
-        socket.leave().map_err(|error| {
-            // The engine goes on, so the guest's segments have to come back to it.
-            let _ = self.gate.remove(endpoints);
-            error.into()
+        let socket = RepairSocket::restore(fresh, &snapshot)?;
+        self.gate.add(diversion.inside)?;
+        match socket.leave() {
+            Ok(socket) => Ok((socket, diversion)),
+            Err(error) => {
+                // The engine goes on, so the guest's segments have to come back to it.
+                let _ = self.gate.remove(diversion.inside);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Finds out which ends the connection has inside.
+    fn locate(&mut self, shown: Endpoints) -> Result<Diversion, PromoterError> {
+        let owner = self.conntrack.owner(&shown);
+        let (inside, forwarded) = match owner.map_err(|error| PromoterError::Owner(shown, error))? {
+            Owner::Guest => (shown, false),
+            Owner::Behind(inside) if self.gate.diverts_forwarded() => (inside, true),
+            Owner::Behind(_) => return Err(PromoterError::Tracked(shown)),
+            Owner::Translated => return Err(PromoterError::Translated(shown)),
+        };
+        Ok(Diversion {
+            shown,
+            inside,
+            forwarded,
         })
     }
 
     /// Ends the diversion of a flow whose socket has been closed, and makes its tuple free for the guest to use again.
-    pub fn release(&mut self, endpoints: &Endpoints) -> Result<(), PromoterError> {
+    pub fn release(&mut self, diversion: &Diversion) -> Result<(), PromoterError> {
         // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in the engine.
-        let _ = self.table.forget(endpoints);
-        Ok(self.gate.remove(*endpoints)?)
+        let _ = self.table.forget(&diversion.inside);
+        if diversion.forwarded {
+            // Without an answer the entry stays until it is too old.
+            let _ = self.conntrack.forget(&diversion.shown);
+        }
+        Ok(self.gate.remove(diversion.inside)?)
     }
 
     /// Puts the diversion back that somebody has flushed.

@@ -10,7 +10,7 @@ use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
-use netstack::core::tcp::{Cause, HostStream, Promote, Readiness};
+use netstack::core::tcp::{Cause, HostStream, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS,
     MAX_MAPPINGS,
@@ -210,17 +210,23 @@ impl World {
     /// The kernel takes a flow over, or does not.
     fn promote(&mut self, flow: FlowId, entropy: &mut Entropy) {
         let Some(snapshot) = self.core.snapshot(flow) else {
-            self.core.promotion_failed(flow, None, &mut self.wire);
+            self.core
+                .promotion_failed(flow, None, Reluctance::NoRest, &mut self.wire);
             return;
         };
         if entropy.chance(50) {
+            let stragglers = if entropy.chance(50) {
+                Stragglers::Return
+            } else {
+                Stragglers::Drop
+            };
             self.core
-                .promoted(flow, &snapshot, self.now, &mut self.wire);
+                .promoted(flow, &snapshot, stragglers, self.now, &mut self.wire);
             self.streams.remove(&flow);
             self.relayed.push(flow);
         } else {
             self.core
-                .promotion_failed(flow, Some(&snapshot), &mut self.wire);
+                .promotion_failed(flow, Some(&snapshot), Reluctance::NoRest, &mut self.wire);
         }
     }
 

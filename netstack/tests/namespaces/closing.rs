@@ -1,7 +1,7 @@
 //! Ends of connections: half-close, reset, reuse of a port, and a reader that stops reading.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use nix::errno::Errno;
 
 use crate::harness::sys::unacknowledged;
 use crate::harness::traffic::{
-    EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, limit, listen, reset,
+    EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, connect_from, listen,
+    reset,
 };
 use crate::harness::{Case, Family, World, case, eventually};
 use crate::outbound::errno;
@@ -297,10 +298,8 @@ fn guest_port_reused(world: &mut World, by_reset: bool) {
             } else {
                 one_shot.address
             };
-            let mut stream = world
-                .guest
-                .net
-                .run(|| connect_from((family.guest(), 40000).into(), remote));
+            let source = (family.guest(), 40000).into();
+            let mut stream = connect_from(&world.guest.net, source, remote);
             assert_echo(&mut stream, &[round; 32]);
             if by_reset {
                 reset(stream);
@@ -312,44 +311,5 @@ fn guest_port_reused(world: &mut World, by_reset: bool) {
     helper.expect_fds_back_to(baseline);
 }
 
-/// Connects from a given source address. While the guest's kernel still waits for the last ACK of the connection before,
-/// it has no such tuple to give (EADDRNOTAVAIL).
-fn connect_from(source: SocketAddr, remote: SocketAddr) -> TcpStream {
-    let deadline = Instant::now() + REUSED_WITHIN;
-    loop {
-        let error = match try_connect_from(source, remote) {
-            Ok(stream) => return stream,
-            Err(error) => error,
-        };
-        let still_there = errno(&error) == Some(Errno::EADDRNOTAVAIL);
-        assert!(
-            still_there && Instant::now() < deadline,
-            "connect from {source}: {error}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn try_connect_from(source: SocketAddr, remote: SocketAddr) -> std::io::Result<TcpStream> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let stream = runtime.block_on(async {
-        let socket = match source {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(source)?;
-        tokio::time::timeout(REUSED_WITHIN, socket.connect(remote)).await?
-    })?;
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    limit(&stream);
-    Ok(stream)
-}
-
 /// How much an answer holds: more than all socket buffers on the way hold at first.
 const ANSWER: usize = 4 << 20;
-/// At least one retransmission of the SYN (after 1 s) may be needed while the old connection is torn down.
-const REUSED_WITHIN: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! Tests of the built `coracle-net` between real namespaces: what a guest, the host and a third party see. One file per
 //! subject; `harness` makes the namespaces. See [`harness`] for the environment variables that shape a run.
 
+mod behind;
 mod closing;
 mod dns;
 mod harness;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         policy::CASES,
         options::CASES,
         lifecycle::CASES,
+        behind::CASES,
         load::CASES,
     ];
     harness::run(&subjects.concat())

@@ -9,7 +9,7 @@ use netstack::config::{parse_subnet_v4, parse_subnet_v6};
 use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
-use netstack::core::tcp::{Cause, Promote, Snapshot};
+use netstack::core::tcp::{Cause, Promote, Reluctance, Snapshot};
 use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
 
@@ -237,8 +237,12 @@ impl World {
             }
             while let Some(flow) = self.core.poll_promotion() {
                 if let Some(snapshot) = self.core.snapshot(flow) {
-                    self.core
-                        .promotion_failed(flow, Some(&snapshot), &mut self.wire);
+                    self.core.promotion_failed(
+                        flow,
+                        Some(&snapshot),
+                        Reluctance::NoRest,
+                        &mut self.wire,
+                    );
                     self.promotions.push((flow, snapshot));
                 }
             }

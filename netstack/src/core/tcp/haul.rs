@@ -33,27 +33,38 @@ pub enum Promote {
 }
 
 /// Why a flow is not in the kernel (yet), for status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reluctance {
     /// It talks.
     Talking,
     /// Promotion is off or this system cannot do it.
     Off,
-    /// The guest did not acknowledge in time; more bytes are waited for.
+    /// It hauls, and is on its way.
+    Leaving,
+    /// The guest did not come to rest in time; more bytes are waited for.
     NoRest,
-    /// The kernel refused a step.
-    Refused,
+    /// The kernel refused a step, in these words; more bytes are waited for.
+    Refused(String),
+}
+
+/// Why a flow was handed over, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motive {
+    /// It hauls.
+    Hauling,
+    /// Every flow is to be.
+    Asked,
 }
 
 /// One flow's way towards promotion.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Haul {
     policy: Promote,
     threshold: u64,
     window_start: Instant,
     bytes_at_window_start: u64,
     stage: Stage,
-    pub reluctance: Reluctance,
+    reluctance: Reluctance,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +97,21 @@ impl Haul {
 
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    pub fn reluctance(&self) -> Reluctance {
+        match self.stage {
+            Stage::Serving => self.reluctance.clone(),
+            Stage::Resting { .. } | Stage::Muted { .. } => Reluctance::Leaving,
+        }
+    }
+
+    /// Why it leaves, if it does.
+    pub fn motive(&self) -> Motive {
+        match self.policy {
+            Promote::Always => Motive::Asked,
+            Promote::Auto | Promote::Off => Motive::Hauling,
+        }
     }
 
     pub fn takes_from_host(&self) -> bool {
@@ -239,6 +265,8 @@ mod tests {
         assert_eq!(haul.stage(), Stage::Serving);
         haul.note(2 * THRESHOLD, true, later);
         assert_ne!(haul.stage(), Stage::Serving);
-        assert_eq!(haul.reluctance, Reluctance::NoRest);
+        assert_eq!(haul.reluctance(), Reluctance::Leaving);
+        haul.give_up(Reluctance::NoRest);
+        assert_eq!(haul.reluctance(), Reluctance::NoRest);
     }
 }

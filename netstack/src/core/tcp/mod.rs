@@ -20,7 +20,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 pub use engine::{Connection, Egress, Engine};
-pub use haul::{Promote, Reluctance};
+pub use haul::{Motive, Promote, Reluctance};
 pub use observed::Observed;
 
 use haul::{Haul, Stage};
@@ -122,9 +122,27 @@ pub enum Phase {
     },
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
-    Promoted {
-        since: Instant,
-    },
+    Promoted(Handover),
+}
+
+/// How a flow came to be served by the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Handover {
+    pub at: Instant,
+    pub motive: Motive,
+    /// Payload bytes, both ways, that the engine had carried.
+    pub after_bytes: u64,
+    pub stragglers: Stragglers,
+}
+
+/// What becomes of segments of a promoted flow that still come out of the tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stragglers {
+    /// Written back into the tap, they reach the kernel socket.
+    Return,
+    /// The guest has translated their addresses on the way, so that nobody in it would know them again. They are as
+    /// good as lost, and TCP repeats what they carried.
+    Drop,
 }
 
 /// Everything that a kernel socket needs to carry a resting flow on.
@@ -376,10 +394,17 @@ impl TcpFlow {
         &mut self,
         engine: &mut Engine,
         snapshot: &Snapshot,
+        stragglers: Stragglers,
         now: Instant,
         link: &mut impl Link,
     ) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Promoted { since: now });
+        let handover = Handover {
+            at: now,
+            motive: self.haul.motive(),
+            after_bytes: self.bytes_to_guest + self.bytes_from_guest,
+            stragglers,
+        };
+        let phase = std::mem::replace(&mut self.phase, Phase::Promoted(handover));
         if let Phase::Open(mut connection) = phase {
             let window = snapshot.window_from_kernel();
             engine.acknowledge(&mut connection, snapshot.rcv_nxt, window, link);
@@ -393,9 +418,10 @@ impl TcpFlow {
         &mut self,
         engine: &mut Engine,
         snapshot: Option<&Snapshot>,
+        why: Reluctance,
         link: &mut impl Link,
     ) {
-        self.haul.give_up(Reluctance::Refused);
+        self.haul.give_up(why);
         if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
             // No more than was offered before: smoltcp would drop what is beyond.
             engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
@@ -453,7 +479,7 @@ impl TcpFlow {
             // The guest believes so.
             Phase::Dialling { .. } => State::SynSent,
             Phase::Open(connection) => connection.state(),
-            Phase::Promoted { .. } => State::Established,
+            Phase::Promoted(_) => State::Established,
         }
     }
 }

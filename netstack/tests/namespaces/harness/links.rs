@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::route::RouteType;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Netns;
 
@@ -55,6 +55,22 @@ impl<'a> Links<'a> {
                 .name(link)
                 .setns_by_fd(other.as_raw_fd());
             netlink.link().set(peer.build()).execute().await
+        })
+    }
+
+    /// A bridge without ports.
+    pub fn add_bridge(&self, link: &str) -> &Self {
+        self.request(async |netlink| {
+            let bridge = LinkBridge::new(link);
+            netlink.link().add(bridge.build()).execute().await
+        })
+    }
+
+    /// Makes `link` a port of `bridge`.
+    pub fn join(&self, link: &str, bridge: &str) -> &Self {
+        self.request(async |netlink| {
+            let port = LinkUnspec::new_with_index(index(link)).controller(index(bridge));
+            netlink.link().set(port.build()).execute().await
         })
     }
 

@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-pub use helper::Setup;
+pub use helper::{Helper, Setup};
 pub use world::{Family, Guest, Netns, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.

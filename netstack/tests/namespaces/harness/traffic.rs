@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +29,46 @@ pub fn try_connect(netns: &Netns, remote: SocketAddr, patience: Duration) -> io:
     Ok(stream)
 }
 
+/// At least one retransmission of the SYN (after 1 s) may be needed while the old connection is torn down.
+const REUSED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Connects from inside `netns` and a given source address. While the kernel there still waits for the last ACK of an
+/// earlier connection, it has no such tuple to give (EADDRNOTAVAIL).
+pub fn connect_from(netns: &Netns, source: SocketAddr, remote: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + REUSED_WITHIN;
+    loop {
+        let error = match netns.run(|| try_connect_from(source, remote)) {
+            Ok(stream) => return stream,
+            Err(error) => error,
+        };
+        let still_there = error.kind() == io::ErrorKind::AddrNotAvailable;
+        assert!(
+            still_there && Instant::now() < deadline,
+            "connect from {source}: {error}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn try_connect_from(source: SocketAddr, remote: SocketAddr) -> io::Result<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let stream = runtime.block_on(async {
+        let socket = match source {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(source)?;
+        tokio::time::timeout(REUSED_WITHIN, socket.connect(remote)).await?
+    })?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    limit(&stream);
+    Ok(stream)
+}
+
 /// Gives each read and write on `stream` a deadline.
 pub fn limit(stream: &TcpStream) {
     stream.set_read_timeout(Some(STALL)).expect("read deadline");
@@ -47,8 +87,7 @@ pub fn listen(netns: &Netns, address: IpAddr, port: u16) -> TcpListener {
 
 /// Accepts one connection, waiting at most [`STALL`].
 pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let arrived =
-        super::readable_by(listener, std::time::Instant::now() + STALL).expect("poll a listener");
+    let arrived = super::readable_by(listener, Instant::now() + STALL).expect("poll a listener");
     assert!(
         arrived,
         "no connection arrived at {:?}",

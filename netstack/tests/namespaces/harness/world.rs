@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -95,7 +95,7 @@ pub struct Netns {
 
 impl Netns {
     /// A new namespace with `lo` up.
-    fn create() -> Netns {
+    pub fn create() -> Netns {
         let netns = thread::scope(|scope| {
             let maker = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).expect("unshare a network namespace");
@@ -152,7 +152,7 @@ impl Netns {
     }
 
     /// Waits until packets to the IPv6 `address` are taken: the kernel adds its local route in the background.
-    fn wait_until_local(&self, address: IpAddr) {
+    pub fn wait_until_local(&self, address: IpAddr) {
         let IpAddr::V6(address) = address else { return };
         let local_route = format!("{:032x} 80 ", address.to_bits());
         self.run(|| {
@@ -166,6 +166,12 @@ impl Netns {
 
     pub fn links(&self) -> Links<'_> {
         Links::of(self)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -259,7 +265,7 @@ impl World {
         }
         let host = Netns::open(Path::new("/proc/self/ns/net"));
         let elsewhere = Netns::create();
-        host.links().up("lo").add_veth("up0", elsewhere.fd.as_fd());
+        host.links().up("lo").add_veth("up0", elsewhere.as_fd());
         for (netns, pick) in [
             (&host, Family::host as fn(Family) -> IpAddr),
             (&elsewhere, Family::elsewhere),

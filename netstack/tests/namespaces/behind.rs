@@ -1,0 +1,212 @@
+//! Containers on a bridge inside the guest, behind its masquerading and its firewall, as Docker and netavark make them: their
+//! hauling connections leave the engine too, and see nothing of it.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use crate::harness::traffic::{Pattern, accept, assert_end, connect, connect_from, listen};
+use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, skip};
+
+pub const CASES: &[Case] = &[
+    case("behind::outbound_is_promoted", |world| {
+        promotion(world, Direction::Outbound)
+    }),
+    case("behind::published_is_promoted", |world| {
+        promotion(world, Direction::Published)
+    }),
+    case("behind::ports_are_used_again", ports_are_used_again),
+];
+
+/// Who connects.
+#[derive(Clone, Copy)]
+enum Direction {
+    /// The container, to a service elsewhere.
+    Outbound,
+    /// A client elsewhere, to the container's port 8000, which the guest has behind its own port 80.
+    Published,
+}
+
+/// What an engine sets up: masquerading for what leaves the bridge, a published port, and a firewall that forwards nothing but
+/// what belongs to a connection or comes from the bridge.
+const RULES: &str = "
+    table inet engine {
+        chain nat_in {
+            type nat hook prerouting priority dstnat;
+            iifname tap0 tcp dport 80 dnat ip to 10.88.0.5:8000
+            iifname tap0 tcp dport 80 dnat ip6 to [fd88::5]:8000
+        }
+        chain nat_out {
+            type nat hook postrouting priority srcnat;
+            oifname tap0 masquerade
+        }
+        chain forward {
+            type filter hook forward priority filter; policy drop;
+            ct state established,related accept
+            iifname br0 accept
+            ct status dnat accept
+        }
+    }";
+
+fn gateway(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 88, 0, 1).into(),
+        Family::V6 => "fd88::1".parse::<Ipv6Addr>().expect("an address").into(),
+    }
+}
+
+fn address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 88, 0, 5).into(),
+        Family::V6 => "fd88::5".parse::<Ipv6Addr>().expect("an address").into(),
+    }
+}
+
+/// The container's network, linked to a bridge of the guest. The guest's tap must be up.
+fn add_container(world: &World) -> Netns {
+    let container = Netns::create();
+    let guest = world.guest.net.links();
+    guest
+        .add_bridge("br0")
+        .add_veth("eth0", container.as_fd())
+        .join("eth0", "br0")
+        .up("eth0")
+        .up("br0");
+    container.links().up("eth0");
+    for (family, prefix) in [(Family::V4, 16), (Family::V6, 64)] {
+        guest.add_address("br0", gateway(family), prefix);
+        container
+            .links()
+            .add_address("eth0", address(family), prefix)
+            .add_route(family.unspecified(), 0, gateway(family));
+        world.guest.net.wait_until_local(gateway(family));
+        container.wait_until_local(address(family));
+    }
+    world.guest.net.sysctl("ipv4/ip_forward", "1");
+    world.guest.net.sysctl("ipv6/conf/all/forwarding", "1");
+    nft(world, &["-f", "-"], RULES);
+    container
+}
+
+/// Runs `nft` in the guest, as an engine does.
+fn nft(world: &World, args: &[&str], input: &str) -> String {
+    let run = || -> std::io::Result<_> {
+        let mut child = Command::new("nft")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .expect("a pipe")
+            .write_all(input.as_bytes())?;
+        child.wait_with_output()
+    };
+    let output = match world.guest.net.run(run) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => skip("nft is not installed"),
+        output => output.expect("nft"),
+    };
+    assert!(output.status.success(), "nft {args:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The first flow's status.
+fn flow(status_socket: &Path) -> serde_json::Value {
+    crate::options::status(status_socket)["flows"][0].clone()
+}
+
+fn start(world: &World) -> (Helper, PathBuf) {
+    let status_socket = world.dir.join("status.sock");
+    let helper = world
+        .helper()
+        .option("--status-socket")
+        .option(&status_socket)
+        .publish("8080:80")
+        .start();
+    (helper, status_socket)
+}
+
+/// Sends `pieces` times 4 MiB each way.
+fn haul(one: &TcpStream, other: &TcpStream, pieces: usize) {
+    const PIECE: usize = 4 << 20;
+    for (mut sender, mut receiver) in [(one, other), (other, one)] {
+        let (mut sent, mut received) = (Pattern::new(9), Pattern::new(9));
+        for _ in 0..pieces {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    sent.send(&mut sender, PIECE, &AtomicUsize::new(0))
+                        .expect("send")
+                });
+                received.expect(&mut receiver, PIECE);
+            });
+        }
+    }
+}
+
+fn promotion(world: &mut World, direction: Direction) {
+    let (_helper, status_socket) = start(world);
+    let container = add_container(world);
+    for family in Family::BOTH {
+        let (inside, remote) = match direction {
+            Direction::Outbound => {
+                let listener = listen(&world.elsewhere, family.elsewhere(), 0);
+                let inside = connect(&container, listener.local_addr().unwrap());
+                (inside, accept(&listener).0)
+            }
+            Direction::Published => {
+                let service = listen(&container, address(family), 8000);
+                let client = connect(&world.elsewhere, (family.host(), 8080).into());
+                let (inside, peer) = accept(&service);
+                assert_eq!(peer, client.local_addr().unwrap(), "the client's address");
+                (inside, client)
+            }
+        };
+        assert_eq!(inside.local_addr().unwrap().ip(), address(family));
+        assert_eq!(flow(&status_socket)["path"], "engine");
+        haul(&inside, &remote, 8);
+        let promoted = flow(&status_socket);
+        assert_eq!(promoted["path"], "kernel", "{promoted}");
+        assert_eq!(promoted["reason"], "hauls");
+        // On the tap it is the guest's.
+        let shown: SocketAddr = promoted["guest"].as_str().unwrap().parse().unwrap();
+        assert_eq!(shown.ip(), family.guest());
+
+        // A firewall that is loaded anew does not touch what the kernel carries.
+        nft(world, &["flush", "ruleset"], "");
+        nft(world, &["-f", "-"], RULES);
+        haul(&inside, &remote, 1);
+        drop((inside, remote));
+        eventually("the flow is forgotten", Duration::from_secs(10), || {
+            flow(&status_socket).is_null()
+        });
+    }
+}
+
+/// Nothing of an ended connection is left that would stand in the way of the next one with the same ends: no entry of the
+/// gate, no socket, no tracked connection.
+fn ports_are_used_again(world: &mut World) {
+    let (_helper, status_socket) = start(world);
+    let container = add_container(world);
+    let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
+    let source = SocketAddr::new(address(Family::V4), 40_000);
+    for round in 0..20 {
+        let mut inside = connect_from(&container, source, listener.local_addr().unwrap());
+        let (remote, _) = accept(&listener);
+        haul(&inside, &remote, 4);
+        assert_eq!(flow(&status_socket)["path"], "kernel", "round {round}");
+        // The remote closes first, so that the container keeps no TIME-WAIT.
+        drop(remote);
+        assert_end(&mut inside);
+        drop(inside);
+        eventually("the flow is forgotten", Duration::from_secs(10), || {
+            flow(&status_socket).is_null()
+        });
+    }
+    let gate = nft(world, &["list", "set", "inet", "coracle", "promoted4"], "");
+    assert!(!gate.contains("elements"), "{gate}");
+}
