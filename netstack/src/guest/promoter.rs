@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::netlink::NetlinkError;
-use super::nft::{Conntrack, Gate, GateError, Owner};
+use super::nft::{Conntrack, Gate, GateError, Owner, Reach};
 use super::repair::{RepairError, RepairSocket, Snapshot, SocketPool, SocketTable};
 use super::{DiversionError, Endpoints, GuestThread, GuestThreadEnded, divert_marked};
 
@@ -27,8 +27,8 @@ pub struct Diversion {
     /// Its ends as the repair socket and the gate know them. Others than shown if the guest translated them as long as
     /// the segments came this way.
     inside: Endpoints,
-    /// Whether they are those of somebody behind the guest.
-    forwarded: bool,
+    /// Whose they are: the guest's own, or of somebody behind it.
+    reach: Reach,
 }
 
 impl Diversion {
@@ -57,10 +57,6 @@ pub enum PromoterError {
     /// Diverted segments carry the addresses from before the translation, and are routed by them.
     #[error("the guest translates the addresses of its own connection {0}")]
     Translated(Endpoints),
-    #[error(
-        "{0} is of somebody behind the guest, whose kernel cannot leave segments untracked (nft_ct)"
-    )]
-    Tracked(Endpoints),
     #[error(transparent)]
     Guest(#[from] GuestThreadEnded),
 }
@@ -96,13 +92,13 @@ impl Promoter {
         let diversion = self.locate(snapshot.endpoints)?;
         let snapshot = Snapshot {
             endpoints: diversion.inside,
-            forwarded: diversion.forwarded,
+            forwarded: diversion.reach == Reach::Forwarded,
             ..*snapshot
         };
         let is_ipv6 = diversion.inside.remote().is_ipv6();
         let fresh = self.sockets.take(&self.guest, is_ipv6)?;
         let socket = RepairSocket::restore(fresh, &snapshot)?;
-        self.gate.add(diversion.inside)?;
+        self.gate.add(diversion.inside, diversion.reach)?;
         match socket.leave() {
             Ok(socket) => Ok((socket, diversion)),
             Err(error) => {
@@ -116,16 +112,15 @@ impl Promoter {
     /// Finds out which ends the connection has inside.
     fn locate(&mut self, shown: Endpoints) -> Result<Diversion, PromoterError> {
         let owner = self.conntrack.owner(&shown);
-        let (inside, forwarded) = match owner.map_err(|error| PromoterError::Owner(shown, error))? {
-            Owner::Guest => (shown, false),
-            Owner::Behind(inside) if self.gate.diverts_forwarded() => (inside, true),
-            Owner::Behind(_) => return Err(PromoterError::Tracked(shown)),
+        let (inside, reach) = match owner.map_err(|error| PromoterError::Owner(shown, error))? {
+            Owner::Guest => (shown, Reach::Own),
+            Owner::Behind(inside) => (inside, Reach::Forwarded),
             Owner::Translated => return Err(PromoterError::Translated(shown)),
         };
         Ok(Diversion {
             shown,
             inside,
-            forwarded,
+            reach,
         })
     }
 
@@ -133,7 +128,7 @@ impl Promoter {
     pub fn release(&mut self, diversion: &Diversion) -> Result<(), PromoterError> {
         // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in the engine.
         let _ = self.table.forget(&diversion.inside);
-        if diversion.forwarded {
+        if diversion.reach == Reach::Forwarded {
             // Without an answer the entry stays until it is too old.
             let _ = self.conntrack.forget(&diversion.shown);
         }

@@ -37,7 +37,7 @@ pub use table::SocketTable;
 pub struct Snapshot {
     pub endpoints: Endpoints,
     /// The guest's end is not in this network namespace but behind it, and its segments are not tracked any more: see
-    /// [`Gate::diverts_forwarded`](super::nft::Gate::diverts_forwarded).
+    /// [`Reach::Forwarded`](super::nft::Reach::Forwarded).
     pub forwarded: bool,
     /// The next byte to the guest.
     pub snd_nxt: u32,

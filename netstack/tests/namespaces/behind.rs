@@ -207,6 +207,6 @@ fn ports_are_used_again(world: &mut World) {
             flow(&status_socket).is_null()
         });
     }
-    let gate = nft(world, &["list", "set", "inet", "coracle", "promoted4"], "");
+    let gate = nft(world, &["list", "set", "ip", "coracle", "promoted"], "");
     assert!(!gate.contains("elements"), "{gate}");
 }

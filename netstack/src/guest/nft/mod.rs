@@ -1,4 +1,4 @@
-//! The gate: an nftables table in the guest whose sets say which connections the kernel carries.
+//! The gate: nftables tables in the guest whose sets say which connections the kernel carries.
 //!
 //! Segments of a promoted connection are marked: in `output` those that the guest sends, in `prerouting` those that we
 //! write back into the tap, and those that a container behind one of the guest's bridges sends, which `raw` keeps away from
@@ -6,9 +6,12 @@
 //! connection's [`RepairSocket`](super::repair::RepairSocket). SYNs are never marked, so a guest that uses a port again
 //! gets a new connection. The other direction needs no rule: what the socket sends is addressed to the guest.
 //!
-//! The table belongs to our netlink socket (NFT_TABLE_F_OWNER, Linux 5.12): `nft flush ruleset` and firewall reloads leave
-//! it alone, and it vanishes with the helper, however that ends. On older kernels it is an ordinary table, and
-//! [`Gate::heal`] puts back what a flush took. Nobody else's table is touched.
+//! The tables belong to our netlink socket (NFT_TABLE_F_OWNER, Linux 5.12): `nft flush ruleset` and firewall reloads leave
+//! them alone, and they vanish with the helper, however that ends. On older kernels they are ordinary tables, and
+//! [`Gate::heal`] puts back what a flush took. Nobody else's tables are touched.
+//!
+//! They hook into nothing until the first connection is promoted: a guest whose connections only talk pays nothing, where
+//! chains would cost it a tenth of its requests per second.
 
 mod conntrack;
 mod ruleset;
@@ -19,7 +22,8 @@ use std::io;
 use super::netlink::{Netlink, NetlinkError};
 use super::{Endpoints, GuestThread, GuestThreadEnded};
 pub use conntrack::{Conntrack, Owner};
-use ruleset::{ELEMENTS_PER_MESSAGE, Family, Features, NFNL_SUBSYS_NFTABLES};
+pub use ruleset::Reach;
+use ruleset::{ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES};
 
 /// The mark of diverted segments, also the number of the table that they are routed by. Reads "coracle".
 pub const MARK: u32 = 0xC04A_C1E0;
@@ -32,10 +36,10 @@ pub const UNTRACKED_MARK: u32 = MARK + 1;
 pub enum GateError {
     #[error("no netfilter socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
-    #[error("nftables table coracle belongs to another program in the guest")]
+    #[error("nftables tables coracle belong to another program in the guest")]
     Owned,
     /// The kernel lacks nftables (5.2 or newer is needed) or we lack CAP_NET_ADMIN; the kernel's words say which.
-    #[error("cannot make nftables table coracle: {0}")]
+    #[error("cannot make nftables tables coracle: {0}")]
     Unavailable(#[source] NetlinkError),
     #[error("cannot divert {endpoints}: {source}")]
     Add {
@@ -51,107 +55,90 @@ pub enum GateError {
     Guest(#[from] GuestThreadEnded),
 }
 
-/// The table and what should be in it. Works from any thread; each change is one transaction and takes effect before the
-/// method returns (some 20 microseconds).
+/// The tables and what should be in them. Works from any thread; each change is one transaction and takes effect before the
+/// method returns (some 20 microseconds, a few hundred for the first connection).
 #[derive(Debug)]
 pub struct Gate {
     netlink: Netlink,
-    /// What the kernel can do; the first [`Gate::heal`] finds out.
-    features: Features,
+    /// Whether the kernel lets us own them.
+    owned: bool,
+    tables: [Table; 2],
+}
+
+/// What should be in the table of one family.
+#[derive(Debug)]
+struct Table {
+    family: Family,
+    reach: Reach,
     elements: HashSet<Endpoints>,
 }
 
 impl Gate {
-    /// Makes the table in the guest's network namespace. One that an earlier helper left is replaced.
+    /// Makes the tables in the guest's network namespace. What an earlier helper left is replaced.
     pub fn install(guest: &GuestThread) -> Result<Gate, GateError> {
         let netlink = guest
             .run(|| Netlink::open(libc::NETLINK_NETFILTER))?
             .map_err(GateError::Open)?;
         let mut gate = Gate {
             netlink,
-            features: Features::ALL,
-            elements: HashSet::new(),
+            owned: true,
+            tables: Family::BOTH.map(Table::new),
         };
-        gate.heal()?;
+        match gate.heal() {
+            // A flag that the kernel does not know.
+            Err(GateError::Unavailable(error))
+                if let Some(libc::EINVAL | libc::EOPNOTSUPP) = error.errno() =>
+            {
+                gate.owned = false;
+                gate.heal()?;
+            }
+            made => made?,
+        }
         Ok(gate)
     }
 
-    /// Diverts the connection's segments from now on: when this returns, no further one comes out of the tap. Repeating it
-    /// is harmless. If somebody has removed the table, all of it is put back.
-    pub fn add(&mut self, endpoints: Endpoints) -> Result<(), GateError> {
-        match self.put(&[endpoints]) {
-            Ok(()) => {
-                self.elements.insert(endpoints);
-                Ok(())
-            }
-            Err(error) if error.errno() == Some(libc::ENOENT) => {
-                let is_new = self.elements.insert(endpoints);
-                let healed = self.heal();
-                if healed.is_err() && is_new {
-                    self.elements.remove(&endpoints);
-                }
-                healed
-            }
-            Err(source) => Err(GateError::Add { endpoints, source }),
+    /// Diverts the connection's segments from now on: when this returns, no further one comes out of the tap. `reach` says
+    /// whose it is. Repeating it is harmless. If somebody has removed the table, all of it is put back.
+    pub fn add(&mut self, endpoints: Endpoints, reach: Reach) -> Result<(), GateError> {
+        let table = &mut self.tables[Family::of(&endpoints) as usize];
+        let mut added = table.add(&mut self.netlink, endpoints, reach);
+        if let Err(error) = &added
+            && error.errno() == Some(libc::ENOENT)
+            && table.make(&mut self.netlink, self.owned).is_ok()
+        {
+            added = table.add(&mut self.netlink, endpoints, reach);
         }
+        added.map_err(|source| GateError::Add { endpoints, source })
     }
 
     /// Ends the diversion. To be called when no segment of the connection can come any more: the engine, which then gets
     /// to see the guest's segments, answers with RST. One that is not diverted is no error.
     pub fn remove(&mut self, endpoints: Endpoints) -> Result<(), GateError> {
-        self.elements.remove(&endpoints);
-        let removed = self
-            .netlink
-            .transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
-                ruleset::delete_elements(transaction, Family::of(&endpoints), &[endpoints]);
-            });
-        match removed {
+        let table = &mut self.tables[Family::of(&endpoints) as usize];
+        match table.remove(&mut self.netlink, endpoints) {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
             removed => removed.map_err(|source| GateError::Remove { endpoints, source }),
         }
     }
 
-    /// Makes the table anew, with all diverted connections. To be called when segments of one come out of the tap later
+    /// Makes the tables anew, with all diverted connections. To be called when segments of one come out of the tap later
     /// than frames in flight would.
     pub fn heal(&mut self) -> Result<(), GateError> {
-        self.reset()?;
-        let elements: Vec<Endpoints> = self.elements.iter().copied().collect();
-        self.put(&elements).map_err(GateError::Unavailable)
+        for table in &mut self.tables {
+            if let Err(error) = table.make(&mut self.netlink, self.owned) {
+                return Err(match error.errno() {
+                    Some(libc::EPERM) if self.is_owned_by_another() => GateError::Owned,
+                    _ => GateError::Unavailable(error),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Whether the connection is diverted.
     pub fn contains(&self, endpoints: &Endpoints) -> bool {
-        self.elements.contains(endpoints)
-    }
-
-    /// Whether connections can be diverted that the guest only forwards.
-    pub fn diverts_forwarded(&self) -> bool {
-        self.features.notrack
-    }
-
-    /// Makes an empty table, with as many of our features as the kernel knows.
-    fn reset(&mut self) -> Result<(), GateError> {
-        loop {
-            let features = self.features;
-            let made = self
-                .netlink
-                .transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
-                    ruleset::delete_table(transaction);
-                    ruleset::make_table(transaction, features);
-                });
-            let error = match made {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            match error.errno() {
-                Some(libc::EPERM) if self.is_owned_by_another() => return Err(GateError::Owned),
-                // An unknown flag; an expression that there is no module for.
-                Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT) => {
-                    self.features = features.fewer().ok_or(GateError::Unavailable(error))?;
-                }
-                _ => return Err(GateError::Unavailable(error)),
-            }
-        }
+        let table = &self.tables[Family::of(endpoints) as usize];
+        table.elements.contains(endpoints)
     }
 
     /// EPERM is the answer to anybody without CAP_NET_ADMIN, too.
@@ -160,28 +147,61 @@ impl Gate {
         nothing.is_ok()
     }
 
-    fn put(&mut self, elements: &[Endpoints]) -> Result<(), NetlinkError> {
-        for family in Family::BOTH {
-            let members: Vec<Endpoints> = elements
-                .iter()
-                .copied()
-                .filter(|element| Family::of(element) == family)
-                .collect();
-            for members in members.chunks(ELEMENTS_PER_MESSAGE) {
-                self.netlink
-                    .transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
-                        ruleset::add_elements(transaction, family, members);
-                    })?;
-            }
+    /// As on a kernel before 5.12.
+    #[cfg(test)]
+    pub(in crate::guest) fn make_ownerless(&mut self) -> Result<(), GateError> {
+        self.owned = false;
+        self.heal()
+    }
+}
+
+impl Table {
+    fn new(family: Family) -> Table {
+        Table {
+            family,
+            reach: Reach::Nothing,
+            elements: HashSet::new(),
+        }
+    }
+
+    /// Replaces whatever is there.
+    fn make(&mut self, netlink: &mut Netlink, owned: bool) -> Result<(), NetlinkError> {
+        let Table { family, reach, .. } = *self;
+        netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
+            ruleset::delete_table(transaction, family);
+            ruleset::make_table(transaction, family, owned);
+            ruleset::extend_table(transaction, family, Reach::Nothing, reach);
+        })?;
+        let elements: Vec<Endpoints> = self.elements.iter().copied().collect();
+        for elements in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
+                ruleset::add_elements(transaction, family, elements);
+            })?;
         }
         Ok(())
     }
 
-    /// As on a kernel before 5.12.
-    #[cfg(test)]
-    pub(in crate::guest) fn make_ownerless(&mut self) -> Result<(), GateError> {
-        self.features.owner = false;
-        self.heal()
+    fn add(
+        &mut self,
+        netlink: &mut Netlink,
+        endpoints: Endpoints,
+        reach: Reach,
+    ) -> Result<(), NetlinkError> {
+        let reach = reach.max(self.reach);
+        netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
+            ruleset::extend_table(transaction, self.family, self.reach, reach);
+            ruleset::add_elements(transaction, self.family, &[endpoints]);
+        })?;
+        self.reach = reach;
+        self.elements.insert(endpoints);
+        Ok(())
+    }
+
+    fn remove(&mut self, netlink: &mut Netlink, endpoints: Endpoints) -> Result<(), NetlinkError> {
+        self.elements.remove(&endpoints);
+        netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
+            ruleset::delete_elements(transaction, self.family, &[endpoints]);
+        })
     }
 }
 
@@ -214,20 +234,20 @@ mod tests {
                 let mut first = Gate::install(&guest).unwrap();
                 let error = Gate::install(&guest).unwrap_err();
                 assert!(matches!(error, GateError::Owned), "{error}");
-                first.add(endpoints(1)).unwrap();
+                first.add(endpoints(1), Reach::Own).unwrap();
                 // Asking for what is there already, or not, is no error.
-                first.add(endpoints(1)).unwrap();
+                first.add(endpoints(1), Reach::Own).unwrap();
                 first.remove(endpoints(1)).unwrap();
                 first.remove(endpoints(1)).unwrap();
                 drop(first);
                 let mut second = Gate::install(&guest).unwrap();
                 // One that an old kernel's helper left behind is replaced.
                 second.make_ownerless().unwrap();
-                second.add(endpoints(2)).unwrap();
+                second.add(endpoints(2), Reach::Own).unwrap();
                 drop(second);
                 let mut third = Gate::install(&guest).unwrap();
                 assert!(!third.contains(&endpoints(2)));
-                third.add(endpoints(2)).unwrap();
+                third.add(endpoints(2), Reach::Own).unwrap();
             },
         );
     }
@@ -248,7 +268,7 @@ mod tests {
                 set_capabilities(None, nothing).unwrap();
                 let error = Gate::install(&guest).unwrap_err();
                 assert!(matches!(error, GateError::Unavailable(_)), "{error}");
-                let error = gate.add(endpoints(1)).unwrap_err();
+                let error = gate.add(endpoints(1), Reach::Own).unwrap_err();
                 assert!(matches!(error, GateError::Add { .. }), "{error}");
                 assert!(!gate.contains(&endpoints(1)));
             },

@@ -1,20 +1,21 @@
-//! The gate's table as nf_tables messages. What they say, in nft's language:
+//! The gate's tables as nf_tables messages, one for each address family. What they say, in nft's language:
 //!
 //! ```text
-//! table inet coracle {
+//! table ip coracle {
 //!   flags owner
-//!   set promoted4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }
-//!   set promoted6 { type ipv6_addr . inet_service . ipv6_addr . inet_service; }
+//!   set promoted { type ipv4_addr . inet_service . ipv4_addr . inet_service; }
 //!   chain prerouting { type filter hook prerouting priority mangle + 1;
-//!     iif != lo meta nfproto ipv4 meta l4proto tcp tcp flags & (syn | ack) != syn
-//!       ip saddr . tcp sport . ip daddr . tcp dport @promoted4 meta mark set MARK
-//!     … the same for IPv6, as in each chain
+//!     iif != lo meta l4proto tcp tcp flags & (syn | ack) != syn
+//!       ip saddr . tcp sport . ip daddr . tcp dport @promoted meta mark set MARK
 //!   }
 //!   chain output { type route hook output priority mangle + 1; … meta mark set MARK }
 //!   chain raw { type filter hook prerouting priority raw; … notrack }
 //!   chain rawoutput { type filter hook output priority raw; meta mark UNTRACKED_MARK notrack }
 //! }
 //! ```
+//!
+//! Every chain costs each packet of the guest's, promoted or not; a chain is made when there is a use for it ([`Reach`]), and for the
+//! same reason a table knows one family only.
 //!
 //! Behind `mangle`, because that is where others restore a connection's mark. What comes from `lo` has been routed on its
 //! way out. Numbers are those of linux/netfilter/nf_tables.h; a rule is a list of small expressions over registers.
@@ -33,39 +34,21 @@ pub const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 pub const ELEMENTS_PER_MESSAGE: usize = 1000;
 
 const TABLE: &str = "coracle";
+const SET: &str = "promoted";
+/// Names the set to rules of the same transaction.
+const SET_ID: u32 = 1;
 
-/// What not every kernel has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Features {
-    /// The table is ours alone and goes with us. Linux 5.12.
-    pub owner: bool,
-    /// There is connection tracking (nft_ct).
-    pub notrack: bool,
+/// Which connections a table can divert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    Nothing,
+    /// Those of sockets in the guest's network namespace.
+    Own,
+    /// Those that the guest only forwards, too. Needs connection tracking (nft_ct).
+    Forwarded,
 }
 
-impl Features {
-    pub const ALL: Features = Features {
-        owner: true,
-        notrack: true,
-    };
-
-    /// What to try next; `None` when there is nothing left to do without.
-    pub fn fewer(self) -> Option<Features> {
-        match (self.notrack, self.owner) {
-            (true, owner) => Some(Features {
-                owner,
-                notrack: false,
-            }),
-            (false, true) => Some(Features {
-                owner: false,
-                notrack: true,
-            }),
-            (false, false) => None,
-        }
-    }
-}
-
-/// The two sets.
+/// What its sets hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -80,21 +63,6 @@ impl Family {
             Family::V4
         } else {
             Family::V6
-        }
-    }
-
-    fn set(self) -> &'static str {
-        match self {
-            Family::V4 => "promoted4",
-            Family::V6 => "promoted6",
-        }
-    }
-
-    /// Names the set within the transaction that makes it.
-    fn set_id(self) -> u32 {
-        match self {
-            Family::V4 => 1,
-            Family::V6 => 2,
         }
     }
 
@@ -141,112 +109,105 @@ impl Family {
 }
 
 /// Takes the table away if there is one. (It is made first, because what is not there cannot be deleted.)
-pub fn delete_table(transaction: &mut Encoder) {
+pub fn delete_table(transaction: &mut Encoder, family: Family) {
     let name = |message: &mut Encoder| message.string(NFTA_TABLE_NAME, TABLE);
-    message(transaction, libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, name);
-    message(transaction, libc::NFT_MSG_DELTABLE, 0, name);
+    let mut message = |kind, flags| message(transaction, family, kind, flags, name);
+    message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE);
+    message(libc::NFT_MSG_DELTABLE, 0);
 }
 
-/// Makes the table with empty sets, its chains and rules.
-pub fn make_table(transaction: &mut Encoder, features: Features) {
-    message(
-        transaction,
-        libc::NFT_MSG_NEWTABLE,
-        NLM_F_CREATE,
-        |message| {
-            message.string(NFTA_TABLE_NAME, TABLE);
-            if features.owner {
-                message.u32_be(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
-            }
-        },
-    );
-    for family in Family::BOTH {
-        message(transaction, libc::NFT_MSG_NEWSET, NLM_F_CREATE, |message| {
-            message.string(NFTA_SET_TABLE, TABLE);
-            message.string(NFTA_SET_NAME, family.set());
-            message.u32_be(NFTA_SET_KEY_TYPE, family.key_type());
-            message.u32_be(NFTA_SET_KEY_LEN, family.key_len());
-            message.u32_be(NFTA_SET_ID, family.set_id());
-        });
-    }
-
-    use libc::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NF_IP_PRI_MANGLE, NF_IP_PRI_RAW};
-    let after_mangle = NF_IP_PRI_MANGLE + 1;
-    make_chain(
-        transaction,
-        "prerouting",
-        "filter",
-        NF_INET_PRE_ROUTING,
-        after_mangle,
-    );
-    make_chain(
-        transaction,
-        "output",
-        "route",
-        NF_INET_LOCAL_OUT,
-        after_mangle,
-    );
-    for family in Family::BOTH {
-        make_rule(transaction, "prerouting", |rule| {
-            not_from_loopback(rule);
-            is_promoted(rule, family);
-            set_mark(rule);
-        });
-        make_rule(transaction, "output", |rule| {
-            is_promoted(rule, family);
-            set_mark(rule);
-        });
-    }
-    if features.notrack {
-        make_chain(
-            transaction,
-            "raw",
-            "filter",
-            NF_INET_PRE_ROUTING,
-            NF_IP_PRI_RAW,
-        );
-        make_chain(
-            transaction,
-            "rawoutput",
-            "filter",
-            NF_INET_LOCAL_OUT,
-            NF_IP_PRI_RAW,
-        );
-        for family in Family::BOTH {
-            make_rule(transaction, "raw", |rule| {
-                not_from_loopback(rule);
-                is_promoted(rule, family);
-                expression(rule, "notrack", |_| {});
-            });
+/// Makes the table with an empty set. With `owned` it is the sending socket's alone and goes with it (Linux 5.12).
+pub fn make_table(transaction: &mut Encoder, family: Family, owned: bool) {
+    let mut create = |kind, attributes: &dyn Fn(&mut Encoder)| {
+        message(transaction, family, kind, NLM_F_CREATE, attributes);
+    };
+    create(libc::NFT_MSG_NEWTABLE, &|message| {
+        message.string(NFTA_TABLE_NAME, TABLE);
+        if owned {
+            message.u32_be(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
         }
-        make_rule(transaction, "rawoutput", |rule| {
-            meta(rule, libc::NFT_META_MARK);
-            compare(rule, libc::NFT_CMP_EQ, &UNTRACKED_MARK.to_ne_bytes());
-            expression(rule, "notrack", |_| {});
-        });
+    });
+    create(libc::NFT_MSG_NEWSET, &|message| {
+        message.string(NFTA_SET_TABLE, TABLE);
+        message.string(NFTA_SET_NAME, SET);
+        message.u32_be(NFTA_SET_KEY_TYPE, family.key_type());
+        message.u32_be(NFTA_SET_KEY_LEN, family.key_len());
+        message.u32_be(NFTA_SET_ID, SET_ID);
+    });
+}
+
+/// Adds the chains and rules that a table lacks which has those of `from` and is to have those of `to`.
+pub fn extend_table(transaction: &mut Encoder, family: Family, from: Reach, to: Reach) {
+    if from < Reach::Own && to >= Reach::Own {
+        divert_own(transaction, family);
     }
+    if from < Reach::Forwarded && to >= Reach::Forwarded {
+        leave_forwarded_untracked(transaction, family);
+    }
+}
+
+fn divert_own(transaction: &mut Encoder, family: Family) {
+    use libc::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NF_IP_PRI_MANGLE};
+    let mut chain = Chain {
+        transaction,
+        family,
+        name: "prerouting",
+    };
+    chain.make("filter", NF_INET_PRE_ROUTING, NF_IP_PRI_MANGLE + 1);
+    chain.rule(|rule| {
+        not_from_loopback(rule);
+        is_promoted(rule, family);
+        set_mark(rule);
+    });
+    chain.name = "output";
+    chain.make("route", NF_INET_LOCAL_OUT, NF_IP_PRI_MANGLE + 1);
+    chain.rule(|rule| {
+        is_promoted(rule, family);
+        set_mark(rule);
+    });
+}
+
+fn leave_forwarded_untracked(transaction: &mut Encoder, family: Family) {
+    use libc::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NF_IP_PRI_RAW};
+    let mut chain = Chain {
+        transaction,
+        family,
+        name: "raw",
+    };
+    chain.make("filter", NF_INET_PRE_ROUTING, NF_IP_PRI_RAW);
+    chain.rule(|rule| {
+        not_from_loopback(rule);
+        is_promoted(rule, family);
+        expression(rule, "notrack", |_| {});
+    });
+    chain.name = "rawoutput";
+    chain.make("filter", NF_INET_LOCAL_OUT, NF_IP_PRI_RAW);
+    chain.rule(|rule| {
+        meta(rule, libc::NFT_META_MARK);
+        compare(rule, libc::NFT_CMP_EQ, &UNTRACKED_MARK.to_ne_bytes());
+        expression(rule, "notrack", |_| {});
+    });
 }
 
 /// Puts `elements`, all of `family`, into their set; one that is in it already is no error.
 pub fn add_elements(transaction: &mut Encoder, family: Family, elements: &[Endpoints]) {
-    message(
-        transaction,
-        libc::NFT_MSG_NEWSETELEM,
-        NLM_F_CREATE,
-        |message| element_list(message, family, elements),
-    );
+    let kind = libc::NFT_MSG_NEWSETELEM;
+    message(transaction, family, kind, NLM_F_CREATE, |message| {
+        element_list(message, elements)
+    });
 }
 
 /// Takes `elements`, all of `family`, out of their set. ENOENT if one is not in it.
 pub fn delete_elements(transaction: &mut Encoder, family: Family, elements: &[Endpoints]) {
-    message(transaction, libc::NFT_MSG_DELSETELEM, 0, |message| {
-        element_list(message, family, elements)
+    let kind = libc::NFT_MSG_DELSETELEM;
+    message(transaction, family, kind, 0, |message| {
+        element_list(message, elements)
     });
 }
 
-fn element_list(message: &mut Encoder, family: Family, elements: &[Endpoints]) {
+fn element_list(message: &mut Encoder, elements: &[Endpoints]) {
     message.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    message.string(NFTA_SET_ELEM_LIST_SET, family.set());
+    message.string(NFTA_SET_ELEM_LIST_SET, SET);
     message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         for element in elements {
             list.nest(NFTA_LIST_ELEM, |item| {
@@ -271,18 +232,16 @@ fn put_end(key: &mut Encoder, end: SocketAddr) {
     key.put(&[0; 2]);
 }
 
-fn make_chain(
-    transaction: &mut Encoder,
-    name: &str,
-    kind: &str,
-    hook: libc::c_int,
-    priority: libc::c_int,
-) {
-    message(
-        transaction,
-        libc::NFT_MSG_NEWCHAIN,
-        NLM_F_CREATE,
-        |message| {
+/// A chain under construction.
+struct Chain<'a> {
+    transaction: &'a mut Encoder,
+    family: Family,
+    name: &'static str,
+}
+
+impl Chain<'_> {
+    fn make(&mut self, kind: &str, hook: libc::c_int, priority: libc::c_int) {
+        self.message(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, |message, name| {
             message.string(NFTA_CHAIN_TABLE, TABLE);
             message.string(NFTA_CHAIN_NAME, name);
             message.nest(NFTA_CHAIN_HOOK, |nest| {
@@ -290,17 +249,28 @@ fn make_chain(
                 nest.u32_be(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
             });
             message.string(NFTA_CHAIN_TYPE, kind);
-        },
-    );
-}
+        });
+    }
 
-fn make_rule(transaction: &mut Encoder, chain: &str, expressions: impl FnOnce(&mut Encoder)) {
-    let flags = NLM_F_CREATE | NLM_F_APPEND;
-    message(transaction, libc::NFT_MSG_NEWRULE, flags, |message| {
-        message.string(NFTA_RULE_TABLE, TABLE);
-        message.string(NFTA_RULE_CHAIN, chain);
-        message.nest(NFTA_RULE_EXPRESSIONS, expressions);
-    });
+    fn rule(&mut self, expressions: impl FnOnce(&mut Encoder)) {
+        let flags = NLM_F_CREATE | NLM_F_APPEND;
+        self.message(libc::NFT_MSG_NEWRULE, flags, |message, name| {
+            message.string(NFTA_RULE_TABLE, TABLE);
+            message.string(NFTA_RULE_CHAIN, name);
+            message.nest(NFTA_RULE_EXPRESSIONS, expressions);
+        });
+    }
+
+    fn message(
+        &mut self,
+        kind: libc::c_int,
+        flags: u16,
+        attributes: impl FnOnce(&mut Encoder, &str),
+    ) {
+        message(self.transaction, self.family, kind, flags, |message| {
+            attributes(message, self.name)
+        });
+    }
 }
 
 fn not_from_loopback(rule: &mut Encoder) {
@@ -310,14 +280,12 @@ fn not_from_loopback(rule: &mut Encoder) {
     compare(rule, libc::NFT_CMP_NEQ, &LOOPBACK_IFINDEX.to_ne_bytes());
 }
 
-/// A segment of a connection in the set of `family`, but no SYN.
+/// A segment of a connection in the set, but no SYN.
 fn is_promoted(rule: &mut Encoder, family: Family) {
     /// RFC 9293 3.1.
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    meta(rule, libc::NFT_META_NFPROTO);
-    compare(rule, libc::NFT_CMP_EQ, &[family.nfproto()]);
     meta(rule, libc::NFT_META_L4PROTO);
     compare(rule, libc::NFT_CMP_EQ, &[libc::IPPROTO_TCP as u8]);
     transport_header(rule, FIRST_REGISTER, FLAGS_OFFSET, 1);
@@ -333,9 +301,9 @@ fn is_promoted(rule: &mut Encoder, family: Family) {
         transport_header(rule, register + end_registers - 1, end * 2, 2);
     }
     expression(rule, "lookup", |lookup| {
-        lookup.string(NFTA_LOOKUP_SET, family.set());
+        lookup.string(NFTA_LOOKUP_SET, SET);
         lookup.u32_be(NFTA_LOOKUP_SREG, FIRST_REGISTER);
-        lookup.u32_be(NFTA_LOOKUP_SET_ID, family.set_id());
+        lookup.u32_be(NFTA_LOOKUP_SET_ID, SET_ID);
     });
 }
 
@@ -423,13 +391,14 @@ fn data(nest: &mut Encoder, kind: u16, value: &[u8]) {
 
 fn message(
     transaction: &mut Encoder,
+    family: Family,
     kind: libc::c_int,
     flags: u16,
     attributes: impl FnOnce(&mut Encoder),
 ) {
     let kind = NFNL_SUBSYS_NFTABLES << 8 | kind as u16;
     transaction.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, |message| {
-        message.put(&[libc::NFPROTO_INET as u8, NFNETLINK_V0, 0, 0]);
+        message.put(&[family.nfproto(), NFNETLINK_V0, 0, 0]);
         attributes(message);
     });
 }

@@ -14,6 +14,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::*;
 use crate::guest::netlink::Netlink;
+use crate::guest::nft::Reach;
 use crate::testing::in_namespaces;
 use world::*;
 
@@ -80,7 +81,7 @@ fn frames_in_flight_are_written_back() {
                 let socket = RepairSocket::restore(socket, &snapshot).unwrap();
                 world.peer.change(&endpoints, |flow| {
                     client.write_all(&[b'x'; 8000]).unwrap();
-                    world.gate.add(endpoints).unwrap();
+                    world.gate.add(endpoints, Reach::Own).unwrap();
                     flow.promoted = true;
                 });
                 let mut server = stream(socket.leave().unwrap());
@@ -400,7 +401,7 @@ fn thousands_of_connections_can_be_diverted() {
             };
             for port in 1..=2000 {
                 for remote in REMOTES {
-                    world.gate.add(invented(remote, port)).unwrap();
+                    world.gate.add(invented(remote, port), Reach::Own).unwrap();
                 }
             }
             for remote in REMOTES {
@@ -438,7 +439,7 @@ fn a_thousand_promotions_leave_nothing() {
                     lap.end(0);
                     let socket = RepairSocket::restore(socket, &snapshot).unwrap();
                     lap.end(1);
-                    world.gate.add(endpoints).unwrap();
+                    world.gate.add(endpoints, Reach::Own).unwrap();
                     lap.end(2);
                     let server = stream(socket.leave().unwrap());
                     lap.end(3);

@@ -14,7 +14,7 @@ use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
 use crate::guest::encode::Encoder;
-use crate::guest::nft::{Conntrack, Owner};
+use crate::guest::nft::{Conntrack, Owner, Reach};
 use crate::guest::{GuestThread, LinkSettings, configure};
 
 const CONTAINER: &str = "10.88.0.5";
@@ -31,7 +31,6 @@ fn connections_behind_masquerading_are_taken_over() {
             let container = add_container();
             let mut world = World::new(65520);
             let mut conntrack = Conntrack::open(&world.guest).unwrap();
-            assert!(world.gate.diverts_forwarded());
             for (remote, address) in REMOTES.into_iter().zip([CONTAINER, CONTAINER_V6]) {
                 let (mut client, inside) = container.run(move || connect(remote)).unwrap();
                 talk_to_peer(&mut client);
@@ -49,7 +48,7 @@ fn connections_behind_masquerading_are_taken_over() {
                 };
                 let socket = world.fresh_socket(&inside);
                 let socket = RepairSocket::restore(socket, &snapshot).unwrap();
-                world.gate.add(inside).unwrap();
+                world.gate.add(inside, Reach::Forwarded).unwrap();
                 world.peer.acknowledge(&on_tap);
                 let server = stream(socket.leave().unwrap());
                 assert_eq!(server.peer_addr().unwrap(), inside.guest());

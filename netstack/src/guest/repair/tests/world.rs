@@ -15,7 +15,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::peer::{Peer, REMOTE_MAC};
 use crate::device::Tap;
 use crate::guest::netlink::Netlink;
-use crate::guest::nft::Gate;
+use crate::guest::nft::{Gate, Reach};
 use crate::guest::repair::{FreshSocket, RepairSocket, SocketPool, SocketTable, is_closed};
 use crate::guest::{Endpoints, GuestThread, LinkSettings, configure, divert_marked};
 use crate::sandbox;
@@ -77,7 +77,7 @@ impl World {
         let snapshot = self.peer.snapshot(endpoints);
         let socket = RepairSocket::restore(socket, &snapshot).unwrap();
         self.peer.hand_over(endpoints);
-        self.gate.add(*endpoints).unwrap();
+        self.gate.add(*endpoints, Reach::Own).unwrap();
         self.peer.acknowledge(endpoints);
         stream(socket.leave().unwrap())
     }
