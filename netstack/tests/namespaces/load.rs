@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -37,12 +35,6 @@ pub const CASES: &[Case] = &[
         bulk_published(world, 1500)
     }),
     long_case("load::both_directions_at_once", both_directions_at_once),
-    case("load::haul_outbound_is_promoted", |world| {
-        promotion(world, false)
-    }),
-    case("load::haul_published_is_promoted", |world| {
-        promotion(world, true)
-    }),
     case("load::connections_2000_at_once", connections_at_once),
     case("load::idle_connections_5000", idle_connections),
     long_case("load::connections_in_sequence", connections_in_sequence),
@@ -132,69 +124,6 @@ fn both_directions_at_once(world: &mut World) {
     workers
         .into_iter()
         .for_each(|worker| worker.join().unwrap());
-}
-
-/// A flow that hauls leaves the engine for the kernel, in the middle of it, without a byte lost; its numbers go on.
-fn promotion(world: &mut World, published: bool) {
-    const PIECE: usize = 4 << 20;
-    let netfilter = world.guest.net.run(|| {
-        let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
-        socket(
-            family,
-            kind,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-    });
-    if let Err(errno) = netfilter {
-        skip(format!(
-            "the kernel has no nf_tables, flows stay in the engine: {errno}"
-        ));
-    }
-    let status_socket = world.dir.join("status.sock");
-    let setup = world
-        .helper()
-        .option("--status-socket")
-        .option(&status_socket);
-    let _helper = setup.publish("8080:80").start();
-    for family in Family::BOTH {
-        let (guest, remote) = if published {
-            let service = listen(&world.guest.net, family.guest(), 80);
-            let client = connect(&world.elsewhere, (family.host(), 8080).into());
-            (accept(&service).0, client)
-        } else {
-            let listener = listen(&world.elsewhere, family.elsewhere(), 0);
-            let guest = connect(&world.guest.net, listener.local_addr().unwrap());
-            (guest, accept(&listener).0)
-        };
-        let path = || crate::options::status(&status_socket)["flows"][0]["path"].clone();
-        assert_eq!(path(), "engine");
-        let mut moved = 0;
-        for (mut sender, mut receiver) in [(&guest, &remote), (&remote, &guest)] {
-            let (mut sent, mut received) = (Pattern::new(9), Pattern::new(9));
-            // Promotion waits for a moment of rest; several pieces give it several.
-            for _ in 0..8 {
-                std::thread::scope(|scope| {
-                    scope.spawn(|| {
-                        sent.send(&mut sender, PIECE, &AtomicUsize::new(0))
-                            .expect("send")
-                    });
-                    received.expect(&mut receiver, PIECE);
-                });
-                moved += PIECE;
-            }
-        }
-        assert_eq!(path(), "kernel", "after {moved} bytes");
-        let flow = crate::options::status(&status_socket)["flows"][0].clone();
-        let counted = flow["bytes_to_guest"]
-            .as_u64()
-            .zip(flow["bytes_from_guest"].as_u64());
-        assert_eq!(counted.map(|(to, from)| to + from), Some(moved as u64));
-        drop((guest, remote));
-        eventually("the flow is forgotten", Duration::from_secs(10), || {
-            path().is_null()
-        });
-    }
 }
 
 /// All connections are open before the first byte is sent; each echoes its own bytes.
@@ -400,7 +329,7 @@ fn dial_silence(number: u32) {
 }
 
 /// Runs `work` on a runtime of its own inside `netns`.
-fn in_runtime(netns: &Netns, work: impl Future<Output = ()> + Send) {
+pub fn in_runtime(netns: &Netns, work: impl Future<Output = ()> + Send) {
     netns.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -410,7 +339,7 @@ fn in_runtime(netns: &Netns, work: impl Future<Output = ()> + Send) {
     });
 }
 
-fn require_descriptors(count: usize) {
+pub fn require_descriptors(count: usize) {
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
         .expect("RLIMIT_NOFILE");
     if hard < count as u64 {
@@ -421,7 +350,7 @@ fn require_descriptors(count: usize) {
 }
 
 /// A congestion control is a kernel module, which a namespace cannot load.
-fn require_congestion_control(world: &World, name: &str) {
+pub fn require_congestion_control(world: &World, name: &str) {
     let trial = world.guest.net.run(|| {
         let socket = socket(
             AddressFamily::Inet,

@@ -1,10 +1,15 @@
 //! Tests of the built `coracle-net` between real namespaces: what a guest, the host and a third party see. One file per
 //! subject; `harness` makes the namespaces. See [`harness`] for the environment variables that shape a run.
 
+#[allow(dead_code, reason = "shared with the hostile guest")]
+#[path = "../hostile/entropy.rs"]
+mod entropy;
+mod harness;
+
 mod behind;
 mod closing;
 mod dns;
-mod harness;
+mod haul;
 mod icmp;
 mod lifecycle;
 mod load;
@@ -29,6 +34,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         behind::CASES,
         load::CASES,
+        haul::CASES,
     ];
     harness::run(&subjects.concat())
 }

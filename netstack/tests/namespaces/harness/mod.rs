@@ -6,9 +6,12 @@
 //! process is still single-threaded when it unshares its user namespace. The parent keeps its output in a memfd, ends
 //! the whole process group at the deadline, and reads the verdict from the exit code: 0 passed, 77 skipped.
 //!
-//! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, `CORACLE_FULL=1` runs the long sizes, and
-//! `CORACLE_PEER=slirp4netns` puts slirp4netns in the helper's place, which proves the harness by a peer.
+//! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, `CORACLE_FULL=1` runs the long sizes,
+//! `CORACLE_FLOWS=n` sets how many random flows `haul` makes and `CORACLE_SEED=n` which ones, and
+//! `CORACLE_PEER=slirp4netns` puts slirp4netns in the helper's place, which proves the harness by a peer. What a case
+//! measured is shown with `--nocapture`.
 
+mod far;
 mod helper;
 mod links;
 pub mod sys;
@@ -27,6 +30,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use world::{Family, Guest, Netns, World};
 
@@ -62,6 +66,16 @@ pub fn full() -> bool {
     std::env::var_os("CORACLE_FULL").is_some_and(|value| value == "1")
 }
 
+/// The number in environment variable `name`, if it is set.
+pub fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={value}: {error}")),
+    )
+}
+
 /// Ends this case as skipped: `reason` names the facility that is missing.
 pub fn skip(reason: impl std::fmt::Display) -> ! {
     println!("{SKIPPED}{reason}");
@@ -81,15 +95,17 @@ pub fn run(cases: &[Case]) -> ExitCode {
         world.finish();
         return ExitCode::SUCCESS;
     }
+    let arguments = Arguments::from_args();
+    let show_output = arguments.nocapture;
     let trials = cases
         .iter()
-        .map(|&case| Trial::ignorable_test(case.name, move || run_case(case)))
+        .map(|&case| Trial::ignorable_test(case.name, move || run_case(case, show_output)))
         .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// Runs `case` in its own process and turns its exit code and output into a verdict.
-fn run_case(case: Case) -> Result<Completion, Failed> {
+fn run_case(case: Case, show_output: bool) -> Result<Completion, Failed> {
     let mut log = File::from(rustix::fs::memfd_create("case-log", MemfdFlags::CLOEXEC)?);
     let mut child = Command::new("/proc/self/exe")
         .env(CASE_VARIABLE, case.name)
@@ -108,6 +124,9 @@ fn run_case(case: Case) -> Result<Completion, Failed> {
     let mut text = String::new();
     log.rewind()?;
     log.read_to_string(&mut text)?;
+    if show_output {
+        print!("{text}");
+    }
     let ending = match status {
         None => format!("still running after {} s", case.limit.as_secs()),
         Some(()) => match (reaped.code(), reaped.signal()) {

@@ -133,7 +133,7 @@ pub fn assert_echo(stream: &mut TcpStream, text: &[u8]) {
 }
 
 /// Asserts that nothing more comes: the peer has closed.
-pub fn assert_end(stream: &mut TcpStream) {
+pub fn assert_end(stream: &mut impl Read) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("read up to the end");
     assert!(
@@ -145,6 +145,7 @@ pub fn assert_end(stream: &mut TcpStream) {
 
 /// A long byte sequence in which every offset has its own surroundings: a pseudo-random block, repeated. The block's
 /// length is prime, so that no multiple of a segment, page or buffer size maps the sequence onto itself.
+#[derive(Clone)]
 pub struct Pattern {
     block: Arc<[u8]>,
     offset: usize,
@@ -166,12 +167,37 @@ impl Pattern {
         }
     }
 
-    /// The next bytes, at most `limit`, at least one.
-    fn next(&mut self, limit: usize) -> &[u8] {
+    /// The same sequence from `offset` on.
+    pub fn at(&self, offset: usize) -> Pattern {
+        Pattern {
+            block: self.block.clone(),
+            offset,
+        }
+    }
+
+    /// The next bytes, at most `limit` of them but at least one; [`Pattern::advance`] goes past them.
+    pub fn peek(&self, limit: usize) -> &[u8] {
         let start = self.offset % self.block.len();
-        let end = self.block.len().min(start + limit);
-        self.offset += end - start;
-        &self.block[start..end]
+        &self.block[start..self.block.len().min(start + limit)]
+    }
+
+    pub fn advance(&mut self, count: usize) {
+        self.offset += count;
+    }
+
+    /// Goes past `received`; an error tells the offset of the first byte that differs.
+    pub fn compare(&mut self, mut received: &[u8]) -> Result<(), usize> {
+        while !received.is_empty() {
+            let sent = self.peek(received.len());
+            let (now, rest) = received.split_at(sent.len());
+            if sent != now {
+                let equal = sent.iter().zip(now).take_while(|(a, b)| a == b).count();
+                return Err(self.offset + equal);
+            }
+            self.advance(now.len());
+            received = rest;
+        }
+        Ok(())
     }
 
     /// Sends the next `length` bytes; `progress` counts those that the kernel took.
@@ -183,9 +209,8 @@ impl Pattern {
     ) -> io::Result<()> {
         let end = self.offset + length;
         while self.offset < end {
-            let start = self.offset;
-            let written = stream.write(self.next((end - start).min(CHUNK)))?;
-            self.offset = start + written;
+            let written = stream.write(self.peek((end - self.offset).min(CHUNK)))?;
+            self.advance(written);
             progress.fetch_add(written, Ordering::Relaxed);
         }
         Ok(())
@@ -205,14 +230,8 @@ impl Pattern {
                 "the stream ends at byte {} instead of {end}",
                 self.offset
             );
-            let mut received = &buffer[..count];
-            while !received.is_empty() {
-                let offset = self.offset;
-                let sent = self.next(received.len());
-                if let Some(index) = (0..sent.len()).find(|&index| sent[index] != received[index]) {
-                    panic!("byte {} differs", offset + index);
-                }
-                received = &received[sent.len()..];
+            if let Err(offset) = self.compare(&buffer[..count]) {
+                panic!("byte {offset} differs");
             }
         }
     }

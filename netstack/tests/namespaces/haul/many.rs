@@ -1,0 +1,123 @@
+//! Thousands of promoted flows at once: all of them work, each costs little, and nothing is left of them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Watched;
+use crate::harness::traffic::{EchoServer, Pattern};
+use crate::harness::{Family, Netns, World, eventually, full, skip};
+use crate::load::{in_runtime, require_descriptors};
+
+pub fn thousands(world: &mut World) {
+    let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .expect("RLIMIT_NOFILE");
+    // Two descriptors for each flow, in the helper as in this process.
+    let possible = (most as usize).saturating_sub(SPARE) / 2;
+    let connections = if full() { possible.min(10_000) } else { 2000 };
+    require_descriptors(2 * connections + SPARE);
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    let setup = world.helper().option("--promote=always");
+    let watched = Watched::start(setup, &world.dir);
+    let helper = &watched.helper;
+    let (baseline, rss) = (helper.fd_count(), helper.rss_kib());
+
+    let remote = server.address;
+    let (watched, guest) = (&watched, &world.guest.net);
+    in_runtime(guest, async move {
+        let mut open = Vec::with_capacity(connections);
+        for _ in 0..connections {
+            let mut stream = TcpStream::connect(remote).await.expect("connect");
+            echo(&mut stream, &[7; 512]).await;
+            open.push(stream);
+        }
+        eventually("all flows are promoted", Duration::from_secs(30), || {
+            watched.flows().iter().all(|(_, promoted)| *promoted)
+        });
+        assert_eq!(diverted(guest), connections);
+        assert_eq!(helpers_sockets(guest, remote), connections);
+        let helper = &watched.helper;
+        let cost = (helper.rss_kib() - rss) * 1024 / connections as u64;
+        println!("{connections} promoted flows, {cost} bytes of the helper's memory each");
+        open = talk(open).await;
+        let pipes = helper.fd_count() - baseline - 2 * connections;
+        println!("{pipes} more descriptors after all talked at once");
+        drop(open);
+    });
+
+    eventually("no flow is left", Duration::from_secs(60), || {
+        watched.flows().is_empty()
+    });
+    helper.expect_fds_back_to(baseline + POOLED);
+    assert_eq!(diverted(guest), 0);
+    assert_eq!(helpers_sockets(guest, remote), 0);
+}
+
+/// Every connection sends and hears its own bytes, [`AT_ONCE`] at a time.
+async fn talk(open: Vec<TcpStream>) -> Vec<TcpStream> {
+    let pattern = Pattern::new(37);
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut clients = JoinSet::new();
+    for (number, mut stream) in open.into_iter().enumerate() {
+        let (pattern, slots) = (pattern.at(number * 13), slots.clone());
+        clients.spawn(async move {
+            let _slot = slots.acquire().await.expect("never closed");
+            echo(&mut stream, pattern.peek(65_536)).await;
+            stream
+        });
+    }
+    clients.join_all().await
+}
+
+async fn echo(stream: &mut TcpStream, message: &[u8]) {
+    let mut back = vec![0; message.len()];
+    let (mut reader, mut writer) = stream.split();
+    let (sent, heard) = tokio::join!(writer.write_all(message), reader.read_exact(&mut back));
+    sent.expect("send");
+    heard.expect("hear the echo");
+    assert!(back == message, "the echo differs");
+}
+
+/// How many flows the helper's table in the guest diverts, as the `nft` program says. The table belongs to the helper's
+/// socket, but anybody may look.
+fn diverted(guest: &Netns) -> usize {
+    let list = |set| {
+        let mut nft = Command::new("nft");
+        nft.args(["-j", "list", "set", "inet", "coracle", set]);
+        let output = guest.run(|| nft.output());
+        let output = output.unwrap_or_else(|error| skip(format!("no nft program: {error}")));
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("JSON");
+        text.matches("\"concat\"").count()
+    };
+    ["promoted4", "promoted6"].into_iter().map(list).sum()
+}
+
+/// How many TCP sockets there are in the guest, TIME-WAIT included, that have the remote's address and so are the helper's.
+fn helpers_sockets(guest: &Netns, remote: SocketAddr) -> usize {
+    let SocketAddr::V4(remote) = remote else {
+        unreachable!("this case is about IPv4")
+    };
+    let address = u32::from_ne_bytes(remote.ip().octets());
+    let own = format!("{address:08X}:{:04X}", remote.port());
+    guest.run(|| {
+        let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("the socket table");
+        let local = table
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1));
+        local.filter(|local| *local == own).count()
+    })
+}
+
+/// Descriptors for everything else.
+const SPARE: usize = 500;
+/// The helper keeps so many sockets ready to be promoted to, and pipes.
+const POOLED: usize = 2 * 64 + 8;
+const AT_ONCE: usize = 256;

@@ -1,0 +1,206 @@
+//! Connections that haul leave the engine for the kernel in mid-flow. Here is the proof that nobody can tell: random
+//! programs at both ends compare every byte and every end (`random`, `program`), and each trap that is known has a case of
+//! its own. Every case also makes sure that its flows really were promoted.
+
+mod bulk;
+mod many;
+mod pause;
+mod program;
+mod random;
+mod reuse;
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+use crate::harness::traffic::{Pattern, accept, connect, listen};
+use crate::harness::{Case, Family, Helper, Setup, World, case, long_case, skip};
+use random::Scene;
+use reuse::Ender;
+
+pub const CASES: &[Case] = &[
+    long_case("haul::random_outbound_1500_cubic", |world| {
+        Scene::outbound(1500, "cubic").play(world)
+    }),
+    long_case("haul::random_outbound_1500_bbr", |world| {
+        Scene::outbound(1500, "bbr").play(world)
+    }),
+    long_case("haul::random_outbound_65520_cubic", |world| {
+        Scene::outbound(65520, "cubic").play(world)
+    }),
+    long_case("haul::random_outbound_65520_bbr", |world| {
+        Scene::outbound(65520, "bbr").play(world)
+    }),
+    long_case("haul::random_published_1500_cubic", |world| {
+        Scene::published(1500, "cubic").play(world)
+    }),
+    long_case("haul::random_published_1500_bbr", |world| {
+        Scene::published(1500, "bbr").play(world)
+    }),
+    long_case("haul::random_published_65520_cubic", |world| {
+        Scene::published(65520, "cubic").play(world)
+    }),
+    long_case("haul::random_published_65520_bbr", |world| {
+        Scene::published(65520, "bbr").play(world)
+    }),
+    case("haul::outbound_in_mid_flow", |world| {
+        bulk::in_mid_flow(world, None)
+    }),
+    case("haul::published_in_mid_flow", |world| {
+        bulk::in_mid_flow(world, Some(8080))
+    }),
+    long_case("haul::downloads_outbound", |world| {
+        bulk::downloads(world, false)
+    }),
+    long_case("haul::downloads_published", |world| {
+        bulk::downloads(world, true)
+    }),
+    long_case("haul::far_away", bulk::far_away),
+    long_case("haul::guest_without_sack", |world| {
+        bulk::poor_guest(world, &[("ipv4/tcp_sack", "0")])
+    }),
+    long_case("haul::guest_without_window_scaling", |world| {
+        bulk::poor_guest(world, &[("ipv4/tcp_window_scaling", "0")])
+    }),
+    long_case("haul::guest_with_small_buffers", |world| {
+        bulk::poor_guest(
+            world,
+            &[
+                ("ipv4/tcp_rmem", "4096 16384 65536"),
+                ("ipv4/tcp_wmem", "4096 16384 65536"),
+            ],
+        )
+    }),
+    long_case("haul::thousands_at_once", many::thousands),
+    case("haul::same_tuple_after_guest_closes", |world| {
+        reuse::same_tuple(world, Ender::GuestCloses)
+    }),
+    case("haul::same_tuple_after_remote_closes", |world| {
+        reuse::same_tuple(world, Ender::RemoteCloses)
+    }),
+    case("haul::same_tuple_after_guest_resets", |world| {
+        reuse::same_tuple(world, Ender::GuestResets)
+    }),
+    case("haul::same_tuple_after_remote_resets", |world| {
+        reuse::same_tuple(world, Ender::RemoteResets)
+    }),
+    case("haul::same_port_number", reuse::same_port_number),
+    long_case("haul::longest_gap", pause::longest_gap),
+];
+
+/// A helper whose flows can be watched.
+struct Watched {
+    helper: Helper,
+    status: PathBuf,
+}
+
+/// A TCP flow by the ends that it has in the guest.
+type Ends = (SocketAddr, SocketAddr);
+
+impl Watched {
+    /// Starts the helper. `dir` is where its status socket goes.
+    fn start(setup: Setup, dir: &Path) -> Watched {
+        require_nftables();
+        let status = dir.join("status.sock");
+        let helper = setup.option("--status-socket").option(&status).start();
+        Watched { helper, status }
+    }
+
+    fn document(&self) -> serde_json::Value {
+        crate::options::status(&self.status)
+    }
+
+    /// How many flows it has handed over to the kernel.
+    fn promotions(&self) -> u64 {
+        let promotions = &self.document()["promotion"]["promoted"];
+        promotions.as_u64().expect("a number")
+    }
+
+    /// The flows that are alive, and which of them the kernel carries.
+    fn flows(&self) -> Vec<(Ends, bool)> {
+        let document = self.document();
+        let flows = document["flows"].as_array().expect("a list of flows");
+        let end = |flow: &serde_json::Value, which| {
+            let end = flow[which].as_str().expect("an address");
+            end.parse::<SocketAddr>().expect("address and port")
+        };
+        flows
+            .iter()
+            .map(|flow| {
+                let ends = (end(flow, "guest"), end(flow, "remote"));
+                (ends, flow["path"] == "kernel")
+            })
+            .collect()
+    }
+
+    /// The flows that the kernel carries.
+    fn promoted(&self) -> impl Iterator<Item = Ends> {
+        let flows = self.flows().into_iter();
+        flows.filter_map(|(ends, promoted)| promoted.then_some(ends))
+    }
+
+    fn is_promoted(&self, ends: Ends) -> bool {
+        self.promoted().any(|promoted| promoted == ends)
+    }
+
+    /// Sends a good deal from one end to the other and back, until the kernel carries the flow.
+    fn haul(&self, guest: &TcpStream, remote: &TcpStream) {
+        self.haul_pieces(guest, remote, 1 << 20);
+    }
+
+    /// The same with pieces of `length` bytes, for helpers that promote at once.
+    fn haul_pieces(&self, guest: &TcpStream, remote: &TcpStream, length: usize) {
+        /// Promotion waits for a moment of rest; several pieces give it several.
+        const PIECES: usize = 64;
+        let mut patterns = [Pattern::new(3), Pattern::new(3)];
+        for piece in 0.. {
+            if piece > 0 && self.is_promoted(ends_of(guest)) {
+                return;
+            }
+            assert!(piece < PIECES, "not promoted after {piece} pieces");
+            let [sent, received] = &mut patterns;
+            let (mut sender, mut receiver) = match piece % 2 {
+                0 => (guest, remote),
+                _ => (remote, guest),
+            };
+            std::thread::scope(|scope| {
+                let progress = AtomicUsize::new(0);
+                scope.spawn(move || sent.send(&mut sender, length, &progress).expect("send"));
+                received.expect(&mut receiver, length);
+            });
+        }
+    }
+}
+
+/// The ends, in the guest and elsewhere, of a new connection: one of the guest, or one to a port that is `published` under
+/// its own number.
+fn connection(world: &World, family: Family, published: Option<u16>) -> (TcpStream, TcpStream) {
+    if let Some(port) = published {
+        let service = listen(&world.guest.net, family.guest(), port);
+        let remote = connect(&world.elsewhere, (family.host(), port).into());
+        (accept(&service).0, remote)
+    } else {
+        let service = listen(&world.elsewhere, family.elsewhere(), 0);
+        let guest = connect(&world.guest.net, service.local_addr().expect("address"));
+        (guest, accept(&service).0)
+    }
+}
+
+/// The flow of the guest's end `guest`.
+fn ends_of(guest: &TcpStream) -> Ends {
+    (
+        guest.local_addr().expect("local address"),
+        guest.peer_addr().expect("remote address"),
+    )
+}
+
+/// Without nftables every flow stays in the engine.
+fn require_nftables() {
+    let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
+    let netfilter = SockProtocol::NetlinkNetFilter;
+    if let Err(errno) = socket(family, kind, SockFlag::SOCK_CLOEXEC, netfilter) {
+        skip(format!("the kernel has no nf_tables: {errno}"));
+    }
+}
