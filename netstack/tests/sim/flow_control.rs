@@ -1,6 +1,6 @@
 //! Windows: what happens when one side takes nothing, takes everything at once, or the device is full.
 
-use netstack::core::tcp::Cause;
+use netstack::core::tcp::{Cause, Promote};
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
 
@@ -352,6 +352,32 @@ fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
     arrived += world.host_reads(flow).len();
     assert_eq!(arrived, (edge - start) as usize);
     assert!(world.host(flow).is_at_end());
+}
+
+/// While a flow rests for its promotion the remote's bytes wait: an acknowledgement that the guest holds back is asked for.
+#[test]
+fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
+    /// So much at once makes a flow haul.
+    const HAUL: usize = 256 * 1024;
+    let mut world = World::new(Config {
+        promote: Promote::Auto,
+        ..config()
+    });
+    let mut guest = Peer::new(REMOTE);
+    let flow = guest.open(&mut world);
+    world.host_sends(flow, &pattern(HAUL));
+    for segment in world.segments() {
+        guest.hear(&segment);
+    }
+    world.wait(Duration::from_millis(5));
+    let question = world.segment();
+    assert_eq!((question.flags, question.len()), (ACK, 0));
+    let before_all = guest.rcv_nxt.wrapping_sub(HAUL as u32 + 1);
+    assert_eq!((question.seq, question.ack), (before_all, guest.snd_nxt));
+    world.send(guest.ack());
+    world.wait(Duration::from_millis(2));
+    assert_eq!(world.promotions.len(), 1);
+    assert_eq!(world.promotions[0].1.snd_nxt, guest.rcv_nxt);
 }
 
 /// The segments that the core sends in `seconds`, without an answer.

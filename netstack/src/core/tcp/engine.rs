@@ -278,6 +278,19 @@ impl Engine {
         self.send(connection, numbers, link);
     }
 
+    /// Makes the guest acknowledge what it has received, now and not when its delay is over: a segment without payload from
+    /// before its window, as a keep-alive (RFC 9293 3.8.4).
+    pub fn ask_for_ack(&mut self, connection: &mut Connection, link: &mut impl Link) {
+        let observed = connection.observed;
+        let numbers = Numbers {
+            seq: observed.snd_una.wrapping_sub(1),
+            ack: observed.last_ack.unwrap_or(0),
+            window: observed.our_window(observed.last_window),
+            fin: false,
+        };
+        self.send(connection, numbers, link);
+    }
+
     /// Sends a segment without payload, past smoltcp.
     fn send(&mut self, connection: &mut Connection, numbers: Numbers, link: &mut impl Link) {
         let Some((remote, guest)) = connection.ends() else {
@@ -334,6 +347,12 @@ impl Connection {
 
     pub fn state(&self) -> tcp::State {
         self.socket().state()
+    }
+
+    /// Whether everything that was given to it is on its way to the guest, or there already.
+    pub fn has_sent_all(&self) -> bool {
+        let in_flight = self.observed.snd_nxt.wrapping_sub(self.observed.snd_una);
+        in_flight as usize == self.socket().send_queue()
     }
 
     /// Whether the guest has something to acknowledge, or a closed window to open.

@@ -2,7 +2,7 @@
 //!
 //! A flow *hauls* when it has moved much and is moving fast. It is then brought to rest in two steps, neither of which
 //! loses or repeats a byte: first nothing more is taken from the host until the guest has acknowledged all it was sent
-//! (`Resting`); then nothing more is said to the guest until it falls silent, so that hardly a frame is in flight at the
+//! (`Resting`, for which an acknowledgement that the guest holds back is asked for); then nothing more is said to the guest until it falls silent, so that hardly a frame is in flight at the
 //! hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while. If rest does not come in time the
 //! flow goes on as before, and has to haul twice as much before the next attempt.
 
@@ -16,6 +16,9 @@ const RATE_BYTES: u64 = 64 * 1024;
 const RATE_WINDOW: Duration = Duration::from_millis(10);
 /// How long to wait for the guest's acknowledgements.
 const REST_PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait before asking for them. Linux holds the last one back for 40 ms (TCP_DELACK_MIN) now and then, as it
+/// expects more; others take up to 500 ms (RFC 9293 3.8.6.3).
+const ACK_PATIENCE: Duration = Duration::from_millis(1);
 /// A guest that has been silent for this long has nothing in flight: a round trip through the tap takes less.
 const SILENCE: Duration = Duration::from_micros(40);
 /// Most that a muted guest is kept waiting; what is in flight then is written back by the driver.
@@ -71,8 +74,11 @@ pub struct Haul {
 pub enum Stage {
     /// The engine serves the flow.
     Serving,
-    /// Nothing is taken from the host.
-    Resting { until: Instant },
+    /// Nothing is taken from the host. The guest is asked once for its acknowledgement.
+    Resting {
+        until: Instant,
+        ask_at: Option<Instant>,
+    },
     /// Nothing is said to the guest either.
     Muted {
         until: Instant,
@@ -140,6 +146,7 @@ impl Haul {
         if hauls && able {
             self.stage = Stage::Resting {
                 until: now + REST_PATIENCE,
+                ask_at: Some(now + ACK_PATIENCE),
             };
         }
     }
@@ -160,7 +167,7 @@ impl Haul {
                 };
                 false
             }
-            Stage::Resting { until } => {
+            Stage::Resting { until, .. } => {
                 if now >= until {
                     self.give_up(Reluctance::NoRest);
                 }
@@ -170,6 +177,18 @@ impl Haul {
                 until,
                 silent_since,
             } => now >= until || now >= silent_since + SILENCE,
+        }
+    }
+
+    /// Whether it is time to ask the guest for the acknowledgement that the flow waits for, once `all_sent` says that none of
+    /// the engine's bytes is missing from it.
+    pub fn asks_for_ack(&mut self, all_sent: bool, now: Instant) -> bool {
+        match &mut self.stage {
+            Stage::Resting { ask_at, .. } if ask_at.is_some_and(|at| now >= at) => {
+                *ask_at = (!all_sent).then_some(now + ACK_PATIENCE);
+                all_sent
+            }
+            _ => false,
         }
     }
 
@@ -184,7 +203,7 @@ impl Haul {
     pub fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Serving => None,
-            Stage::Resting { until } => Some(until),
+            Stage::Resting { until, ask_at } => ask_at.or(Some(until)),
             Stage::Muted {
                 until,
                 silent_since,
@@ -256,6 +275,10 @@ mod tests {
         let now = Instant::ZERO;
         let mut haul = Haul::new(Promote::Auto, now);
         haul.note(THRESHOLD, true, now);
+        assert_eq!(haul.deadline(), Some(now + ACK_PATIENCE));
+        assert!(!haul.asks_for_ack(false, now + ACK_PATIENCE));
+        assert!(haul.asks_for_ack(true, now + ACK_PATIENCE * 2));
+        assert!(!haul.asks_for_ack(true, now + ACK_PATIENCE * 3));
         assert_eq!(haul.deadline(), Some(now + REST_PATIENCE));
         assert!(!haul.advance(false, true, now + REST_PATIENCE));
         assert!(haul.takes_from_host());

@@ -313,7 +313,11 @@ impl TcpFlow {
             if self.vigil.is_due(now) {
                 engine.remind(connection, now, link);
             }
-            engine.egress(connection, now, link)
+            let egress = engine.egress(connection, now, link);
+            if self.haul.asks_for_ack(connection.has_sent_all(), now) {
+                engine.ask_for_ack(connection, link);
+            }
+            egress
         };
         match connection.state() {
             // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the FIN.
