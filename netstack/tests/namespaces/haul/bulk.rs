@@ -57,7 +57,7 @@ pub fn downloads(world: &mut World, published: bool) {
         true => &world.elsewhere,
         false => &world.guest.net,
     };
-    let (many, some) = if full() { (2000, 200) } else { (150, 10) };
+    let (many, some) = if full() { (1000, 100) } else { (150, 10) };
     let pattern = Pattern::new(23);
     for (downloads, length) in [(many, 1 << 20), (some, 16 << 20)] {
         let mut promoted = 0;
@@ -133,7 +133,7 @@ pub fn far_away(world: &mut World) {
 /// A guest whose sysctls say `settings`, both ways and in both families. net.core.rmem_max, which caps the window of the
 /// helper's sockets, is not among them: it is one for the whole machine, and namespaces may only read it.
 pub fn poor_guest(world: &mut World, settings: &[(&str, &str)]) {
-    let length = if full() { 256 << 20 } else { 16 << 20 };
+    let length = if full() { 64 << 20 } else { 16 << 20 };
     for (name, value) in settings {
         world.guest.net.sysctl(name, value);
     }

