@@ -2,9 +2,9 @@
 //!
 //! A flow *hauls* when it has moved much and is moving fast. It is then brought to rest in two steps, neither of which
 //! loses or repeats a byte: first nothing more is taken from the host until the guest has acknowledged all it was sent
-//! (`Resting`, for which an acknowledgement that the guest holds back is asked for); then nothing more is said to the guest until it falls silent, so that hardly a frame is in flight at the
-//! hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while. If rest does not come in time the
-//! flow goes on as before, and has to haul twice as much before the next attempt.
+//! (`Resting`; what it holds back it is asked for); then nothing more is said to the guest until it falls silent, so that
+//! hardly a frame is in flight at the hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while.
+//! If rest does not come in time the flow goes on as before, and has to haul twice as much before the next attempt.
 
 use smoltcp::time::{Duration, Instant};
 

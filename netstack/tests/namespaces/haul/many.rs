@@ -90,19 +90,19 @@ async fn echo(stream: &mut TcpStream, message: &[u8]) {
     assert!(back == message, "the echo differs");
 }
 
-/// How many flows the helper's table in the guest diverts, as the `nft` program says. The table belongs to the helper's
+/// How many flows the helper's table in the guest diverts, as the `nft` program says. The tables belong to the helper's
 /// socket, but anybody may look.
 fn diverted(guest: &Netns) -> usize {
-    let list = |set| {
+    let list = |family| {
         let mut nft = Command::new("nft");
-        nft.args(["-j", "list", "set", "inet", "coracle", set]);
+        nft.args(["-j", "list", "set", family, "coracle", "promoted"]);
         let output = guest.run(|| nft.output());
         let output = output.unwrap_or_else(|error| skip(format!("no nft program: {error}")));
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("JSON");
         text.matches("\"concat\"").count()
     };
-    ["promoted4", "promoted6"].into_iter().map(list).sum()
+    ["ip", "ip6"].into_iter().map(list).sum()
 }
 
 /// How many TCP sockets there are in the guest, TIME-WAIT included, that have the remote's address and so are the helper's.
