@@ -118,6 +118,8 @@ pub struct Promoted {
     pub promoted_ms_ago: u64,
     /// Payload bytes, both ways, that the engine had carried.
     pub promoted_after_bytes: u64,
+    /// How long the remote's bytes had to wait meanwhile, in microseconds.
+    pub promoted_pause_us: u64,
 }
 
 /// Why there is no status socket.
@@ -305,6 +307,7 @@ mod tests {
             reason: Some(Reason::Hauls(Promoted {
                 promoted_ms_ago: 7,
                 promoted_after_bytes: 262_144,
+                promoted_pause_us: 90,
             })),
             bytes_to_guest: 1,
             bytes_from_guest: 2,
@@ -333,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();

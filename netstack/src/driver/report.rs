@@ -82,6 +82,7 @@ fn promoted(handover: &Handover, now: Instant) -> Promoted {
     Promoted {
         promoted_ms_ago: (now - handover.at).total_millis(),
         promoted_after_bytes: handover.after_bytes,
+        promoted_pause_us: handover.pause.total_micros(),
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Haul {
     window_start: Instant,
     bytes_at_window_start: u64,
     stage: Stage,
+    /// When it last began to rest.
+    rested: Instant,
     reluctance: Reluctance,
 }
 
@@ -94,6 +96,7 @@ impl Haul {
             window_start: now,
             bytes_at_window_start: 0,
             stage: Stage::Serving,
+            rested: now,
             reluctance: match policy {
                 Promote::Off => Reluctance::Off,
                 _ => Reluctance::Talking,
@@ -110,6 +113,11 @@ impl Haul {
             Stage::Serving => self.reluctance.clone(),
             Stage::Resting { .. } | Stage::Muted { .. } => Reluctance::Leaving,
         }
+    }
+
+    /// When it began the rest from which it leaves.
+    pub fn rested(&self) -> Instant {
+        self.rested
     }
 
     /// Why it leaves, if it does.
@@ -144,6 +152,7 @@ impl Haul {
             }
         };
         if hauls && able {
+            self.rested = now;
             self.stage = Stage::Resting {
                 until: now + REST_PATIENCE,
                 ask_at: Some(now + ACK_PATIENCE),

@@ -132,6 +132,8 @@ pub struct Handover {
     pub motive: Motive,
     /// Payload bytes, both ways, that the engine had carried.
     pub after_bytes: u64,
+    /// How long the host's bytes had to wait for it.
+    pub pause: Duration,
     pub stragglers: Stragglers,
 }
 
@@ -406,6 +408,7 @@ impl TcpFlow {
             at: now,
             motive: self.haul.motive(),
             after_bytes: self.bytes_to_guest + self.bytes_from_guest,
+            pause: now - self.haul.rested(),
             stragglers,
         };
         let phase = std::mem::replace(&mut self.phase, Phase::Promoted(handover));

@@ -12,6 +12,7 @@ mod reuse;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
@@ -133,6 +134,18 @@ impl Watched {
                 (ends, flow["path"] == "kernel")
             })
             .collect()
+    }
+
+    /// How long the hand-over of a promoted flow kept the remote's bytes waiting.
+    fn pause(&self, (guest, remote): Ends) -> Option<Duration> {
+        let document = self.document();
+        let flows = document["flows"].as_array().expect("a list of flows");
+        let flow = flows.iter().find(|flow| {
+            flow["guest"] == guest.to_string() && flow["remote"] == remote.to_string()
+        })?;
+        flow["promoted_pause_us"]
+            .as_u64()
+            .map(Duration::from_micros)
     }
 
     /// The flows that the kernel carries.
