@@ -59,13 +59,14 @@ pub struct Compare {
     /// How often everything is measured [default: 3, quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
-    /// Only cells with these words in their name, such as bulk/outbound or mtu-1500 (repeatable: any of them)
+    /// Only cells with these words in their name, such as bulk/outbound or mtu-1500; also names a cell that does not run unasked
+    /// (repeatable: any of them)
     #[arg(long, value_name = "WORDS")]
     pub only: Vec<String>,
     /// Only these peers, besides the host reference (repeatable)
     #[arg(long, value_name = "NAME")]
     pub peer: Vec<String>,
-    /// Seconds that bulk and request cells measure [default: 3, quick: 1]
+    /// Seconds that transfers and requests are measured for [default: 1, quick: 0.5]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: Option<u32>,
     /// Write everything measured to this file

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cell::Cell;
 use crate::cli::Compare;
-use crate::matrix::{self, Cell, Timing};
+use crate::matrix::{self, Timing};
 use crate::metric::{Metric, Outcome};
 use crate::peers::{self, Kind, Peer};
 use crate::report::{self, Figure, Report, against};
@@ -27,7 +28,9 @@ pub fn run(args: Compare) -> Result<()> {
     if let Some(seconds) = args.seconds {
         timing.measure_ms = u64::from(seconds) * 1_000;
     }
-    let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
+    let rounds = args
+        .rounds
+        .unwrap_or(if args.quick { 1 } else { FULL_ROUNDS });
     peers::coracle::build_if_run_by_cargo()?;
     let (found, missing) = peers::detect(&args.programs)?;
     let peers = choose_peers(found, &args.peer)?;
@@ -90,6 +93,9 @@ pub fn run(args: Compare) -> Result<()> {
         worse => bail!("{worse} figures are worse than the baseline beyond the noise"),
     }
 }
+
+/// Enough for a median that one disturbed round does not move.
+const FULL_ROUNDS: u32 = 3;
 
 /// Besides the cells' words, the one that `--only` knows for timing the start of containers.
 const STARTUP: &str = "startup";
@@ -250,7 +256,8 @@ impl Progress {
 
 /// The most telling numbers of an outcome.
 fn headline(outcome: &Outcome) -> String {
-    const TELLING: [Metric; 8] = [
+    const TELLING: [Metric; 9] = [
+        Metric::LosslessGbitPerS,
         Metric::GbitPerS,
         Metric::HelperCpuSPerGb,
         Metric::PerS,
@@ -322,6 +329,43 @@ mod tests {
         );
         assert!(plan.rest_ms(&questions, 0) > plan.rest_ms(&questions, 1));
         assert_eq!(plan.rest_ms(&questions, questions.len()), 0);
+    }
+
+    /// Every peer that distributions have, with one build each.
+    fn all_peers() -> Vec<Peer> {
+        let kinds = [
+            Kind::Host,
+            Kind::Veth,
+            Kind::Coracle,
+            Kind::Slirp4netns,
+            Kind::Pasta,
+            Kind::Rootlesskit,
+            Kind::RootlesskitSlirp4netns,
+        ];
+        let peer = |kind| Peer {
+            kind,
+            ..loopback::peer()
+        };
+        kinds.map(peer).into()
+    }
+
+    #[test]
+    fn the_full_matrix_is_forecast_to_take_half_an_hour_and_quick_two_minutes() {
+        let forecast = |cells, timing, rounds| {
+            let plan = Plan {
+                cells,
+                peers: all_peers(),
+                timing,
+                rounds,
+                cross_check: false,
+            };
+            plan.rest_ms(&plan.questions(), 0) / 1_000
+        };
+        // Less the time in which containers are started, and in which silent peers are waited for.
+        let full = forecast(matrix::full(), Timing::FULL, FULL_ROUNDS);
+        assert!(full < 26 * 60, "{full} s");
+        let quick = forecast(matrix::quick(), Timing::QUICK, 1);
+        assert!(quick < 105, "{quick} s");
     }
 
     #[test]

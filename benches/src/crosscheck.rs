@@ -9,46 +9,68 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::peers;
-use crate::stage::Place;
+use crate::place::Place;
+use crate::traffic::datagrams;
 
-/// Gbit/s that iperf3 measures. The server runs at the listening end and serves one test.
-pub fn iperf3(
-    client: &Place,
-    server: &Place,
-    client_sends: bool,
-    flows: u32,
-    seconds: u64,
-) -> Result<f64> {
-    let program = peers::find_program("iperf3").context("iperf3 is not installed")?;
-    let port = server.address.port().to_string();
-    let mut listener = Killed(start(
-        &program,
-        server,
-        &["--server", "--one-off", "--port", &port],
-    )?);
-    wait_listening(&mut listener.0)?;
-    let sender = if client_sends { client } else { server };
-    let (address, flows, seconds) = (
-        client.address.ip().to_string(),
-        flows.to_string(),
-        seconds.to_string(),
-    );
-    let mut args = vec![
-        "--client", &address, "--port", &port, "--json", "--omit", "1", "--time", &seconds,
-    ];
-    args.extend([
-        "--parallel",
-        &flows,
-        "--congestion",
-        sender.congestion.name(),
-    ]);
-    if !client_sends {
-        args.push("--reverse");
+/// A question for iperf3.
+pub struct Iperf3 {
+    pub client_sends: bool,
+    pub flows: u32,
+    pub seconds: u64,
+    /// UDP, unpaced, with so much payload in each datagram; TCP otherwise.
+    pub datagram_bytes: Option<u16>,
+}
+
+impl Iperf3 {
+    /// Gbit/s that arrive. The server runs at the listening end and serves one test.
+    pub fn run(&self, client: &Place, server: &Place) -> Result<f64> {
+        let program = peers::find_program("iperf3").context("iperf3 is not installed")?;
+        let port = server.address.port().to_string();
+        let mut listener = Killed(start(
+            &program,
+            server,
+            &["--server", "--one-off", "--port", &port],
+        )?);
+        wait_listening(&mut listener.0)?;
+        let sender = if self.client_sends { client } else { server };
+        let args = self.arguments(client, sender);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = start(&program, client, &args)?
+            .wait_with_output()
+            .context("failed to wait for iperf3")?;
+        parse_iperf3(&String::from_utf8_lossy(&output.stdout))
     }
-    let output = start(&program, client, &args)?
-        .wait_with_output()
-        .context("failed to wait for iperf3")?;
-    parse_iperf3(&String::from_utf8_lossy(&output.stdout))
+
+    fn arguments(&self, client: &Place, sender: &Place) -> Vec<String> {
+        let mut args = format!(
+            "--client {} --port {} --json --omit 1 --time {} --parallel {}",
+            client.address.ip(),
+            client.address.port(),
+            self.seconds,
+            self.flows,
+        );
+        args += &match self.datagram_bytes {
+            Some(bytes) => format!(" --udp --bitrate 0 --length {bytes}{}", buffers()),
+            None => format!(" --congestion {}", sender.congestion.name()),
+        };
+        if !self.client_sends {
+            args += " --reverse";
+        }
+        args.split(' ').map(String::from).collect()
+    }
+}
+
+/// The option for the socket buffers that our own generator asks for. Unlike it, iperf3 fails when it is given less.
+fn buffers() -> String {
+    let limit = |name| -> Option<usize> {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let allowed = limit("rmem_max").zip(limit("wmem_max"));
+    let bytes = |(read, write): (usize, usize)| read.min(write).min(datagrams::RECEIVE_BUFFER);
+    allowed.map_or(String::new(), |limits| {
+        format!(" --window {}", bytes(limits))
+    })
 }
 
 /// Requests per second that wrk measures against the running HTTP service, over the same connections or over a new one each.
@@ -120,9 +142,11 @@ fn parse_iperf3(text: &str) -> Result<f64> {
     if let Some(error) = result.get("error") {
         bail!("iperf3: {error}");
     }
-    let rate = result
-        .pointer("/end/sum_received/bits_per_second")
-        .and_then(Value::as_f64);
+    let number = |path| result.pointer(path).and_then(Value::as_f64);
+    let received = number("/end/sum_received/bits_per_second");
+    // Before 3.13 a UDP test has one sum: the sender's rate, and the share that the receiver missed.
+    let sent = number("/end/sum/bits_per_second").zip(number("/end/sum/lost_percent"));
+    let rate = received.or(sent.map(|(rate, lost)| rate * (1.0 - lost / 100.0)));
     Ok(rate.context("iperf3 reported no rate")? / 1e9)
 }
 
@@ -144,6 +168,8 @@ mod tests {
     fn iperf3_results_and_errors() {
         let text = r#"{"end": {"sum_sent": {"bits_per_second": 3e9}, "sum_received": {"bits_per_second": 2.5e9}}}"#;
         assert_eq!(parse_iperf3(text).unwrap(), 2.5);
+        let udp = r#"{"end": {"sum": {"bits_per_second": 4e9, "lost_percent": 25.0}}}"#;
+        assert_eq!(parse_iperf3(udp).unwrap(), 3.0);
         let refused =
             r#"{"start": {}, "error": "unable to connect to server: Connection refused"}"#;
         assert!(

@@ -4,6 +4,7 @@
 //! figure ([`namespaces`], [`stage`]), `__traffic` is a generator ([`traffic`]), `__hold` and `__exec` keep namespaces and
 //! start programs in them. Those commands are hidden; their protocol is private.
 
+mod cell;
 mod cli;
 mod compare;
 mod crosscheck;
@@ -12,6 +13,7 @@ mod matrix;
 mod metric;
 mod namespaces;
 mod peers;
+mod place;
 mod procfs;
 mod report;
 mod stage;

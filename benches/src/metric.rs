@@ -14,6 +14,10 @@ pub enum Metric {
     GbitPerS,
     /// The slowest tenth of a second of a bulk transfer; far below the mean when transfers stall.
     SlowestGbitPerS,
+    /// Payload per second, 10^9 bits, of the fastest datagrams of which at most one in a thousand was lost.
+    LosslessGbitPerS,
+    /// Datagrams that did not arrive, per million sent, when the sender did not pace itself.
+    LostPpm,
     /// What iperf3 measured for the same cell, when asked to cross-check.
     Iperf3GbitPerS,
     /// What wrk measured for the same cell, when asked to cross-check.
@@ -38,6 +42,8 @@ pub enum Metric {
     RssStartMb,
     RssLoadedMb,
     RssAfterMb,
+    /// What resident memory grew by for each open connection, 10^3 bytes.
+    RssPerConnectionKb,
     /// Open descriptors of the helper's processes.
     FdsStart,
     FdsLoaded,
@@ -52,6 +58,8 @@ impl Metric {
         match self {
             Metric::GbitPerS => "Gbit/s",
             Metric::SlowestGbitPerS => "slowest 100 ms, Gbit/s",
+            Metric::LosslessGbitPerS => "Gbit/s at <= 0.1 % loss",
+            Metric::LostPpm => "lost, ppm",
             Metric::Iperf3GbitPerS => "iperf3, Gbit/s",
             Metric::WrkPerS => "wrk, 1/s",
             Metric::PerS => "1/s",
@@ -67,6 +75,7 @@ impl Metric {
             Metric::RssStartMb => "RSS at start, MB",
             Metric::RssLoadedMb => "RSS loaded, MB",
             Metric::RssAfterMb => "RSS after, MB",
+            Metric::RssPerConnectionKb => "RSS per connection, kB",
             Metric::FdsStart => "fds at start",
             Metric::FdsLoaded => "fds loaded",
             Metric::FdsAfter => "fds after",
@@ -76,13 +85,20 @@ impl Metric {
 
     /// Whether the metric is the rate by which peers are ranked, the only thing a ratio to the host says much about.
     pub fn is_rate(self) -> bool {
-        matches!(self, Metric::GbitPerS | Metric::PerS)
+        matches!(
+            self,
+            Metric::GbitPerS | Metric::LosslessGbitPerS | Metric::PerS
+        )
     }
 
     /// The value with as many digits as carry meaning.
     pub fn format(self, value: f64) -> String {
         match self {
-            Metric::FdsStart | Metric::FdsLoaded | Metric::FdsAfter | Metric::FailedPpm => {
+            Metric::FdsStart
+            | Metric::FdsLoaded
+            | Metric::FdsAfter
+            | Metric::FailedPpm
+            | Metric::LostPpm => {
                 format!("{value:.0}")
             }
             Metric::P50Us | Metric::P99Us | Metric::P999Us | Metric::MaxUs => match value {

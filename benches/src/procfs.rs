@@ -23,6 +23,24 @@ pub struct Cpu {
     pub machine_s: f64,
 }
 
+impl std::ops::Sub for Cpu {
+    type Output = Cpu;
+
+    fn sub(self, earlier: Cpu) -> Cpu {
+        Cpu {
+            helper_s: self.helper_s - earlier.helper_s,
+            machine_s: self.machine_s - earlier.machine_s,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Cpu {
+    fn add_assign(&mut self, more: Cpu) {
+        self.helper_s += more.helper_s;
+        self.machine_s += more.machine_s;
+    }
+}
+
 /// Memory and descriptors at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Footprint {

@@ -1,10 +1,10 @@
 //! Starting the processes of a figure and listening to them: generators, holders and the helper under test.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{self, Child, ChildStdin, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::namespaces::{Held, SCRATCH};
+use crate::traffic::datagrams::Command;
 use crate::traffic::{Event, Report, Task};
 
 /// Our own executable, whatever became of its path.
@@ -29,7 +30,7 @@ pub struct Generator {
 impl Generator {
     pub fn start(name: &str, task: &Task) -> Result<Generator> {
         let log = log_path(name);
-        let mut child = Command::new(SELF)
+        let mut child = process::Command::new(SELF)
             .args(["__traffic", &serde_json::to_string(task)?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -82,6 +83,19 @@ impl Generator {
         }
     }
 
+    /// Gives a process that takes orders one, and waits for its result.
+    pub fn command(&mut self, command: &Command, limit: Duration) -> Result<Report> {
+        let line = serde_json::to_string(command)? + "\n";
+        let input = self
+            .child
+            .stdin
+            .as_mut()
+            .context("the process still takes orders")?;
+        // A process that has ended says why in its log.
+        let _ = input.write_all(line.as_bytes());
+        self.wait_done(limit)
+    }
+
     /// Closes the process's standard input.
     pub fn release(&mut self) {
         drop(self.child.stdin.take());
@@ -112,7 +126,7 @@ pub struct Holder {
 impl Holder {
     pub fn start(held: Held) -> Result<Holder> {
         let name = clap::ValueEnum::to_possible_value(&held).context("every kind has a name")?;
-        let mut child = Command::new(SELF)
+        let mut child = process::Command::new(SELF)
             .args(["__hold", name.get_name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -144,7 +158,7 @@ impl Holder {
 /// A program under test, started as a normal user's process: no capability, output to a log.
 pub struct Program {
     name: String,
-    command: Command,
+    command: process::Command,
     log: PathBuf,
     ready: Option<OwnedFd>,
     /// Kept open, across the `exec`, until the program is started.
@@ -160,7 +174,7 @@ impl Program {
             .to_string_lossy()
             .into_owned();
         let log = log_path(&name);
-        let mut command = Command::new(SELF);
+        let mut command = process::Command::new(SELF);
         let output = create(&log)?;
         command
             .args(["__exec", "--"])

@@ -17,14 +17,13 @@ pub fn attach(program: &Path, wanted: Wanted) -> Result<Attached> {
         &format!("--mtu={}", wanted.mtu),
         &format!("--ready-fd={ready}"),
     ]);
-    if let Some(port) = wanted.publish {
-        helper.args([format!("--publish=0.0.0.0:{port}:{port}/tcp")]);
-    }
+    helper.args(wanted.rules().map(|rule| format!("--publish={rule}")));
     helper.args([wanted.guest.to_string(), "tap0".into()]);
     let mut running = helper.start()?;
     running.wait_ready()?;
     Ok(Attached {
         guest: None,
+        address: None,
         processes: Processes::new(vec![running.pid()], Vec::new()),
         ready: Some(running.started.elapsed()),
         _programs: vec![running],

@@ -19,6 +19,7 @@ pub fn attach() -> Attached {
     let init = std::process::id().cast_signed();
     Attached {
         guest: Some(init),
+        address: None,
         processes: Processes::default(),
         ready: None,
         _programs: Vec::new(),

@@ -1,14 +1,16 @@
 //! The network helpers that are compared: how each is found, started and attached to a guest.
 //!
-//! Every peer is started as a normal user's engine would start it, with host loopback blocked and, for published cells, one TCP port
-//! forwarded from all addresses of the host. What differs between peers stays in the peer's own file.
+//! Every peer is started as a normal user's engine would start it, with host loopback blocked and, for published cells, one
+//! port forwarded from all addresses of the host. What differs between peers stays in the peer's own file.
 
 pub mod coracle;
 pub mod loopback;
 mod pasta;
 pub mod rootlesskit;
 mod slirp4netns;
+mod veth;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::matrix::{Cell, Route, Work};
+use crate::cell::{Cell, Family, Route, Work};
 use crate::procfs::Processes;
 use crate::worker::Running;
 
@@ -43,11 +45,32 @@ pub struct Peer {
 pub enum Kind {
     /// No helper and no guest: both ends in the host's network namespace. What the kernel alone can do.
     Host,
+    /// No helper either, but a guest: connected by a veth pair, as only root can.
+    Veth,
     Coracle,
     Slirp4netns,
     Pasta,
     /// RootlessKit's builtin port driver, which moves bytes between two kernel sockets; outbound it is slirp4netns.
     Rootlesskit,
+    /// RootlessKit with the ports of its slirp4netns, which is how it keeps the client's address.
+    RootlesskitSlirp4netns,
+}
+
+/// What a helper forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// As it stands in port rules.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
 }
 
 /// What a figure needs from a helper.
@@ -56,14 +79,29 @@ pub struct Wanted {
     /// A process in the guest's namespaces.
     pub guest: i32,
     pub mtu: u16,
-    /// Forward this TCP port of every host address to the same port of the guest.
-    pub publish: Option<u16>,
+    pub family: Family,
+    /// Forward [`PORT`] of every host address of the family to the same port of the guest.
+    pub publish: &'static [Protocol],
+}
+
+impl Wanted {
+    /// The port rules in the notation that coracle-net and RootlessKit share with Docker.
+    fn rules(&self) -> impl Iterator<Item = String> {
+        let any = match self.family {
+            Family::Ipv4 => "0.0.0.0",
+            Family::Ipv6 => "[::]",
+        };
+        let rule = move |protocol: &Protocol| format!("{any}:{PORT}:{PORT}/{}", protocol.name());
+        self.publish.iter().map(rule)
+    }
 }
 
 /// A helper at work.
 pub struct Attached {
     /// The guest's process when the helper made the guest itself.
     pub guest: Option<i32>,
+    /// Where clients find the guest when no port of the host leads there.
+    pub address: Option<IpAddr>,
     pub processes: Processes,
     /// From starting the program until the network was up; forwarding a port through an API comes after.
     pub ready: Option<Duration>,
@@ -74,10 +112,16 @@ pub struct Attached {
 impl Peer {
     /// Whether the cell says anything about this peer.
     pub fn answers(&self, cell: &Cell) -> bool {
+        let of_helper = matches!(cell.work, Work::Memory { .. } | Work::Soak { .. });
+        let outbound = cell.route == Route::Outbound;
+        let ipv4 = cell.family == Family::Ipv4;
         match self.kind {
-            Kind::Host => !matches!(cell.work, Work::Memory { .. } | Work::Soak { .. }),
-            Kind::Rootlesskit => cell.route != Route::Outbound,
-            Kind::Coracle | Kind::Slirp4netns | Kind::Pasta => true,
+            Kind::Host | Kind::Veth => !of_helper,
+            Kind::Coracle | Kind::Pasta => true,
+            // Its API forwards IPv4 only.
+            Kind::Slirp4netns => outbound || ipv4,
+            Kind::Rootlesskit => !outbound,
+            Kind::RootlesskitSlirp4netns => !outbound && ipv4,
         }
     }
 
@@ -85,15 +129,20 @@ impl Peer {
     pub fn attach(&self, wanted: Wanted) -> Result<Attached> {
         match self.kind {
             Kind::Host => Ok(loopback::attach()),
+            Kind::Veth => veth::attach(wanted),
             Kind::Coracle => coracle::attach(&self.program, wanted),
             Kind::Slirp4netns => slirp4netns::attach(&self.program, wanted),
             Kind::Pasta => pasta::attach(&self.program, wanted),
-            Kind::Rootlesskit => {
+            Kind::Rootlesskit | Kind::RootlesskitSlirp4netns => {
                 let backend = self
                     .backend
                     .as_deref()
                     .context("RootlessKit needs slirp4netns")?;
-                rootlesskit::attach(&self.program, backend, wanted)
+                let port_driver = match self.kind {
+                    Kind::Rootlesskit => "builtin",
+                    _ => "slirp4netns",
+                };
+                rootlesskit::attach(&self.program, backend, port_driver, wanted)
             }
         }
         .with_context(|| format!("failed to attach {}", self.name))
@@ -121,7 +170,7 @@ pub struct Programs {
 ///
 /// Fails when a program that was named cannot be run.
 pub fn detect(programs: &Programs) -> Result<(Vec<Peer>, Vec<String>)> {
-    let mut peers = vec![loopback::peer()];
+    let mut peers = vec![loopback::peer(), veth::peer()];
     let mut missing = Vec::new();
     let mut add = |kind: Kind,
                    name: &str,
@@ -181,21 +230,31 @@ pub fn detect(programs: &Programs) -> Result<(Vec<Peer>, Vec<String>)> {
         &programs.rootlesskit,
         absent,
     )?;
-    let slirp4netns = peers
-        .iter()
-        .find(|peer| peer.kind == Kind::Slirp4netns)
-        .map(|peer| peer.program.clone());
-    if slirp4netns.is_none() && peers.iter().any(|peer| peer.kind == Kind::Rootlesskit) {
-        missing.push("rootlesskit: it needs slirp4netns, which is not installed".into());
-        peers.retain(|peer| peer.kind != Kind::Rootlesskit);
-    }
-    for peer in peers
-        .iter_mut()
-        .filter(|peer| peer.kind == Kind::Rootlesskit)
-    {
-        peer.backend.clone_from(&slirp4netns);
-    }
+    give_backends(&mut peers, &mut missing);
     Ok((peers, missing))
+}
+
+/// Gives each RootlessKit its slirp4netns, and a twin that uses the ports of it.
+fn give_backends(peers: &mut Vec<Peer>, missing: &mut Vec<String>) {
+    let is = |kind| move |peer: &Peer| peer.kind == kind;
+    let slirp4netns = peers.iter().find(|peer| is(Kind::Slirp4netns)(peer));
+    let Some(backend) = slirp4netns.map(|peer| peer.program.clone()) else {
+        if peers.iter().any(is(Kind::Rootlesskit)) {
+            missing.push("rootlesskit: it needs slirp4netns, which is not installed".into());
+            peers.retain(|peer| peer.kind != Kind::Rootlesskit);
+        }
+        return;
+    };
+    let mut twins = Vec::new();
+    for peer in peers.iter_mut().filter(|peer| is(Kind::Rootlesskit)(peer)) {
+        peer.backend = Some(backend.clone());
+        twins.push(Peer {
+            name: peer.name.replace("rootlesskit", "rk-slirp4netns"),
+            kind: Kind::RootlesskitSlirp4netns,
+            ..peer.clone()
+        });
+    }
+    peers.extend(twins);
 }
 
 /// A program of this workspace, next to our own executable.
@@ -266,5 +325,26 @@ mod tests {
                 .filter(|cell| !host.answers(cell))
                 .all(|cell| matches!(cell.work, Work::Memory { .. }))
         );
+    }
+
+    #[test]
+    fn rootlesskit_comes_with_both_port_drivers_or_not_at_all() {
+        let peer = |kind, name: &str| Peer {
+            kind,
+            name: name.into(),
+            program: format!("/usr/bin/{name}").into(),
+            ..loopback::peer()
+        };
+        let rootlesskit = peer(Kind::Rootlesskit, "rootlesskit");
+        let mut alone = vec![rootlesskit.clone()];
+        let mut missing = Vec::new();
+        give_backends(&mut alone, &mut missing);
+        assert!(alone.is_empty() && missing.len() == 1);
+
+        let mut both = vec![peer(Kind::Slirp4netns, "slirp4netns"), rootlesskit];
+        give_backends(&mut both, &mut Vec::new());
+        let names: Vec<&str> = both.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(names, ["slirp4netns", "rootlesskit", "rk-slirp4netns"]);
+        assert!(both[1..].iter().all(|peer| peer.backend.is_some()));
     }
 }

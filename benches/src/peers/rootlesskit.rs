@@ -1,4 +1,5 @@
-//! RootlessKit with its builtin port driver, the default of rootless Docker and (as a library) of Podman with slirp4netns.
+//! RootlessKit, with its builtin port driver, the default of rootless Docker and (as a library) of Podman with slirp4netns, or
+//! with the ports of slirp4netns.
 //!
 //! RootlessKit makes the guest itself and insists on sub-IDs through `newuidmap`, which cannot work inside the world's user
 //! namespace: it holds one ID and no setuid program. The programs RootlessKit looks for in its PATH are therefore ourselves
@@ -16,7 +17,12 @@ use crate::namespaces::SCRATCH;
 use crate::procfs::Processes;
 use crate::worker::Program;
 
-pub fn attach(program: &Path, slirp4netns: &Path, wanted: Wanted) -> Result<Attached> {
+pub fn attach(
+    program: &Path,
+    slirp4netns: &Path,
+    port_driver: &str,
+    wanted: Wanted,
+) -> Result<Attached> {
     let scratch = Path::new(SCRATCH);
     let own = std::env::current_exe().context("failed to find our own executable")?;
     let shims = scratch.join("shims");
@@ -44,11 +50,9 @@ pub fn attach(program: &Path, slirp4netns: &Path, wanted: Wanted) -> Result<Atta
     helper.args([
         OsString::from("--slirp4netns-binary"),
         slirp4netns.into(),
-        "--port-driver=builtin".into(),
+        format!("--port-driver={port_driver}").into(),
     ]);
-    if let Some(port) = wanted.publish {
-        helper.args([format!("--publish=0.0.0.0:{port}:{port}/tcp")]);
-    }
+    helper.args(wanted.rules().map(|rule| format!("--publish={rule}")));
     let ready_file = scratch.join("rootlesskit.ready");
     helper.args([
         own.into_os_string(),
@@ -65,6 +69,7 @@ pub fn attach(program: &Path, slirp4netns: &Path, wanted: Wanted) -> Result<Atta
     let processes = Processes::new(vec![running.pid()], vec![guest]);
     Ok(Attached {
         guest: Some(guest),
+        address: None,
         processes,
         ready,
         _programs: vec![running],

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Attached, Wanted};
+use super::{Attached, PORT, Protocol, Wanted};
+use crate::cell::Family;
 use crate::namespaces::SCRATCH;
 use crate::procfs::Processes;
 use crate::worker::Program;
@@ -24,17 +25,21 @@ pub fn attach(program: &Path, wanted: Wanted) -> Result<Attached> {
         "--disable-host-loopback",
     ]);
     helper.args([format!("--ready-fd={ready}")]);
+    if wanted.family == Family::Ipv6 {
+        helper.args(["--enable-ipv6"]);
+    }
     helper.args([format!("--api-socket={}", socket.display())]);
     helper.args([wanted.guest.to_string(), "tap0".into()]);
     let mut running = helper.start()?;
     running.wait_ready()?;
     let ready = Some(running.started.elapsed());
-    if let Some(port) = wanted.publish {
-        forward(&socket, port)?;
+    for protocol in wanted.publish {
+        forward(&socket, *protocol)?;
     }
     let processes = Processes::new(vec![running.pid()], Vec::new());
     Ok(Attached {
         guest: None,
+        address: None,
         processes,
         ready,
         _programs: vec![running],
@@ -42,9 +47,9 @@ pub fn attach(program: &Path, wanted: Wanted) -> Result<Attached> {
 }
 
 /// One request per connection; the reply comes after our half-close.
-fn forward(socket: &Path, port: u16) -> Result<()> {
+fn forward(socket: &Path, protocol: Protocol) -> Result<()> {
     let request = json!({"execute": "add_hostfwd", "arguments": {
-        "proto": "tcp", "host_addr": "0.0.0.0", "host_port": port, "guest_port": port,
+        "proto": protocol.name(), "host_addr": "0.0.0.0", "host_port": PORT, "guest_port": PORT,
     }});
     let mut stream = UnixStream::connect(socket)
         .with_context(|| format!("failed to reach {}", socket.display()))?;

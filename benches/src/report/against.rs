@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::matrix::Cell;
+use crate::cell::Cell;
 use crate::metric::Metric;
 use crate::stats::Summary;
 
@@ -18,6 +18,11 @@ const FLOOR_OF_FEW: f64 = 0.50;
 /// What can be compared: a metric, the host's metric to divide by, and whether more is better.
 const COMPARED: &[(Metric, Option<Metric>, bool)] = &[
     (Metric::GbitPerS, Some(Metric::GbitPerS), true),
+    (
+        Metric::LosslessGbitPerS,
+        Some(Metric::LosslessGbitPerS),
+        true,
+    ),
     (Metric::PerS, Some(Metric::PerS), true),
     (Metric::P50Us, Some(Metric::P50Us), false),
     (Metric::P99Us, Some(Metric::P99Us), false),

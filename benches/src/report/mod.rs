@@ -12,7 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::matrix::{Cell, Timing};
+use crate::cell::Cell;
+use crate::matrix::Timing;
 use crate::metric::{Metric, Outcome};
 use crate::peers::{Kind, Peer};
 use crate::startup::Startup;
@@ -156,11 +157,11 @@ impl Report {
         fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// Whether a peer is coracle or the reference, which must not fail; that another peer cannot do something is a result.
+    /// Whether a peer is coracle or a reference, which must not fail; that another peer cannot do something is a result.
     pub fn is_ours(&self, peer: &str) -> bool {
         self.peers
             .iter()
-            .any(|p| p.name == peer && matches!(p.kind, Kind::Coracle | Kind::Host))
+            .any(|p| p.name == peer && matches!(p.kind, Kind::Coracle | Kind::Host | Kind::Veth))
     }
 
     /// The name of the host reference among the peers.

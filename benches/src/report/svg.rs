@@ -10,7 +10,7 @@ use crate::stats::{Quantile, Summary};
 /// Width of a plot in its own units; text is 11 units high.
 const WIDTH: f64 = 360.0;
 /// Left of the plot area in bar plots: the names.
-const NAMES: f64 = 86.0;
+const NAMES: f64 = 92.0;
 /// Right of the bars: the numbers.
 const NUMBERS: f64 = 74.0;
 const BAR: f64 = 15.0;
@@ -275,7 +275,7 @@ mod tests {
         };
         let svg = bars("t", &[group]);
         assert!(
-            svg.contains(r#"width="200.0""#) && svg.contains(r#"width="100.0""#),
+            svg.contains(r#"width="194.0""#) && svg.contains(r#"width="97.0""#),
             "{svg}"
         );
         assert_eq!(

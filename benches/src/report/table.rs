@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::matrix::{Cell, Work};
+use crate::cell::{Cell, Work};
 use crate::metric::Metric;
 
 /// A block: its title, the metrics it shows and whether a ratio to the host says something.
@@ -24,6 +24,30 @@ const BLOCKS: &[Block] = &[
             Metric::HelperCpuSPerGb,
             Metric::MachineCpuSPerGb,
             Metric::Iperf3GbitPerS,
+        ],
+    },
+    Block {
+        title: "UDP",
+        belongs: |work| matches!(work, Work::Datagrams { .. }),
+        metrics: &[
+            Metric::LosslessGbitPerS,
+            Metric::GbitPerS,
+            Metric::LostPpm,
+            Metric::HelperCpuSPerGb,
+            Metric::MachineCpuSPerGb,
+            Metric::Iperf3GbitPerS,
+        ],
+    },
+    Block {
+        title: "UDP requests",
+        belongs: |work| matches!(work, Work::Exchange { .. }),
+        metrics: &[
+            Metric::PerS,
+            Metric::P50Us,
+            Metric::P99Us,
+            Metric::P999Us,
+            Metric::FailedPpm,
+            Metric::HelperCpuUsPerOp,
         ],
     },
     Block {
@@ -60,6 +84,7 @@ const BLOCKS: &[Block] = &[
             Metric::RssStartMb,
             Metric::RssLoadedMb,
             Metric::RssAfterMb,
+            Metric::RssPerConnectionKb,
             Metric::FdsStart,
             Metric::FdsLoaded,
             Metric::FdsAfter,

@@ -77,7 +77,7 @@ const CHUNK: usize = 128 * 1024;
 /// Chunks per connection and wake-up, so that connections take turns.
 const CHUNKS_PER_TURN: usize = 4;
 /// No byte for this long: the path is dead, not slow.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Sends on all connections until the receiver closes them.
 fn send(streams: Vec<TcpStream>) -> Result<()> {

@@ -12,6 +12,7 @@ use super::{Event, RESPONSE_BYTES, Report, Sockets, emit, request_head};
 pub fn run(sockets: &Sockets, address: SocketAddr, connections: u32) -> Result<()> {
     let head = request_head(address, false);
     let mut streams = Vec::new();
+    // One after the other, since some helpers lose answers when many come at once; here it is about memory.
     for index in 0..connections {
         let mut stream = sockets
             .connect_all(address, 1)?

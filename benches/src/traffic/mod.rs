@@ -2,17 +2,19 @@
 //!
 //! A process gets one [`Task`] as JSON in its argument and reports [`Event`]s, one JSON document a line, on its standard
 //! output; results therefore never travel through the helper under test. All sockets are non-blocking and served by one epoll loop
-//! per process; the processes keep the capabilities of their namespace so that they may choose a congestion control.
+//! per process. Only datagrams take orders while they run, on standard input. The processes keep the capabilities of their namespace so that they may choose a congestion control.
 
 pub mod bulk;
 pub mod connect;
+pub mod datagrams;
+pub mod exchange;
 pub mod memory;
 pub mod request;
 pub mod serve;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -69,6 +71,25 @@ pub enum Job {
         at_once: u32,
         end: connect::End,
     },
+    /// Send or receive datagrams as the stage commands, and be greeted first.
+    DatagramsServe {
+        listen: SocketAddr,
+        datagrams: datagrams::Datagrams,
+    },
+    /// The same, and greet first.
+    DatagramsConnect {
+        connect: SocketAddr,
+        datagrams: datagrams::Datagrams,
+    },
+    /// Answer datagrams until killed.
+    ExchangeServe { listen: SocketAddr },
+    /// One question in flight per socket.
+    Exchange {
+        connect: SocketAddr,
+        sockets: u32,
+        warm_ms: u64,
+        measure_ms: u64,
+    },
     /// Open connections, use each once, hold them until standard input ends.
     Hold {
         connect: SocketAddr,
@@ -93,7 +114,7 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes in the slowest full 100 ms.
     pub slowest_100ms_bytes: u64,
-    /// Completed requests or connections.
+    /// Completed requests or connections; datagrams.
     pub operations: u64,
     pub latency: LatencySummary,
     /// Failures by cause.
@@ -112,6 +133,21 @@ pub fn run(task: Task) -> Result<()> {
         Job::BulkListen { listen, bulk } => bulk::listen(&sockets, listen, bulk),
         Job::BulkConnect { connect, bulk } => bulk::connect(&sockets, connect, bulk),
         Job::Serve { listen } => serve::run(&sockets, listen),
+        Job::DatagramsServe { listen, datagrams } => datagrams::serve(&sockets, listen, datagrams),
+        Job::DatagramsConnect { connect, datagrams } => {
+            datagrams::connect(&sockets, connect, datagrams)
+        }
+        Job::ExchangeServe { listen } => exchange::serve(&sockets, listen),
+        Job::Exchange {
+            connect,
+            sockets: count,
+            warm_ms,
+            measure_ms,
+        } => {
+            let warm = Duration::from_millis(warm_ms);
+            let measure = Duration::from_millis(measure_ms);
+            exchange::run(&sockets, connect, count, warm, measure)
+        }
         Job::Request {
             connect,
             connections,
@@ -149,8 +185,8 @@ pub fn emit(event: Event) -> Result<()> {
 
 /// How long connecting may take before it counts as failed: longer than two SYN retransmissions.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for many at once, some of which may meet a short accept queue and wait for several retransmissions.
-pub const CONNECT_ALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for many at once, some of which may meet a short accept queue and wait for a third retransmission, after 7 s.
+pub const CONNECT_ALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Makes the sockets of a task.
 pub struct Sockets {
@@ -212,6 +248,28 @@ impl Sockets {
             }
         }
         Ok(streams)
+    }
+
+    /// A UDP socket at `address`, non-blocking, with a receive buffer that a short pause does not fill.
+    pub fn datagram(&self, address: SocketAddr) -> Result<UdpSocket> {
+        let socket =
+            UdpSocket::bind(address).with_context(|| format!("failed to bind {address}"))?;
+        socket.set_nonblocking(true)?;
+        socket::setsockopt(&socket, sockopt::RcvBuf, &datagrams::RECEIVE_BUFFER)?;
+        Ok(socket)
+    }
+
+    /// The same, at a port that the kernel chooses, for datagrams to and from `address`.
+    pub fn datagram_to(&self, address: SocketAddr) -> Result<UdpSocket> {
+        let own = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = self.datagram(own)?;
+        socket
+            .connect(address)
+            .with_context(|| format!("failed to aim a socket at {address}"))?;
+        Ok(socket)
     }
 
     fn socket(&self, address: SocketAddr) -> Result<OwnedFd, Errno> {
