@@ -1,4 +1,5 @@
-//! How long it takes to start a container that does nothing, network included: `coracle run` beside Podman and bubblewrap.
+//! How long it takes to start a container that does nothing: `coracle run` beside Podman, runc and bubblewrap. The latter two
+//! make an empty network namespace, and so does one of Podman's starts.
 //!
 //! Unlike the other figures these run directly as the user, in no world of ours. The container's root file system is made
 //! for the purpose: our own executable under the name `true`, and the libraries it is linked with.
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::peers;
 use crate::stats::Summary;
@@ -33,9 +35,9 @@ impl Startup {
 
 /// Times every runner that is installed, interleaved; adds a line to `missing` for each that is not or does not work.
 pub fn measure(rounds: u32, missing: &mut Vec<String>) -> Result<Vec<Startup>> {
-    let root = RootFs::create()?;
+    let files = Files::create()?;
     let mut startups = Vec::new();
-    for (name, alternatives) in contenders(&root.path) {
+    for (name, alternatives) in contenders(&files) {
         match first_that_works(&alternatives) {
             Ok((program, command)) => {
                 let version = peers::version(&program)?;
@@ -63,12 +65,12 @@ pub fn measure(rounds: u32, missing: &mut Vec<String>) -> Result<Vec<Startup>> {
 }
 
 /// Names, and for each the commands to try in turn.
-fn contenders(root: &Path) -> Vec<(String, Vec<Vec<OsString>>)> {
+fn contenders(files: &Files) -> Vec<(String, Vec<Vec<OsString>>)> {
     let words = |program: &Path, text: &str| -> Vec<OsString> {
         let mut words = vec![program.into()];
         words.extend(text.split(' ').map(|word| {
             if word == "ROOT" {
-                root.into()
+                files.root().into()
             } else {
                 OsString::from(word)
             }
@@ -95,6 +97,10 @@ fn contenders(root: &Path) -> Vec<(String, Vec<Vec<OsString>>)> {
             ),
         ),
     ];
+    if let Some(program) = peers::find_program("runc") {
+        let command = files.runc_command(&program);
+        all.push(("runc, no network".into(), command.into_iter().collect()));
+    }
     for network in ["slirp4netns", "pasta", "none"] {
         // Podman's default runtime need not work on every system; runc refuses the least.
         let run = format!("run --rm --network {network} --rootfs ROOT /bin/true");
@@ -141,55 +147,99 @@ fn start(command: &[OsString]) -> Result<f64> {
     Ok(elapsed.as_secs_f64() * 1_000.0)
 }
 
-/// A directory that is a container's root file system, removed when dropped.
-struct RootFs {
+/// A directory with a container's root file system and a bundle for runc, removed when dropped.
+struct Files {
     path: PathBuf,
 }
 
-impl RootFs {
-    fn create() -> Result<RootFs> {
+impl Files {
+    fn create() -> Result<Files> {
         let path = std::env::temp_dir().join(format!("coracle-benches-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("failed to create {}", path.display()))?;
-        let root = RootFs { path };
+        let files = Files { path };
         for directory in ["bin", "proc", "sys", "dev", "etc", "tmp", "run"] {
-            fs::create_dir_all(root.path.join(directory))
+            fs::create_dir_all(files.root().join(directory))
                 .context("failed to create a directory of the container")?;
         }
-        copy(Path::new("/proc/self/exe"), &root.path.join("bin/true"))?;
+        files.add(Path::new("/proc/self/exe"), Path::new("/bin/true"))?;
         let maps =
             fs::read_to_string("/proc/self/maps").context("failed to read our own mappings")?;
         for library in libraries(&maps) {
-            let target = root
-                .path
-                .join(library.strip_prefix("/").unwrap_or(&library));
-            fs::create_dir_all(target.parent().unwrap_or(&root.path))
-                .context("failed to create a library directory")?;
-            copy(&library, &target)?;
+            files.add(&library, &library)?;
         }
         // The loader's name is fixed in the executable and is usually a link to what is mapped.
         for loader in ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"].map(Path::new) {
-            let target = root.path.join(loader.strip_prefix("/").unwrap_or(loader));
-            if loader.exists() && !target.exists() {
-                fs::create_dir_all(target.parent().unwrap_or(&root.path))
-                    .context("failed to create a loader directory")?;
-                copy(loader, &target)?;
+            if loader.exists() {
+                files.add(loader, loader)?;
             }
         }
-        Ok(root)
+        Ok(files)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
+    /// Copies a file to a place in the container's root file system, unless something is there.
+    fn add(&self, from: &Path, to: &Path) -> Result<()> {
+        let target = self.root().join(to.strip_prefix("/").unwrap_or(to));
+        if target.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(target.parent().unwrap_or(&self.path))
+            .context("failed to create a directory of the container")?;
+        fs::copy(from, &target)
+            .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
+        Ok(())
+    }
+
+    /// How runc starts the container: from a bundle made of what it proposes for a normal user itself.
+    fn runc_command(&self, runc: &Path) -> Result<Vec<OsString>> {
+        let bundle = self.path.join("bundle");
+        fs::create_dir_all(&bundle).context("failed to create a bundle for runc")?;
+        start(&[
+            runc.into(),
+            "spec".into(),
+            "--rootless".into(),
+            "--bundle".into(),
+            bundle.clone().into(),
+        ])?;
+        let file = bundle.join("config.json");
+        let proposed = fs::read(&file).context("runc spec left no config.json")?;
+        let config = bundle_config(serde_json::from_slice(&proposed)?, &self.root())?;
+        fs::write(&file, config.to_string()).context("failed to write a bundle for runc")?;
+        let state = self.path.join("runc");
+        let words: [OsString; 7] = [
+            runc.into(),
+            "--root".into(),
+            state.into(),
+            "run".into(),
+            "--bundle".into(),
+            bundle.into(),
+            "coracle-benches".into(),
+        ];
+        Ok(words.into())
     }
 }
 
-impl Drop for RootFs {
+/// A bundle's configuration for `/bin/true` in `root`, with a network namespace as everybody else has.
+fn bundle_config(mut proposed: Value, root: &Path) -> Result<Value> {
+    proposed["process"]["terminal"] = false.into();
+    proposed["process"]["args"] = json!(["/bin/true"]);
+    proposed["root"] = json!({"path": root, "readonly": true});
+    let namespaces = proposed["linux"]["namespaces"].as_array_mut();
+    let namespaces = namespaces.context("runc spec names no namespaces")?;
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    namespaces.push(json!({"type": "network"}));
+    Ok(proposed)
+}
+
+impl Drop for Files {
     fn drop(&mut self) {
         if let Err(e) = fs::remove_dir_all(&self.path) {
             eprintln!("failed to remove {}: {e}", self.path.display());
         }
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = fs::copy(from, to).map(|_| ());
-    copied.with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))
 }
 
 /// The shared objects among the mappings of `/proc/PID/maps`.
@@ -230,11 +280,29 @@ mod tests {
     #[test]
     fn our_own_root_file_system_runs_us_as_true_and_goes_away() {
         let path = {
-            let root = RootFs::create().unwrap();
-            assert!(root.path.join("bin/true").is_file());
-            root.path.clone()
+            let files = Files::create().unwrap();
+            assert!(files.root().join("bin/true").is_file());
+            files.path.clone()
         };
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_bundle_keeps_what_runc_proposes_but_for_what_is_started_and_where() {
+        let proposed = json!({
+            "process": {"terminal": true, "args": ["sh"], "cwd": "/"},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "user"}]},
+        });
+        let config = bundle_config(proposed, Path::new("/somewhere")).unwrap();
+        assert_eq!(
+            config["process"],
+            json!({"terminal": false, "args": ["/bin/true"], "cwd": "/"})
+        );
+        assert_eq!(config["root"]["path"], "/somewhere");
+        let types = config["linux"]["namespaces"].as_array().unwrap().iter();
+        let types: Vec<&str> = types.map(|one| one["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["pid", "user", "network"]);
+        assert!(bundle_config(json!({}), Path::new("/")).is_err());
     }
 
     #[test]
