@@ -14,6 +14,9 @@ use crate::worker::Generator;
 /// How long a helper may take to let go of closed connections: longer than any TIME-WAIT of 10 s it may implement.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long opening connections may take: 10,000 at 500 a second.
+const OPENING: Duration = Duration::from_secs(20);
+
 impl Stage {
     pub(super) fn memory(&self, connections: u32) -> Result<Outcome> {
         let mut outcome = Outcome::default();
@@ -26,7 +29,7 @@ impl Stage {
             connections,
         };
         let mut client = Generator::start("client", &self.client.task(hold))?;
-        client.wait_begin(Duration::from_secs(60))?;
+        client.wait_begin(OPENING)?;
         let loaded = self.footprint()?;
         client.release();
         client.wait_done(Duration::from_secs(10))?;
