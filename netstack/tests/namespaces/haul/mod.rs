@@ -136,16 +136,21 @@ impl Watched {
             .collect()
     }
 
-    /// How long the hand-over of a promoted flow kept the remote's bytes waiting.
-    fn pause(&self, (guest, remote): Ends) -> Option<Duration> {
+    /// What the helper says of the flow with these ends.
+    fn flow(&self, (guest, remote): Ends) -> Option<serde_json::Value> {
         let document = self.document();
         let flows = document["flows"].as_array().expect("a list of flows");
-        let flow = flows.iter().find(|flow| {
+        let mut flows = flows.iter();
+        let named = flows.find(|flow| {
             flow["guest"] == guest.to_string() && flow["remote"] == remote.to_string()
-        })?;
-        flow["promoted_pause_us"]
-            .as_u64()
-            .map(Duration::from_micros)
+        });
+        named.cloned()
+    }
+
+    /// How long the hand-over of a promoted flow kept the remote's bytes waiting.
+    fn pause(&self, ends: Ends) -> Option<Duration> {
+        let pause = self.flow(ends)?["promoted_pause_us"].as_u64();
+        pause.map(Duration::from_micros)
     }
 
     /// The flows that the kernel carries.

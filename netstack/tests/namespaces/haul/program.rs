@@ -313,4 +313,4 @@ impl From<io::Error> for Stop {
 }
 
 /// A flow takes seconds at most, also on a machine that has other things to do.
-const FLOW_LIMIT: Duration = Duration::from_secs(60);
+pub const FLOW_LIMIT: Duration = Duration::from_secs(60);
