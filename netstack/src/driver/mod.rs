@@ -9,6 +9,7 @@
 
 mod datagrams;
 mod poller;
+mod promoted;
 mod promotion;
 mod report;
 mod sockets;

@@ -6,13 +6,12 @@
 //!
 //! At the end the diversion outlives the last segment: without it the engine would answer with RST.
 
-use std::os::fd::OwnedFd;
-
 use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
 use tracing::{debug, warn};
 
 use super::Driver;
 use super::poller::{Event, Interest, Token};
+use super::promoted::{Promoted, Stage};
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
 use crate::core::tcp::{Cause, Reluctance, Snapshot, Stragglers};
@@ -35,12 +34,6 @@ pub struct Promotion {
     healed: Instant,
 }
 
-/// A flow that the kernel carries.
-pub struct Promoted {
-    diversion: Diversion,
-    stage: Stage,
-}
-
 /// Why there is no promotion at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unpromoted {
@@ -48,16 +41,6 @@ pub enum Unpromoted {
     Off,
     #[error(transparent)]
     Unavailable(#[from] PromoterError),
-}
-
-enum Stage {
-    Relaying {
-        relay: Box<Relay>,
-        to_guest: u64,
-        from_guest: u64,
-    },
-    /// Both sides have finished; TCP still has to see it through.
-    Closing(OwnedFd),
 }
 
 impl Promotion {

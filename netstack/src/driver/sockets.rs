@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use super::promotion::Promoted;
+use super::promoted::Promoted;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
 use crate::host::{PingSocket, UdpSocket};
