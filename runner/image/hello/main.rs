@@ -12,6 +12,7 @@ mod network;
 mod page;
 mod site;
 mod sys;
+mod visit;
 
 use std::env;
 use std::io::{self, Write};

@@ -3,7 +3,7 @@
 //! Whatever the script in it refreshes later stands in it from the start, so the page says the same without a script.
 
 use super::network::Carrier;
-use super::site::{MapLine, Visit};
+use super::visit::{MapLine, Visit};
 
 const TEMPLATE: &str = include_str!("page.html");
 

@@ -3,14 +3,14 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::http::{Answer, Refusal, Request};
 use super::json::quote;
-use super::network::{Carrier, Helper, Status, canonical};
+use super::network::{Carrier, Helper, canonical};
 use super::page;
+use super::visit::{MapLine, Visit};
 
 /// Largest download, in bytes.
 const MAX_DOWNLOAD: u64 = 10 * 1024 * 1024 * 1024;
@@ -30,32 +30,6 @@ pub struct Site {
     connections: AtomicU64,
     requests: AtomicU64,
     bytes_sent: AtomicU64,
-}
-
-/// A line of /proc/self/uid_map or gid_map (user_namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapLine {
-    pub inside: u32,
-    pub outside: u32,
-    pub count: u32,
-}
-
-/// All that one visitor is told.
-pub struct Visit<'a> {
-    pub client: SocketAddr,
-    /// Whether the client is on the host itself.
-    pub is_gateway: bool,
-    pub hostname: &'a str,
-    pub uid_map: &'a [MapLine],
-    pub gid_map: &'a [MapLine],
-    pub uptime_seconds: u64,
-    pub connections: u64,
-    pub requests: u64,
-    pub bytes_sent: u64,
-    /// `None` when the helper cannot be asked.
-    pub network: Option<Arc<Status>>,
-    /// `None` when it is not known.
-    pub carrier: Option<Carrier>,
 }
 
 impl Site {
@@ -224,6 +198,7 @@ fn gateways_v6(table: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::super::json::Value;
+    use super::super::network::Status;
     use super::*;
 
     const MAP: [MapLine; 2] = [
