@@ -15,6 +15,9 @@ use crate::core::icmp::Unreachable;
 
 /// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
 const MAX_SEGMENTS: usize = 64;
+/// Bytes that may wait to be read, as the kernel counts them: bursts that come while others are served. The kernel grants
+/// `net.core.rmem_max` at most, and memory is used only while something waits.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Origins in `sock_extended_err` (linux/errqueue.h).
 const ORIGIN_LOCAL: u8 = 1;
 const ORIGIN_ICMP: u8 = 2;
@@ -49,6 +52,8 @@ impl UdpSocket {
     pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<UdpSocket> {
         // Without GRO datagrams come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+        // With the default size a few super-datagrams fill it.
+        let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         match local {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
