@@ -69,7 +69,8 @@ pub struct Gate {
 #[derive(Debug)]
 struct Table {
     family: Family,
-    reach: Reach,
+    /// `None` until there is something to divert.
+    reach: Option<Reach>,
     elements: HashSet<Endpoints>,
 }
 
@@ -159,7 +160,7 @@ impl Table {
     fn new(family: Family) -> Table {
         Table {
             family,
-            reach: Reach::Nothing,
+            reach: None,
             elements: HashSet::new(),
         }
     }
@@ -170,7 +171,9 @@ impl Table {
         netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
             ruleset::delete_table(transaction, family);
             ruleset::make_table(transaction, family, owned);
-            ruleset::extend_table(transaction, family, Reach::Nothing, reach);
+            if let Some(reach) = reach {
+                ruleset::extend_table(transaction, family, None, reach);
+            }
         })?;
         let elements: Vec<Endpoints> = self.elements.iter().copied().collect();
         for elements in elements.chunks(ELEMENTS_PER_MESSAGE) {
@@ -187,12 +190,12 @@ impl Table {
         endpoints: Endpoints,
         reach: Reach,
     ) -> Result<(), NetlinkError> {
-        let reach = reach.max(self.reach);
+        let reach = self.reach.map_or(reach, |present| present.max(reach));
         netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
             ruleset::extend_table(transaction, self.family, self.reach, reach);
             ruleset::add_elements(transaction, self.family, &[endpoints]);
         })?;
-        self.reach = reach;
+        self.reach = Some(reach);
         self.elements.insert(endpoints);
         Ok(())
     }

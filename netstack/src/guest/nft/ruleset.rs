@@ -41,7 +41,6 @@ const SET_ID: u32 = 1;
 /// Which connections a table can divert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
-    Nothing,
     /// Those of sockets in the guest's network namespace.
     Own,
     /// Those that the guest only forwards, too. Needs connection tracking (nft_ct).
@@ -136,12 +135,12 @@ pub fn make_table(transaction: &mut Encoder, family: Family, owned: bool) {
     });
 }
 
-/// Adds the chains and rules that a table lacks which has those of `from` and is to have those of `to`.
-pub fn extend_table(transaction: &mut Encoder, family: Family, from: Reach, to: Reach) {
-    if from < Reach::Own && to >= Reach::Own {
+/// Adds the chains and rules that a table lacks which has those of `from`, if any, and is to have those of `to`.
+pub fn extend_table(transaction: &mut Encoder, family: Family, from: Option<Reach>, to: Reach) {
+    if from < Some(Reach::Own) {
         divert_own(transaction, family);
     }
-    if from < Reach::Forwarded && to >= Reach::Forwarded {
+    if from < Some(Reach::Forwarded) && to == Reach::Forwarded {
         leave_forwarded_untracked(transaction, family);
     }
 }
