@@ -191,9 +191,10 @@ impl Haul {
 
     /// Whether it is time to ask the guest for the acknowledgement that the flow waits for, once `all_sent` says that none of
     /// the engine's bytes is missing from it.
-    pub fn asks_for_ack(&mut self, all_sent: bool, now: Instant) -> bool {
+    pub fn asks_for_ack(&mut self, all_sent: impl FnOnce() -> bool, now: Instant) -> bool {
         match &mut self.stage {
             Stage::Resting { ask_at, .. } if ask_at.is_some_and(|at| now >= at) => {
+                let all_sent = all_sent();
                 *ask_at = (!all_sent).then_some(now + ACK_PATIENCE);
                 all_sent
             }
@@ -285,9 +286,9 @@ mod tests {
         let mut haul = Haul::new(Promote::Auto, now);
         haul.note(THRESHOLD, true, now);
         assert_eq!(haul.deadline(), Some(now + ACK_PATIENCE));
-        assert!(!haul.asks_for_ack(false, now + ACK_PATIENCE));
-        assert!(haul.asks_for_ack(true, now + ACK_PATIENCE * 2));
-        assert!(!haul.asks_for_ack(true, now + ACK_PATIENCE * 3));
+        assert!(!haul.asks_for_ack(|| false, now + ACK_PATIENCE));
+        assert!(haul.asks_for_ack(|| true, now + ACK_PATIENCE * 2));
+        assert!(!haul.asks_for_ack(|| true, now + ACK_PATIENCE * 3));
         assert_eq!(haul.deadline(), Some(now + REST_PATIENCE));
         assert!(!haul.advance(false, true, now + REST_PATIENCE));
         assert!(haul.takes_from_host());

@@ -316,7 +316,7 @@ impl TcpFlow {
                 engine.remind(connection, now, link);
             }
             let egress = engine.egress(connection, now, link);
-            if self.haul.asks_for_ack(connection.has_sent_all(), now) {
+            if self.haul.asks_for_ack(|| connection.has_sent_all(), now) {
                 engine.ask_for_ack(connection, link);
             }
             egress

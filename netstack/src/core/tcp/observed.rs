@@ -113,9 +113,9 @@ impl Observed {
         u16::try_from(bytes >> self.guest_shift.unwrap_or(0)).unwrap_or(u16::MAX)
     }
 
-    /// A copy of `packet`, which carries `tcp`, without its FIN, if it has one and reaches beyond the window that we offered. A correct guest
-    /// sends such a thing when the window's right edge has moved back by less than a unit of its scale while the segment
-    /// was on its way; it repeats what is not acknowledged, the FIN with it.
+    /// A copy of `packet`, which carries `tcp`, without its FIN, if it has one and reaches beyond the window that we
+    /// offered. A correct guest sends such a thing when the window's right edge has moved back by less than a unit of its
+    /// scale while the segment was on its way; it repeats what is not acknowledged, the FIN with it.
     pub fn hold_back_fin(&self, packet: &[u8], tcp: &TcpSlice) -> Option<Vec<u8>> {
         let end = tcp
             .sequence_number()
