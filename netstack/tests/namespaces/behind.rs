@@ -6,10 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use crate::harness::traffic::{Pattern, accept, assert_end, connect, connect_from, listen};
+use crate::harness::traffic::{Pattern, accept, assert_end, connect, connect_from, listen, pass};
 use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, skip};
 
 pub const CASES: &[Case] = &[
@@ -134,16 +133,10 @@ fn start(world: &World) -> (Helper, PathBuf) {
 /// Sends `pieces` times 4 MiB each way.
 fn haul(one: &TcpStream, other: &TcpStream, pieces: usize) {
     const PIECE: usize = 4 << 20;
-    for (mut sender, mut receiver) in [(one, other), (other, one)] {
-        let (mut sent, mut received) = (Pattern::new(9), Pattern::new(9));
+    for (sender, receiver) in [(one, other), (other, one)] {
+        let mut patterns = [Pattern::new(9), Pattern::new(9)];
         for _ in 0..pieces {
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    sent.send(&mut sender, PIECE, &AtomicUsize::new(0))
-                        .expect("send")
-                });
-                received.expect(&mut receiver, PIECE);
-            });
+            pass(sender, receiver, &mut patterns, PIECE);
         }
     }
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::harness::sys::unacknowledged;
 use crate::harness::traffic::{
     EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, connect_from, listen,
-    reset,
+    pass, reset,
 };
 use crate::harness::{Case, Family, World, case, eventually};
 use crate::outbound::errno;
@@ -103,16 +103,9 @@ fn hauled(connector: Connector<'_>) -> Connector<'_> {
     const HAUL: usize = 16 << 20;
     Box::new(move || {
         let (guest, remote) = connector();
-        for (mut sender, mut receiver) in [(&guest, &remote), (&remote, &guest)] {
-            std::thread::scope(|scope| {
-                let sent = AtomicUsize::new(0);
-                scope.spawn(move || {
-                    Pattern::new(11)
-                        .send(&mut sender, HAUL, &sent)
-                        .expect("haul")
-                });
-                Pattern::new(11).expect(&mut receiver, HAUL);
-            });
+        for (sender, receiver) in [(&guest, &remote), (&remote, &guest)] {
+            let mut patterns = [Pattern::new(11), Pattern::new(11)];
+            pass(sender, receiver, &mut patterns, HAUL);
         }
         (guest, remote)
     })
@@ -149,9 +142,8 @@ fn half_close(mut first: TcpStream, mut second: TcpStream) {
     assert_eq!(heard, b"all I have to say");
 
     let answer = std::thread::spawn(move || {
-        let sent = AtomicUsize::new(0);
         Pattern::new(7)
-            .send(&mut second, ANSWER, &sent)
+            .send(&mut second, ANSWER)
             .expect("the other side is still open");
     });
     Pattern::new(7).expect(&mut first, ANSWER);
@@ -241,9 +233,7 @@ fn last_bytes_before_close(connector: Connector) {
             (remote, guest)
         };
         let sending = std::thread::spawn(move || {
-            Pattern::new(3)
-                .send(&mut sender, ANSWER, &AtomicUsize::new(0))
-                .expect("send");
+            Pattern::new(3).send(&mut sender, ANSWER).expect("send");
         });
         Pattern::new(3).expect(&mut receiver, ANSWER);
         assert_end(&mut receiver);
@@ -266,7 +256,7 @@ fn slow_reader(mut writer: TcpStream, mut reader: TcpStream) {
         let sent = sent.clone();
         std::thread::spawn(move || {
             Pattern::new(5)
-                .send(&mut writer, TOTAL, &sent)
+                .send_counted(&mut writer, TOTAL, &sent)
                 .expect("send")
         })
     };

@@ -90,9 +90,7 @@ fn bulk_published(world: &mut World, mtu: u32) {
 fn transfer(mut sender: TcpStream, mut receiver: TcpStream) {
     let length = bulk_length();
     let sending = std::thread::spawn(move || {
-        Pattern::new(1)
-            .send(&mut sender, length, &AtomicUsize::new(0))
-            .expect("send");
+        Pattern::new(1).send(&mut sender, length).expect("send");
     });
     Pattern::new(1).expect(&mut receiver, length);
     sending.join().unwrap();
@@ -116,7 +114,7 @@ fn both_directions_at_once(world: &mut World) {
             }));
             workers.push(std::thread::spawn(move || {
                 Pattern::new(2 * sent + 1)
-                    .send(&mut writer, length, &AtomicUsize::new(0))
+                    .send(&mut writer, length)
                     .expect("send");
             }));
         }

@@ -132,6 +132,19 @@ pub fn assert_echo(stream: &mut TcpStream, text: &[u8]) {
     assert!(back == text, "the echo differs");
 }
 
+/// Sends the next `length` bytes of `sent` from one end of a connection and expects those of `received` at the other.
+pub fn pass(
+    mut sender: &TcpStream,
+    mut receiver: &TcpStream,
+    [sent, received]: &mut [Pattern; 2],
+    length: usize,
+) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || sent.send(&mut sender, length).expect("send"));
+        received.expect(&mut receiver, length);
+    });
+}
+
 /// Asserts that nothing more comes: the peer has closed.
 pub fn assert_end(stream: &mut impl Read) {
     let mut rest = Vec::new();
@@ -200,8 +213,13 @@ impl Pattern {
         Ok(())
     }
 
-    /// Sends the next `length` bytes; `progress` counts those that the kernel took.
-    pub fn send(
+    /// Sends the next `length` bytes.
+    pub fn send(&mut self, stream: &mut impl Write, length: usize) -> io::Result<()> {
+        self.send_counted(stream, length, &AtomicUsize::new(0))
+    }
+
+    /// The same; `progress` counts the bytes that the kernel took.
+    pub fn send_counted(
         &mut self,
         stream: &mut impl Write,
         length: usize,

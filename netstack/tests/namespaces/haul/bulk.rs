@@ -2,11 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::{Watched, connection, ends_of};
-use crate::harness::traffic::{Pattern, accept, assert_end, connect, listen};
+use crate::harness::traffic::{Pattern, accept, assert_end, connect, listen, pass};
 use crate::harness::{Family, FarLink, World, eventually, full};
 
 /// A flow that hauls leaves the engine in the middle of it, without a byte lost; its counters go on.
@@ -17,16 +16,11 @@ pub fn in_mid_flow(world: &mut World, published: Option<u16>) {
     for family in Family::BOTH {
         let (guest, remote) = connection(world, family, published);
         assert!(!helper.is_promoted(ends_of(&guest)));
-        for (mut sender, mut receiver) in [(&guest, &remote), (&remote, &guest)] {
-            let (mut sent, mut received) = (Pattern::new(9), Pattern::new(9));
+        for (sender, receiver) in [(&guest, &remote), (&remote, &guest)] {
+            let mut patterns = [Pattern::new(9), Pattern::new(9)];
             // Promotion waits for a moment of rest; several pieces give it several.
             for _ in 0..PIECES {
-                std::thread::scope(|scope| {
-                    let progress = AtomicUsize::new(0);
-                    let sent = &mut sent;
-                    scope.spawn(move || sent.send(&mut sender, PIECE, &progress).expect("send"));
-                    received.expect(&mut receiver, PIECE);
-                });
+                pass(sender, receiver, &mut patterns, PIECE);
             }
         }
         assert!(helper.is_promoted(ends_of(&guest)));
@@ -83,10 +77,7 @@ fn serve(service: &TcpListener, requests: usize, length: usize, pattern: &Patter
         let (mut client, _) = accept(service);
         let mut request = [0; REQUEST.len()];
         client.read_exact(&mut request).expect("a request");
-        pattern
-            .at(0)
-            .send(&mut client, length, &AtomicUsize::new(0))
-            .expect("answer");
+        pattern.at(0).send(&mut client, length).expect("answer");
     }
 }
 
@@ -114,11 +105,7 @@ pub fn far_away(world: &mut World) {
             for (mut sender, mut receiver) in [(guest, remote), (remote, guest)] {
                 let pattern = &pattern;
                 scope.spawn(move || {
-                    let sent = AtomicUsize::new(0);
-                    pattern
-                        .at(0)
-                        .send(&mut sender, length, &sent)
-                        .expect("send");
+                    pattern.at(0).send(&mut sender, length).expect("send");
                     sender.shutdown(std::net::Shutdown::Write).expect("FIN");
                 });
                 scope.spawn(move || {
@@ -145,13 +132,7 @@ pub fn poor_guest(world: &mut World, settings: &[(&str, &str)]) {
         std::thread::scope(|scope| {
             for (mut sender, mut receiver) in [(&guest, &remote), (&remote, &guest)] {
                 let pattern = &pattern;
-                scope.spawn(move || {
-                    let sent = AtomicUsize::new(0);
-                    pattern
-                        .at(0)
-                        .send(&mut sender, length, &sent)
-                        .expect("send");
-                });
+                scope.spawn(move || pattern.at(0).send(&mut sender, length).expect("send"));
                 scope.spawn(move || pattern.at(0).expect(&mut receiver, length));
             }
         });

@@ -11,12 +11,11 @@ mod reuse;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use crate::harness::traffic::{Pattern, accept, connect, listen};
+use crate::harness::traffic::{Pattern, accept, connect, listen, pass};
 use crate::harness::{Case, Family, Helper, Setup, World, case, long_case, skip};
 use random::Scene;
 use reuse::Ender;
@@ -181,16 +180,11 @@ impl Watched {
             }
             assert!(piece < PIECES, "not promoted after {piece} pieces");
             let length = if piece < FEW_PIECES { length } else { MUCH };
-            let [sent, received] = &mut patterns;
-            let (mut sender, mut receiver) = match piece % 2 {
+            let (sender, receiver) = match piece % 2 {
                 0 => (guest, remote),
                 _ => (remote, guest),
             };
-            std::thread::scope(|scope| {
-                let progress = AtomicUsize::new(0);
-                scope.spawn(move || sent.send(&mut sender, length, &progress).expect("send"));
-                received.expect(&mut receiver, length);
-            });
+            pass(sender, receiver, &mut patterns, length);
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::{Watched, ends_of};
@@ -68,8 +67,7 @@ fn round(world: &World, watched: &Watched) -> Vec<(Duration, Option<Duration>)> 
 /// A steady stream that hauls, but leaves the processors time: a gap is then due to the helper and not to a queue.
 fn send_steadily(mut stream: TcpStream, mut pattern: Pattern) {
     for _ in 0..PIECES {
-        let sent = AtomicUsize::new(0);
-        pattern.send(&mut stream, PIECE, &sent).expect("send");
+        pattern.send(&mut stream, PIECE).expect("send");
         std::thread::sleep(Duration::from_millis(1));
     }
     // Open until the other end has looked.
