@@ -3,7 +3,6 @@
 //! A datagram begins with its number, which the answer repeats: an answer that comes after its question was given up for lost
 //! belongs to nothing.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -11,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Event, Poller, REQUEST_BYTES, RESPONSE_BYTES, Report, Sockets, emit};
-use crate::stats::Latencies;
+use super::tally::Tally;
+use super::{Event, Poller, REQUEST_BYTES, RESPONSE_BYTES, Sockets, emit};
 
 /// An answer is given up for lost after this long, and the next question asked: resolvers wait longer, but only to be polite.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -50,34 +49,19 @@ pub fn run(
         clients.push(Client::new(socket)?);
     }
     let mut events = [EpollEvent::empty(); 64];
-    let mut latencies = Latencies::with_capacity(1 << 20);
     let mut lost = 0_u64;
-    let warm_until = Instant::now() + warm;
-    let mut begun: Option<Instant> = None;
+    let mut tally = Tally::new(warm, measure);
     let mut next_sweep = Instant::now() + SWEEP;
     loop {
         let now = Instant::now();
-        match begun {
-            None if now >= warm_until => {
-                emit(Event::Begin)?;
-                begun = Some(Instant::now());
-            }
-            Some(start) if now.duration_since(start) >= measure => {
-                let errors = (lost > 0).then(|| ("question without an answer".to_string(), lost));
-                return emit(Event::Done(Report {
-                    seconds: now.duration_since(start).as_secs_f64(),
-                    operations: latencies.len() as u64,
-                    latency: latencies.summary(),
-                    errors: BTreeMap::from_iter(errors),
-                    ..Report::default()
-                }));
-            }
-            _ => {}
+        if let Some(start) = tally.advance(now)? {
+            let report = tally.report(start, now, "question without an answer", lost);
+            return emit(Event::Done(report));
         }
         if now >= next_sweep {
             next_sweep = now + SWEEP;
             for client in clients.iter_mut().filter(|c| c.sent.elapsed() > PATIENCE) {
-                lost += u64::from(begun.is_some_and(|start| client.sent >= start));
+                lost += u64::from(tally.counts(client.sent));
                 client.ask()?;
             }
         }
@@ -85,10 +69,7 @@ pub fn run(
         for event in &events[..count] {
             let client = &mut clients[event.data() as usize];
             if client.is_answered()? {
-                // Only what was asked and answered within the measured part counts.
-                if begun.is_some_and(|start| client.sent >= start) {
-                    latencies.record(client.sent.elapsed());
-                }
+                tally.answered(client.sent);
                 client.ask()?;
             }
         }

@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod memory;
 pub mod request;
 pub mod serve;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Event, Poller, RESPONSE_BYTES, Report, Sockets, emit, request_head};
-use crate::stats::Latencies;
+use super::tally::Tally;
+use super::{Event, Poller, RESPONSE_BYTES, Sockets, emit, request_head};
 
 /// Runs the load and reports it.
 ///
@@ -38,30 +38,14 @@ pub fn run(
     for client in &mut clients {
         client.send(&head)?;
     }
-    let mut latencies = Latencies::with_capacity(1 << 20);
-    let mut begun: Option<Instant> = None;
-    let warm_until = Instant::now() + warm;
+    let mut tally = Tally::new(warm, measure);
     let mut events = [EpollEvent::empty(); 256];
     loop {
         let now = Instant::now();
-        match begun {
-            None if now >= warm_until => {
-                emit(Event::Begin)?;
-                begun = Some(Instant::now());
-            }
-            Some(start) if now.duration_since(start) >= measure => {
-                let stuck = clients.iter().filter(|client| client.sent < start).count() as u64;
-                let errors =
-                    (stuck > 0).then(|| ("connection without an answer".to_string(), stuck));
-                return emit(Event::Done(Report {
-                    errors: errors.into_iter().collect(),
-                    seconds: now.duration_since(start).as_secs_f64(),
-                    operations: latencies.len() as u64,
-                    latency: latencies.summary(),
-                    ..Report::default()
-                }));
-            }
-            _ => {}
+        if let Some(start) = tally.advance(now)? {
+            let stuck = clients.iter().filter(|client| client.sent < start).count() as u64;
+            let report = tally.report(start, now, "connection without an answer", stuck);
+            return emit(Event::Done(report));
         }
         let count = poller.wait(&mut events, Duration::from_millis(20))?;
         if let Some(stuck) = clients
@@ -78,11 +62,7 @@ pub fn run(
         for event in &events[..count] {
             let client = &mut clients[event.data() as usize];
             if client.receive()? {
-                let latency = client.sent.elapsed();
-                // Only what was asked and answered within the measured part counts.
-                if begun.is_some_and(|start| client.sent >= start) {
-                    latencies.record(latency);
-                }
+                tally.answered(client.sent);
                 client.send(&head)?;
             }
         }
