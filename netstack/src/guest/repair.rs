@@ -60,6 +60,19 @@ pub struct Snapshot {
     pub rcv_wnd: u32,
 }
 
+impl Snapshot {
+    /// Payload of a full segment to the guest, in bytes: no more than half of what the guest ever took at once, lest it waits
+    /// for a window that never comes (as Linux, tcp_bound_to_half_wnd).
+    fn segment_len(&self) -> u32 {
+        /// What TCP_MAXSEG takes.
+        const RANGE: std::ops::RangeInclusive<u32> = 88..=32767;
+        let half = self.max_window.max(self.snd_wnd) / 2;
+        u32::from(self.smss)
+            .min(half)
+            .clamp(*RANGE.start(), *RANGE.end())
+    }
+}
+
 /// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
@@ -101,6 +114,9 @@ impl RepairSocket {
             this.set(libc::TCP_REPAIR_QUEUE, &[queue], "choose a queue")?;
             this.set(libc::TCP_QUEUE_SEQ, &[sequence], "set a sequence number")?;
         }
+        // The connect chooses the size of segments, once, before the options can be told: 536 bytes if nobody asks for more.
+        // It is chosen again only when the guest offers a larger window than ever.
+        this.set(libc::TCP_MAXSEG, &[snapshot.segment_len()], "set the MSS")?;
         if snapshot.forwarded {
             let mark = UNTRACKED_MARK.to_ne_bytes();
             sys::set_socket_option(this.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark)

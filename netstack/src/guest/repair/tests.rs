@@ -41,6 +41,33 @@ fn bulk_goes_both_ways_byte_for_byte() {
 }
 
 #[test]
+fn the_first_segments_are_full_ones() {
+    in_namespaces(module_path!(), "the_first_segments_are_full_ones", || {
+        let mut world = World::new(65520);
+        for receive_buffer in [131_072, 20_000] {
+            let sizes = format!("4096 {receive_buffer} {receive_buffer}");
+            std::fs::write("/proc/sys/net/ipv4/tcp_rmem", sizes).unwrap();
+            for remote in REMOTES {
+                let (mut client, endpoints) = connect(remote);
+                talk_to_peer(&mut client);
+                let snapshot = world.peer.snapshot(&endpoints);
+                let server = world.promote(&endpoints);
+                // Linux counts on half of the window at most, and TCP_MAXSEG takes no more than 32767.
+                let most = u32::from(snapshot.smss)
+                    .min(snapshot.max_window / 2)
+                    .min(32767);
+                assert!(
+                    (most - 12..=most).contains(&mss(&server)),
+                    "{} of {most} bytes at {endpoints}",
+                    mss(&server)
+                );
+                drop((client, server));
+            }
+        }
+    });
+}
+
+#[test]
 fn small_segments_and_published_connections_are_taken_over() {
     in_namespaces(
         module_path!(),
