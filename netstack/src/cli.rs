@@ -292,6 +292,10 @@ fn run(config: Config) -> Result<(), StartError> {
     if let Some(ready) = ready {
         ReadySignal::new(ready).send();
     }
+    // Woken by each segment, it would interrupt the program that sends them, and find one where it could find ten.
+    if let Err(error) = sys::wait_for_turn_when_woken() {
+        debug!(%error, "the scheduler does not take it for a batch process");
+    }
     Ok(driver.run()?)
 }
 

@@ -169,6 +169,31 @@ pub fn map_large_allocations() {
     }
 }
 
+/// Lets the calling thread wait for its turn when it is woken, instead of taking the processor from who woke it
+/// (SCHED_BATCH). A thread that was given another policy than the default keeps that.
+pub fn wait_for_turn_when_woken() -> io::Result<()> {
+    /// The calling thread.
+    const SELF: libc::pid_t = 0;
+    // SAFETY: no pointer is passed.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, SELF) };
+    if policy != libc::c_long::from(libc::SCHED_OTHER) {
+        return Ok(());
+    }
+    // Must be 0 for this policy: the priorities of sched_param are those of real time.
+    let priority: c_int = 0;
+    // SAFETY: struct sched_param is one int, which the kernel reads during the call. The C library's function of the name
+    // may be for a process, or not there (musl).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            SELF,
+            libc::SCHED_BATCH,
+            &raw const priority,
+        )
+    };
+    cvt(if result == 0 { 0 } else { -1 })
+}
+
 fn cvt(result: c_int) -> io::Result<()> {
     if result == -1 {
         Err(io::Error::last_os_error())
@@ -214,6 +239,21 @@ mod tests {
         assert_eq!(error(1), Some(libc::EBADF));
         assert_eq!(error(-1), Some(libc::EBADF));
         assert_eq!(error(1 << 20), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn only_a_thread_of_the_default_policy_changes_it() {
+        // Field 41 of proc_pid_stat(5), counted from the state, which follows the name in brackets.
+        let policy = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let fields = stat.rsplit(')').next().unwrap();
+            fields.split_whitespace().nth(38).unwrap().parse::<c_int>()
+        };
+        assert_eq!(policy(), Ok(libc::SCHED_OTHER));
+        for _ in 0..2 {
+            wait_for_turn_when_woken().unwrap();
+            assert_eq!(policy(), Ok(libc::SCHED_BATCH));
+        }
     }
 
     #[test]
