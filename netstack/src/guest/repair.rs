@@ -71,6 +71,19 @@ impl Snapshot {
             .min(half)
             .clamp(*RANGE.start(), *RANGE.end())
     }
+
+    /// The guest's window less one unit of its scale, in bytes.
+    ///
+    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets up header prediction, with
+    /// the window there is by then), and what is expected is not looked at: it would send on into a window that closes. The first window that
+    /// differs from the one it knows ends that. Less than all of its window sent, the guest cannot have closed it by then.
+    fn cautious_window(&self) -> u32 {
+        let unit = 1 << self.guest_window_scale.unwrap_or(0);
+        match self.snd_wnd.checked_sub(unit) {
+            None | Some(0) => self.snd_wnd,
+            Some(less) => less,
+        }
+    }
 }
 
 /// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
@@ -147,7 +160,7 @@ impl RepairSocket {
         // struct tcp_repair_window. Without it SND.WND would be 0, and nobody would ever probe.
         let window = [
             snapshot.rcv_nxt, // SND.WL1: the guest's next segment is newer than its last window.
-            snapshot.snd_wnd,
+            snapshot.cautious_window(),
             snapshot.max_window.max(snapshot.snd_wnd),
             snapshot.rcv_wnd,
             snapshot.rcv_nxt, // rcv_wup: from where rcv_wnd counts.

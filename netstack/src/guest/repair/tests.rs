@@ -68,6 +68,34 @@ fn the_first_segments_are_full_ones() {
 }
 
 #[test]
+fn a_window_that_closes_is_heeded() {
+    in_namespaces(module_path!(), "a_window_that_closes_is_heeded", || {
+        // Without timestamps the guest's segments are as long as header prediction expects.
+        for off in ["tcp_window_scaling", "tcp_timestamps"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{off}"), "0").unwrap();
+        }
+        let mut world = World::new(65520);
+        for remote in REMOTES {
+            let (mut client, endpoints) = connect(remote);
+            talk_to_peer(&mut client);
+            let server = world.promote(&endpoints);
+            server.set_nonblocking(true).unwrap();
+            let sent = (&server).write(&vec![b'x'; MIB]).unwrap();
+            // Reads as much as makes the guest offer the same window once more, and then none.
+            let mut received = vec![0; sent];
+            let (first, rest) = received.split_at_mut(20_000);
+            client.read_exact(first).unwrap();
+            // Longer than the acknowledgement of all that fits takes.
+            thread::sleep(Duration::from_millis(500));
+            assert_eq!(unacknowledged(&server), 0, "beyond the window: {endpoints}");
+            client.read_exact(rest).unwrap();
+            assert!(received.iter().all(|byte| *byte == b'x'));
+            drop((client, server));
+        }
+    });
+}
+
+#[test]
 fn small_segments_and_published_connections_are_taken_over() {
     in_namespaces(
         module_path!(),
@@ -126,6 +154,11 @@ fn frames_in_flight_are_written_back() {
 /// `tcpi_total_retrans`.
 fn retransmissions(stream: &TcpStream) -> u32 {
     tcp_info(stream, 100)
+}
+
+/// `tcpi_unacked`.
+fn unacknowledged(stream: &TcpStream) -> u32 {
+    tcp_info(stream, 24)
 }
 
 /// `tcpi_snd_mss`.
