@@ -223,13 +223,13 @@ impl Driver {
                     }
                     End::Aborted { by, kind } => {
                         debug!(connection = %diversion.shown(), ?by, %kind, "a promoted connection broke");
-                        // Closes both sockets: RST to whoever has not sent one.
-                        drop(relay);
                         let cause = match by {
                             GUEST => Cause::ResetByGuest,
                             HOST => Cause::ResetByHost,
                         };
                         self.end_promoted(id, diversion, cause);
+                        // Closes both sockets: RST to whoever has neither sent nor got one.
+                        drop(relay);
                     }
                 }
             }

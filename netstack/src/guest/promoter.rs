@@ -124,15 +124,17 @@ impl Promoter {
         })
     }
 
-    /// Ends the diversion of a flow whose socket has been closed, and makes its tuple free for the guest to use again.
+    /// Ends the diversion of a flow, and makes its tuple free for the guest to use again. To be called when the socket has been
+    /// closed in order, but before it is reset: a guest that takes the RST's number for wrong asks back (RFC 5961 3.2), and is heard on the tap.
     pub fn release(&mut self, diversion: &Diversion) -> Result<(), PromoterError> {
+        let undiverted = self.gate.remove(diversion.inside);
         // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in the engine.
         let _ = self.table.forget(&diversion.inside);
         if diversion.reach == Reach::Forwarded {
             // Without an answer the entry stays until it is too old.
             let _ = self.conntrack.forget(&diversion.shown);
         }
-        Ok(self.gate.remove(diversion.inside)?)
+        Ok(undiverted?)
     }
 
     /// Puts the diversion back that somebody has flushed.

@@ -1,15 +1,13 @@
 //! Containers on a bridge inside the guest, behind its masquerading and its firewall, as Docker and netavark make them: their
 //! hauling connections leave the engine too, and see nothing of it.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::traffic::{Pattern, accept, assert_end, connect, connect_from, listen, pass};
-use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, skip};
+use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, nft};
 
 pub const CASES: &[Case] = &[
     case("behind::outbound_is_promoted", |world| {
@@ -87,31 +85,8 @@ fn add_container(world: &World) -> Netns {
     }
     world.guest.net.sysctl("ipv4/ip_forward", "1");
     world.guest.net.sysctl("ipv6/conf/all/forwarding", "1");
-    nft(world, &["-f", "-"], RULES);
+    nft(&world.guest.net, &["-f", "-"], RULES);
     container
-}
-
-/// Runs `nft` in the guest, as an engine does.
-fn nft(world: &World, args: &[&str], input: &str) -> String {
-    let run = || -> std::io::Result<_> {
-        let mut child = Command::new("nft")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        child
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(input.as_bytes())?;
-        child.wait_with_output()
-    };
-    let output = match world.guest.net.run(run) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => skip("nft is not installed"),
-        output => output.expect("nft"),
-    };
-    assert!(output.status.success(), "nft {args:?}");
-    String::from_utf8(output.stdout).expect("text")
 }
 
 /// The first flow's status.
@@ -170,8 +145,8 @@ fn promotion(world: &mut World, direction: Direction) {
         assert_eq!(shown.ip(), family.guest());
 
         // A firewall that is loaded anew does not touch what the kernel carries.
-        nft(world, &["flush", "ruleset"], "");
-        nft(world, &["-f", "-"], RULES);
+        nft(&world.guest.net, &["flush", "ruleset"], "");
+        nft(&world.guest.net, &["-f", "-"], RULES);
         haul(&inside, &remote, 1);
         drop((inside, remote));
         eventually("the flow is forgotten", Duration::from_secs(10), || {
@@ -200,6 +175,10 @@ fn ports_are_used_again(world: &mut World) {
             flow(&status_socket).is_null()
         });
     }
-    let gate = nft(world, &["list", "set", "ip", "coracle", "promoted"], "");
+    let gate = nft(
+        &world.guest.net,
+        &["list", "set", "ip", "coracle", "promoted"],
+        "",
+    );
     assert!(!gate.contains("elements"), "{gate}");
 }

@@ -14,6 +14,7 @@
 mod far;
 mod helper;
 mod links;
+mod nft;
 pub mod sys;
 pub mod traffic;
 mod world;
@@ -32,6 +33,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 pub use far::FarLink;
 pub use helper::{Helper, Setup};
+pub use nft::nft;
 pub use world::{Family, Guest, Netns, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::Watched;
 use crate::harness::traffic::{EchoServer, Pattern};
-use crate::harness::{Family, Netns, World, eventually, full, skip};
+use crate::harness::{Family, Netns, World, eventually, full, nft};
 use crate::load::{in_runtime, require_descriptors};
 
 pub fn thousands(world: &mut World) {
@@ -94,12 +93,11 @@ async fn echo(stream: &mut TcpStream, message: &[u8]) {
 /// socket, but anybody may look.
 fn diverted(guest: &Netns) -> usize {
     let list = |family| {
-        let mut nft = Command::new("nft");
-        nft.args(["-j", "list", "set", family, "coracle", "promoted"]);
-        let output = guest.run(|| nft.output());
-        let output = output.unwrap_or_else(|error| skip(format!("no nft program: {error}")));
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).expect("JSON");
+        let text = nft(
+            guest,
+            &["-j", "list", "set", family, "coracle", "promoted"],
+            "",
+        );
         text.matches("\"concat\"").count()
     };
     ["ip", "ip6"].into_iter().map(list).sum()

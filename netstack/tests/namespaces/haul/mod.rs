@@ -7,6 +7,7 @@ mod many;
 mod pause;
 mod program;
 mod random;
+mod reset;
 mod reuse;
 
 use std::net::{SocketAddr, TcpStream};
@@ -86,6 +87,7 @@ pub const CASES: &[Case] = &[
     case("haul::same_tuple_after_remote_resets", |world| {
         reuse::same_tuple(world, Ender::RemoteResets)
     }),
+    case("haul::reset_after_a_loss", reset::reset_after_a_loss),
     case("haul::same_port_number", reuse::same_port_number),
     long_case("haul::longest_gap", pause::longest_gap),
 ];
