@@ -136,18 +136,11 @@ impl Round<'_> {
         let failures = self.fly(numbers, &helper);
         let promoted = helper.promotions() - pilots;
         println!("{weather:?}: {total} flows, {promoted} promoted");
-        let (stalled, wrong): (Vec<_>, Vec<_>) = failures
-            .into_iter()
-            .partition(|failure| failure.wrong == STALLED);
         assert!(
-            wrong.is_empty() && stalled.len() <= STALLS_TOLERATED,
-            "{} of {total} flows went wrong, {} stalled: {wrong:#?} {stalled:#?}",
-            wrong.len(),
-            stalled.len(),
+            failures.is_empty(),
+            "{} of {total} flows went wrong: {failures:#?}",
+            failures.len()
         );
-        if !stalled.is_empty() {
-            println!("TOLERATED: {stalled:#?}");
-        }
         eventually("no promoted flow is left", PATIENCE, || {
             helper.promoted().next().is_none()
         });
@@ -301,8 +294,3 @@ const AT_ONCE: u16 = 48;
 /// The published ports begin here, one for each flow at a time and one for the pilot.
 const FIRST_PORT: u16 = 8000;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What `judge` says of a flow that did not end in time.
-const STALLED: &str = "stuck";
-/// Of some 80,000 flows one was seen to stand still, for a reason that is not known yet: a guest without window scaling, BBR,
-/// MTU 65520. What its flow looked like is printed.
-const STALLS_TOLERATED: usize = 1;
