@@ -208,7 +208,10 @@ pub fn all() -> Vec<Cell> {
                         ..Cell::new(work, route)
                     };
                     cells.push(cell);
-                    if matches!(work, Work::Bulk { .. }) {
+                    if matches!(
+                        work,
+                        Work::Bulk { .. } | Work::Request { .. } | Work::Connect { .. }
+                    ) {
                         cells.push(bbr(cell));
                     }
                 }
