@@ -1,5 +1,6 @@
-//! The same question asked of iperf3 and wrk, so that the built-in generators are not taken on trust.
+//! The same question asked of iperf3, wrk and nginx, so that the built-in generators are not taken on trust.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::namespaces::SCRATCH;
 use crate::peers;
 use crate::place::Place;
 use crate::traffic::datagrams;
@@ -73,28 +75,70 @@ fn buffers() -> String {
     })
 }
 
-/// Requests per second that wrk measures against the running HTTP service, over the same connections or over a new one each.
-pub fn wrk(client: &Place, connections: u32, new_each: bool, seconds: u64) -> Result<f64> {
-    let program = peers::find_program("wrk").context("wrk is not installed")?;
-    let (connections, seconds) = (connections.to_string(), format!("{seconds}s"));
-    let url = format!("http://{}/", client.address);
-    let mut args = vec![
-        "--threads",
-        "1",
-        "--connections",
-        &connections,
-        "--duration",
-        &seconds,
-    ];
-    if new_each {
-        args.extend(["--header", "Connection: close"]);
-    }
-    args.push(&url);
-    let output = start(&program, client, &args)?
-        .wait_with_output()
-        .context("failed to wait for wrk")?;
-    parse_wrk(&String::from_utf8_lossy(&output.stdout))
+/// A question for wrk.
+pub struct Wrk {
+    pub connections: u32,
+    /// A connection for each request.
+    pub new_each: bool,
+    pub seconds: u64,
 }
+
+impl Wrk {
+    /// Requests per second, asked of the HTTP service that runs.
+    pub fn run(&self, client: &Place) -> Result<f64> {
+        let program = peers::find_program("wrk").context("wrk is not installed")?;
+        let connections = self.connections.to_string();
+        let duration = format!("{}s", self.seconds);
+        let url = format!("http://{}/", client.address);
+        let mut args = vec!["--threads", "1", "--connections", &connections];
+        args.extend(["--duration", &duration]);
+        if self.new_each {
+            args.extend(["--header", "Connection: close"]);
+        }
+        args.push(&url);
+        let output = start(&program, client, &args)?
+            .wait_with_output()
+            .context("failed to wait for wrk")?;
+        parse_wrk(&String::from_utf8_lossy(&output.stdout))
+    }
+}
+
+/// nginx as the HTTP service, with answers as long as ours, until it is dropped.
+pub struct Nginx {
+    _running: Killed,
+}
+
+impl Nginx {
+    pub fn start(server: &Place) -> Result<Nginx> {
+        let program = peers::find_program("nginx").context("nginx is not installed")?;
+        let scratch = Path::new(SCRATCH);
+        let file = scratch.join("nginx.conf");
+        let configuration = Nginx::configuration(server.address);
+        std::fs::write(&file, configuration).context("failed to write nginx's configuration")?;
+        let [prefix, file] = [scratch, &file].map(|path| path.to_string_lossy().into_owned());
+        let args = ["-p", &prefix, "-c", &file, "-e", "nginx.log"];
+        let mut running = Killed(start(&program, server, &args)?);
+        wait_listening(&mut running.0)?;
+        Ok(Nginx { _running: running })
+    }
+
+    /// One process, which leaves nothing anywhere but in its prefix.
+    fn configuration(listen: SocketAddr) -> String {
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path tmp-{kind};\n"))
+            .concat();
+        let body = "x".repeat(RESPONSE_BODY_BYTES);
+        format!(
+            "daemon off; master_process off; pid nginx.pid;\n\
+             events {{ worker_connections 8192; }}\n\
+             http {{ access_log off; keepalive_requests 1000000000;\n{temporary}\
+             server {{ listen {listen} backlog=4096; return 200 {body}; }} }}\n"
+        )
+    }
+}
+
+/// With nginx's head about as long as one of our answers.
+const RESPONSE_BODY_BYTES: usize = 450;
 
 /// A child that does not outlive the check.
 struct Killed(Child);
@@ -125,12 +169,12 @@ fn start(program: &Path, place: &Place, args: &[&str]) -> Result<Child> {
         .with_context(|| format!("failed to start {}", program.display()))
 }
 
-/// iperf3 says nothing when its output is not a terminal and it has started listening, so it gets a fixed moment.
+/// A server that says nothing once it listens gets a fixed moment (iperf3 does not when its output is no terminal).
 fn wait_listening(child: &mut Child) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(200);
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
-            bail!("the iperf3 server ended with {status}");
+            bail!("the server ended with {status}");
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -22,6 +22,8 @@ pub enum Metric {
     Iperf3GbitPerS,
     /// What wrk measured for the same cell, when asked to cross-check.
     WrkPerS,
+    /// The same with nginx as the service.
+    NginxPerS,
     /// Requests or connections completed per second.
     PerS,
     P50Us,
@@ -62,6 +64,7 @@ impl Metric {
             Metric::LostPpm => "lost, ppm",
             Metric::Iperf3GbitPerS => "iperf3, Gbit/s",
             Metric::WrkPerS => "wrk, 1/s",
+            Metric::NginxPerS => "wrk and nginx, 1/s",
             Metric::PerS => "1/s",
             Metric::P50Us => "p50",
             Metric::P99Us => "p99",

@@ -60,6 +60,7 @@ const BLOCKS: &[Block] = &[
             Metric::P999Us,
             Metric::HelperCpuUsPerOp,
             Metric::WrkPerS,
+            Metric::NginxPerS,
         ],
     },
     Block {
@@ -72,6 +73,7 @@ const BLOCKS: &[Block] = &[
             Metric::MaxUs,
             Metric::FailedPpm,
             Metric::WrkPerS,
+            Metric::NginxPerS,
             Metric::HelperCpuUsPerOp,
             Metric::RssStartMb,
             Metric::RssLoadedMb,

@@ -35,7 +35,7 @@ pub struct Order {
     pub cell: Cell,
     pub peer: Peer,
     pub timing: Timing,
-    /// Also ask iperf3 or wrk.
+    /// Also ask iperf3, or wrk and nginx.
     pub cross_check: bool,
     /// When to give up.
     pub limit_ms: u64,

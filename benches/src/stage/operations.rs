@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Order, Stage, insert_checked};
-use crate::crosscheck;
+use crate::crosscheck::{Nginx, Wrk};
 use crate::matrix::Timing;
 use crate::metric::{Metric, Outcome};
 use crate::traffic::{Job, connect};
@@ -16,7 +16,7 @@ impl Stage {
             measure_ms,
             ..
         } = order.timing;
-        let _service = self.service()?;
+        let service = self.service()?;
         let mut outcome = self.operations(
             Job::Request {
                 connect: self.client.address,
@@ -26,7 +26,12 @@ impl Stage {
             },
             measure_ms,
         )?;
-        self.ask_wrk(&mut outcome, order, connections, false, measure_ms);
+        let load = Wrk {
+            connections,
+            new_each: false,
+            seconds: measure_ms.div_ceil(1_000),
+        };
+        self.cross_check(&mut outcome, order, &load, service);
         Ok(outcome)
     }
 
@@ -49,14 +54,19 @@ impl Stage {
 
     pub(super) fn connections(&self, order: &Order, at_once: u32) -> Result<Outcome> {
         let limit_ms = order.timing.connect_ms;
-        let _service = self.service()?;
+        let service = self.service()?;
         let job = Job::Connect {
             connect: self.client.address,
             at_once,
             end: connect::End::AfterMs(limit_ms),
         };
         let mut outcome = self.operations(job, limit_ms)?;
-        self.ask_wrk(&mut outcome, order, at_once, true, limit_ms);
+        let load = Wrk {
+            connections: at_once,
+            new_each: true,
+            seconds: limit_ms.div_ceil(1_000),
+        };
+        self.cross_check(&mut outcome, order, &load, service);
         Ok(outcome)
     }
 
@@ -105,19 +115,14 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// The same load by wrk against the same service, if that was ordered.
-    fn ask_wrk(
-        &self,
-        outcome: &mut Outcome,
-        order: &Order,
-        connections: u32,
-        new_each: bool,
-        millis: u64,
-    ) {
-        if order.cross_check {
-            let seconds = millis.div_ceil(1_000);
-            let checked = crosscheck::wrk(&self.client, connections, new_each, seconds);
-            insert_checked(outcome, order, Metric::WrkPerS, checked);
+    /// The same load by wrk, against the service that runs and then against nginx in its place, if that was ordered.
+    fn cross_check(&self, outcome: &mut Outcome, order: &Order, load: &Wrk, service: Generator) {
+        if !order.cross_check {
+            return;
         }
+        insert_checked(outcome, order, Metric::WrkPerS, load.run(&self.client));
+        drop(service);
+        let checked = Nginx::start(&self.server).and_then(|_nginx| load.run(&self.client));
+        insert_checked(outcome, order, Metric::NginxPerS, checked);
     }
 }
