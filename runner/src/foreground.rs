@@ -50,6 +50,12 @@ const DRAIN_MAX: Timespec = Timespec {
     tv_nsec: 500_000_000,
 };
 
+/// How long the news that a program has started may take.
+const NEWS_MAX: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
 /// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
 /// signal that comes early does not kill us half-way.
 #[derive(Debug)]
@@ -176,8 +182,13 @@ impl Foreground {
             let [signal, event, stdin, stdout, stderr] = ready.unwrap_or_default();
 
             if signal && let Some(signal) = self.take_signals() {
-                // Whoever is setting the program up notices that we are gone, and undoes it.
-                return Ok(Outcome::Exited(128 + signal as i32));
+                self.early.push(signal);
+                outcome = self.expect_program()?;
+                if self.program.is_none() && outcome.is_none() {
+                    // Whoever is setting the program up notices that we are gone, and undoes it.
+                    return Ok(Outcome::Exited(128 + signal as i32));
+                }
+                continue;
             }
             if stdin {
                 self.stdin.advance(|_| {});
@@ -195,6 +206,22 @@ impl Foreground {
                 outcome = self.take_event()?;
             }
         }
+    }
+
+    /// Waits for the program a moment: it may run already, and the news of it be on its way.
+    fn expect_program(&mut self) -> Result<Option<Outcome>, Failure> {
+        while self.program.is_none()
+            && ready::wait(
+                [Some((self.events.as_fd(), PollFlags::IN))],
+                Some(&NEWS_MAX),
+            )?
+            .is_some()
+        {
+            if let Some(outcome) = self.take_event()? {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
     }
 
     fn take_event(&mut self) -> Result<Option<Outcome>, Failure> {
@@ -299,4 +326,56 @@ pub fn output_pipes() -> io::Result<((OwnedFd, OwnedFd), (OwnedFd, OwnedFd))> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
     Ok(((our_stdout, our_stderr), (stdout, stderr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+    use crate::channel;
+
+    fn serve(events: Channel<Never, FromMonitor>) -> Outcome {
+        let signals = Signals::block().unwrap();
+        // To this thread only.
+        nix::sys::signal::raise(Signal::SIGINT).unwrap();
+        let nothing = || rustix::pipe::pipe().unwrap().0;
+        let ends = Ends {
+            stdin: None,
+            outputs: Some((nothing(), nothing())),
+        };
+        let foreground = Foreground::new(signals, events, ends, false).unwrap();
+        foreground.serve().unwrap()
+    }
+
+    #[test]
+    fn a_signal_that_overtakes_the_news_of_the_program_is_the_programs() {
+        let (monitor, events) = channel::pair::<FromMonitor, Never>().unwrap();
+        let monitor = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            let mut program = Command::new("sleep");
+            let mut program = program.arg("60").stdout(Stdio::null()).spawn().unwrap();
+            let pid = Pid::from_raw(program.id().cast_signed()).unwrap();
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            monitor
+                .send(&FromMonitor::Started, &[pidfd.as_fd()])
+                .unwrap();
+            let ended_by = program.wait().unwrap().signal();
+            monitor.send(&FromMonitor::Exited(7), &[]).unwrap();
+            ended_by
+        });
+        assert_eq!(serve(events), Outcome::Exited(7));
+        assert_eq!(monitor.join().unwrap(), Some(Signal::SIGINT as i32));
+    }
+
+    #[test]
+    fn without_a_program_a_signal_is_the_end() {
+        let (_monitor, events) = channel::pair::<FromMonitor, Never>().unwrap();
+        assert_eq!(serve(events), Outcome::Exited(130));
+    }
 }
