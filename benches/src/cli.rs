@@ -78,7 +78,8 @@ pub struct Compare {
     /// Say what got worse than in this earlier JSON file, by ratio to the host, and fail if anything of coracle did
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Ask iperf3 and wrk the same questions, the latter with nginx as the service, too, where they are installed (takes twice as long)
+    /// Ask iperf3 and wrk the same questions, wrk with nginx as the service, too, where they are installed (takes twice as
+    /// long)
     #[arg(long)]
     pub cross_check: bool,
     /// Print the cells and peers, measure nothing

@@ -125,7 +125,8 @@ impl Promoter {
     }
 
     /// Ends the diversion of a flow, and makes its tuple free for the guest to use again. To be called when the socket has been
-    /// closed in order, but before it is reset: a guest that takes the RST's number for wrong asks back (RFC 5961 3.2), and is heard on the tap.
+    /// closed in order, but before it is reset: a guest that takes the RST's number for wrong asks back (RFC 5961 3.2), and is
+    /// heard on the tap.
     pub fn release(&mut self, diversion: &Diversion) -> Result<(), PromoterError> {
         let undiverted = self.gate.remove(diversion.inside);
         // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in the engine.

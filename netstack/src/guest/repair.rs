@@ -74,9 +74,10 @@ impl Snapshot {
 
     /// The guest's window less one unit of its scale, in bytes.
     ///
-    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets up header prediction, with
-    /// the window there is by then), and what is expected is not looked at: it would send on into a window that closes. The first window that
-    /// differs from the one it knows ends that. Less than all of its window sent, the guest cannot have closed it by then.
+    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets up header prediction with
+    /// the window there is by then), and it does not look at what it expects: it would send on into a window that closes. The
+    /// first window that differs from the one it knows ends that. A guest whose window has not been used up cannot have
+    /// closed it before.
     fn cautious_window(&self) -> u32 {
         let unit = 1 << self.guest_window_scale.unwrap_or(0);
         match self.snd_wnd.checked_sub(unit) {

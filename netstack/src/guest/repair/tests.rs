@@ -85,9 +85,12 @@ fn a_window_that_closes_is_heeded() {
             let mut received = vec![0; sent];
             let (first, rest) = received.split_at_mut(20_000);
             client.read_exact(first).unwrap();
-            // Longer than the acknowledgement of all that fits takes.
-            thread::sleep(Duration::from_millis(500));
-            assert_eq!(unacknowledged(&server), 0, "beyond the window: {endpoints}");
+            // Longer than the acknowledgement of all that fits takes, but for a machine that is very busy.
+            let is_heeded = (0..20).any(|_| {
+                thread::sleep(Duration::from_millis(500));
+                unacknowledged(&server) == 0
+            });
+            assert!(is_heeded, "something beyond the window: {endpoints}");
             client.read_exact(rest).unwrap();
             assert!(received.iter().all(|byte| *byte == b'x'));
             drop((client, server));
