@@ -157,9 +157,12 @@ impl Engine {
         if !(is_synchronized(connection.state()) && tcp.syn()) {
             connection.observed.from_guest(&tcp);
         }
-        let without_fin = connection.observed.hold_back_fin(packet, &tcp);
+        let observed = &connection.observed;
+        let changed = observed
+            .hold_back_fin(packet, &tcp)
+            .or_else(|| observed.bound_mss(packet, &tcp));
         let mut port = Port {
-            inbound: Some(without_fin.as_deref().unwrap_or(packet)),
+            inbound: Some(changed.as_deref().unwrap_or(packet)),
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,

@@ -9,6 +9,16 @@ use etherparse::{TcpOptionElement, TcpSlice};
 const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
 /// smoltcp takes no smaller MSS from a peer either.
 const MIN_MSS: u16 = 48;
+/// MSS of a peer whose windows never exceed 64 KiB, as it offered no scale: half of one. With larger segments Linux comes to
+/// offer a few bytes and no more, for ever, since what is left of the window and another segment do not fit (RFC 9293 3.8.6.2.1
+/// asks the sender for half a window, too).
+const UNSCALED_MSS: u16 = 32767;
+/// Where the options begin in a TCP header, and the MSS among them (RFC 9293 3.1, 3.2).
+const OPTIONS_OFFSET: usize = 20;
+const OPTION_END: u8 = 0;
+const OPTION_NOP: u8 = 1;
+const OPTION_MSS: u8 = 2;
+const OPTION_MSS_LEN: u8 = 4;
 /// Where the flags are in a TCP header, and which of them is FIN (RFC 9293 3.1).
 const FLAGS_OFFSET: usize = 13;
 const FLAG_FIN: u8 = 0x01;
@@ -91,6 +101,11 @@ impl Observed {
                     _ => {}
                 }
             }
+            if self.guest_shift.is_none() {
+                self.smss = self
+                    .smss
+                    .min(UNSCALED_MSS.try_into().unwrap_or(DEFAULT_MSS));
+            }
         } else {
             self.snd_wnd = window << self.guest_shift.unwrap_or(0);
             self.max_snd_wnd = self.max_snd_wnd.max(self.snd_wnd);
@@ -125,6 +140,21 @@ impl Observed {
         is_early.then(|| {
             let mut copy = packet.to_vec();
             copy[header_len(packet) + FLAGS_OFFSET] &= !FLAG_FIN;
+            copy
+        })
+    }
+
+    /// A copy of `packet`, a SYN of the guest of which note was taken, with the MSS that it is sent, if it announced a larger one.
+    pub fn bound_mss(&self, packet: &[u8], tcp: &TcpSlice) -> Option<Vec<u8>> {
+        if !tcp.syn() {
+            return None;
+        }
+        let value = mss_value(tcp.options())?;
+        let announced = u16::from_be_bytes([tcp.options()[value], tcp.options()[value + 1]]);
+        (announced > self.smss.get()).then(|| {
+            let mut copy = packet.to_vec();
+            let at = header_len(packet) + OPTIONS_OFFSET + value;
+            copy[at..at + 2].copy_from_slice(&self.smss.get().to_be_bytes());
             copy
         })
     }
@@ -171,10 +201,87 @@ pub fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
     TcpSlice::from_slice(packet.get(header_len(packet)..)?).ok()
 }
 
+/// Where the value of the MSS is among a segment's options.
+fn mss_value(options: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match options.get(at..)? {
+            [] | [OPTION_END, ..] => return None,
+            [OPTION_NOP, ..] => at += 1,
+            [OPTION_MSS, OPTION_MSS_LEN, _, _, ..] => return Some(at + 2),
+            [_, len, ..] => at += usize::from(*len).max(2),
+            [_] => return None,
+        }
+    }
+}
+
 /// Length of the IP header of `packet`.
 fn header_len(packet: &[u8]) -> usize {
     match packet.first() {
         Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
         _ => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, TcpOptionElement};
+
+    use super::*;
+
+    fn syn(options: &[TcpOptionElement]) -> Vec<u8> {
+        let builder = PacketBuilder::ipv4([10, 0, 2, 100], [198, 51, 100, 7], 64)
+            .tcp(40000, 80, 1, 65535)
+            .syn()
+            .options(options)
+            .unwrap();
+        let mut packet = Vec::new();
+        builder.write(&mut packet, &[]).unwrap();
+        packet
+    }
+
+    fn announced(packet: &[u8]) -> Option<u16> {
+        let tcp = transport(packet)?;
+        tcp.options_iterator().find_map(|option| match option {
+            Ok(TcpOptionElement::MaximumSegmentSize(mss)) => Some(mss),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn segments_are_half_an_unscaled_window_at_most() {
+        use TcpOptionElement::{MaximumSegmentSize, Noop, WindowScale};
+        let cases: [(&[TcpOptionElement], u16, Option<u16>); 5] = [
+            (&[MaximumSegmentSize(65480)], 32767, Some(32767)),
+            (&[Noop, Noop, MaximumSegmentSize(65480)], 32767, Some(32767)),
+            (&[MaximumSegmentSize(65480), WindowScale(0)], 65480, None),
+            (&[MaximumSegmentSize(1460)], 1460, None),
+            (&[], 536, None),
+        ];
+        for (options, smss, bounded) in cases {
+            let packet = syn(options);
+            let tcp = transport(&packet).unwrap();
+            let mut observed = Observed::default();
+            observed.from_guest(&tcp);
+            assert_eq!(observed.smss.get(), smss, "{options:?}");
+            let copy = observed.bound_mss(&packet, &tcp);
+            let told = copy.as_deref().map(|copy| announced(copy).unwrap());
+            assert_eq!(told, bounded, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn options_that_are_none_have_no_mss() {
+        for options in [
+            &[][..],
+            &[2],
+            &[2, 4, 1],
+            &[2, 3, 1, 1],
+            &[8, 0, 0],
+            &[1, 0, 2, 4, 1, 1],
+        ] {
+            assert_eq!(mss_value(options), None, "{options:?}");
+        }
+        assert_eq!(mss_value(&[1, 3, 3, 7, 2, 4, 1, 1]), Some(6));
     }
 }
