@@ -12,7 +12,7 @@ const MIN_MSS: u16 = 48;
 /// MSS of a peer whose windows never exceed 64 KiB, as it offered no scale: half of one. With larger segments Linux comes to
 /// offer a few bytes and no more, for ever, since what is left of the window and another segment do not fit (RFC 9293 3.8.6.2.1
 /// asks the sender for half a window, too).
-const UNSCALED_MSS: u16 = 32767;
+const UNSCALED_MSS: NonZeroU16 = NonZeroU16::new(32767).expect("not zero");
 /// Where the options begin in a TCP header, and the MSS among them (RFC 9293 3.1, 3.2).
 const OPTIONS_OFFSET: usize = 20;
 const OPTION_END: u8 = 0;
@@ -102,9 +102,7 @@ impl Observed {
                 }
             }
             if self.guest_shift.is_none() {
-                self.smss = self
-                    .smss
-                    .min(UNSCALED_MSS.try_into().unwrap_or(DEFAULT_MSS));
+                self.smss = self.smss.min(UNSCALED_MSS);
             }
         } else {
             self.snd_wnd = window << self.guest_shift.unwrap_or(0);
