@@ -72,9 +72,15 @@ enum Ended {
     Stuck,
 }
 
-/// The plans of the end in the guest and of the other. With `haul` most move much, and fast.
+/// The plans of the end in the guest and of the other. With `haul` most move much, and fast; otherwise most move little, as
+/// connections do.
 pub fn plans(entropy: &mut Entropy, haul: bool) -> [Plan; 2] {
-    let mut plans = [Plan::random(entropy, haul), Plan::random(entropy, haul)];
+    let kind = match haul {
+        true => &HAULING,
+        false if entropy.chance(85) => &BRIEF,
+        false => &ANY,
+    };
+    let mut plans = [Plan::random(entropy, kind), Plan::random(entropy, kind)];
     let [guest, remote] = &mut plans;
     // A receive buffer of a few kilobytes takes a delayed acknowledgement for each of them.
     guest.sends = guest.sends.min(remote.buffers.capacity());
@@ -94,33 +100,50 @@ pub fn plans(entropy: &mut Entropy, haul: bool) -> [Plan; 2] {
     plans
 }
 
+/// What plans of one kind are drawn from.
+struct Kind {
+    /// The number of bytes is below one of these, or equal to it.
+    most: &'static [usize],
+    least_mouthful: usize,
+    /// About how many writes are enough.
+    most_calls: usize,
+    idles: &'static [usize],
+    /// How many buffers, in percent, are not the default.
+    odd_buffers: usize,
+}
+
+const BRIEF: Kind = Kind {
+    most: &[0, 1 << 9, 1 << 12, 1 << 14, 1 << 16, 1 << 17],
+    least_mouthful: 1,
+    most_calls: 250,
+    idles: &[0, 0, 0, 1, 10],
+    odd_buffers: 12,
+};
+
+const ANY: Kind = Kind {
+    most: &[0, 1 << 12, 1 << 16, 1 << 16, MIB, MIB, MIB, 4 * MIB],
+    most_calls: 2000,
+    idles: &[0, 0, 1, 10, 50],
+    ..BRIEF
+};
+
+const HAULING: Kind = Kind {
+    most: &[1 << 16, 4 * MIB, 4 * MIB, 8 * MIB],
+    least_mouthful: 1 << 12,
+    most_calls: 2000,
+    idles: &[0, 0, 0, 1, 10],
+    odd_buffers: 4,
+};
+
+const MIB: usize = 1 << 20;
+
 impl Plan {
-    fn random(entropy: &mut Entropy, haul: bool) -> Plan {
-        let (most, least_mouthful, idles) = match haul {
-            true => (
-                entropy.choose(&[1 << 16, 4 << 20, 4 << 20, 8 << 20]),
-                1 << 12,
-                entropy.choose(&[0, 0, 0, 1, 10]),
-            ),
-            false => (
-                entropy.choose(&[
-                    0,
-                    4096,
-                    1 << 16,
-                    1 << 16,
-                    1 << 20,
-                    1 << 20,
-                    1 << 20,
-                    4 << 20,
-                ]),
-                1,
-                entropy.choose(&[0, 0, 1, 10, 50]),
-            ),
-        };
-        let buffers = Buffers::random(entropy, if haul { 4 } else { 12 });
+    fn random(entropy: &mut Entropy, kind: &Kind) -> Plan {
+        let most = entropy.choose(kind.most);
+        let idles = entropy.choose(kind.idles);
+        let buffers = Buffers::random(entropy, kind.odd_buffers);
         let sends = entropy.below(most + 1).min(buffers.capacity());
-        // Some thousand system calls are enough.
-        let least_mouthful = least_mouthful.max(sends / 2000);
+        let least_mouthful = kind.least_mouthful.max(sends / kind.most_calls);
         let mut at_a_time = || {
             let magnitude = entropy.below(19);
             least_mouthful + entropy.below(1 << magnitude)

@@ -46,24 +46,31 @@ impl Scene {
         require_congestion_control(world, self.congestion_control);
         let guest = &world.guest.net;
         guest.sysctl("ipv4/tcp_congestion_control", self.congestion_control);
-        let total = number("CORACLE_FLOWS").unwrap_or(if full() { 10_000 } else { 400 });
+        let total = number("CORACLE_FLOWS").unwrap_or(if full() { 40_000 } else { 800 });
         let flows = total.div_ceil(SCENES);
-        let seed = number("CORACLE_SEED").unwrap_or(0) ^ self.fingerprint();
-        println!("CORACLE_SEED={}", number("CORACLE_SEED").unwrap_or(0));
-        let rounds = (flows / FLOWS_PER_ROUND).max(2);
+        let seed = number("CORACLE_SEED").unwrap_or(0);
+        println!("CORACLE_SEED={seed}");
+        // Beside the numbers of the flows, which it would only shuffle.
+        let seed = seed << 24 ^ self.fingerprint();
+        let cycles = (flows / FLOWS_PER_CYCLE).max(1);
         let pattern = Pattern::new(17);
         let mut promoted = 0;
-        for round in 0..rounds {
-            let numbers = flows * round / rounds..flows * (round + 1) / rounds;
-            let weather = Weather::new(round, &mut Entropy::seeded(seed ^ round << 40));
-            let round = Round {
-                scene: self,
-                world,
-                seed,
-                pattern: &pattern,
-                hauls: weather.promote == "auto",
-            };
-            promoted += round.play(&weather, numbers);
+        for cycle in 0..cycles {
+            let [begin, end] = [cycle, cycle + 1].map(|cycle| flows * cycle / cycles);
+            // One that hauls takes as long as some eight that need not.
+            let middle = end - (end - begin) / 9;
+            for (promote, numbers) in [("always", begin..middle), ("auto", middle..end)] {
+                let mut entropy = Entropy::seeded(seed ^ numbers.start << 40);
+                let weather = Weather::new(promote, &mut entropy);
+                let round = Round {
+                    scene: self,
+                    world,
+                    seed,
+                    pattern: &pattern,
+                    hauls: promote == "auto",
+                };
+                promoted += round.play(&weather, numbers);
+            }
         }
         println!("{flows} flows, {promoted} promoted");
         // The others end, or begin to end, before they can be; of a scene's flows about two in five are.
@@ -90,9 +97,9 @@ struct Weather {
 }
 
 impl Weather {
-    fn new(round: u64, entropy: &mut Entropy) -> Weather {
+    fn new(promote: &'static str, entropy: &mut Entropy) -> Weather {
         Weather {
-            promote: ["always", "auto"][round as usize % 2],
+            promote,
             sack: entropy.chance(60),
             timestamps: entropy.chance(60),
             window_scaling: entropy.chance(60),
@@ -288,9 +295,10 @@ fn socket(netns: &Netns, family: Family, buffers: &Buffers) -> io::Result<TcpSoc
 
 /// How many scenes share `CORACLE_FLOWS`.
 const SCENES: u64 = 8;
-const FLOWS_PER_ROUND: u64 = 125;
+/// A round of flows that need not haul, and one of flows that do.
+const FLOWS_PER_CYCLE: u64 = 1125;
 /// Flows at a time; half as many when they haul, or none would be fast enough for that.
-const AT_ONCE: u16 = 48;
+const AT_ONCE: u16 = 64;
 /// The published ports begin here, one for each flow at a time and one for the pilot.
 const FIRST_PORT: u16 = 8000;
 const PATIENCE: Duration = Duration::from_secs(20);
