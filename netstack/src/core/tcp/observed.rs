@@ -9,10 +9,6 @@ use etherparse::{TcpOptionElement, TcpSlice};
 const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
 /// smoltcp takes no smaller MSS from a peer either.
 const MIN_MSS: u16 = 48;
-/// MSS of a peer whose windows never exceed 64 KiB, as it offered no scale: half of one. With larger segments Linux comes to
-/// offer a few bytes and no more, for ever, since what is left of the window and another segment do not fit (RFC 9293 3.8.6.2.1
-/// asks the sender for half a window, too).
-const UNSCALED_MSS: NonZeroU16 = NonZeroU16::new(32767).expect("not zero");
 /// Where the options begin in a TCP header, and the MSS among them (RFC 9293 3.1, 3.2).
 const OPTIONS_OFFSET: usize = 20;
 const OPTION_END: u8 = 0;
@@ -101,8 +97,8 @@ impl Observed {
                     _ => {}
                 }
             }
-            if self.guest_shift.is_none() {
-                self.smss = self.smss.min(UNSCALED_MSS);
+            if self.guest_shift.unwrap_or(0) == 0 {
+                self.smss = self.smss.min(half_of(tcp.window_size()));
             }
         } else {
             self.snd_wnd = window << self.guest_shift.unwrap_or(0);
@@ -194,6 +190,17 @@ impl Observed {
     }
 }
 
+/// Largest segment for a peer whose windows are not scaled and who offers `window` bytes when it opens: half of them, unless they
+/// are few (RFC 9293 3.8.6.2.1; Linux, tcp_bound_to_half_wnd). Once it was sent all of its window in one segment, Linux comes to
+/// offer a few bytes and no more, for ever, since what is left of the window and another such segment do not fit.
+fn half_of(window: u16) -> NonZeroU16 {
+    let half = match window {
+        0..=536 => window,
+        _ => window / 2,
+    };
+    NonZeroU16::new(half.max(MIN_MSS)).unwrap_or(DEFAULT_MSS)
+}
+
 /// The segment in a whole IP packet.
 pub fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
     TcpSlice::from_slice(packet.get(header_len(packet)..)?).ok()
@@ -227,9 +234,9 @@ mod tests {
 
     use super::*;
 
-    fn syn(options: &[TcpOptionElement]) -> Vec<u8> {
+    fn syn(options: &[TcpOptionElement], window: u16) -> Vec<u8> {
         let builder = PacketBuilder::ipv4([10, 0, 2, 100], [198, 51, 100, 7], 64)
-            .tcp(40000, 80, 1, 65535)
+            .tcp(40000, 80, 1, window)
             .syn()
             .options(options)
             .unwrap();
@@ -249,15 +256,35 @@ mod tests {
     #[test]
     fn segments_are_half_an_unscaled_window_at_most() {
         use TcpOptionElement::{MaximumSegmentSize, Noop, WindowScale};
-        let cases: [(&[TcpOptionElement], u16, Option<u16>); 5] = [
-            (&[MaximumSegmentSize(65480)], 32767, Some(32767)),
-            (&[Noop, Noop, MaximumSegmentSize(65480)], 32767, Some(32767)),
-            (&[MaximumSegmentSize(65480), WindowScale(0)], 65480, None),
-            (&[MaximumSegmentSize(1460)], 1460, None),
-            (&[], 536, None),
+        let cases: [(&[TcpOptionElement], u16, u16, Option<u16>); 9] = [
+            (&[MaximumSegmentSize(65480)], 65535, 32767, Some(32767)),
+            (
+                &[Noop, Noop, MaximumSegmentSize(65480)],
+                65535,
+                32767,
+                Some(32767),
+            ),
+            (
+                &[MaximumSegmentSize(65480), WindowScale(1)],
+                65535,
+                65480,
+                None,
+            ),
+            // A small receive buffer needs no scale.
+            (
+                &[MaximumSegmentSize(1440), WindowScale(0)],
+                1152,
+                576,
+                Some(576),
+            ),
+            (&[MaximumSegmentSize(1440)], 500, 500, Some(500)),
+            (&[MaximumSegmentSize(1440)], 0, 48, Some(48)),
+            (&[MaximumSegmentSize(1460)], 64240, 1460, None),
+            (&[], 64240, 536, None),
+            (&[], 600, 300, None),
         ];
-        for (options, smss, bounded) in cases {
-            let packet = syn(options);
+        for (options, window, smss, bounded) in cases {
+            let packet = syn(options, window);
             let tcp = transport(&packet).unwrap();
             let mut observed = Observed::default();
             observed.from_guest(&tcp);
