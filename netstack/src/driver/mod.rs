@@ -167,7 +167,7 @@ impl Driver {
             if !self.link.has_room() {
                 self.link.retry();
             }
-            if frames && !self.read_frames(now) {
+            if frames && !self.read_frames(FRAMES_PER_TURN, now) {
                 return Ok(());
             }
             self.core.handle_deadline(now);
@@ -185,11 +185,11 @@ impl Driver {
         }
     }
 
-    /// Takes a bounded number of frames. False when the tap is gone.
-    fn read_frames(&mut self, now: Instant) -> bool {
+    /// Takes the frames that are there, `most` at most. False when the tap is gone.
+    fn read_frames(&mut self, most: usize, now: Instant) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut there = true;
-        for _ in 0..FRAMES_PER_TURN {
+        for _ in 0..most {
             match self.link.tap().receive(&mut buffer) {
                 Ok(len) => {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);

@@ -17,7 +17,7 @@ use crate::core::flow::FlowId;
 use crate::core::tcp::{Cause, Reluctance, Snapshot, Stragglers};
 use crate::core::{Duration, Instant};
 use crate::guest::repair::{self, is_closed};
-use crate::guest::{Diversion, Endpoints, Promoter, PromoterError};
+use crate::guest::{Diversion, Endpoints, Promoter, PromoterError, RING_FRAMES};
 
 /// The guest's side of a relay; the other is the host's.
 const GUEST: Side = Side::A;
@@ -109,6 +109,9 @@ impl Driver {
         };
         self.core
             .promoted(id, snapshot, stragglers, now, &mut self.link);
+        // What the guest said before it was diverted goes back to it before the socket speaks. Once a window more has been
+        // acknowledged, the kernel would take these segments for forged ones and drop them (RFC 5961 5.2).
+        self.read_frames(RING_FRAMES as usize, now);
         let Stream(host) = host;
         let registered = self
             .poller

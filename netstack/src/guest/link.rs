@@ -223,7 +223,7 @@ const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its way before the helper
 /// gets to run; what a hostile guest can pin in kernel memory is bounded by 64 KiB times this (256 MiB).
-const RING_FRAMES: u32 = 4096;
+pub const RING_FRAMES: u32 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ mod route;
 mod thread;
 
 pub use endpoints::Endpoints;
-pub use link::{LinkError, LinkSettings, configure};
+pub use link::{LinkError, LinkSettings, RING_FRAMES, configure};
 pub use namespace::{NamespaceError, Target, TargetName};
 pub use promoter::{Diversion, Promoter, PromoterError};
 pub use route::{DiversionError, divert_marked};

@@ -1,14 +1,14 @@
 //! The ends of connections: FIN and RST from each side in each state, both halves in each order, and what becomes of bytes
 //! that were on their way.
 
-use netstack::core::Duration;
-use netstack::core::tcp::Cause;
+use netstack::core::tcp::{Cause, Promote};
+use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
 
 use crate::host::Host;
 use crate::packet::{ACK, FIN, RST, SYN, Segment};
 use crate::peer::{Peer, STATES};
-use crate::world::World;
+use crate::world::{World, config};
 
 const REMOTE: &str = "198.51.100.7:443";
 
@@ -425,4 +425,23 @@ fn our_fin_is_repeated_until_it_is_acknowledged() {
     );
     world.send(guest.fin());
     assert_eq!(world.ended(), (flow, Cause::Finished));
+}
+
+/// The hand-over of another flow reads frames; the FIN of one that rests must not be lost with it.
+#[test]
+fn a_fin_keeps_a_resting_flow_in_the_engine() {
+    let mut world = World::new(Config {
+        promote: Promote::Always,
+        ..config()
+    });
+    let mut guest = Peer::new(REMOTE);
+    let flow = guest.open(&mut world);
+    let (data, fin) = (guest.data(b"last words"), guest.fin());
+    world.meanwhile = vec![data.frame(), fin.frame()];
+    world.wait(Duration::from_millis(50));
+    assert_eq!(world.meanwhile, [[0; 0]; 0], "it came to rest");
+    assert!(world.promotions.is_empty());
+    assert_eq!(world.segments().pop().expect("ACK").ack, guest.snd_nxt);
+    assert_eq!(world.host_reads(flow), b"last words");
+    assert!(world.host(flow).is_at_end());
 }

@@ -34,6 +34,8 @@ pub struct World {
     pub closed: Vec<(FlowId, Cause)>,
     /// Flows that wanted to leave for the kernel, with their numbers. This kernel refuses them all.
     pub promotions: Vec<(FlowId, Snapshot)>,
+    /// Frames that arrive after a flow has come to rest and before it is asked for its numbers.
+    pub meanwhile: Vec<Vec<u8>>,
 }
 
 /// A datagram that the core wants sent.
@@ -106,6 +108,7 @@ impl World {
             hosts: HashMap::new(),
             closed: Vec::new(),
             promotions: Vec::new(),
+            meanwhile: Vec::new(),
         }
     }
 
@@ -236,15 +239,18 @@ impl World {
                 self.serve();
             }
             while let Some(flow) = self.core.poll_promotion() {
-                if let Some(snapshot) = self.core.snapshot(flow) {
-                    self.core.promotion_failed(
-                        flow,
-                        Some(&snapshot),
-                        Reluctance::NoRest,
-                        &mut self.wire,
-                    );
-                    self.promotions.push((flow, snapshot));
+                for frame in std::mem::take(&mut self.meanwhile) {
+                    self.ingest(&frame);
                 }
+                let snapshot = self.core.snapshot(flow);
+                self.core.promotion_failed(
+                    flow,
+                    snapshot.as_ref(),
+                    Reluctance::NoRest,
+                    &mut self.wire,
+                );
+                self.promotions
+                    .extend(snapshot.map(|snapshot| (flow, snapshot)));
             }
             while let Some((flow, cause)) = self.core.poll_closed() {
                 self.closed.push((flow, cause));

@@ -353,13 +353,9 @@ impl TcpFlow {
             return false;
         };
         let bytes = self.bytes_to_guest + self.bytes_from_guest;
-        // A FIN of either side and a guest that does not read are the engine's to see through.
-        let able = connection.state() == State::Established
-            && !self.host.hung_up
-            && connection.observed().last_ack.is_some()
-            && connection.observed().snd_wnd > 0;
-        self.haul.note(bytes, able, now);
+        let able = is_promotable(connection, &self.host);
         let acknowledged = connection.socket().send_queue() == 0;
+        self.haul.note(bytes, able, now);
         self.haul.advance(acknowledged, able, now)
     }
 
@@ -368,7 +364,10 @@ impl TcpFlow {
         let Phase::Open(connection) = &mut self.phase else {
             return None;
         };
-        if !matches!(self.haul.stage(), Stage::Muted { .. }) {
+        // The guest may have spoken since: the hand-over of another flow reads frames.
+        if !matches!(self.haul.stage(), Stage::Muted { .. })
+            || !is_promotable(connection, &self.host)
+        {
             return None;
         }
         let observed = *connection.observed();
@@ -511,6 +510,14 @@ fn is_synchronized(state: State) -> bool {
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
 fn is_over(state: State) -> bool {
     matches!(state, State::Closed | State::Listen)
+}
+
+/// A FIN of either side and a guest that does not read are the engine's to see through.
+fn is_promotable(connection: &Connection, host: &HostSide) -> bool {
+    connection.state() == State::Established
+        && !host.hung_up
+        && connection.observed().last_ack.is_some()
+        && connection.observed().snd_wnd > 0
 }
 
 /// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not acknowledged yet.
