@@ -121,7 +121,11 @@ impl Driver {
             owed: std::mem::take(&mut snapshot.unread),
             ..Leg::new(host)
         };
-        let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
+        let guest_leg = Leg {
+            keepalive: Some(repair::KEEPALIVE),
+            ..Leg::new(guest)
+        };
+        let relay = registered.and_then(|()| Relay::new(guest_leg, host_leg));
         match relay {
             Ok(relay) => {
                 let stage = Stage::Relaying {

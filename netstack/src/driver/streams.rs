@@ -15,8 +15,8 @@ use super::{Driver, RETRY};
 use crate::core::flow::FlowId;
 use crate::core::tcp::Readiness;
 use crate::core::{DialError, Instant};
-use crate::host::UdpSocket;
 use crate::host::dial::{self, Dial};
+use crate::host::{KEEPALIVE, UdpSocket};
 
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -40,8 +40,9 @@ impl Listeners {
             .into_iter()
             .filter_map(|listener| match listener.protocol {
                 Protocol::Tcp => {
-                    // Accepted sockets inherit it.
+                    // Accepted sockets inherit both.
                     let _ = sockopt::set_tcp_nodelay(&listener.socket, true);
+                    let _ = KEEPALIVE.set(&listener.socket);
                     Some(Published::Tcp {
                         guest_port: listener.guest_port,
                         socket: listener.socket,

@@ -23,6 +23,9 @@ mod tests;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use portfwd::relay::Keepalive;
 
 use super::nft::UNTRACKED_MARK;
 use super::{Endpoints, GuestThreadEnded};
@@ -30,6 +33,15 @@ use crate::sys;
 
 pub use pool::{FreshSocket, SocketPool};
 pub use table::SocketTable;
+
+/// For the sockets that were made here: a guest that has forgotten the connection answers with RST. Its own may have been
+/// lost, or have overtaken what it had sent before: then its number is not the expected one, and the kernel asks back only
+/// once in 500 ms (RFC 5961 3.2).
+pub const KEEPALIVE: Keepalive = Keepalive {
+    idle: Duration::from_secs(15),
+    interval: Duration::from_secs(5),
+    probes: 12,
+};
 
 /// The state of a connection at rest: everything sent has been acknowledged (SND.UNA is SND.NXT). Everything received has
 /// been passed on, or is kept by whoever relays from here on. No timestamps (RFC 7323 3) were negotiated.

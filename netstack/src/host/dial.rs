@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::KEEPALIVE;
 use crate::core::DialError;
 use crate::core::icmp::Unreachable;
 
@@ -28,6 +29,7 @@ pub fn dial(remote: SocketAddr) -> Result<Dial, DialError> {
         .map_err(|error| dial_error(error.into()))?;
     // The guest's kernel has already decided how to cut its stream into segments.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = KEEPALIVE.set(&socket);
     match rustix::net::connect(&socket, &remote) {
         Ok(()) => Ok(Dial::Connected(socket)),
         Err(Errno::INPROGRESS) => Ok(Dial::UnderWay(socket)),

@@ -201,6 +201,17 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+impl Keepalive {
+    /// Turns it on for a TCP socket, or for all that a listening one accepts.
+    pub fn set(self, socket: impl AsFd) -> io::Result<()> {
+        sockopt::set_tcp_keepidle(&socket, self.idle)?;
+        sockopt::set_tcp_keepintvl(&socket, self.interval)?;
+        sockopt::set_tcp_keepcnt(&socket, self.probes)?;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        Ok(())
+    }
+}
+
 /// Names a socket of a relay; which is which is the caller's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -284,10 +295,7 @@ impl Endpoint {
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_oobinline(&socket, true)?;
         if let Some(keepalive) = keepalive {
-            sockopt::set_tcp_keepidle(&socket, keepalive.idle)?;
-            sockopt::set_tcp_keepintvl(&socket, keepalive.interval)?;
-            sockopt::set_tcp_keepcnt(&socket, keepalive.probes)?;
-            sockopt::set_socket_keepalive(&socket, true)?;
+            keepalive.set(&socket)?;
         }
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         Ok(Self {

@@ -88,6 +88,7 @@ pub const CASES: &[Case] = &[
         reuse::same_tuple(world, Ender::RemoteResets)
     }),
     case("haul::reset_after_a_loss", reset::reset_after_a_loss),
+    long_case("haul::reset_that_is_lost", reset::reset_that_is_lost),
     case("haul::same_port_number", reuse::same_port_number),
     long_case("haul::longest_gap", pause::longest_gap),
 ];

@@ -1,35 +1,35 @@
-//! The remote resets a promoted flow whose last segments the guest has missed, so that the number of the RST is not the one
-//! that the guest expects.
+//! Promoted flows that one side resets while segments get lost.
 
 use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
 use std::time::Duration;
+
+use netstack::guest::repair;
 
 use super::{Watched, connection};
 use crate::harness::traffic::reset;
 use crate::harness::{Family, Netns, World, eventually, nft};
 
-/// The guest must find out all the same: it asks back (RFC 5961 3.2), and is answered.
+/// The remote resets a flow whose last segments the guest has missed, so that the number of the RST is not the one that the
+/// guest expects. It must find out all the same: it asks back (RFC 5961 3.2), and is answered.
 pub fn reset_after_a_loss(world: &mut World) {
     let setup = world.helper().option("--promote=always");
     let helper = Watched::start(setup, &world.dir);
     for family in Family::BOTH {
         // A retransmission may come before the RST; then nothing was to be proven, and it is tried again.
         let is_proven = (0..20).any(|_| {
-            let (mut guest, mut remote) = connection(world, family, None);
+            let (guest, mut remote) = connection(world, family, None);
             helper.haul_pieces(&guest, &remote, 1000);
             let port = guest.local_addr().expect("address").port();
             let asked_before = challenges(&world.guest.net);
-            nft(&world.guest.net, &["-f", "-"], &loss(port));
+            nft(&world.guest.net, &["-f", "-"], &loss("dport", port));
             remote.write_all(&[0; 1000]).expect("send");
             eventually("the guest misses something", PATIENCE, || {
                 losses(&world.guest.net) > 0
             });
             nft(&world.guest.net, &["delete", "table", "inet", "loss"], "");
             reset(remote);
-            guest.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-            let error =
-                std::io::copy(&mut guest, &mut std::io::sink()).expect_err("a reset is not an end");
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            expect_reset(guest, PATIENCE);
             challenges(&world.guest.net) > asked_before
         });
         assert!(is_proven, "the guest never had to ask back");
@@ -37,9 +37,35 @@ pub fn reset_after_a_loss(world: &mut World) {
     eventually("no flow is left", PATIENCE, || helper.flows().is_empty());
 }
 
-/// Loses what comes to this port of the guest.
-fn loss(port: u16) -> String {
-    let rule = format!("tcp dport {port} counter drop");
+/// The guest resets a flow, and nobody hears of it: the remote must find out when the guest is asked whether it is still
+/// there.
+pub fn reset_that_is_lost(world: &mut World) {
+    let setup = world.helper().option("--promote=always");
+    let helper = Watched::start(setup, &world.dir);
+    for family in Family::BOTH {
+        let (guest, remote) = connection(world, family, None);
+        helper.haul_pieces(&guest, &remote, 1000);
+        let port = guest.local_addr().expect("address").port();
+        nft(&world.guest.net, &["-f", "-"], &loss("sport", port));
+        reset(guest);
+        eventually("the RST is lost", PATIENCE, || losses(&world.guest.net) > 0);
+        nft(&world.guest.net, &["delete", "table", "inet", "loss"], "");
+        expect_reset(remote, 2 * repair::KEEPALIVE.idle);
+    }
+    eventually("no flow is left", PATIENCE, || helper.flows().is_empty());
+}
+
+/// Reads until the reset.
+fn expect_reset(mut stream: TcpStream, patience: Duration) {
+    stream.set_read_timeout(Some(patience)).expect("a timeout");
+    let error =
+        std::io::copy(&mut stream, &mut std::io::sink()).expect_err("a reset is not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+/// Loses what arrives in the guest to (`dport`) or from (`sport`) its port.
+fn loss(which: &str, port: u16) -> String {
+    let rule = format!("tcp {which} {port} counter drop");
     format!(
         "add table inet loss; add chain inet loss input {{ type filter hook input priority 0; }}; add rule inet loss input {rule}\n"
     )
