@@ -1,5 +1,6 @@
 //! Windows: what happens when one side takes nothing, takes everything at once, or the device is full.
 
+use netstack::core::flow::FlowId;
 use netstack::core::tcp::{Cause, Promote};
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
@@ -119,6 +120,53 @@ fn a_slow_remote_closes_the_window_and_opens_it_again() {
     assert!(arrived == bytes[..said]);
     world.send(guest.data(&bytes[said..said + 1400]));
     assert_eq!(world.host_reads(flow), &bytes[said..said + 1400]);
+}
+
+/// Opens a connection from the guest's `port` to a remote that does not read; also returns our window scale.
+fn connect_from(port: u16, world: &mut World) -> (Peer, FlowId, u8) {
+    let mut guest = Peer::new(REMOTE);
+    guest.guest.set_port(port);
+    world.send(guest.syn());
+    let (flow, _) = world.dialled();
+    world.dial_ends_with(flow, Ok(()), Host::with_capacity(0));
+    let answer = world.segment();
+    guest.hear(&answer);
+    world.send(guest.ack());
+    (guest, flow, answer.scale.expect("offered, so answered"))
+}
+
+/// A guest may open any number of connections that nobody reads from: the more there are, the less each of them gets.
+#[test]
+fn buffers_are_smaller_when_many_connections_are_open() {
+    let mut world = World::default();
+    let mut open = Vec::new();
+    for number in 1..=4097 {
+        let (guest, flow, scale) = connect_from(number, &mut world);
+        let expected = match number {
+            ..=512 => 4,
+            513..=4096 => 2,
+            _ => 0,
+        };
+        assert_eq!(scale, expected, "number {number}");
+        open.push((guest, flow));
+    }
+    // The smallest window can be filled to its end, and is opened again.
+    let (guest, flow) = open.last_mut().expect("some");
+    let bytes = pattern(65_535);
+    for chunk in bytes.chunks(usize::from(MSS)) {
+        world.send(guest.data(chunk));
+    }
+    world.wait(Duration::from_millis(50));
+    let last = world.segments().pop().expect("ACK");
+    assert_eq!((last.ack, last.window), (guest.snd_nxt, 0));
+    world.host(*flow).widen(65_535);
+    world.turn();
+    assert_eq!(world.segments().pop().expect("ACK").window, 65_535);
+    assert_eq!(world.host_reads(*flow), bytes);
+    for (guest, _) in &open {
+        world.send(guest.rst());
+    }
+    assert_eq!(connect_from(1, &mut world).2, 4);
 }
 
 /// A guest may take the unscaled window of the SYN-ACK for a scaled one and fill all of it at once.

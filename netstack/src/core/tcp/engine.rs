@@ -2,7 +2,7 @@
 //! shared set is scanned for every packet. Sockets are pooled: making their buffers costs more than a short connection.
 //!
 //! What smoltcp 0.14 needs from its user is kept here:
-//! - receive buffers of 65535 << k bytes, or a guest that fills the unscaled window of a SYN-ACK trips an assertion;
+//! - receive buffers of 65535 << k bytes ([`TIERS`]), or a guest that fills the unscaled window of a SYN-ACK trips an assertion;
 //! - no FIN behind bytes that do not fit the window, which it would drop and take the FIN all the same;
 //! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but a bounded number of
 //!   segments per turn;
@@ -23,21 +23,42 @@ use super::is_synchronized;
 use super::observed::{self, Observed};
 use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
-/// Bytes of each of the two buffers of a connection: the largest window at a shift of 4, near 1 MiB. Smaller ones
-/// cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache.
-pub const BUFFER_LEN: usize = 65535 << 4;
-/// Sockets kept for reuse.
+/// Each of the two buffers of a connection holds the largest window at one of these shifts: near 1 MiB for the first
+/// connections. Smaller ones cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache. Those that come when
+/// many are open already get less, since a guest may fill all of them.
+const TIERS: [Tier; 3] = [
+    Tier { open: 0, shift: 4 },
+    Tier {
+        open: 512,
+        shift: 2,
+    },
+    Tier {
+        open: 4096,
+        shift: 0,
+    },
+];
+/// Sockets of each tier that are kept for reuse.
 const POOL_LEN: usize = 1024;
+/// The largest window without a shift (RFC 9293 3.1).
+const MAX_WINDOW: usize = 65535;
 /// A socket that carried more than this has touched much of its buffers; it is freed instead of pooled so that idle
 /// memory stays small.
 const POOL_MAX_CARRIED: u64 = 64 * 1024;
 /// Segments per turn of one connection. With super-frames this is above a full buffer.
 const EGRESS_BUDGET: usize = 64;
+/// The size of buffers for connections that are opened when `open` others are.
+struct Tier {
+    open: usize,
+    shift: u8,
+}
+
 /// The shared part.
 pub struct Engine {
     interface: Interface,
     limits: Limits,
-    pool: Vec<Connection>,
+    /// Connections that were taken and not recycled yet.
+    open: usize,
+    pools: [Vec<Connection>; TIERS.len()],
     /// Without sockets: whatever it is given is answered with RST.
     nobody: SocketSet<'static>,
     scratch: Box<[u8]>,
@@ -47,6 +68,8 @@ pub struct Engine {
 pub struct Connection {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
+    /// Index of its buffers' size in [`TIERS`].
+    tier: usize,
     hardware: Hardware,
     observed: Observed,
 }
@@ -90,7 +113,8 @@ impl Engine {
         Engine {
             interface,
             limits,
-            pool: Vec::new(),
+            open: 0,
+            pools: Default::default(),
             nobody: SocketSet::new(Vec::new()),
             scratch,
         }
@@ -122,10 +146,13 @@ impl Engine {
     ) -> Option<Connection> {
         let mut connection = self.take(hardware);
         let socket = connection.sockets.get_mut::<Socket>(connection.handle);
-        socket
-            .connect(self.interface.context(), endpoint(guest), endpoint(client))
-            .ok()?;
-        Some(connection)
+        match socket.connect(self.interface.context(), endpoint(guest), endpoint(client)) {
+            Ok(()) => Some(connection),
+            Err(_) => {
+                self.recycle(connection, 0);
+                None
+            }
+        }
     }
 
     /// Opens a connection once more that is in SYN-SENT, with another initial sequence number; its SYN leaves with the
@@ -310,18 +337,24 @@ impl Engine {
         }
     }
 
-    /// Takes a connection back that moved `carried` bytes.
+    /// Takes a connection back that moved `carried` bytes. Every connection comes back, or it would count as open for ever.
     pub fn recycle(&mut self, mut connection: Connection, carried: u64) {
-        if self.pool.len() < POOL_LEN && carried <= POOL_MAX_CARRIED {
+        self.open -= 1;
+        let pool = &mut self.pools[connection.tier];
+        if pool.len() < POOL_LEN && carried <= POOL_MAX_CARRIED {
             // CLOSED is where listen() and connect() start from; they reset the rest.
             connection.socket_mut().abort();
-            self.pool.push(connection);
+            pool.push(connection);
         }
     }
 
     fn take(&mut self, hardware: Hardware) -> Connection {
-        let mut connection = self.pool.pop().unwrap_or_else(|| {
-            let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
+        let open = self.open;
+        self.open += 1;
+        let tier = TIERS.iter().rposition(|tier| open >= tier.open);
+        let tier = tier.expect("the first takes all");
+        let mut connection = self.pools[tier].pop().unwrap_or_else(|| {
+            let buffer = || SocketBuffer::new(vec![0; MAX_WINDOW << TIERS[tier].shift]);
             let mut socket = Socket::new(buffer(), buffer());
             socket.set_nagle_enabled(false);
             let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -329,6 +362,7 @@ impl Engine {
             Connection {
                 sockets,
                 handle,
+                tier,
                 hardware,
                 observed: Observed::default(),
             }
