@@ -156,8 +156,8 @@ pub fn socket_option(
 pub fn map_large_allocations() {
     #[cfg(target_env = "gnu")]
     {
-        /// Well below the smallest ring buffer (64 KiB is smoltcp's unscaled window) times two.
-        const MMAP_THRESHOLD: c_int = 128 << 10;
+        /// The smallest ring buffer is one byte less, smoltcp's unscaled window, and glibc's header is added to it.
+        const MMAP_THRESHOLD: c_int = 64 << 10;
         // SAFETY: mallopt only sets allocator parameters and may be called at any time.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
