@@ -2,13 +2,16 @@
 //!
 //! - [`spec`]: what a user writes after `-p`, as one [`Publish`] type.
 //! - [`publish`]: the host sockets of such a rule, bound all or none.
+//! - [`keepalive`]: finds out that a silent peer has gone.
 //! - [`relay`]: moves bytes between two connected TCP sockets, in the kernel where that pays.
 //!
 //! The crate knows nothing of frames, namespaces or an event loop.
 
+pub mod keepalive;
 pub mod publish;
 pub mod relay;
 pub mod spec;
 
+pub use keepalive::Keepalive;
 pub use publish::{BindError, Listener};
 pub use spec::{PortRange, Protocol, Publish, SpecError};

@@ -121,11 +121,7 @@ impl Driver {
             owed: std::mem::take(&mut snapshot.unread),
             ..Leg::new(host)
         };
-        let guest_leg = Leg {
-            keepalive: Some(repair::KEEPALIVE),
-            ..Leg::new(guest)
-        };
-        let relay = registered.and_then(|()| Relay::new(guest_leg, host_leg));
+        let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
         match relay {
             Ok(relay) => {
                 let stage = Stage::Relaying {

@@ -25,7 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use portfwd::relay::Keepalive;
+use portfwd::Keepalive;
 
 use super::nft::UNTRACKED_MARK;
 use super::{Endpoints, GuestThreadEnded};
@@ -191,6 +191,7 @@ impl RepairSocket {
         // Leaving has cleared it. The guest may want to serve on the port number that this socket has; with this, a server
         // that sets SO_REUSEADDR can bind. There is no way for it to fail, and none back either.
         let _ = rustix::net::sockopt::set_socket_reuseaddr(&self.socket, true);
+        let _ = KEEPALIVE.set(&self.socket);
         Ok(self.socket)
     }
 

@@ -7,7 +7,7 @@ mod udp;
 
 use std::time::Duration;
 
-use portfwd::relay::Keepalive;
+use portfwd::Keepalive;
 
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, Resolvers};

@@ -50,10 +50,7 @@ impl Relay {
     /// When an option cannot be set, as on what is no TCP socket. Both sockets are closed then.
     pub fn new(a: Leg, b: Leg) -> io::Result<Self> {
         let (owed_a, owed_b) = (a.owed, b.owed);
-        let legs = [
-            Endpoint::new(a.socket, a.keepalive)?,
-            Endpoint::new(b.socket, b.keepalive)?,
-        ];
+        let legs = [Endpoint::new(a.socket)?, Endpoint::new(b.socket)?];
         Ok(Self {
             legs,
             directions: [Direction::new(owed_b), Direction::new(owed_a)],
@@ -178,8 +175,6 @@ pub struct Leg {
     pub socket: OwnedFd,
     /// Bytes to send on this socket before anything that the other one receives.
     pub owed: Vec<u8>,
-    /// Lets the kernel find out that a silent peer has gone.
-    pub keepalive: Option<Keepalive>,
 }
 
 impl Leg {
@@ -187,28 +182,7 @@ impl Leg {
         Self {
             socket: socket.into(),
             owed: Vec::new(),
-            keepalive: None,
         }
-    }
-}
-
-/// TCP keepalive: the first probe after `idle`, then one each `interval`, and a reset after `probes` without an answer.
-/// The kernel counts in whole seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    pub idle: Duration,
-    pub interval: Duration,
-    pub probes: u32,
-}
-
-impl Keepalive {
-    /// Turns it on for a TCP socket, or for all that a listening one accepts.
-    pub fn set(self, socket: impl AsFd) -> io::Result<()> {
-        sockopt::set_tcp_keepidle(&socket, self.idle)?;
-        sockopt::set_tcp_keepintvl(&socket, self.interval)?;
-        sockopt::set_tcp_keepcnt(&socket, self.probes)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
-        Ok(())
     }
 }
 
@@ -290,13 +264,10 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(socket: OwnedFd, keepalive: Option<Keepalive>) -> io::Result<Self> {
+    fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_oobinline(&socket, true)?;
-        if let Some(keepalive) = keepalive {
-            keepalive.set(&socket)?;
-        }
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         Ok(Self {
             socket,

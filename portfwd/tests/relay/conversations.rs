@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portfwd::relay::{End, Keepalive, Leg, PipePool, Progress, Ready, Relay, Side};
+use portfwd::Keepalive;
+use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, sockopt};
 
@@ -245,21 +246,15 @@ fn turn_is_bounded() {
 }
 
 #[test]
-fn keepalive_on_request() {
+fn keepalive_survives() {
     let ((_peer_a, leg_a), (_peer_b, leg_b)) = (connection(), connection());
     let keepalive = Keepalive {
         idle: Duration::from_secs(75),
         interval: Duration::from_secs(15),
         probes: 4,
     };
-    let relay = Relay::new(
-        Leg::new(leg_a),
-        Leg {
-            keepalive: Some(keepalive),
-            ..Leg::new(leg_b)
-        },
-    )
-    .unwrap();
+    keepalive.set(&leg_b).unwrap();
+    let relay = Relay::new(Leg::new(leg_a), Leg::new(leg_b)).unwrap();
     let host = relay.socket(Side::B);
     assert!(sockopt::socket_keepalive(host).unwrap());
     assert_eq!(sockopt::tcp_keepidle(host).unwrap(), keepalive.idle);
