@@ -3,18 +3,14 @@
 
 use std::num::NonZeroU16;
 
-use etherparse::{TcpOptionElement, TcpSlice};
+use etherparse::{TcpOptionElement, TcpOptionsIterator, TcpSlice};
 
 /// MSS of a peer that announced none (RFC 9293 3.7.1).
 const DEFAULT_MSS: NonZeroU16 = NonZeroU16::new(536).expect("not zero");
 /// smoltcp takes no smaller MSS from a peer either.
 const MIN_MSS: u16 = 48;
-/// Where the options begin in a TCP header, and the MSS among them (RFC 9293 3.1, 3.2).
+/// Where the options begin in a TCP header (RFC 9293 3.1).
 const OPTIONS_OFFSET: usize = 20;
-const OPTION_END: u8 = 0;
-const OPTION_NOP: u8 = 1;
-const OPTION_MSS: u8 = 2;
-const OPTION_MSS_LEN: u8 = 4;
 /// Where the flags are in a TCP header, and which of them is FIN (RFC 9293 3.1).
 const FLAGS_OFFSET: usize = 13;
 const FLAG_FIN: u8 = 0x01;
@@ -208,16 +204,9 @@ pub fn transport(packet: &[u8]) -> Option<TcpSlice<'_>> {
 
 /// Where the value of the MSS is among a segment's options.
 fn mss_value(options: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        match options.get(at..)? {
-            [] | [OPTION_END, ..] => return None,
-            [OPTION_NOP, ..] => at += 1,
-            [OPTION_MSS, OPTION_MSS_LEN, _, _, ..] => return Some(at + 2),
-            [_, len, ..] => at += usize::from(*len).max(2),
-            [_] => return None,
-        }
-    }
+    let mut elements = TcpOptionsIterator::from_slice(options);
+    elements.position(|element| matches!(element, Ok(TcpOptionElement::MaximumSegmentSize(_))))?;
+    Some(options.len() - elements.rest().len() - size_of::<u16>())
 }
 
 /// Length of the IP header of `packet`.
