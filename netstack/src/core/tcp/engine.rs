@@ -23,6 +23,12 @@ use super::is_synchronized;
 use super::observed::{self, Observed};
 use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
+/// The size of buffers for connections that are opened when `open` others are.
+struct Tier {
+    open: usize,
+    shift: u8,
+}
+
 /// Each of the two buffers of a connection holds the largest window at one of these shifts: near 1 MiB for the first
 /// connections. Smaller ones cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache. Those that come when
 /// many are open already get less, since a guest may fill all of them.
@@ -46,11 +52,6 @@ const MAX_WINDOW: usize = 65535;
 const POOL_MAX_CARRIED: u64 = 64 * 1024;
 /// Segments per turn of one connection. With super-frames this is above a full buffer.
 const EGRESS_BUDGET: usize = 64;
-/// The size of buffers for connections that are opened when `open` others are.
-struct Tier {
-    open: usize,
-    shift: u8,
-}
 
 /// The shared part.
 pub struct Engine {

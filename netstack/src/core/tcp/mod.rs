@@ -4,26 +4,27 @@
 //! ICMP, silence stays silence; once the host answers, the engine does and the flow is `Open`. A published flow starts
 //! `Open` in SYN-SENT. Half-close is two facts: the guest's FIN is passed on when everything before it is, the host's
 //! FIN likewise. RST passes both ways. Back-pressure needs no code: what one side does not take stays in the engine's
-//! buffer, whose window closes.
+//! buffer, whose window closes. How a flow leaves for the kernel is told in `handover`.
 
 mod engine;
+mod handover;
 mod haul;
 mod observed;
 mod port;
 mod vigil;
 
 use std::io;
-use std::net::SocketAddr;
 
 use etherparse::TcpSlice;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 pub use engine::{Connection, Egress, Engine};
+pub use handover::{Handover, Snapshot, Stragglers};
 pub use haul::{Motive, Promote, Reluctance};
 pub use observed::Observed;
 
-use haul::{Haul, Stage};
+use haul::Haul;
 use vigil::Vigil;
 
 use super::link::Link;
@@ -123,45 +124,6 @@ pub enum Phase {
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
     Promoted(Handover),
-}
-
-/// How a flow came to be served by the kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Handover {
-    pub at: Instant,
-    pub motive: Motive,
-    /// Payload bytes, both ways, that the engine had carried.
-    pub after_bytes: u64,
-    /// How long the host's bytes had to wait for it.
-    pub pause: Duration,
-    pub stragglers: Stragglers,
-}
-
-/// What becomes of segments of a promoted flow that still come out of the tap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stragglers {
-    /// Written back into the tap, they reach the kernel socket.
-    Return,
-    /// The guest has translated their addresses on the way, so that nobody in it would know them again. They are as
-    /// good as lost, and TCP repeats what they carried.
-    Drop,
-}
-
-/// Everything that a kernel socket needs to carry a resting flow on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    pub guest: SocketAddr,
-    /// Whom the guest believes it talks to.
-    pub remote: SocketAddr,
-    /// The next byte to the guest; all before it are acknowledged.
-    pub snd_nxt: u32,
-    /// The next byte from the guest.
-    pub rcv_nxt: u32,
-    /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
-    pub rcv_wnd: u32,
-    pub observed: Observed,
-    /// Received and acknowledged, but not yet taken by the host: to be sent there first.
-    pub unread: Vec<u8>,
 }
 
 /// What is known of the host's half.
@@ -347,93 +309,6 @@ impl TcpFlow {
         }
     }
 
-    /// Whether the flow has come to rest and can be handed over now.
-    fn advances_to_promotion(&mut self, now: Instant) -> bool {
-        let Phase::Open(connection) = &self.phase else {
-            return false;
-        };
-        let bytes = self.bytes_to_guest + self.bytes_from_guest;
-        let able = is_promotable(connection, &self.host);
-        let acknowledged = connection.socket().send_queue() == 0;
-        self.haul.note(bytes, able, now);
-        self.haul.advance(acknowledged, able, now)
-    }
-
-    /// The numbers of a flow that rests. `None` if it does not.
-    pub fn snapshot(&mut self, guest: SocketAddr, remote: SocketAddr) -> Option<Snapshot> {
-        let Phase::Open(connection) = &mut self.phase else {
-            return None;
-        };
-        // The guest may have spoken since: the hand-over of another flow reads frames.
-        if !matches!(self.haul.stage(), Stage::Muted { .. })
-            || !is_promotable(connection, &self.host)
-        {
-            return None;
-        }
-        let observed = *connection.observed();
-        if observed.snd_una != observed.snd_nxt {
-            return None;
-        }
-        let mut unread = vec![0; connection.socket().recv_queue()];
-        let peeked = connection.socket_mut().peek_slice(&mut unread).ok()?;
-        if peeked != unread.len() {
-            return None;
-        }
-        let received = self.bytes_from_guest + unread.len() as u64;
-        let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
-        let offered = observed.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
-        Some(Snapshot {
-            guest,
-            remote,
-            snd_nxt: observed.snd_nxt,
-            rcv_nxt,
-            rcv_wnd: offered.max(0).cast_unsigned(),
-            observed,
-            unread,
-        })
-    }
-
-    /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
-    /// held back.
-    pub fn promoted(
-        &mut self,
-        engine: &mut Engine,
-        snapshot: &Snapshot,
-        stragglers: Stragglers,
-        now: Instant,
-        link: &mut impl Link,
-    ) {
-        let handover = Handover {
-            at: now,
-            motive: self.haul.motive(),
-            after_bytes: self.bytes_to_guest + self.bytes_from_guest,
-            pause: now - self.haul.rested(),
-            stragglers,
-        };
-        let phase = std::mem::replace(&mut self.phase, Phase::Promoted(handover));
-        if let Phase::Open(mut connection) = phase {
-            let window = snapshot.window_from_kernel();
-            engine.acknowledge(&mut connection, snapshot.rcv_nxt, window, link);
-            let carried = self.bytes_to_guest.max(self.bytes_from_guest);
-            engine.recycle(connection, carried);
-        }
-    }
-
-    /// The hand-over has failed: the engine goes on where it stopped.
-    pub fn promotion_failed(
-        &mut self,
-        engine: &mut Engine,
-        snapshot: Option<&Snapshot>,
-        why: Reluctance,
-        link: &mut impl Link,
-    ) {
-        self.haul.give_up(why);
-        if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
-            // No more than was offered before: smoltcp would drop what is beyond.
-            engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
-        }
-    }
-
     /// Resets the guest's half.
     pub fn abort(&mut self, engine: &mut Engine, now: Instant, link: &mut impl Link) {
         if let Phase::Open(connection) = &mut self.phase {
@@ -490,15 +365,6 @@ impl TcpFlow {
     }
 }
 
-impl Snapshot {
-    /// What the kernel's socket offers the guest: enough to go on with, whatever the engine's buffer had left. A window
-    /// below the guest's MSS would make it wait for its persist timer.
-    pub fn window_from_kernel(&self) -> u32 {
-        const MIN_WINDOW: u32 = 64 * 1024;
-        self.rcv_wnd.max(MIN_WINDOW)
-    }
-}
-
 /// Whether the handshake is behind us.
 fn is_synchronized(state: State) -> bool {
     !matches!(
@@ -510,14 +376,6 @@ fn is_synchronized(state: State) -> bool {
 /// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
 fn is_over(state: State) -> bool {
     matches!(state, State::Closed | State::Listen)
-}
-
-/// A FIN of either side and a guest that does not read are the engine's to see through.
-fn is_promotable(connection: &Connection, host: &HostSide) -> bool {
-    connection.state() == State::Established
-        && !host.hung_up
-        && connection.observed().last_ack.is_some()
-        && connection.observed().snd_wnd > 0
 }
 
 /// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not acknowledged yet.

@@ -1,0 +1,156 @@
+//! What a resting flow hands over to the kernel, and what it is afterwards. `haul` decides that a flow should leave; the
+//! driver carries it out.
+
+use std::net::SocketAddr;
+
+use smoltcp::socket::tcp::State;
+use smoltcp::time::{Duration, Instant};
+
+use super::haul::{Motive, Reluctance, Stage};
+use super::{Connection, Engine, HostSide, Observed, Phase, TcpFlow};
+use crate::core::link::Link;
+
+/// How a flow came to be served by the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Handover {
+    pub at: Instant,
+    pub motive: Motive,
+    /// Payload bytes, both ways, that the engine had carried.
+    pub after_bytes: u64,
+    /// How long the host's bytes had to wait for it.
+    pub pause: Duration,
+    pub stragglers: Stragglers,
+}
+
+/// What becomes of segments of a promoted flow that still come out of the tap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stragglers {
+    /// Written back into the tap, they reach the kernel socket.
+    Return,
+    /// The guest has translated their addresses on the way, so that nobody in it would know them again. They are as
+    /// good as lost, and TCP repeats what they carried.
+    Drop,
+}
+
+/// Everything that a kernel socket needs to carry a resting flow on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub guest: SocketAddr,
+    /// Whom the guest believes it talks to.
+    pub remote: SocketAddr,
+    /// The next byte to the guest; all before it are acknowledged.
+    pub snd_nxt: u32,
+    /// The next byte from the guest.
+    pub rcv_nxt: u32,
+    /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
+    pub rcv_wnd: u32,
+    pub observed: Observed,
+    /// Received and acknowledged, but not yet taken by the host: to be sent there first.
+    pub unread: Vec<u8>,
+}
+
+impl TcpFlow {
+    /// Whether the flow has come to rest and can be handed over now.
+    pub(super) fn advances_to_promotion(&mut self, now: Instant) -> bool {
+        let Phase::Open(connection) = &self.phase else {
+            return false;
+        };
+        let bytes = self.bytes_to_guest + self.bytes_from_guest;
+        let able = is_promotable(connection, &self.host);
+        let acknowledged = connection.socket().send_queue() == 0;
+        self.haul.note(bytes, able, now);
+        self.haul.advance(acknowledged, able, now)
+    }
+
+    /// The numbers of a flow that rests. `None` if it does not.
+    pub fn snapshot(&mut self, guest: SocketAddr, remote: SocketAddr) -> Option<Snapshot> {
+        let Phase::Open(connection) = &mut self.phase else {
+            return None;
+        };
+        // The guest may have spoken since: the hand-over of another flow reads frames.
+        if !matches!(self.haul.stage(), Stage::Muted { .. })
+            || !is_promotable(connection, &self.host)
+        {
+            return None;
+        }
+        let observed = *connection.observed();
+        if observed.snd_una != observed.snd_nxt {
+            return None;
+        }
+        let mut unread = vec![0; connection.socket().recv_queue()];
+        let peeked = connection.socket_mut().peek_slice(&mut unread).ok()?;
+        if peeked != unread.len() {
+            return None;
+        }
+        let received = self.bytes_from_guest + unread.len() as u64;
+        let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
+        let offered = observed.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
+        Some(Snapshot {
+            guest,
+            remote,
+            snd_nxt: observed.snd_nxt,
+            rcv_nxt,
+            rcv_wnd: offered.max(0).cast_unsigned(),
+            observed,
+            unread,
+        })
+    }
+
+    /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
+    /// held back.
+    pub fn promoted(
+        &mut self,
+        engine: &mut Engine,
+        snapshot: &Snapshot,
+        stragglers: Stragglers,
+        now: Instant,
+        link: &mut impl Link,
+    ) {
+        let handover = Handover {
+            at: now,
+            motive: self.haul.motive(),
+            after_bytes: self.bytes_to_guest + self.bytes_from_guest,
+            pause: now - self.haul.rested(),
+            stragglers,
+        };
+        let phase = std::mem::replace(&mut self.phase, Phase::Promoted(handover));
+        if let Phase::Open(mut connection) = phase {
+            let window = snapshot.window_from_kernel();
+            engine.acknowledge(&mut connection, snapshot.rcv_nxt, window, link);
+            let carried = self.bytes_to_guest.max(self.bytes_from_guest);
+            engine.recycle(connection, carried);
+        }
+    }
+
+    /// The hand-over has failed: the engine goes on where it stopped.
+    pub fn promotion_failed(
+        &mut self,
+        engine: &mut Engine,
+        snapshot: Option<&Snapshot>,
+        why: Reluctance,
+        link: &mut impl Link,
+    ) {
+        self.haul.give_up(why);
+        if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
+            // No more than was offered before: smoltcp would drop what is beyond.
+            engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
+        }
+    }
+}
+
+impl Snapshot {
+    /// What the kernel's socket offers the guest: enough to go on with, whatever the engine's buffer had left. A window
+    /// below the guest's MSS would make it wait for its persist timer.
+    pub fn window_from_kernel(&self) -> u32 {
+        const MIN_WINDOW: u32 = 64 * 1024;
+        self.rcv_wnd.max(MIN_WINDOW)
+    }
+}
+
+/// A FIN of either side and a guest that does not read are the engine's to see through.
+fn is_promotable(connection: &Connection, host: &HostSide) -> bool {
+    connection.state() == State::Established
+        && !host.hung_up
+        && connection.observed().last_ack.is_some()
+        && connection.observed().snd_wnd > 0
+}
