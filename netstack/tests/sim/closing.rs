@@ -243,10 +243,7 @@ fn bytes_before_the_guests_fin_outlive_the_guests_connection() {
     for remote_first in [true, false] {
         let mut world = World::default();
         let mut guest = Peer::new(REMOTE);
-        world.send(guest.syn());
-        let (flow, _) = world.dialled();
-        world.dial_ends_with(flow, Ok(()), Host::with_capacity(1000));
-        guest.hear(&world.segment());
+        let (flow, _) = guest.dial(&mut world, Host::with_capacity(1000));
         let bytes: Vec<u8> = (0..200_000u32).map(|index| index as u8).collect();
         if remote_first {
             world.host_finishes(flow);
@@ -289,10 +286,7 @@ fn bytes_before_the_guests_fin_outlive_the_guests_connection() {
 fn a_port_reused_while_bytes_wait_costs_none() {
     let mut world = World::default();
     let mut guest = Peer::new(REMOTE);
-    world.send(guest.syn());
-    let (flow, _) = world.dialled();
-    world.dial_ends_with(flow, Ok(()), Host::with_capacity(1000));
-    guest.hear(&world.segment());
+    let (flow, _) = guest.dial(&mut world, Host::with_capacity(1000));
     world.host_finishes(flow);
     world.send(guest.ack());
     guest.hear(&world.segment());

@@ -1,6 +1,5 @@
 //! Windows: what happens when one side takes nothing, takes everything at once, or the device is full.
 
-use netstack::core::flow::FlowId;
 use netstack::core::tcp::{Cause, Promote};
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
@@ -80,12 +79,8 @@ fn a_guest_that_opens_its_window_bit_by_bit_gets_just_that() {
 fn a_slow_remote_closes_the_window_and_opens_it_again() {
     let mut world = World::default();
     let mut guest = Peer::new(REMOTE);
-    world.send(guest.syn());
-    let (flow, _) = world.dialled();
-    world.dial_ends_with(flow, Ok(()), Host::with_capacity(10_000));
-    let answer = world.segment();
+    let (flow, answer) = guest.dial(&mut world, Host::with_capacity(10_000));
     let scale = answer.scale.expect("offered, so answered");
-    guest.hear(&answer);
     world.send(guest.ack());
 
     let bytes = pattern(2 * BUFFER_LEN);
@@ -122,23 +117,17 @@ fn a_slow_remote_closes_the_window_and_opens_it_again() {
     assert_eq!(world.host_reads(flow), &bytes[said..said + 1400]);
 }
 
-/// Opens a connection from the guest's `port` to a remote that does not read; also returns our window scale.
-fn connect_from(port: u16, world: &mut World) -> (Peer, FlowId, u8) {
-    let mut guest = Peer::new(REMOTE);
-    guest.guest.set_port(port);
-    world.send(guest.syn());
-    let (flow, _) = world.dialled();
-    world.dial_ends_with(flow, Ok(()), Host::with_capacity(0));
-    let answer = world.segment();
-    guest.hear(&answer);
-    world.send(guest.ack());
-    (guest, flow, answer.scale.expect("offered, so answered"))
-}
-
 /// A guest may open any number of connections that nobody reads from: the more there are, the less each of them gets.
 #[test]
 fn buffers_are_smaller_when_many_connections_are_open() {
     let mut world = World::default();
+    let connect_from = |port, world: &mut World| {
+        let mut guest = Peer::new(REMOTE);
+        guest.guest.set_port(port);
+        let (flow, answer) = guest.dial(world, Host::with_capacity(0));
+        world.send(guest.ack());
+        (guest, flow, answer.scale.expect("offered, so answered"))
+    };
     let mut open = Vec::new();
     for number in 1..=4097 {
         let (guest, flow, scale) = connect_from(number, &mut world);
@@ -181,10 +170,7 @@ fn a_whole_window_before_the_first_ack_is_taken() {
             mss: Some(65_480),
             ..Peer::new(REMOTE)
         };
-        world.send(guest.syn());
-        let (flow, _) = world.dialled();
-        world.dial_ends_with(flow, Ok(()), Host::with_capacity(10));
-        guest.hear(&world.segment());
+        let (flow, _) = guest.dial(&mut world, Host::with_capacity(10));
         let bytes = pattern(BUFFER_LEN + beyond);
         for chunk in bytes.chunks(65_480) {
             world.ingest(&guest.data(chunk).frame());
@@ -364,11 +350,7 @@ fn a_guest_that_reads_nothing_for_hours_loses_nothing() {
 fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
     let mut world = World::default();
     let mut guest = Peer::new(REMOTE);
-    world.send(guest.syn());
-    let (flow, _) = world.dialled();
-    world.dial_ends_with(flow, Ok(()), Host::with_capacity(1));
-    let answer = world.segment();
-    guest.hear(&answer);
+    let (flow, answer) = guest.dial(&mut world, Host::with_capacity(1));
     let scale = answer.scale.expect("offered, so answered");
     let start = guest.snd_nxt;
     let right_edge = |world: &mut World| {

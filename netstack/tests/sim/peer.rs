@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use netstack::core::flow::FlowId;
 use smoltcp::socket::tcp::State;
 
+use crate::host::Host;
 use crate::packet::{ACK, FIN, PSH, RST, SYN, Segment};
 use crate::world::{World, address, guest_address};
 
@@ -112,12 +113,19 @@ impl Peer {
         segment.flags
     }
 
-    /// Connects: the dial succeeds and the handshake is done.
-    pub fn open(&mut self, world: &mut World) -> FlowId {
+    /// Begins to connect: the dial succeeds, with `host` as the stream, and is answered with the SYN-ACK that is returned.
+    pub fn dial(&mut self, world: &mut World, host: Host) -> (FlowId, Segment) {
         world.send(self.syn());
         let (flow, _) = world.dialled();
-        world.dial_ends(flow, Ok(()));
-        assert_eq!(self.hear(&world.segment()), SYN | ACK);
+        world.dial_ends_with(flow, Ok(()), host);
+        let answer = world.segment();
+        assert_eq!(self.hear(&answer), SYN | ACK);
+        (flow, answer)
+    }
+
+    /// Connects: the dial succeeds and the handshake is done.
+    pub fn open(&mut self, world: &mut World) -> FlowId {
+        let (flow, _) = self.dial(world, Host::default());
         world.send(self.ack());
         world.assert_quiet();
         flow
@@ -126,11 +134,7 @@ impl Peer {
     /// Connects, and brings the core's side into `state`.
     pub fn open_into(&mut self, world: &mut World, state: State) -> FlowId {
         if state == State::SynReceived {
-            world.send(self.syn());
-            let (flow, _) = world.dialled();
-            world.dial_ends(flow, Ok(()));
-            assert_eq!(self.hear(&world.segment()), SYN | ACK);
-            return flow;
+            return self.dial(world, Host::default()).0;
         }
         let flow = self.open(world);
         let guest_first = matches!(state, State::CloseWait | State::LastAck);
