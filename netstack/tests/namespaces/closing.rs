@@ -1,7 +1,7 @@
 //! Ends of connections: half-close, reset, reuse of a port, and a reader that stops reading.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::harness::traffic::{
     EchoServer, Pattern, STALL, accept, assert_echo, assert_end, connect, connect_from, listen,
     pass, reset,
 };
-use crate::harness::{Case, Family, Netns, World, case, eventually};
+use crate::harness::{Case, Family, World, case, eventually, tcp_sockets};
 use crate::outbound::errno;
 
 pub const CASES: &[Case] = &[
@@ -134,36 +134,17 @@ fn silent_remotes_are_probed(world: &mut World) {
     for connector in [outbound, published] {
         let connector = connector(world, Family::V4);
         let (_guest, remote) = connector();
-        let host = [remote.peer_addr(), remote.local_addr()].map(Result::unwrap);
-        let due = || keepalive_due(&world.host, host);
+        let (host, elsewhere) = (remote.peer_addr().unwrap(), remote.local_addr().unwrap());
+        let due = || {
+            let sockets = tcp_sockets(&world.host);
+            let mut sockets = sockets.into_iter();
+            let socket = sockets.find(|socket| (socket.local, socket.remote) == (host, elsewhere));
+            socket?.keepalive_due
+        };
         eventually("the next probe has a time", STALL, || due().is_some());
         let due = due().expect("it had one");
         assert!(due <= KEEPALIVE.idle, "{due:?}");
     }
-}
-
-/// When the socket with these ends, its own first, sends its next keepalive probe (Linux, proc_net_tcp.rst). `None` as long as
-/// something else comes before.
-fn keepalive_due(netns: &Netns, ends: [SocketAddr; 2]) -> Option<Duration> {
-    const KEEPALIVE_TIMER: &str = "02";
-    const TICKS_PER_SECOND: u64 = 100;
-    let table = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp"));
-    let table = table.expect("the table of sockets");
-    let [local, remote] = ends.map(|end| match end {
-        SocketAddr::V4(end) => {
-            let address = u32::from_ne_bytes(end.ip().octets());
-            format!("{address:08X}:{:04X}", end.port())
-        }
-        SocketAddr::V6(end) => panic!("{end} is in another table"),
-    });
-    let mut rows = table
-        .lines()
-        .map(|row| row.split_whitespace().collect::<Vec<_>>());
-    let row = rows.find(|row| row[1..3] == [&local, &remote])?;
-    let (timer, ticks) = row[5].split_once(':').expect("timer and time");
-    let ticks = u64::from_str_radix(ticks, 16).expect("a time");
-    let due = Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
-    (timer == KEEPALIVE_TIMER).then_some(due)
 }
 
 fn both_half_closes(connector: Connector) {

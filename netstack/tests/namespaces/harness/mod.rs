@@ -15,6 +15,7 @@ mod far;
 mod helper;
 mod links;
 mod nft;
+mod socket_table;
 pub mod sys;
 pub mod traffic;
 mod world;
@@ -34,6 +35,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
+pub use socket_table::tcp_sockets;
 pub use world::{Family, Guest, Netns, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.

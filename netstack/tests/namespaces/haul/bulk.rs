@@ -53,8 +53,8 @@ pub fn downloads(world: &mut World, published: bool) {
     };
     let (many, some) = if full() { (1000, 100) } else { (150, 10) };
     let pattern = Pattern::new(23);
-    let mut promoted = 0;
     for (downloads, length) in [(many, 1 << 20), (some, 16 << 20)] {
+        let mut promoted = 0;
         std::thread::scope(|scope| {
             scope.spawn(|| serve(&service, downloads, length, &pattern));
             for _ in 0..downloads {
@@ -66,10 +66,13 @@ pub fn downloads(world: &mut World, published: bool) {
                 promoted += helper.promoted().count();
             }
         });
-        println!("after {downloads} downloads of {length} bytes: {promoted} promoted");
+        println!("{downloads} downloads of {length} bytes, {promoted} promoted");
+        // On a busy machine the FIN of the short ones may win every time.
+        assert!(
+            promoted > 0 || downloads == many,
+            "no download of {length} bytes was promoted"
+        );
     }
-    // On a busy machine the FIN of the short ones may win every time.
-    assert!(promoted > 0, "no download was promoted");
 }
 
 /// Answers requests one by one.

@@ -1,6 +1,5 @@
 //! Thousands of promoted flows at once: all of them work, each costs little, and nothing is left of them.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Watched;
 use crate::harness::traffic::{EchoServer, Pattern};
-use crate::harness::{Family, Netns, World, eventually, full, nft};
+use crate::harness::{Family, Netns, World, eventually, full, nft, tcp_sockets};
 use crate::load::{in_runtime, require_descriptors};
 
 pub fn thousands(world: &mut World) {
@@ -105,18 +104,8 @@ fn diverted(guest: &Netns) -> usize {
 
 /// How many TCP sockets there are in the guest, TIME-WAIT included, that have the remote's address and so are the helper's.
 fn helpers_sockets(guest: &Netns, remote: SocketAddr) -> usize {
-    let SocketAddr::V4(remote) = remote else {
-        unreachable!("this case is about IPv4")
-    };
-    let address = u32::from_ne_bytes(remote.ip().octets());
-    let own = format!("{address:08X}:{:04X}", remote.port());
-    guest.run(|| {
-        let table = fs::read_to_string("/proc/thread-self/net/tcp").expect("the socket table");
-        let local = table
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(1));
-        local.filter(|local| *local == own).count()
-    })
+    let sockets = tcp_sockets(guest).into_iter();
+    sockets.filter(|socket| socket.local == remote).count()
 }
 
 /// Descriptors for everything else.
