@@ -1,8 +1,24 @@
-//! Containers as a user meets them: the built program run against a busybox tree, as root and as a normal user.
+//! Containers as a user meets them: the built program run against a busybox tree, as root and as
+//! normal users. One file per subject; `harness` makes the worlds. See [`harness`] for the
+//! environment variables that shape a run.
 
 mod harness;
+
 mod hostile;
 mod isolation;
 mod lifecycle;
 mod network;
 mod streams;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let subjects = [
+        lifecycle::CASES,
+        streams::CASES,
+        isolation::CASES,
+        hostile::CASES,
+        network::CASES,
+    ];
+    harness::run(&subjects.concat())
+}

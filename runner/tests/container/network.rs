@@ -9,91 +9,84 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{collect, eventually, parent_of, unique, worlds};
+use crate::harness::{World, cases, collect, eventually, parent_of, skip, unique};
 
-#[test]
-fn a_container_without_a_network_has_loopback() {
-    for world in worlds() {
-        let links = world.sh(
-            &[],
-            "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1/8'",
-        );
-        assert_eq!(links, "lo\n1\n");
-        assert_eq!(
-            world.sh(&[], "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"),
-            "0\n"
-        );
-        let range = world.sh(&[], "cat /proc/sys/net/ipv4/ping_group_range");
-        let groups = world.sh(&[], "cat /proc/self/gid_map");
-        let counts = groups
-            .lines()
-            .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
-        // All of the container's groups, as far as the setting goes.
-        let last = (counts.sum::<u64>() - 1).min(u64::from(u32::MAX / 2));
-        assert_eq!(range, format!("0\t{last}\n"));
-        assert_eq!(world.run(&["-p", "8080:80"], &["true"]).code(), Some(125));
-    }
+cases![
+    a_container_without_a_network_has_loopback,
+    the_built_in_image_serves_its_page_and_ends_at_once,
+    a_helper_that_dies_is_replaced,
+];
+
+fn a_container_without_a_network_has_loopback(world: &World) {
+    let links = world.sh(
+        &[],
+        "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1/8'",
+    );
+    assert_eq!(links, "lo\n1\n");
+    assert_eq!(
+        world.sh(&[], "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        "0\n"
+    );
+    let range = world.sh(&[], "cat /proc/sys/net/ipv4/ping_group_range");
+    let groups = world.sh(&[], "cat /proc/self/gid_map");
+    let counts = groups
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
+    // All of the container's groups, as far as the setting goes.
+    let last = (counts.sum::<u64>() - 1).min(u64::from(u32::MAX / 2));
+    assert_eq!(range, format!("0\t{last}\n"));
+    assert_eq!(world.run(&["-p", "8080:80"], &["true"]).code(), Some(125));
 }
 
-#[test]
-fn the_built_in_image_serves_its_page_and_ends_at_once() {
-    if !tun_is_usable() {
-        return;
-    }
-    for world in worlds() {
-        let (address, publish) = free_port();
-        let mut run = world.coracle(["run", "-p", &publish]);
-        let child = run
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("coracle");
-        let mut page = String::new();
-        eventually("the page is served", || {
-            get(address, "/status.json")
-                .inspect(|text| page.clone_from(text))
-                .is_some()
+fn the_built_in_image_serves_its_page_and_ends_at_once(world: &World) {
+    need_tun();
+    let (address, publish) = free_port();
+    let mut run = world.coracle(["run", "-p", &publish]);
+    let child = run
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("coracle");
+    let mut page = String::new();
+    eventually("the page is served", || {
+        get(address, "/status.json")
+            .inspect(|text| page.clone_from(text))
+            .is_some()
+    });
+    assert!(page.contains("\"address\":\"10.0.2.2\""), "{page}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("signalled");
+    let outcome = collect(child);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    // The port is free the moment coracle has ended.
+    TcpListener::bind(address).expect("a free port");
+}
+
+fn a_helper_that_dies_is_replaced(world: &World) {
+    need_tun();
+    let (address, publish) = free_port();
+    let name = unique("helper");
+    world
+        .try_coracle(&["run", "-d", "--rm", "--name", &name, "-p", &publish])
+        .success();
+    eventually("the page is served", || get(address, "/").is_some());
+    let monitor = parent_of(world.init_of(&name));
+    for _ in 0..2 {
+        let mut helper = None;
+        eventually("there is a helper", || {
+            helper = children_of(monitor).into_iter().find(|pid| is_helper(*pid));
+            helper.is_some()
         });
-        assert!(page.contains("\"address\":\"10.0.2.2\""), "{page}");
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("signalled");
-        let outcome = collect(child);
-        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
-        // The port is free the moment coracle has ended.
-        TcpListener::bind(address).expect("a free port");
+        kill(Pid::from_raw(helper.expect("found")), Signal::SIGKILL).expect("killed");
+        eventually("another serves the page", || {
+            children_of(monitor)
+                .into_iter()
+                .any(|pid| Some(pid) != helper && is_helper(pid))
+                && get(address, "/").is_some()
+        });
     }
-}
-
-#[test]
-fn a_helper_that_dies_is_replaced() {
-    if !tun_is_usable() {
-        return;
-    }
-    for world in worlds() {
-        let (address, publish) = free_port();
-        let name = unique("helper");
-        world
-            .try_coracle(&["run", "-d", "--rm", "--name", &name, "-p", &publish])
-            .success();
-        eventually("the page is served", || get(address, "/").is_some());
-        let monitor = parent_of(world.init_of(&name));
-        for _ in 0..2 {
-            let mut helper = None;
-            eventually("there is a helper", || {
-                helper = children_of(monitor).into_iter().find(|pid| is_helper(*pid));
-                helper.is_some()
-            });
-            kill(Pid::from_raw(helper.expect("found")), Signal::SIGKILL).expect("killed");
-            eventually("another serves the page", || {
-                children_of(monitor)
-                    .into_iter()
-                    .any(|pid| Some(pid) != helper && is_helper(pid))
-                    && get(address, "/").is_some()
-            });
-        }
-        world.try_coracle(&["stop", &name]).success();
-        TcpListener::bind(address).expect("a free port");
-    }
+    world.try_coracle(&["stop", &name]).success();
+    TcpListener::bind(address).expect("a free port");
 }
 
 fn free_port() -> (SocketAddr, String) {
@@ -130,14 +123,12 @@ fn is_helper(pid: i32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"coracle-net"))
 }
 
-fn tun_is_usable() -> bool {
-    let usable = OpenOptions::new()
+fn need_tun() {
+    let opened = OpenOptions::new()
         .read(true)
         .write(true)
-        .open("/dev/net/tun")
-        .is_ok();
-    if !usable {
-        eprintln!("SKIPPED: /dev/net/tun cannot be opened on this machine");
+        .open("/dev/net/tun");
+    if let Err(error) = opened {
+        skip(format!("/dev/net/tun cannot be opened: {error}"));
     }
-    usable
 }

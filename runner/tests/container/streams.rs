@@ -6,104 +6,97 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, World, eventually, finish_with_input, unique, wait, worlds};
+use crate::harness::{DEADLINE, World, cases, eventually, finish_with_input, unique, wait};
 use nix::pty::openpty;
 
-#[test]
-fn input_goes_in_only_when_asked() {
-    for world in worlds() {
-        let cat = |flags: &[&str]| {
-            finish_with_input(world.coracle(world.run_args(flags, &["cat"])), b"hello\n")
-        };
-        assert_eq!(cat(&["-i"]).success(), "hello\n");
-        assert_eq!(cat(&[]).success(), "");
-    }
+cases![
+    input_goes_in_only_when_asked,
+    a_megabyte_passes_unchanged_both_ways,
+    a_reader_that_leaves_ends_the_writer,
+    a_terminal_is_one_in_every_respect,
+    an_added_command_can_have_a_terminal,
+];
+
+fn input_goes_in_only_when_asked(world: &World) {
+    let cat = |flags: &[&str]| {
+        finish_with_input(world.coracle(world.run_args(flags, &["cat"])), b"hello\n")
+    };
+    assert_eq!(cat(&["-i"]).success(), "hello\n");
+    assert_eq!(cat(&[]).success(), "");
 }
 
-#[test]
-fn a_megabyte_passes_unchanged_both_ways() {
-    for world in worlds() {
-        let bytes: Vec<u8> = (0..1_000_000u32)
-            .map(|i| b'a' + (i % 7 * (i / 1000) % 26) as u8)
-            .collect();
-        let echoed = finish_with_input(world.coracle(world.run_args(&["-i"], &["cat"])), &bytes);
-        assert!(echoed.success().as_bytes() == bytes);
-        let both = world.run(&[], &["sh", "-c", "echo out; echo err >&2"]);
-        assert_eq!(
-            (&*both.stdout, both.stderr.lines().last().unwrap_or("")),
-            ("out\n", "err")
-        );
-    }
+fn a_megabyte_passes_unchanged_both_ways(world: &World) {
+    let bytes: Vec<u8> = (0..1_000_000u32)
+        .map(|i| b'a' + (i % 7 * (i / 1000) % 26) as u8)
+        .collect();
+    let echoed = finish_with_input(world.coracle(world.run_args(&["-i"], &["cat"])), &bytes);
+    assert!(echoed.success().as_bytes() == bytes);
+    let both = world.run(&[], &["sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (&*both.stdout, both.stderr.lines().last().unwrap_or("")),
+        ("out\n", "err")
+    );
 }
 
-#[test]
-fn a_reader_that_leaves_ends_the_writer() {
-    for world in worlds() {
-        // Not the shell itself: PID 1 is spared SIGPIPE.
-        let args = world.run_args(&[], &["sh", "-c", "cat /dev/zero; exit 3"]);
-        let mut run = world.coracle(args);
-        let mut child = run
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("coracle");
-        let mut some = [0; 100_000];
-        child
-            .stdout
-            .take()
-            .expect("piped")
-            .read_exact(&mut some)
-            .expect("zeroes");
-        assert_eq!(wait(&mut child).code(), Some(3));
-    }
+fn a_reader_that_leaves_ends_the_writer(world: &World) {
+    // Not the shell itself: PID 1 is spared SIGPIPE.
+    let args = world.run_args(&[], &["sh", "-c", "cat /dev/zero; exit 3"]);
+    let mut run = world.coracle(args);
+    let mut child = run
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("coracle");
+    let mut some = [0; 100_000];
+    child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_exact(&mut some)
+        .expect("zeroes");
+    assert_eq!(wait(&mut child).code(), Some(3));
 }
 
-#[test]
-fn a_terminal_is_one_in_every_respect() {
-    for world in worlds() {
-        let mut session = Session::start(&world, &world.run_args(&["-it"], &["sh"]));
-        session.ask(
-            "tty; stty size; readlink /proc/self/fd/0",
-            "/dev/pts/0\r\n41 99\r\n/dev/pts/0\r\n",
-        );
-        session.ask("stat -c %t:%T /dev/console", "88:0\r\n");
-        session.resize(30, 77);
-        session.ask("stty size", "30 77\r\n");
-        // Job control: the interrupt reaches the foreground job, and the shell lives on.
-        session.ask("echo started; sleep 1000", "started\r\n");
-        session.interrupt();
-        session.ask("echo after; echo $?", "after\r\n");
-        session.say("exit 5\n");
-        assert_eq!(session.end(), Some(5));
-    }
+fn a_terminal_is_one_in_every_respect(world: &World) {
+    let mut session = Session::start(world, &world.run_args(&["-it"], &["sh"]));
+    session.ask(
+        "tty; stty size; readlink /proc/self/fd/0",
+        "/dev/pts/0\r\n41 99\r\n/dev/pts/0\r\n",
+    );
+    session.ask("stat -c %t:%T /dev/console", "88:0\r\n");
+    session.resize(30, 77);
+    session.ask("stty size", "30 77\r\n");
+    // Job control: the interrupt reaches the foreground job, and the shell lives on.
+    session.ask("echo started; sleep 1000", "started\r\n");
+    session.interrupt();
+    session.ask("echo after; echo $?", "after\r\n");
+    session.say("exit 5\n");
+    assert_eq!(session.end(), Some(5));
 }
 
-#[test]
-fn an_added_command_can_have_a_terminal() {
-    for world in worlds() {
-        let name = unique("tty");
-        let args = [
-            "run",
-            "-d",
-            "--rm",
-            "--name",
-            &name,
-            "--network",
-            "none",
-            "--rootfs",
-            "rootfs",
-            "sleep",
-            "1000",
-        ];
-        world.try_coracle(&args).success();
-        let args = ["exec", "-it", &name, "sh"].map(str::to_owned);
-        let mut session = Session::start(&world, &args);
-        session.ask("tty; stty size", "/dev/pts/0\r\n41 99\r\n");
-        session.say("exit 6\n");
-        assert_eq!(session.end(), Some(6));
-        world.try_coracle(&["rm", "-f", &name]).success();
-    }
+fn an_added_command_can_have_a_terminal(world: &World) {
+    let name = unique("tty");
+    let args = [
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "--rootfs",
+        "rootfs",
+        "sleep",
+        "1000",
+    ];
+    world.try_coracle(&args).success();
+    let args = ["exec", "-it", &name, "sh"].map(str::to_owned);
+    let mut session = Session::start(world, &args);
+    session.ask("tty; stty size", "/dev/pts/0\r\n41 99\r\n");
+    session.say("exit 6\n");
+    assert_eq!(session.end(), Some(6));
+    world.try_coracle(&["rm", "-f", &name]).success();
 }
 
 /// Somebody at a terminal with coracle in it.
@@ -140,7 +133,8 @@ impl Session {
         self.terminal.write_all(text.as_bytes()).expect("written");
     }
 
-    /// Presses Ctrl-C until the shell asks again. One may come before the job is in the foreground, and is lost.
+    /// Presses Ctrl-C until the shell asks again. One may come before the job is in the foreground,
+    /// and is lost.
     fn interrupt(&mut self) {
         self.seen.clear();
         eventually("the shell asks again", || {

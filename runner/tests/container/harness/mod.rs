@@ -1,0 +1,184 @@
+//! What every container test stands on. A [`Case`] is a named body that gets a fresh [`World`]:
+//! somebody who runs containers, with a directory, a store and a busybox tree of their own.
+//!
+//! Each case is tried once for every [`Kind`] of caller that the tests can play, as a trial of its
+//! own, named `lifecycle::commands_can_be_added (stranger)`. A trial runs in a process of its own:
+//! [`run`] starts this executable again with `CORACLE_TRIAL=name`, and that process adopts whatever
+//! its containers leave behind. So it can tell that nothing is left, and end what a failed case has
+//! left. Its verdict is its exit code: 0 passed, 77 skipped.
+//!
+//! A missing facility is a skip with its reason. `CORACLE_REQUIRE=all` turns each skip into a
+//! failure. What a trial prints is shown when it fails, and always with `--nocapture`.
+
+mod caller;
+mod process;
+mod world;
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::fs::MemfdFlags;
+
+use caller::{Caller, Kind};
+use world::Program;
+
+pub use process::{
+    DEADLINE, Outcome, collect, eventually, finish, finish_with_input, is_running, parent_of, wait,
+};
+pub use world::{World, coracle, snapshot, unique};
+
+/// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    pub body: fn(&World),
+}
+
+/// Makes `CASES` of a module's test functions, each named by its path.
+macro_rules! cases {
+    ($($body:ident),* $(,)?) => {
+        pub const CASES: &[$crate::harness::Case] = &[$($crate::harness::Case {
+            name: concat!(module_path!(), "::", stringify!($body)),
+            body: $body,
+        }),*];
+    };
+}
+pub(crate) use cases;
+
+/// Ends this trial as skipped: `reason` names the facility that is missing. For the thread that
+/// runs the body.
+pub fn skip(reason: impl std::fmt::Display) -> ! {
+    resume_unwind(Box::new(Skip(reason.to_string())))
+}
+
+struct Skip(String);
+
+/// Runs all trials, or, in the process that [`run_trial`] started, the one that it named.
+pub fn run(cases: &[Case]) -> ExitCode {
+    let trials = || {
+        let kinds = Kind::all();
+        cases.iter().flat_map(move |&case| {
+            kinds
+                .clone()
+                .into_iter()
+                .map(move |kind| (trial_name(case, kind), case, kind))
+        })
+    };
+    if let Ok(wanted) = std::env::var(TRIAL_VARIABLE) {
+        let (_, case, kind) = trials()
+            .find(|(name, ..)| *name == wanted)
+            .expect("the parent names an existing trial");
+        return play(case, kind);
+    }
+    let program = Program::for_everybody();
+    let arguments = Arguments::from_args();
+    let show_output = arguments.nocapture;
+    let trials = trials()
+        .map(|(name, ..)| {
+            let (trial, program) = (name.clone(), program.path().to_owned());
+            Trial::ignorable_test(name, move || run_trial(&trial, &program, show_output))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial_name(case: Case, kind: Kind) -> String {
+    let (_crate, name) = case.name.split_once("::").expect("a path in this crate");
+    format!("{name} ({kind})")
+}
+
+/// Runs a trial in its own process and turns its exit code and output into a verdict. The process
+/// keeps the time itself, and is out of reach of a Ctrl-C that ends us, so that it clears up in any
+/// case.
+fn run_trial(name: &str, program: &Path, show_output: bool) -> Result<Completion, Failed> {
+    let mut log = File::from(rustix::fs::memfd_create("trial-log", MemfdFlags::CLOEXEC)?);
+    let status = Command::new("/proc/self/exe")
+        .env(TRIAL_VARIABLE, name)
+        .env(world::PROGRAM_VARIABLE, program)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .process_group(0)
+        .status()?;
+    let mut text = String::new();
+    log.rewind()?;
+    log.read_to_string(&mut text)?;
+    if show_output {
+        print!("{text}");
+    }
+    let ending = match (status.code(), status.signal()) {
+        (Some(0), _) => return Ok(Completion::Completed),
+        (Some(code), _) if code == i32::from(EXIT_SKIPPED) => {
+            let reason = text
+                .lines()
+                .rev()
+                .find_map(|line| line.strip_prefix(SKIPPED))
+                .unwrap_or("no reason given");
+            if std::env::var_os("CORACLE_REQUIRE").is_none_or(|value| value != "all") {
+                return Ok(Completion::ignored_with(reason));
+            }
+            format!("skipped, which CORACLE_REQUIRE=all forbids: {reason}")
+        }
+        (Some(code), _) => format!("exit code {code}"),
+        (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
+    };
+    Err(format!("{text}\n{name}: {ending}").into())
+}
+
+/// A trial, in the process that is there for it alone.
+fn play(case: Case, kind: Kind) -> ExitCode {
+    let world = match Caller::play(kind).and_then(World::new) {
+        // Lives as long as the process: a body that hangs is not waited for.
+        Ok(world) => &*Box::leak(Box::new(world)),
+        Err(missing) => return skipped(&missing),
+    };
+    let (ended, ending) = mpsc::channel();
+    std::thread::spawn(move || {
+        let ending = catch_unwind(AssertUnwindSafe(|| (case.body)(world)));
+        // Nobody listens once the time is up.
+        let _ = ended.send(ending);
+    });
+    let code = match ending.recv_timeout(LIMIT) {
+        Ok(Ok(())) => match world.left() {
+            left if left.is_empty() => ExitCode::SUCCESS,
+            left => failed(&format!("left behind: {left:#?}")),
+        },
+        Ok(Err(panic)) => match panic.downcast_ref() {
+            Some(Skip(reason)) => skipped(reason),
+            // The panic hook has said why.
+            None => ExitCode::FAILURE,
+        },
+        Err(_) => failed(&format!("still running after {LIMIT:?}")),
+    };
+    match world.clear() {
+        Err(error) if code == ExitCode::SUCCESS => failed(&error),
+        _ => code,
+    }
+}
+
+fn skipped(reason: &str) -> ExitCode {
+    println!("{SKIPPED}{reason}");
+    EXIT_SKIPPED.into()
+}
+
+fn failed(reason: &str) -> ExitCode {
+    eprintln!("{reason}");
+    ExitCode::FAILURE
+}
+
+/// A body is given up after this long. Generous, since two cores may run many trials and a build at
+/// once.
+const LIMIT: Duration = Duration::from_secs(300);
+
+const TRIAL_VARIABLE: &str = "CORACLE_TRIAL";
+const SKIPPED: &str = "skipped: ";
+/// Automake's exit code for a skipped test.
+const EXIT_SKIPPED: u8 = 77;

@@ -1,0 +1,399 @@
+//! The world of a trial: a caller, with a directory, a store and a busybox tree of their own.
+//!
+//! The store of root is not chosen by variables. When the tests run as root, each trial has its own
+//! mounts, and there its own directories lie over the machine's. So trials see no containers but
+//! theirs, and none of them shows outside.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use super::caller::{Caller, Kind};
+use super::process::{Outcome, all_reaped, children_named, end_children, finish};
+
+const APPLETS: &[&str] = &[
+    "cat", "echo", "env", "false", "grep", "head", "hostname", "id", "ip", "kill", "ls", "mkdir",
+    "mount", "ps", "pwd", "readlink", "rm", "sh", "sleep", "stat", "stty", "touch", "true", "tty",
+    "umask", "wc",
+];
+
+/// Somebody who runs containers, with a directory of their own and a busybox tree in it.
+pub struct World {
+    dir: TempDir,
+    caller: Caller,
+    /// The mounts of this process, as they were before the body.
+    mounts: Vec<String>,
+}
+
+impl World {
+    /// Makes this process, which must have one thread, the one that a trial has to itself. Tells
+    /// what is missing for it.
+    pub fn new(caller: Caller) -> Result<World, String> {
+        if busybox().is_none() {
+            return Err("there is no static busybox here (package busybox-static)".into());
+        }
+        // What a command leaves behind becomes our child, where `left` sees it.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .expect("become a subreaper");
+        let dir = tempfile::Builder::new()
+            .prefix("coracle-test-")
+            .tempdir()
+            .expect("a directory");
+        let mut world = World {
+            dir,
+            caller,
+            mounts: Vec::new(),
+        };
+        for name in ["home", "run", "run/coracle", "data"] {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(world.path(name))
+                .expect("a directory");
+        }
+        world.make_rootfs("rootfs");
+        world.give_away(world.dir.path());
+        if geteuid().is_root() {
+            world.hide_stores_of_the_machine()?;
+        }
+        world.mounts = mount_points();
+        Ok(world)
+    }
+
+    fn hide_stores_of_the_machine(&self) -> Result<(), String> {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))
+            .map_err(|errno| format!("root cannot have mounts of its own here: {errno}"))?;
+        if self.is_root() {
+            for (name, place) in [
+                ("run/coracle", "/run/coracle"),
+                ("data", "/var/lib/coracle"),
+            ] {
+                fs::create_dir_all(place).expect("root's store");
+                mount(Some(&self.path(name)), place, none, MsFlags::MS_BIND, none)
+                    .expect("a bind mount");
+            }
+        }
+        Ok(())
+    }
+
+    /// What this world's containers have left behind: processes, records, files in the run
+    /// directory, mounts. For the end of a body, which should have removed them all.
+    pub fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if !all_reaped(GRACE) {
+            left.extend(
+                children_named()
+                    .into_iter()
+                    .map(|line| format!("process {line}")),
+            );
+        }
+        let listed = |dir: PathBuf, expected: &str| {
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            entries
+                .filter(|entry| entry.file_name() != expected)
+                .map(|entry| entry.path().display().to_string())
+                .collect::<Vec<String>>()
+        };
+        left.extend(listed(self.path("run"), "coracle"));
+        left.extend(listed(self.path("run/coracle"), ""));
+        left.extend(listed(self.data().join("containers"), "lock"));
+        let mounts = mount_points();
+        let new = mounts.iter().filter(|line| !self.mounts.contains(line));
+        left.extend(new.map(|place| format!("mount {place}")));
+        left
+    }
+
+    /// Ends and removes everything that is still there, the directory included.
+    pub fn clear(&self) -> Result<(), String> {
+        if !end_children(GRACE) {
+            return Err(format!("these do not end: {:?}", children_named()));
+        }
+        let recorded = fs::read_dir(self.data().join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().is_dir());
+        // Files of sub-IDs can be removed by coracle only. A command that hangs is ended with its
+        // children.
+        for entry in recorded {
+            let mut remove = self.coracle([OsStr::new("rm"), OsStr::new("-f"), &entry.file_name()]);
+            let _ = remove.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+            let _ = all_reaped(GRACE) || end_children(GRACE);
+        }
+        for place in mount_points() {
+            if Path::new(&place).starts_with(self.dir.path()) {
+                let _ = umount2(Path::new(&place), MntFlags::MNT_DETACH);
+            }
+        }
+        fs::remove_dir_all(self.dir.path())
+            .map_err(|error| format!("{}: {error}", self.dir.path().display()))
+    }
+
+    /// Where this world's records, images and logs are.
+    fn data(&self) -> PathBuf {
+        if self.is_root() {
+            self.path("data")
+        } else {
+            self.path("home/.local/share/coracle")
+        }
+    }
+
+    /// Whether the container has but one user and one group.
+    pub fn has_single_id(&self) -> bool {
+        self.caller.kind == Kind::Stranger
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.caller.kind == Kind::Root
+    }
+
+    /// The caller's user ID.
+    pub fn uid(&self) -> u32 {
+        self.caller.uid.as_raw()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.path("rootfs")
+    }
+
+    /// Makes a tree with busybox and little else, owned by the test's own user until
+    /// [`World::give_away`].
+    pub fn make_rootfs(&self, name: &str) -> PathBuf {
+        let rootfs = self.path(name);
+        for dir in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+            fs::create_dir_all(rootfs.join(dir)).expect("a directory");
+        }
+        fs::copy(
+            busybox().expect("looked for before"),
+            rootfs.join("bin/busybox"),
+        )
+        .expect("busybox");
+        for applet in APPLETS {
+            symlink("busybox", rootfs.join("bin").join(applet)).expect("a link");
+        }
+        rootfs
+    }
+
+    /// Makes the world's user the owner of a tree.
+    pub fn give_away(&self, path: &Path) {
+        if geteuid() == self.caller.uid {
+            return;
+        }
+        let (uid, gid) = (self.caller.uid.as_raw(), self.caller.gid.as_raw());
+        lchown(path, Some(uid), Some(gid)).expect("a change of owner");
+        if path.is_dir() && !path.is_symlink() {
+            for entry in fs::read_dir(path).expect("a directory") {
+                self.give_away(&entry.expect("an entry").path());
+            }
+        }
+    }
+
+    /// A coracle command as the world's user.
+    pub fn coracle<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        self.command(&[coracle().as_os_str()], args)
+    }
+
+    /// A command as the world's user: `program` with its first arguments, then `args`.
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        program: &[&OsStr],
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let words: Vec<&OsStr> = self
+            .caller
+            .prefix
+            .iter()
+            .map(OsStr::new)
+            .chain(program.iter().copied())
+            .collect();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .args(args)
+            .current_dir(self.dir.path());
+        command
+            .env("HOME", self.path("home"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env_remove("XDG_DATA_HOME");
+        command
+    }
+
+    /// `coracle ARGS`, to its end.
+    #[track_caller]
+    pub fn try_coracle(&self, args: &[&str]) -> Outcome {
+        finish(self.coracle(args))
+    }
+
+    /// `coracle run --rm --network none FLAGS --rootfs ROOTFS COMMAND`, to its end.
+    #[track_caller]
+    pub fn run(&self, flags: &[&str], command: &[&str]) -> Outcome {
+        finish(self.coracle(self.run_args(flags, command)))
+    }
+
+    /// The same with `sh -c SCRIPT`, which must succeed. Returns what it printed.
+    #[track_caller]
+    pub fn sh(&self, flags: &[&str], script: &str) -> String {
+        self.run(flags, &["sh", "-c", script]).success().to_owned()
+    }
+
+    pub fn run_args(&self, flags: &[&str], command: &[&str]) -> Vec<String> {
+        let rootfs = self.rootfs();
+        let fixed = ["run", "--rm", "--network", "none"];
+        let rootfs = ["--rootfs", rootfs.to_str().expect("a plain path")];
+        fixed
+            .iter()
+            .chain(flags)
+            .chain(&rootfs)
+            .chain(command)
+            .map(|word| word.to_string())
+            .collect()
+    }
+
+    /// What `coracle ps -a` knows of a container.
+    pub fn inspect(&self, name: &str) -> Option<serde_json::Value> {
+        let listing = self.try_coracle(&["ps", "-a", "--format", "json"]);
+        let rows: Vec<serde_json::Value> = serde_json::from_str(listing.success()).expect("JSON");
+        rows.into_iter().find(|row| row["name"] == name)
+    }
+
+    /// PID 1 of a running container.
+    #[track_caller]
+    pub fn init_of(&self, name: &str) -> i32 {
+        let pid = self.inspect(name).expect("the container")["pid"]
+            .as_i64()
+            .expect("it runs");
+        i32::try_from(pid).expect("a PID")
+    }
+}
+
+/// A name that no other test uses, in this run or another.
+pub fn unique(stem: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "test-{stem}-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Every path of a tree with its type, mode, owner, size and link target.
+pub fn snapshot(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        let found = fs::symlink_metadata(&path).expect("a file");
+        let target = fs::read_link(&path).unwrap_or_default();
+        let times = (found.mtime(), found.mtime_nsec());
+        lines.push(format!(
+            "{path:?} {:o} {}:{} {} {times:?} {target:?}",
+            found.mode(),
+            found.uid(),
+            found.gid(),
+            found.size()
+        ));
+        if found.is_dir() {
+            left.extend(
+                fs::read_dir(&path)
+                    .expect("a directory")
+                    .map(|entry| entry.expect("an entry").path()),
+            );
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// The program under test.
+pub fn coracle() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        std::env::var_os(PROGRAM_VARIABLE)
+            .expect("set for every trial")
+            .into()
+    })
+}
+
+/// The program under test, where every user can reach it: a build directory may be private.
+pub struct Program {
+    /// Of the copy that root has made. Its end is the copy's.
+    _dir: Option<TempDir>,
+    path: PathBuf,
+}
+
+impl Program {
+    pub fn for_everybody() -> Program {
+        let built = Path::new(env!("CARGO_BIN_EXE_coracle"));
+        if !geteuid().is_root() {
+            return Program {
+                _dir: None,
+                path: built.to_owned(),
+            };
+        }
+        let dir = tempfile::Builder::new()
+            .prefix("coracle-bin-")
+            .permissions(PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .expect("a directory");
+        let path = dir.path().join("coracle");
+        fs::copy(built, &path).expect("a copy of the program");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("open to all");
+        chown(&path, Some(0), Some(0)).expect("root's");
+        Program {
+            _dir: Some(dir),
+            path,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Where something is mounted in this process's namespace.
+fn mount_points() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A busybox that needs no library.
+fn busybox() -> Option<&'static Path> {
+    static BUSYBOX: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let is_static = |path: &PathBuf| {
+        let program = fs::read(path).unwrap_or_default();
+        let loader = [&b"/ld-linux"[..], b"/ld-musl"];
+        let names = |wanted: &[u8]| program.windows(wanted.len()).any(|window| window == wanted);
+        !program.is_empty() && !loader.into_iter().any(names)
+    };
+    let find = || {
+        ["/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(is_static)
+    };
+    BUSYBOX.get_or_init(find).as_deref()
+}
+
+/// The monitor's end comes a moment after that of the command.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Names the copy of the program to a trial.
+pub const PROGRAM_VARIABLE: &str = "CORACLE_PROGRAM";
