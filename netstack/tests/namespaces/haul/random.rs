@@ -17,7 +17,7 @@ use super::{Ends, Watched, connection};
 use crate::entropy::Entropy;
 use crate::harness::traffic::Pattern;
 use crate::harness::{Family, Netns, World, eventually, full, number};
-use crate::load::require_congestion_control;
+use crate::load::use_congestion_control;
 
 /// One of the worlds that flows are made in.
 pub struct Scene {
@@ -43,9 +43,7 @@ impl Scene {
     }
 
     pub fn play(&self, world: &mut World) {
-        require_congestion_control(world, self.congestion_control);
-        let guest = &world.guest.net;
-        guest.sysctl("ipv4/tcp_congestion_control", self.congestion_control);
+        use_congestion_control(world, self.congestion_control);
         let total = number("CORACLE_FLOWS").unwrap_or(if full() { 40_000 } else { 800 });
         let flows = total.div_ceil(SCENES);
         let seed = number("CORACLE_SEED").unwrap_or(0);
