@@ -1,8 +1,9 @@
-//! A guest may send any frame. Here it does, to a core in memory, from seeds: the core must not panic, must come to rest
-//! after each event, must send well-formed frames only, must keep its limits, and must forget everything in the end.
+//! A guest may send any frame. Here it does, to a core in memory, from seeds: the core must not
+//! panic, must come to rest after each event, must send well-formed frames only, must keep its
+//! limits, and must forget everything in the end.
 //!
-//! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure, and `CORACLE_INPUT=file` what the fuzz target was fed;
-//! `CORACLE_FULL=1` runs many more seeds.
+//! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure, and `CORACLE_INPUT=file` what the
+//! fuzz target was fed; `CORACLE_FULL=1` runs many more seeds.
 
 mod entropy;
 mod guest;
@@ -16,11 +17,13 @@ use world::World;
 /// Events in one scenario.
 const STEPS: usize = 4_000;
 
-/// Seeds that once found a fault, each with what it was.
-const REGRESSIONS: &[(u64, &str)] = &[];
-
 #[test]
 fn hostile_guest() {
+    if let Some(input) = std::env::var_os("CORACLE_INPUT") {
+        let input = std::fs::read(input).expect("CORACLE_INPUT is a file");
+        scenario(Entropy::Bytes(&input));
+        return;
+    }
     let seeds = match std::env::var("CORACLE_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("CORACLE_SEED is a number");
@@ -61,7 +64,8 @@ fn hostile_guest() {
     println!("{reached:?}");
 }
 
-/// Many more dials and mappings than may be under way: the oldest make way, and the driver is told which.
+/// Many more dials and mappings than may be under way: the oldest make way, and the driver is told
+/// which.
 #[test]
 fn floods_are_bounded() {
     let mut entropy = Entropy::seeded(0);
@@ -73,18 +77,6 @@ fn floods_are_bounded() {
     }
     assert_eq!(world.flows(), (MAX_DIALS, MAX_MAPPINGS));
     world.wind_down();
-}
-
-#[test]
-fn regressions() {
-    for (seed, fault) in REGRESSIONS {
-        println!("{fault}");
-        run(*seed);
-    }
-    if let Some(input) = std::env::var_os("CORACLE_INPUT") {
-        let input = std::fs::read(input).expect("CORACLE_INPUT is a file");
-        scenario(Entropy::Bytes(&input));
-    }
 }
 
 fn run(seed: u64) -> Counters {
