@@ -25,6 +25,8 @@ const SCENES_OF_A_FULL_RUN: u64 = 3_000;
 /// A bound on events in one scene.
 const MAX_STEPS: usize = 2_000_000;
 /// How long nothing may move before it is a stall. Retransmission timers back off to a minute.
+/// One flow in so many may be excused. Of the seeds here 1 in 215 is, of those of a full run 1 in 860.
+const FLOWS_PER_EXCUSE: usize = 100;
 const MAX_STALL: Duration = Duration::from_secs(400);
 
 #[test]
@@ -39,15 +41,22 @@ fn every_byte_arrives_or_the_right_side_hears_of_a_reset() {
         }
         Err(_) => 0..SCENES,
     };
-    let (mut flows, mut promotions) = (0, 0);
+    let alone = seeds.end - seeds.start == 1;
+    let (mut flows, mut promotions, mut excused) = (0, 0, 0);
     for seed in seeds {
         // Shown when the scene fails.
         println!("CORACLE_SEED={seed}");
         let scene = Scene::new(seed).play();
         flows += scene.flows.len();
         promotions += scene.world.promotions.len();
+        excused += scene.excused().count();
     }
-    println!("{flows} flows, {promotions} of which wanted to be promoted");
+    println!("{flows} flows, {promotions} wanted to be promoted, {excused} are excused");
+    assert!(alone || promotions > 0, "no flow wanted to be promoted");
+    assert!(
+        alone || excused * FLOWS_PER_EXCUSE <= flows,
+        "{excused} of {flows} flows stalled: more than a guest that forgets its FIN explains"
+    );
 }
 
 /// What one side of a flow is to do.
@@ -476,13 +485,24 @@ impl Scene {
         .min()
     }
 
+    /// How the core ended a flow, if it was ever dialled.
+    fn cause(&self, flow: &Flow) -> Option<Cause> {
+        self.world.hosts.get(&flow.id?)?.closed
+    }
+
+    /// The flows whose end may be the fault of a guest that does not repeat a lost FIN.
+    fn excused(&self) -> impl Iterator<Item = &Flow> {
+        let may_lose_fins = !self.to_guest.quality.carries_fins();
+        self.flows.iter().filter(move |flow| {
+            let silent = self.cause(flow) == Some(Cause::GuestSilent);
+            flow.excused || (silent && may_lose_fins)
+        })
+    }
+
     fn check(&self) {
         for flow in &self.flows {
-            let host = flow.id.and_then(|id| self.world.hosts.get(&id));
-            let cause = host.and_then(|host| host.closed);
-            let silent = cause == Some(Cause::GuestSilent);
-            let excused = flow.excused || (silent && !self.to_guest.quality.carries_fins());
-            flow.check(cause, excused);
+            let excused = self.excused().any(|other| other.handle == flow.handle);
+            flow.check(self.cause(flow), excused);
         }
         for (id, snapshot) in &self.world.promotions {
             let flow = self.flows.iter().find(|flow| flow.id == Some(*id));
