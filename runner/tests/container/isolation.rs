@@ -121,7 +121,7 @@ fn the_callers_descriptors_stay_with_the_caller(world: &World) {
 
 fn the_directory_is_written_only_when_asked(world: &World) {
     let before = snapshot(&world.rootfs());
-    let script = "echo x > /new; rm /bin/tty; mkdir -p /a/b; echo changed > /etc/passwd; chmod 700 /bin/busybox; ls /";
+    let script = "set -e; echo x > /new; rm /bin/tty; mkdir -p /a/b; echo changed > /etc/passwd; chmod 700 /bin/busybox; ls /";
     assert!(world.sh(&[], script).contains("new"));
     assert_eq!(snapshot(&world.rootfs()), before);
 

@@ -22,9 +22,9 @@ use super::caller::{Caller, Kind};
 use super::process::{Outcome, all_reaped, children_named, end_children, finish};
 
 const APPLETS: &[&str] = &[
-    "cat", "echo", "env", "false", "grep", "head", "hostname", "id", "ip", "kill", "ls", "mkdir",
-    "mount", "ps", "pwd", "readlink", "rm", "sh", "sleep", "stat", "stty", "touch", "true", "tty",
-    "umask", "wc",
+    "cat", "chmod", "chown", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
+    "kill", "ls", "mkdir", "mount", "ps", "pwd", "readlink", "rm", "sh", "sleep", "stat", "stty",
+    "touch", "true", "tty", "umask", "wc",
 ];
 
 /// Somebody who runs containers, with a directory of their own and a busybox tree in it.
