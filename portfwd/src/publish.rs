@@ -25,6 +25,20 @@ pub struct Listener {
     pub socket: OwnedFd,
 }
 
+impl Publish {
+    /// The rule with the ports that the kernel chose for `listeners`, which [`bind`] has made of it.
+    pub fn resolved(&self, listeners: &[Listener]) -> Self {
+        let mut rule = self.clone();
+        let ports = || listeners.iter().map(|listener| listener.host.port());
+        if let (Some(first), Some(last)) = (ports().min(), ports().max())
+            && let Ok(ports) = PortRange::new(first, last)
+        {
+            rule.host_ports = ports;
+        }
+        rule
+    }
+}
+
 impl Listener {
     /// Takes over `socket`, bound by another process for the single-port `rule`. The address is the socket's own.
     ///
@@ -69,13 +83,39 @@ impl Listener {
     }
 }
 
-/// Binds every port of `rule`, in ascending order; without an address IPv4 before IPv6.
+/// Binds every port of `rule`, in ascending order; without an address IPv4 before IPv6. Ports that the kernel chooses are in a row.
 ///
 /// # Errors
 /// [`BindError`] for the first port that cannot be bound; those bound before it are closed again.
 pub fn bind(rule: &Publish) -> Result<Vec<Listener>, BindError> {
-    let mut listeners = Vec::new();
-    for (host_port, guest_port) in rule.pairs() {
+    let mut attempt = 1;
+    loop {
+        match bind_once(rule) {
+            // The kernel chose a port whose neighbours, or whose twin in the other family, are not free: let it choose again.
+            Err(BindError::InUse(_))
+                if rule.host_ports == PortRange::KERNEL_CHOSEN && attempt < PORT_CHOICES =>
+            {
+                attempt += 1;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// How often the kernel may choose before free ports are given up.
+const PORT_CHOICES: u32 = 32;
+
+fn bind_once(rule: &Publish) -> Result<Vec<Listener>, BindError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (nth, (host_port, guest_port)) in (0..).zip(rule.pairs()) {
+        // After the first one the kernel has no choice any more.
+        let host_port = match listeners.first() {
+            Some(first) if host_port == 0 => {
+                let next = first.host.port().checked_add(nth);
+                next.ok_or(BindError::InUse(first.host))?
+            }
+            _ => host_port,
+        };
         let sockets = match rule.host_addr {
             Some(addr) => vec![open(rule.protocol, (addr, host_port).into())?],
             None => open_wildcard(rule.protocol, host_port)?,
@@ -149,22 +189,13 @@ pub enum AdoptError {
 
 /// Opens a socket for each family on one port number, IPv4 alone where IPv6 is off.
 fn open_wildcard(protocol: Protocol, port: u16) -> Result<Vec<(SocketAddr, OwnedFd)>, BindError> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let v4 = open(protocol, (Ipv4Addr::UNSPECIFIED, port).into())?;
-        match open(protocol, (Ipv6Addr::UNSPECIFIED, v4.0.port()).into()) {
-            Ok(v6) => return Ok(vec![v4, v6]),
-            Err(BindError::NoIpv6(_) | BindError::NotLocal(_)) => return Ok(vec![v4]),
-            // The kernel chose a port that is free for IPv4 only: let it choose again.
-            Err(BindError::InUse(_)) if port == 0 && attempt < PORT_CHOICES => {}
-            Err(error) => return Err(error),
-        }
+    let v4 = open(protocol, (Ipv4Addr::UNSPECIFIED, port).into())?;
+    match open(protocol, (Ipv6Addr::UNSPECIFIED, v4.0.port()).into()) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(BindError::NoIpv6(_) | BindError::NotLocal(_)) => Ok(vec![v4]),
+        Err(error) => Err(error),
     }
 }
-
-/// How often the kernel may choose before a port that is free in both families is given up.
-const PORT_CHOICES: u32 = 32;
 
 fn open(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
     open_at(protocol, addr).map_err(|errno| BindError::new(addr, errno))
@@ -295,10 +326,11 @@ mod tests {
             .map(|listener| listener.guest_port)
             .collect();
         assert_eq!(guest_ports, [7000, 7001, 7002, 7003]);
-        let mut host_ports = ports(&listeners);
-        host_ports.sort_unstable();
-        host_ports.dedup();
-        assert_eq!(host_ports.len(), 4);
+        let first = listeners[0].host.port();
+        assert_eq!(ports(&listeners), [first, first + 1, first + 2, first + 3]);
+        let rule: Publish = "127.0.0.1::7000-7003".parse().unwrap();
+        let resolved = format!("127.0.0.1:{first}-{}:7000-7003/tcp", first + 3);
+        assert_eq!(rule.resolved(&listeners).to_string(), resolved);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Pure text to value and back: `Display` writes what `FromStr` reads to the same value. Binding is [`crate::publish`]'s.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -44,6 +44,26 @@ impl Publish {
                 let host = if chosen { 0 } else { first_host + nth as u16 };
                 (host, guest)
             })
+    }
+}
+
+impl Publish {
+    /// Whether a socket of this rule would be in the way of one at `addr`, of the same protocol.
+    pub fn covers(&self, addr: SocketAddr) -> bool {
+        let same_address = self
+            .host_addrs()
+            .iter()
+            .filter(|own| own.is_ipv4() == addr.is_ipv4())
+            .any(|own| *own == addr.ip() || own.is_unspecified() || addr.ip().is_unspecified());
+        same_address && self.host_ports.ports().contains(&addr.port())
+    }
+
+    /// The addresses that are bound: the wildcards of both families when none is named.
+    pub fn host_addrs(&self) -> Vec<IpAddr> {
+        match self.host_addr {
+            Some(addr) => vec![addr],
+            None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        }
     }
 }
 
@@ -137,7 +157,7 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// In place of host ports: the kernel picks a free one for each guest port.
+    /// In place of host ports: the kernel picks free ones, in a row for a range.
     pub const KERNEL_CHOSEN: Self = Self { first: 0, last: 0 };
 
     /// The ports from `first` to `last`, both included.
