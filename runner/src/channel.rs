@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest message in bytes. The longest sent is a failure that quotes a path and a helper's words.
 const MESSAGE_MAX: usize = 32 * 1024;
-/// Descriptors per message.
-const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors per message. The kernel takes 253, `unix(7)`.
+pub const DESCRIPTORS_MAX: usize = 64;
 
 /// One end: sends `Tx`, receives `Rx`.
 pub struct Channel<Tx, Rx> {

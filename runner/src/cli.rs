@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use portfwd::spec::Publish;
+use portfwd::spec::{Protocol, Publish};
 
 use crate::security::CapabilityName;
 use crate::spec::{self, EnvArg, Network, RootfsArg, VolumeArg};
@@ -35,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a new container
     Run(Box<RunArgs>),
+    /// Show where published ports are on the host
+    Port(PortArgs),
     /// Run another command in a running container
     Exec(ExecArgs),
     /// List containers
@@ -98,6 +100,19 @@ pub struct RunArgs {
     #[arg(long, value_parser = parse_network, default_value = "default", value_name = "default|none")]
     pub network: Network,
 
+    /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
+    #[arg(long)]
+    pub init: bool,
+
+    /// User IDs of the container; `host` lets the host's root be root in it, which gives the container the host
+    #[arg(
+        long,
+        value_enum,
+        default_value = "default",
+        value_name = "default|host"
+    )]
+    pub userns: UserNamespace,
+
     /// Run on this directory instead of an image
     ///
     /// Changes go to a layer of the container's own and end with it: the directory is not written. With `:rw` behind its name there
@@ -157,6 +172,14 @@ pub struct ProcessArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UserNamespace {
+    /// A user's own ID and sub-IDs; for the host's root, IDs that nobody else has.
+    Default,
+    /// The same for users; for the host's root, its own IDs.
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SecurityOpt {
     #[value(
         name = "no-new-privileges",
@@ -177,6 +200,16 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// Name or id of the container
+    pub container: String,
+
+    /// Only this port of the container's
+    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = crate::commands::parse_port)]
+    pub port: Option<(u16, Protocol)>,
 }
 
 #[derive(Debug, Args)]

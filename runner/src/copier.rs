@@ -22,6 +22,7 @@ pub struct Copier {
     ends: Option<(OwnedFd, Option<OwnedFd>)>,
     pending: Vec<u8>,
     written: usize,
+    write_error: Option<Errno>,
 }
 
 impl Copier {
@@ -31,6 +32,7 @@ impl Copier {
             ends: Some((from, to)),
             pending: Vec::new(),
             written: 0,
+            write_error: None,
         }
     }
 
@@ -40,6 +42,7 @@ impl Copier {
             ends: None,
             pending: Vec::new(),
             written: 0,
+            write_error: None,
         }
     }
 
@@ -68,14 +71,23 @@ impl Copier {
                 Err(_) => return self.close(),
             }
         }
-        if self.flush().is_err() {
+        if let Err(errno) = self.flush() {
             self.close();
+            self.write_error = Some(errno);
         }
     }
 
     /// Closes both ends. What is buffered is lost.
     pub fn close(&mut self) {
         *self = Self::closed();
+    }
+
+    /// Why not everything was written, unless the reader has left: then nobody misses it.
+    pub fn write_error(&self) -> Option<io::Error> {
+        self.write_error
+            // A terminal that has hung up says EIO.
+            .filter(|errno| !matches!(*errno, Errno::PIPE | Errno::IO))
+            .map(io::Error::from)
     }
 
     /// False when there is nothing to read right now.
@@ -95,7 +107,7 @@ impl Copier {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> Result<(), Errno> {
         let to = self.ends.as_ref().and_then(|(_, to)| to.as_ref());
         if let Some(to) = to {
             // One write per readiness: the second might block, and with it the signals that the same loop passes on.
@@ -103,7 +115,7 @@ impl Copier {
             match rustix::io::write(to, &self.pending[self.written..end]) {
                 Ok(count) => self.written += count,
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Err(errno),
             }
             if self.written < self.pending.len() {
                 return Ok(());
@@ -116,6 +128,8 @@ impl Copier {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{Mode, OFlags};
+
     use super::*;
 
     fn pipe() -> (OwnedFd, OwnedFd) {
@@ -151,6 +165,24 @@ mod tests {
         copier.advance(|_| {});
         assert!(copier.is_closed());
         assert_eq!(rustix::io::write(&input, b"more"), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_a_reader_that_left_is_none() {
+        let full = || rustix::fs::open("/dev/full", OFlags::WRONLY, Mode::empty());
+        let closed_pipe = || Ok(pipe().1);
+        let outputs: [(&dyn Fn() -> rustix::io::Result<OwnedFd>, _); 2] = [
+            (&full, Some(Errno::NOSPC.raw_os_error())),
+            (&closed_pipe, None),
+        ];
+        for (output, expected) in outputs {
+            let (from, input) = pipe();
+            let mut copier = Copier::new(from, Some(output().expect("opened")));
+            rustix::io::write(&input, b"hello").expect("written");
+            copier.advance(|_| {});
+            let error = copier.write_error().and_then(|error| error.raw_os_error());
+            assert_eq!((copier.is_closed(), error), (true, expected));
+        }
     }
 
     #[test]

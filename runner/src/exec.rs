@@ -8,20 +8,20 @@
 //! the moment of exec (CVE-2019-5736, CVE-2016-9962).
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::sys::wait::waitpid;
+use rustix::event::PollFlags;
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::channel::{self, Channel, Never};
 use crate::failure::Failure;
-use crate::init::{Streams, install_streams, open_terminal, role_arguments};
+use crate::init::{Streams, from_file, install_streams, open_terminal};
 use crate::messages::{FromInit, FromMonitor, ToLauncher};
 use crate::namespaces;
 use crate::process::Prepared;
+use crate::ready;
 use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
 use crate::selfexec::{self, EXEC_ROLE};
 use crate::spec::ProcessSpec;
@@ -32,20 +32,15 @@ pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         let program = selfexec::protected_program_from(init)?;
         install_streams(streams)?;
-        Err(selfexec::run_role(
-            &program,
-            EXEC_ROLE,
-            &[Path::new("-")],
-            main,
-        ))
+        Err(selfexec::run_role(&program, EXEC_ROLE, main))
     };
     let Err(failure) = attempt();
     failure
 }
 
-/// The role `coracle-exec CHANNEL-FD -`.
+/// The role `coracle-exec CHANNEL-FD`.
 pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
-    let Some((channel, _)) = role_arguments(args) else {
+    let Some(channel) = selfexec::role_channel(args) else {
         eprintln!("coracle: {EXEC_ROLE} is started by coracle itself, beside a container");
         return ExitCode::from(125);
     };
@@ -70,11 +65,15 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     let (Some(spec), Some(init)) = (descriptors.pop(), descriptors.pop()) else {
         return Err(Failure::runner("the task came without its descriptors"));
     };
-    let spec: ProcessSpec = serde_json::from_reader(File::from(spec))?;
+    let spec: ProcessSpec = from_file(spec)?;
     namespaces::join_container(&init)?;
+    namespaces::become_root().map_err(Failure::context("cannot become the container's root"))?;
+    // Changing IDs makes a process dumpable as the machine is set, and forgets the parent; a parent that has died meanwhile shows on the channel.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
 
     let (ours, theirs) = channel::pair::<Never, FromInit>()?;
-    let Some(child) = sys::clone_process(NewNamespaces::NONE)? else {
+    let Some(child) = sys::clone_process(NewNamespaces::NONE, None)? else {
         drop(ours);
         let Err(failure) = become_command(&spec, &theirs);
         let code = failure.kind.exit_code();
@@ -103,6 +102,14 @@ fn accompany(
     child: &Child,
 ) -> Result<i32, Failure> {
     let failed = loop {
+        let interests = [command.as_fd(), main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
+        let [_, main_left] = ready::wait(interests, None)?.unwrap_or_default();
+        if main_left {
+            // A process of the container may have stopped the child before it could ask to die with its parent.
+            rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL)?;
+            namespaces::wait_for(child.pid)?;
+            return Err(Failure::runner("the command that asked for this has gone"));
+        }
         match command.receive()? {
             Some((FromInit::Terminal, descriptors)) => {
                 let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
@@ -116,11 +123,8 @@ fn accompany(
     if failed.is_none() {
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
-    let status = waitpid(child.pid, None)?;
-    match failed {
-        Some(failure) => Err(failure),
-        None => Ok(namespaces::exit_code(status).unwrap_or(i32::from(u8::MAX))),
-    }
+    let code = namespaces::wait_for(child.pid)?;
+    failed.map_or(Ok(code), Err)
 }
 
 fn become_command(

@@ -6,10 +6,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFlags, Timespec};
+use rustix::event::PollFlags;
 use rustix::process::pidfd_send_signal;
 
 use crate::channel::{Channel, Never};
@@ -17,10 +18,11 @@ use crate::copier::Copier;
 use crate::failure::Failure;
 use crate::messages::FromMonitor;
 use crate::ready;
+use crate::sys;
 use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are passed on. Not SIGPIPE, which is about our own output, and not the stop signals.
-pub const FORWARDED: [Signal; 13] = [
+const FORWARDED: [Signal; 13] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -45,16 +47,14 @@ const ENDING: [Signal; 4] = [
 ];
 
 /// How long a program's outputs are listened to in silence when it has ended.
-const DRAIN_MAX: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 500_000_000,
-};
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long the news that a program has started may take.
-const NEWS_MAX: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
+const NEWS_MAX: Duration = Duration::from_millis(200);
+
+/// How often a terminal is told that its input has ended. A program that takes the terminal over in between reads the first word of it
+/// as an ordinary character, or not at all.
+const END_REPEATED: Duration = Duration::from_millis(100);
 
 /// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
 /// signal that comes early does not kill us half-way.
@@ -63,13 +63,32 @@ pub struct Signals(SignalFd);
 
 impl Signals {
     pub fn block() -> Result<Self, Failure> {
-        let mut mask: SigSet = FORWARDED.into_iter().collect();
+        // What the caller ignores (`nohup`) is not passed on either.
+        let heeded = |signal: &Signal| !sys::is_ignored(*signal);
+        let mut mask: SigSet = FORWARDED.into_iter().filter(heeded).collect();
         mask.add(Signal::SIGWINCH);
         mask.thread_block()?;
         Ok(Self(SignalFd::with_flags(
             &mask,
             SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
         )?))
+    }
+}
+
+impl Signals {
+    /// Those that have come and are to be passed on.
+    pub fn take(&self) -> Vec<Signal> {
+        let next = || self.0.read_signal().ok().flatten();
+        std::iter::from_fn(next)
+            .filter_map(|info| Signal::try_from(info.ssi_signo.cast_signed()).ok())
+            .filter(|signal| *signal != Signal::SIGWINCH)
+            .collect()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -85,6 +104,10 @@ pub struct Foreground {
     terminal: Option<Terminal>,
     /// Of the program, once it runs.
     program: Option<OwnedFd>,
+    /// Said when the program runs.
+    greeting: Option<String>,
+    /// When a program that has not started is given up.
+    start_by: Option<Instant>,
     /// Signals that came before.
     early: Vec<Signal>,
 }
@@ -92,7 +115,7 @@ pub struct Foreground {
 /// The container's terminal, while it is shown on ours.
 struct Terminal {
     master: OwnedFd,
-    /// Absent when our standard input is no terminal.
+    /// Absent when neither our input nor our output is a terminal.
     _raw: Option<RawMode>,
 }
 
@@ -148,8 +171,22 @@ impl Foreground {
             reads_terminal,
             terminal,
             program: None,
+            greeting: None,
+            start_by: None,
             early: Vec::new(),
         })
+    }
+
+    /// Tells the caller this once the program runs.
+    pub fn greeting(mut self, text: String) -> Self {
+        self.greeting = Some(text);
+        self
+    }
+
+    /// Gives a program up that has not started in time, which a process of its container may bring about.
+    pub fn starting_within(mut self, limit: Duration) -> Self {
+        self.start_by = Some(Instant::now() + limit);
+        self
     }
 
     /// Serves the program until it has ended and its output is written.
@@ -159,7 +196,7 @@ impl Foreground {
             if let Some(outcome) =
                 outcome.take_if(|_| self.stdout.is_closed() && self.stderr.is_closed())
             {
-                return Ok(outcome);
+                return self.conclude(outcome);
             }
             let events = outcome
                 .is_none()
@@ -171,15 +208,20 @@ impl Foreground {
                 self.stdout.interest(),
                 self.stderr.interest(),
             ];
-            // What the program left running in the background may hold its outputs open.
-            let limit = outcome.is_some().then_some(&DRAIN_MAX);
-            let ready = ready::wait(interests, limit)?;
-            if ready.is_none()
-                && let Some(outcome) = outcome.take()
-            {
-                return Ok(outcome);
-            }
-            let [signal, event, stdin, stdout, stderr] = ready.unwrap_or_default();
+            let limit = self.patience(outcome.is_some());
+            let Some(ready) = ready::wait(interests, limit)? else {
+                match outcome.take() {
+                    Some(outcome) => return self.conclude(outcome),
+                    None if self.is_overdue() => {
+                        return Err(Failure::runner(
+                            "the command did not start in time: a process of the container may have stopped it",
+                        ));
+                    }
+                    None => self.end_terminal_input(),
+                }
+                continue;
+            };
+            let [signal, event, stdin, stdout, stderr] = ready;
 
             if signal && let Some(signal) = self.take_signals() {
                 self.early.push(signal);
@@ -208,14 +250,41 @@ impl Foreground {
         }
     }
 
+    /// How long the next event may take.
+    fn patience(&self, has_ended: bool) -> Option<Duration> {
+        if has_ended {
+            // What the program left running in the background may hold its outputs open.
+            return Some(DRAIN_MAX);
+        }
+        let until_start = self
+            .start_by
+            .filter(|_| self.program.is_none())
+            .map(|by| by.saturating_duration_since(Instant::now()));
+        until_start.or(self.input_has_ended().then_some(END_REPEATED))
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.program.is_none() && self.start_by.is_some_and(|by| by <= Instant::now())
+    }
+
+    /// The outcome, unless the caller did not get all of the output.
+    fn conclude(&self, outcome: Outcome) -> Result<Outcome, Failure> {
+        let outputs = [
+            (&self.stdout, "standard output"),
+            (&self.stderr, "standard error"),
+        ];
+        for (copier, name) in outputs {
+            if let Some(error) = copier.write_error() {
+                return Err(Failure::runner(format!("cannot write to {name}: {error}")));
+            }
+        }
+        Ok(outcome)
+    }
+
     /// Waits for the program a moment: it may run already, and the news of it be on its way.
     fn expect_program(&mut self) -> Result<Option<Outcome>, Failure> {
         while self.program.is_none()
-            && ready::wait(
-                [Some((self.events.as_fd(), PollFlags::IN))],
-                Some(&NEWS_MAX),
-            )?
-            .is_some()
+            && ready::wait([Some((self.events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))?.is_some()
         {
             if let Some(outcome) = self.take_event()? {
                 return Ok(Some(outcome));
@@ -238,6 +307,9 @@ impl Foreground {
             }
             FromMonitor::Started => {
                 self.program = descriptors.pop();
+                if let Some(greeting) = self.greeting.take() {
+                    say(&greeting);
+                }
                 if let Some(program) = &self.program {
                     self.early
                         .drain(..)
@@ -251,11 +323,12 @@ impl Foreground {
     }
 
     fn show_terminal(&mut self, master: OwnedFd) -> Result<(), Failure> {
-        let raw = match (self.interactive, RawMode::enter(rustix::stdio::stdin())) {
-            (true, Ok(raw)) => Some(raw),
-            // No terminal of ours, or one that we only show output on: it keeps its mode, and Ctrl-C its meaning.
-            _ => None,
+        let raw = match self.interactive {
+            true => RawMode::enter(rustix::stdio::stdin()).ok(),
+            false => None,
         };
+        // Where nothing is typed for the container, our terminal only shows what the container's has made ready.
+        let raw = raw.or_else(|| RawMode::for_output(rustix::stdio::stdout()).ok());
         if self.interactive
             && let Some(stdin) = own(rustix::stdio::stdin())
         {
@@ -269,13 +342,21 @@ impl Foreground {
         Ok(())
     }
 
-    /// Input that is no terminal's has ended: a terminal says so with a character.
+    /// Whether what was typed for the container's terminal has come to its end, as input from a file does.
+    fn input_has_ended(&self) -> bool {
+        self.interactive && self.terminal.is_some() && self.stdin.is_closed()
+    }
+
+    /// A terminal says that there is no more input with a character, once for each time that it is read.
     fn end_terminal_input(&self) {
         /// Ctrl-D, which `termios(3)` has as VEOF unless the program chose another.
         const END_OF_INPUT: &[u8] = b"\x04";
-        if let Some(terminal) = &self.terminal {
-            // Fails only when the program has closed its end, and then it needs no telling.
-            let _ = rustix::io::write(&terminal.master, END_OF_INPUT);
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.input_has_ended()) {
+            let writable = [Some((terminal.master.as_fd(), PollFlags::OUT))];
+            // One that is full has been told already. Fails only when the program has closed its end.
+            if let Ok(Some([true])) = ready::wait(writable, Some(Duration::ZERO)) {
+                let _ = rustix::io::write(&terminal.master, END_OF_INPUT);
+            }
         }
     }
 
@@ -316,6 +397,11 @@ pub fn warn(text: &str) {
     eprintln!("coracle: warning: {text}");
 }
 
+/// For the user, on stderr, where nothing is wrong.
+pub fn say(text: &str) {
+    eprintln!("coracle: {text}");
+}
+
 /// Our own duplicate of a standard stream, unless the caller closed it.
 fn own(stream: BorrowedFd) -> Option<OwnedFd> {
     stream.try_clone_to_owned().ok()
@@ -333,7 +419,6 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
     use std::thread;
-    use std::time::Duration;
 
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 

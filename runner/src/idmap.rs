@@ -1,8 +1,10 @@
 //! Which user and group IDs a container has, and how they are given to its user namespace.
 //!
 //! Owns the parsing of `/etc/subuid` and `/etc/subgid` (`subuid(5)`), the choice between the three ways to map IDs, and the
-//! writing of the maps. Three ways, in this order of choice:
-//! - *own*: a caller that may set any ID (root, or root of an outer container) passes on its own map unchanged;
+//! writing of the maps. Four ways, in this order of choice:
+//! - *range*: the host's root gives IDs that nobody else has, root in the container included, since its own ID owns the host even
+//!   without capabilities (`/proc/sys/kernel`, control groups);
+//! - *own*: root of an outer container passes on its own map unchanged; so does the host's root with `--userns host`;
 //! - *subordinate*: root in the container is the caller, the rest is the caller's sub-IDs, written by newuidmap and newgidmap;
 //! - *single*: root in the container is the caller and there is no other ID. `setgroups` is denied then, as
 //!   `user_namespaces(7)` demands: else a caller could shed a group that a file denies access to (CVE-2014-8989).
@@ -19,10 +21,19 @@ use rustix::thread::CapabilitySet;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdMapError {
+    #[error(
+        "this root has not got CAP_SETUID and CAP_SETGID, so that the container's root would be the host's; \
+         --userns host allows that"
+    )]
+    HostRoot,
+    #[error("no {} user IDs in a row are free between {} and {}", RANGE_LEN, FREE_RANGES.start, FREE_RANGES.end)]
+    NoFreeRange,
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} holds no ID map: {line:?}", path.display())]
     Malformed { path: PathBuf, line: String },
+    #[error("{} maps no root", path.display())]
+    NoRoot { path: PathBuf },
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot run {}: {source}", tool.display())]
@@ -57,6 +68,7 @@ pub struct IdMaps {
 
 #[derive(Debug, Clone)]
 enum Method {
+    Range,
     Own,
     Tools {
         newuidmap: PathBuf,
@@ -88,9 +100,22 @@ pub enum SingleReason {
     ToolFailed(String),
 }
 
+impl SingleReason {
+    /// For the user.
+    pub fn warning(&self) -> String {
+        format!(
+            "the container has one user and one group only, so that programs in it cannot switch users: {self}"
+        )
+    }
+}
+
 impl IdMaps {
-    /// Chooses the maps for this process. With the single map comes the reason, to be shown once.
-    pub fn discover() -> Result<(IdMaps, Option<SingleReason>), IdMapError> {
+    /// Chooses the maps for this process; `host_root` lets the host's root be root in the container. With the single map comes the
+    /// reason, to be shown once.
+    pub fn discover(host_root: bool) -> Result<(IdMaps, Option<SingleReason>), IdMapError> {
+        if is_host_root() && !host_root {
+            return Ok((Self::range()?, None));
+        }
         if geteuid().is_root() && may_set_ids() {
             let maps = IdMaps {
                 uids: own_unchanged(Kind::User)?,
@@ -124,16 +149,54 @@ impl IdMaps {
         }
     }
 
+    /// IDs for the containers of the host's root: those that `/etc/subuid` and `/etc/subgid` grant to the user `coracle` or
+    /// `containers`, else a range that nobody has. The choice is the same each time, as files in containers belong to these IDs.
+    fn range() -> Result<IdMaps, IdMapError> {
+        if !may_set_ids() {
+            return Err(IdMapError::HostRoot);
+        }
+        let granted = |kind: Kind| {
+            let text = kind.read_subids();
+            ["coracle", "containers"]
+                .map(|owner| in_a_row(&parse_subids(&text, Some(owner), u32::MAX)))
+                .into_iter()
+                .find(|extents| !extents.is_empty())
+        };
+        let (uids, gids) = match (granted(Kind::User), granted(Kind::Group)) {
+            (Some(uids), Some(gids)) => (uids, gids),
+            _ => {
+                let texts = [Kind::User, Kind::Group].map(Kind::read_subids);
+                let start = free_range(&texts).ok_or(IdMapError::NoFreeRange)?;
+                let count = RANGE_LEN;
+                let extents = in_a_row(&[SubIdRange { start, count }]);
+                (extents.clone(), extents)
+            }
+        };
+        Ok(IdMaps {
+            uids,
+            gids,
+            method: Method::Range,
+        })
+    }
+
+    /// Whether the container's root has another user ID than the caller, who has to hand its files over to it.
+    pub fn root_is_another(&self) -> bool {
+        matches!(self.method, Method::Range)
+    }
+
+    /// The user and group ID of the container's root, as this process sees them.
+    pub fn root(&self) -> (u32, u32) {
+        let root = |extents: &[Extent]| {
+            let extent = extents.iter().find(|extent| extent.inside == 0);
+            extent.expect("maps start at 0 inside").outside
+        };
+        (root(&self.uids), root(&self.gids))
+    }
+
     fn subordinate(uid: Uid, gid: Gid) -> Result<IdMaps, SingleReason> {
         let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
         let ranges = |kind: Kind| {
-            // An absent or unreadable file grants nothing, as for newuidmap itself.
-            let text = std::fs::read(kind.subid_file()).unwrap_or_default();
-            let ranges = parse_subids(
-                &String::from_utf8_lossy(&text),
-                name.as_deref(),
-                uid.as_raw(),
-            );
+            let ranges = parse_subids(&kind.read_subids(), name.as_deref(), uid.as_raw());
             if ranges.is_empty() {
                 let user = name.clone().unwrap_or_else(|| uid.to_string());
                 return Err(SingleReason::NoSubIds {
@@ -198,7 +261,7 @@ impl IdMaps {
                 put("uid_map", &to_map_text(&self.uids))?;
                 put("gid_map", &to_map_text(&self.gids))
             }
-            Method::Own => {
+            Method::Own | Method::Range => {
                 put("uid_map", &to_map_text(&self.uids))?;
                 put("gid_map", &to_map_text(&self.gids))
             }
@@ -221,6 +284,12 @@ impl Kind {
         }
     }
 
+    /// An absent or unreadable file grants nothing, as for newuidmap itself.
+    fn read_subids(self) -> String {
+        let text = std::fs::read(self.subid_file()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     fn own_map(self) -> &'static str {
         match self {
             Kind::User => "/proc/self/uid_map",
@@ -231,7 +300,10 @@ impl Kind {
 
 /// The map of the user namespace that this process is in; `outside` is as its parent namespace sees it.
 pub fn read_own(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
-    let path = Path::new(kind.own_map());
+    read_map(Path::new(kind.own_map()))
+}
+
+fn read_map(path: &Path) -> Result<Vec<Extent>, IdMapError> {
     let text = std::fs::read_to_string(path).map_err(|source| IdMapError::Read {
         path: path.into(),
         source,
@@ -240,6 +312,19 @@ pub fn read_own(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
         path: path.into(),
         line,
     })
+}
+
+/// The user and group ID of root in the user namespace of process `pid`, as this process sees them.
+pub fn root_of(pid: i32) -> Result<(u32, u32), IdMapError> {
+    let root = |file: &str| {
+        let path = PathBuf::from(format!("/proc/{pid}/{file}"));
+        let extents = read_map(&path)?;
+        let first = extents.iter().find(|extent| extent.inside == 0);
+        first
+            .map(|extent| extent.outside)
+            .ok_or(IdMapError::NoRoot { path })
+    };
+    Ok((root("uid_map")?, root("gid_map")?))
 }
 
 /// This process's own map for a namespace below, where every ID is to be what it is here.
@@ -303,21 +388,55 @@ fn parse_id(text: &str) -> Option<u32> {
         .flatten()
 }
 
+/// Where the IDs of root's containers are looked for when nobody has granted any: a part of the 32 bits that distributions, systemd
+/// and its machines leave alone.
+const FREE_RANGES: std::ops::Range<u32> = 0x7000_0000..0x8000_0000;
+/// How many IDs a container has then: those that images use.
+const RANGE_LEN: u32 = 65536;
+
+/// The beginning of a range that neither an account nor a line of the sub-ID files `texts` has.
+fn free_range(texts: &[String]) -> Option<u32> {
+    let granted: Vec<(u32, u32)> = texts.iter().flat_map(|text| all_subids(text)).collect();
+    FREE_RANGES.step_by(RANGE_LEN as usize).find(|start| {
+        let is_granted = |&(first, count): &(u32, u32)| {
+            u64::from(first) < u64::from(*start) + u64::from(RANGE_LEN)
+                && u64::from(*start) < u64::from(first) + u64::from(count)
+        };
+        !granted.iter().any(is_granted) && matches!(User::from_uid(Uid::from_raw(*start)), Ok(None))
+    })
+}
+
+/// The first ID and the number of every range in a sub-ID file, whoever owns it.
+fn all_subids(text: &str) -> impl Iterator<Item = (u32, u32)> + '_ {
+    text.lines().filter_map(|line| {
+        let mut fields = line.trim_end().split(':').skip(1);
+        Some((parse_id(fields.next()?)?, parse_id(fields.next()?)?))
+    })
+}
+
+/// The ranges one after another from 0 inside, leaving out what would map an ID twice.
+fn in_a_row(ranges: &[SubIdRange]) -> Vec<Extent> {
+    append(Vec::new(), ranges)
+}
+
 /// `id` as 0, then the ranges one after another, leaving out what would map an ID twice.
 fn after_self(id: u32, ranges: &[SubIdRange]) -> Vec<Extent> {
-    /// `user_namespaces(7)`: lines per map since Linux 4.15.
-    const EXTENTS_MAX: usize = 340;
-    let mut extents = vec![Extent {
+    let own = Extent {
         inside: 0,
         outside: id,
         count: 1,
-    }];
+    };
+    append(vec![own], ranges)
+}
+
+fn append(mut extents: Vec<Extent>, ranges: &[SubIdRange]) -> Vec<Extent> {
+    /// `user_namespaces(7)`: lines per map since Linux 4.15.
+    const EXTENTS_MAX: usize = 340;
     for range in ranges {
         let overlaps = |e: &Extent| {
             range.start < e.outside.saturating_add(e.count) && e.outside < range.start + range.count
         };
-        let last = extents[extents.len() - 1];
-        let next = last.inside + last.count;
+        let next = extents.last().map_or(0, |last| last.inside + last.count);
         let room = u32::MAX - next;
         if extents.len() < EXTENTS_MAX && !extents.iter().any(overlaps) && room > 0 {
             extents.push(Extent {
@@ -351,6 +470,14 @@ fn to_map_text(extents: &[Extent]) -> String {
         .iter()
         .map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count))
         .collect()
+}
+
+/// Whether this process is the host's root, whose user ID owns the host's files: `/proc/sys/kernel` belongs to that ID, which has
+/// another name in a user namespace that does not map it. Without /proc to ask, it is taken to be.
+pub fn is_host_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    geteuid().is_root()
+        && std::fs::metadata("/proc/sys/kernel").map_or(true, |found| found.uid() == 0)
 }
 
 /// CAP_SETFCAP is not asked for: the kernel wants it (since 5.12) only where ID 0 of an ancestor is mapped, and says so.

@@ -17,6 +17,9 @@ use rustix::fs::FlockOperation;
 /// The name of the embedded image.
 pub const DEFAULT: &str = "coracle/hello";
 
+/// Where it serves its page.
+pub const PORT: u16 = 8080;
+
 /// Where the embedded image's program looks for the network helper's status socket, inside the container. The directory is
 /// in the image.
 pub const STATUS_SOCKET: &str = "/run/coracle/status.sock";

@@ -4,16 +4,22 @@
 //! [`main`] is that role. The order of the steps in `start` is the design: each comment says why not earlier or later.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
+
+use nix::sched::{CloneFlags, unshare};
+use serde::de::DeserializeOwned;
 
 use crate::channel::Channel;
 use crate::failure::Failure;
 use crate::idmap::{self, Kind};
 use crate::messages::{FromInit, ToInit};
+use crate::namespaces;
 use crate::process::Prepared;
-use crate::rootfs::{self, Entered};
+use crate::rootfs::{self, Entered, Sources};
 use crate::selfexec::{self, INIT_ROLE};
 use crate::spec::{ContainerSpec, Network};
 use crate::sys;
@@ -27,15 +33,22 @@ pub struct Streams {
     pub stderr: OwnedFd,
 }
 
-/// Goes on as init. Runs in the cloned process; `data` holds the container's spec, `monitor` is the socket of a channel of [`FromInit`] and [`ToInit`].
-pub fn launch(streams: &Streams, monitor: &OwnedFd, data: &Path) -> Failure {
+/// Goes on as init. Runs in the cloned process; `monitor` is the socket of a channel of [`FromInit`] and [`ToInit`].
+pub fn launch(streams: &Streams, monitor: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
+        // Now that this process is in the container's group: the namespace begins there.
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::context(
+            "cannot make the container's cgroup namespace",
+        ))?;
         install_streams(streams).map_err(Failure::context(
             "cannot set the container's standard streams",
         ))?;
+        // While this process still has the caller's ID, which may reach the program.
         let program = selfexec::protected_program()
             .map_err(Failure::context("cannot protect the coracle program"))?;
-        Err(selfexec::run_role(&program, INIT_ROLE, &[data], monitor))
+        namespaces::become_root()
+            .map_err(Failure::context("cannot become the container's root"))?;
+        Err(selfexec::run_role(&program, INIT_ROLE, monitor))
     };
     let Err(failure) = attempt();
     failure
@@ -47,32 +60,56 @@ pub fn install_streams(streams: &Streams) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stderr(&streams.stderr)
 }
 
-/// The role `coracle-init CHANNEL-FD DATA-DIR`.
+/// The role `coracle-init CHANNEL-FD`.
 pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
-    let Some((channel, data)) = role_arguments(args) else {
+    let Some(channel) = selfexec::role_channel(args) else {
         eprintln!("coracle: {INIT_ROLE} is started by coracle itself, inside a container");
         return ExitCode::from(125);
     };
     let channel = Channel::from_socket(channel);
-    let Err(failure) = start(&data, &channel);
+    let Err(failure) = start(&channel);
     // The monitor may be gone, and then nobody asks.
     let _ = channel.send(&FromInit::Failed(failure.clone()), &[]);
     ExitCode::from(failure.kind.exit_code())
 }
 
-/// The arguments that both roles have: the descriptor of a channel, and a path.
-pub fn role_arguments(args: &[std::ffi::OsString]) -> Option<(OwnedFd, PathBuf)> {
-    let [_, fd, path] = args else { return None };
-    let fd = fd.to_str()?.parse().ok().filter(|fd| *fd > 2)?;
-    Some((sys::adopt_descriptor(fd).ok()?, PathBuf::from(path)))
+/// Reads a task that was too long for a message.
+pub fn from_file<T: DeserializeOwned>(file: OwnedFd) -> Result<T, Failure> {
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
-fn start(data: &Path, monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
+/// What the monitor wants, and the mounts that it made for it.
+fn receive_task(
+    monitor: &Channel<FromInit, ToInit>,
+) -> Result<(ContainerSpec, Option<Sources>), Failure> {
+    let gone = || Failure::runner("the monitor of the container has gone");
+    let out_of_order = || Failure::runner("the monitor's first message is no task");
+    let Some((ToInit::Start { mounts: count }, mut task)) = monitor.receive()? else {
+        return Err(gone());
+    };
+    let spec: ContainerSpec = from_file(task.pop().ok_or_else(out_of_order)?)?;
+    let mut mounts = Vec::new();
+    while mounts.len() < count {
+        match monitor.receive()?.ok_or_else(gone)? {
+            (ToInit::Mounts, descriptors) => mounts.extend(descriptors),
+            _ => return Err(out_of_order()),
+        }
+    }
+    let sources = match mounts.is_empty() {
+        true => None,
+        false => Some(Sources::from_descriptors(&spec.tree, mounts).ok_or_else(out_of_order)?),
+    };
+    Ok((spec, sources))
+}
+
+fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     // First, so that a monitor that is killed takes us along. One that is dead already has hung up on the channel.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // Away from the caller's terminal and process group: signals reach the container through its monitor only.
     rustix::process::setsid()?;
-    let spec = ContainerSpec::load(data)?;
+    let (spec, sources) = receive_task(monitor)?;
     // While the host's /proc is still in sight.
     let gids = idmap::read_own(Kind::Group)?;
 
@@ -80,7 +117,7 @@ fn start(data: &Path, monitor: &Channel<FromInit, ToInit>) -> Result<Infallible,
         root,
         dev,
         warnings,
-    } = rootfs::enter(&spec.tree, &gids)?;
+    } = rootfs::enter(&spec.tree, sources, &gids)?;
     nix::unistd::sethostname(&spec.hostname)
         .map_err(Failure::context("cannot set the host name"))?;
     if spec.network == Network::None {
@@ -97,7 +134,7 @@ fn start(data: &Path, monitor: &Channel<FromInit, ToInit>) -> Result<Infallible,
     // Nothing of the container runs before this: its network is ready now.
     match monitor.receive()? {
         Some((ToInit::Go, _)) => {}
-        None => return Err(Failure::runner("the monitor of the container has gone")),
+        _ => return Err(Failure::runner("the monitor of the container has gone")),
     }
     Err(prepared.exec(Some(rustix::process::Signal::KILL)))
 }

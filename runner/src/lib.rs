@@ -4,6 +4,7 @@
 //! `init`, which builds the `rootfs` and becomes the container's command; they talk through `channel` in the words of
 //! `messages`. Beside them runs the `network` helper. `state` remembers containers, `logs` what they wrote.
 
+pub mod cgroup;
 pub mod channel;
 pub mod cli;
 pub mod commands;
@@ -14,14 +15,17 @@ pub mod files;
 pub mod foreground;
 pub mod idmap;
 pub mod image;
+pub mod inherited;
 pub mod init;
 pub mod logs;
 pub mod messages;
 pub mod monitor;
 pub mod namespaces;
 pub mod network;
+pub mod ports;
 pub mod process;
 pub mod ready;
+pub mod reaper;
 pub mod rootfs;
 pub mod security;
 pub mod selfexec;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use runner::cli::Cli;
+use runner::inherited::Inherited;
 use runner::selfexec::{EXEC_ROLE, INIT_ROLE};
 
 /// What clap returns for a command line that it does not understand is a failure of coracle itself.
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn coracle(args: &[OsString]) -> ExitCode {
-    // What the caller left open is for none of the processes that come of this one.
-    runner::sys::close_from(3);
+    let inherited = Inherited::put_in_order();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -37,7 +37,7 @@ fn coracle(args: &[OsString]) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE_ERROR } else { 0 });
         }
     };
-    match runner::commands::dispatch(cli) {
+    match runner::commands::dispatch(cli, &inherited) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("coracle: {failure}");

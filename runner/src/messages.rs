@@ -1,8 +1,8 @@
 //! What the processes of a container tell each other, in the order in which it is said.
 //!
 //! ```text
-//! init    -> monitor   Terminal (with -t)   Prepared          | end of stream: the program runs | Failed
-//! monitor -> init                                       Go
+//! monitor -> init      Start  Mounts*                             Go
+//! init    -> monitor                  Terminal (with -t)   Prepared    | end of stream: the program runs | Failed
 //! monitor -> main      Warning*  Terminal (with -t)   Started | Failed     Exited
 //! ```
 //! For a command that `exec` adds, a launcher is between main and the command in the monitor's place, and is told first what to do.
@@ -29,6 +29,11 @@ pub enum FromInit {
 /// From the monitor to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
+    /// Make this container. Attached is a file with the [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a
+    /// message. This many mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none if init is to make them.
+    Start { mounts: usize },
+    /// Some of them are attached.
+    Mounts,
     /// The network is ready.
     Go,
 }
@@ -36,8 +41,8 @@ pub enum ToInit {
 /// From main to the launcher of `exec`.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToLauncher {
-    /// Run this. Attached are a pidfd of the container's init and a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than a
-    /// message.
+    /// Run this. Attached are a pidfd of the container's init and a file with the
+    /// [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than a message.
     Run,
 }
 

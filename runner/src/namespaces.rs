@@ -5,12 +5,12 @@
 //! caller's. Every process here is single-threaded, as `setns(2)` and `unshare(2)` demand of a change of user namespace.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use rustix::process::{WaitOptions, WaitStatus, pidfd_send_signal, wait, waitpid};
 
 use crate::failure::Failure;
 use crate::idmap::{IdMapError, IdMaps, SingleReason};
@@ -20,8 +20,6 @@ use crate::sys::{self, Child, NewNamespaces};
 pub enum NamespaceError {
     #[error("cannot make a user namespace: {source}{hint}")]
     User { source: io::Error, hint: String },
-    #[error("cannot make the container's namespaces: {source}")]
-    Container { source: io::Error },
     #[error("cannot join the container's namespaces: {source}")]
     Join { source: io::Error },
     #[error(transparent)]
@@ -33,58 +31,111 @@ pub enum NamespaceError {
 /// Which side of [`fork_into_user_namespace`] this process is.
 pub enum Fork {
     /// The IDs of the child's namespace are mapped.
-    Parent(Child),
-    /// This process is root in a new user namespace whose IDs are mapped.
+    Parent(Held),
+    /// This process has every capability in a new user namespace whose IDs are mapped; [`become_root`] comes next.
     Child,
 }
 
-/// Forks a child into a user namespace of its own. In both processes this returns once the IDs are mapped; when they cannot be
-/// mapped there is no child.
-pub fn fork_into_user_namespace(maps: &IdMaps) -> Result<Fork, NamespaceError> {
-    let handshake = |source| NamespaceError::Handshake { source };
-    let (mapped, mapping_done) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| handshake(e.into()))?;
-    let clone = sys::clone_process(NewNamespaces::USER);
+/// A child that waits to be let go. Dropped, it ends.
+#[derive(Debug)]
+pub struct Held {
+    child: Option<Child>,
+    go: OwnedFd,
+}
+
+impl Held {
+    pub fn child(&self) -> &Child {
+        self.child
+            .as_ref()
+            .expect("taken by release only, which consumes the guard")
+    }
+
+    /// Lets the child go on.
+    pub fn release(mut self) -> Result<Child, NamespaceError> {
+        rustix::io::write(&self.go, &[1]).map_err(|errno| NamespaceError::Handshake {
+            source: errno.into(),
+        })?;
+        Ok(self.child.take().expect("taken here only"))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            // It has run nothing yet. Fails only when it has ended already.
+            let _ = pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+            let _ = wait_for(child.pid);
+        }
+    }
+}
+
+/// Forks a child into a user namespace of its own, and into `others` and the control group that `cgroup` leads to. In the parent
+/// this returns once the IDs are mapped, in the child once it is released; when IDs cannot be mapped there is no child.
+pub fn fork_into_user_namespace(
+    maps: &IdMaps,
+    others: NewNamespaces,
+    cgroup: Option<BorrowedFd>,
+) -> Result<Fork, NamespaceError> {
+    let (released, go) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| {
+            NamespaceError::Handshake {
+                source: errno.into(),
+            }
+        })?;
+    let clone = sys::clone_process(others.and(NewNamespaces::USER), cgroup);
     let Some(child) = clone.map_err(|source| NamespaceError::User {
         hint: user_namespace_hint(&source),
         source,
     })?
     else {
-        drop(mapping_done);
-        if !wait_for_byte(mapped) {
-            // The parent could not map IDs, and says so, or it was killed.
+        drop(go);
+        if !wait_for_byte(released) {
+            // The parent could not go on, and says why, or it was killed.
             std::process::exit(1);
         }
         return Ok(Fork::Child);
     };
-    drop(mapped);
-    if let Err(error) = maps.write(child.pid) {
-        // The child reads end of file and leaves; its exit code says nothing new.
-        drop(mapping_done);
-        let _ = waitpid(child.pid, None);
-        return Err(error.into());
-    }
-    rustix::io::write(&mapping_done, &[1]).map_err(|e| handshake(e.into()))?;
-    Ok(Fork::Parent(child))
+    let pid = child.pid;
+    let held = Held {
+        child: Some(child),
+        go,
+    };
+    maps.write(pid)?;
+    Ok(Fork::Parent(held))
 }
 
 /// As [`fork_into_user_namespace`], but when newuidmap or newgidmap fails the single map is used and the reason reported.
 /// The reason is of use in the parent only.
 pub fn fork_with_fallback(
     maps: &mut IdMaps,
+    others: NewNamespaces,
+    cgroup: Option<BorrowedFd>,
 ) -> Result<(Fork, Option<SingleReason>), NamespaceError> {
-    match fork_into_user_namespace(maps) {
+    match fork_into_user_namespace(maps, others, cgroup) {
         Err(NamespaceError::IdMap(
             error @ (IdMapError::Tool { .. } | IdMapError::Spawn { .. }),
         )) => {
             *maps = IdMaps::single();
             Ok((
-                fork_into_user_namespace(maps)?,
+                fork_into_user_namespace(maps, others, cgroup)?,
                 Some(SingleReason::ToolFailed(error.to_string())),
             ))
         }
         other => Ok((other?, None)),
     }
+}
+
+/// Makes this process root of the user namespace that it is in. Whoever comes from outside keeps an ID that the namespace may have
+/// no name for: the host's root, whose containers have other IDs.
+pub fn become_root() -> nix::Result<()> {
+    use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
 }
 
 /// Runs `job` as root of a user namespace with the caller's IDs, in a child, and returns what it returned. For work on files
@@ -93,29 +144,58 @@ pub fn in_user_namespace(
     maps: &IdMaps,
     job: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), Failure> {
-    let (mut told, tell) = std::io::pipe()?;
-    match fork_into_user_namespace(maps) {
-        Ok(Fork::Parent(child)) => {
+    let (told, tell) = std::io::pipe()?;
+    match fork_into_user_namespace(maps, NewNamespaces::NONE, None)? {
+        Fork::Parent(held) => {
             drop(tell);
-            let mut message = String::new();
-            io::Read::read_to_string(&mut told, &mut message)?;
-            waitpid(child.pid, None)?;
-            // The child says something in either case, so that its death cannot pass for success.
-            match message.strip_prefix("ok") {
-                Some("") => Ok(()),
-                _ if message.is_empty() => Err(Failure::runner(
-                    "the process in the user namespace was killed",
-                )),
-                _ => Err(Failure::runner(message)),
-            }
+            hear(told, &held.release()?)
         }
-        Ok(Fork::Child) => {
-            let message = job().err().unwrap_or_else(|| "ok".to_owned());
-            let _ = io::Write::write_all(&mut { tell }, message.as_bytes());
-            std::process::exit(0)
-        }
-        Err(error) => Err(error.into()),
+        Fork::Child => report(
+            tell,
+            become_root()
+                .map_err(|e| e.to_string())
+                .and_then(|()| job()),
+        ),
     }
+}
+
+/// The same in a user namespace that is there already.
+pub fn in_that_user_namespace(
+    user_namespace: &OwnedFd,
+    job: impl FnOnce() -> Result<(), String>,
+) -> Result<(), Failure> {
+    let (told, tell) = std::io::pipe()?;
+    match sys::clone_process(NewNamespaces::NONE, None)? {
+        Some(child) => {
+            drop(tell);
+            hear(told, &child)
+        }
+        None => {
+            let joined = nix::sched::setns(user_namespace, CloneFlags::CLONE_NEWUSER);
+            let ready = joined.and_then(|()| become_root());
+            report(tell, ready.map_err(|e| e.to_string()).and_then(|()| job()))
+        }
+    }
+}
+
+/// What the child has to say. It says something in either case, so that its death cannot pass for success.
+fn hear(mut told: io::PipeReader, child: &Child) -> Result<(), Failure> {
+    let mut message = String::new();
+    io::Read::read_to_string(&mut told, &mut message)?;
+    wait_for(child.pid)?;
+    match message.strip_prefix("ok") {
+        Some("") => Ok(()),
+        _ if message.is_empty() => Err(Failure::runner(
+            "the process in the user namespace was killed",
+        )),
+        _ => Err(Failure::runner(message)),
+    }
+}
+
+fn report(mut tell: io::PipeWriter, result: Result<(), String>) -> ! {
+    let message = result.err().unwrap_or_else(|| "ok".to_owned());
+    let _ = io::Write::write_all(&mut tell, message.as_bytes());
+    std::process::exit(0)
 }
 
 /// Joins every namespace of the process that `pidfd` refers to but the time namespace. The PID namespace is joined for children
@@ -138,20 +218,34 @@ pub fn join_container(pidfd: &OwnedFd) -> Result<(), NamespaceError> {
 
 /// Reaps what can be reaped without waiting and returns the PIDs with their exit codes.
 pub fn reap() -> Vec<(Pid, i32)> {
-    let next = || waitpid(None, Some(WaitPidFlag::WNOHANG)).ok();
+    let next = || wait(WaitOptions::NOHANG).ok().flatten();
     std::iter::from_fn(next)
-        .map_while(|status| Some((status.pid()?, exit_code(status)?)))
+        .filter_map(|(pid, status)| {
+            Some((
+                Pid::from_raw(pid.as_raw_nonzero().get()),
+                exit_code(status)?,
+            ))
+        })
         .collect()
 }
 
-/// The code that a shell would show: the exit code, or 128 plus the signal's number. `None` while the process lives.
-pub fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
-    use nix::sys::wait::WaitStatus::{Exited, Signaled};
-    match status {
-        Exited(_, code) => Some(code),
-        Signaled(_, signal, _) => Some(128 + signal as i32),
-        _ => None,
+/// Waits for a child to end and returns its exit code.
+pub fn wait_for(pid: Pid) -> io::Result<i32> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    loop {
+        let waited = rustix::io::retry_on_intr(|| waitpid(pid, WaitOptions::empty()))?;
+        if let Some(code) = waited.and_then(|(_, status)| exit_code(status)) {
+            return Ok(code);
+        }
     }
+}
+
+/// The code that a shell would show: the exit code, or 128 plus the signal's number, real-time signals included. `None` while the
+/// process lives.
+fn exit_code(status: WaitStatus) -> Option<i32> {
+    status
+        .exit_status()
+        .or_else(|| Some(128 + status.terminating_signal()?))
 }
 
 /// False when the writer hung up without writing.

@@ -1,7 +1,7 @@
 //! The container's way out: one `coracle-net` process, started beside the container and replaced when it dies.
 //!
-//! The helper is this very program under the name `coracle-net`, run in the container's user namespace and the host's network
-//! namespace. Published ports are bound before any of this and stay open here, so that a new helper takes over the same sockets
+//! The helper is this very program under the name `coracle-net`. It joins the container's user namespace and stays in the host's
+//! network namespace. Published ports are bound before any of this and stay open here, so that a new helper takes over the same sockets
 //! and clients only notice that connections in flight are lost. The helper leaves when its exit descriptor hangs up, which
 //! happens however the monitor ends.
 
@@ -42,6 +42,8 @@ pub struct HelperConfig {
     pub log: PathBuf,
     /// PID 1 of the container, as seen from here.
     pub init: Pid,
+    /// The container's root, if it is another user than this one: the status socket is given to it.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A running helper. Dropped, it is killed and reaped.
@@ -63,9 +65,25 @@ pub enum NetworkError {
     Spawn { source: io::Error },
     #[error("cannot open {}: {source}", path.display())]
     Log { path: PathBuf, source: io::Error },
+    #[error("cannot give {} to the container's root: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
 }
 
 impl HelperConfig {
+    fn status_socket(&self) -> PathBuf {
+        self.status_dir.join(STATUS_SOCKET)
+    }
+
+    /// The helper is ready, and has made its socket.
+    fn give_socket_away(&self) -> Result<(), NetworkError> {
+        let Some((uid, gid)) = self.owner else {
+            return Ok(());
+        };
+        let path = self.status_socket();
+        std::os::unix::fs::lchown(&path, Some(uid), Some(gid))
+            .map_err(|source| NetworkError::Socket { path, source })
+    }
+
     /// Starts a helper, which is ready when [`Helper::ready_fd`] says so.
     pub fn spawn(&self) -> Result<Helper, NetworkError> {
         let failed = |source| NetworkError::Spawn { source };
@@ -94,7 +112,7 @@ impl HelperConfig {
             command.args(["--publish-fd".into(), spec]);
         }
         // A helper that was killed leaves its socket behind.
-        let socket = self.status_dir.join(STATUS_SOCKET);
+        let socket = self.status_socket();
         let _ = std::fs::remove_file(&socket);
         command.arg("--status-socket").arg(&socket);
         command.args([self.init.to_string(), TAP.to_owned()]);
@@ -199,12 +217,28 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(config: HelperConfig, helper: Helper) -> Self {
-        Self {
+    /// Takes over a helper that is ready.
+    pub fn new(config: HelperConfig, helper: Helper) -> Result<Self, NetworkError> {
+        config.give_socket_away()?;
+        Ok(Self {
             config,
             helper: Some(helper),
             restart_at: None,
             delay: RESTART_DELAY_MIN,
+        })
+    }
+
+    /// Readable when [`Supervisor::handle_ready`] is due: a new helper has got ready.
+    pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.helper.as_ref().and_then(Helper::ready_fd)
+    }
+
+    pub fn handle_ready(&mut self) {
+        if let Some(helper) = &mut self.helper
+            && helper.take_readiness()
+        {
+            // If it fails, the container cannot ask for figures; nothing else is lost.
+            let _ = self.config.give_socket_away();
         }
     }
 

@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::{Failure, FailureKind};
+use crate::inherited::SoftLimits;
+use crate::reaper;
 use crate::rootfs::lookup::{file_type, open_in_root};
 use crate::security::{Capabilities, drop_privileges};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};
@@ -29,6 +31,8 @@ pub struct Prepared {
     identity: Identity,
     capabilities: Capabilities,
     no_new_privs: bool,
+    limits: Option<SoftLimits>,
+    init: bool,
 }
 
 impl Prepared {
@@ -62,6 +66,8 @@ impl Prepared {
             identity,
             capabilities: spec.capabilities,
             no_new_privs: spec.no_new_privs,
+            limits: spec.limits,
+            init: spec.init,
         })
     }
 
@@ -74,13 +80,20 @@ impl Prepared {
             // The kernel forgets it when IDs change, so that this comes after.
             rustix::process::set_parent_process_death_signal(on_parent_death)
                 .map_err(Failure::context("cannot tie the container to its monitor"))?;
+            if let Some(limits) = &self.limits {
+                limits.restore();
+            }
+            if self.init {
+                // Goes on in a child; this process stays as process 1.
+                reaper::part().map_err(Failure::context("cannot start the container's command"))?;
+            }
             sys::reset_signals();
             Ok(())
         };
         if let Err(failure) = prepare() {
             return failure;
         }
-        execute(&self.candidates, &self.args, &self.env)
+        execute(&self.candidates, &self.args, &self.env, self.capabilities)
     }
 }
 
@@ -91,13 +104,23 @@ pub fn execute_program(args: Vec<OsString>, env: Vec<OsString>) -> Failure {
             .first()
             .ok_or_else(|| Failure::runner("no command to run"))?;
         let candidates = c_strings(candidates(program, variable(&env, "PATH")))?;
-        Ok(execute(&candidates, &c_strings(args)?, &c_strings(env)?))
+        Ok(execute(
+            &candidates,
+            &c_strings(args)?,
+            &c_strings(env)?,
+            Capabilities::ALL,
+        ))
     };
     attempt().unwrap_or_else(|failure| failure)
 }
 
 /// Returns only when none of the candidates can be executed, with the code that a shell would give.
-fn execute(candidates: &[CString], args: &[CString], env: &[CString]) -> Failure {
+fn execute(
+    candidates: &[CString],
+    args: &[CString],
+    env: &[CString],
+    capabilities: Capabilities,
+) -> Failure {
     let exists = |file: &CString| Path::new(OsStr::from_bytes(file.as_bytes())).exists();
     let mut refused = None;
     for candidate in candidates {
@@ -107,15 +130,26 @@ fn execute(candidates: &[CString], args: &[CString], env: &[CString]) -> Failure
             // A directory of PATH that may not be looked into does not hold the program.
             Errno::EACCES if !exists(candidate) => {}
             // Another directory of PATH may hold one that can be executed.
-            errno => refused = refused.or(Some(errno)),
+            errno => refused = refused.or(Some((candidate, errno))),
         }
     }
     let program = args
         .first()
         .map(|arg| arg.to_string_lossy())
         .unwrap_or_default();
-    if let Some(errno) = refused {
-        let message = format!("cannot execute {program}: {}", errno.desc());
+    if let Some((file, errno)) = refused {
+        let lacking = match errno {
+            Errno::EPERM => capabilities.lacking_for(file),
+            _ => Vec::new(),
+        };
+        let mut message = format!("cannot execute {program}: {}", errno.desc());
+        if !lacking.is_empty() {
+            let names: Vec<_> = lacking.iter().map(ToString::to_string).collect();
+            let names = names.join(",");
+            message += &format!(
+                "; the file gives {names}, which the container must not have: --cap-add {names} allows it"
+            );
+        }
         return Failure::new(FailureKind::NotExecutable, message);
     }
     let message = match candidates.iter().find(|file| exists(file)) {

@@ -4,6 +4,7 @@
 //! those of its user namespace only. The inheritable and ambient sets are always empty: a non-empty one let files with inheritable
 //! capabilities raise them (CVE-2022-24769, CVE-2022-27649).
 
+use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -85,7 +86,7 @@ impl Capabilities {
     /// What Podman gives a container: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, NET_BIND_SERVICE, SETFCAP, SETGID, SETPCAP,
     /// SETUID, SYS_CHROOT.
     pub const DEFAULT: Self = Self(0x0000_0000_8004_05fb);
-    const ALL: Self = Self((1 << NAMES.len()) - 1);
+    pub const ALL: Self = Self((1 << NAMES.len()) - 1);
 
     /// The set that `--cap-add` and `--cap-drop` ask for. `ALL` comes first, so that `--cap-drop ALL --cap-add X` leaves X.
     pub fn adjusted(self, add: &[CapabilityName], drop: &[CapabilityName]) -> Self {
@@ -107,6 +108,29 @@ impl Capabilities {
     fn contains(self, number: u32) -> bool {
         self.0 & (1 << number) != 0
     }
+
+    /// What the file capabilities of a program give that these do not allow: the kernel refuses to execute it then (EPERM).
+    pub fn lacking_for(self, program: &CStr) -> Vec<CapabilityName> {
+        let wanted = file_capabilities(program).unwrap_or_default();
+        (0..NAMES.len() as u32)
+            .filter(|number| wanted & (1 << number) != 0 && !self.contains(*number))
+            .map(CapabilityName::Number)
+            .collect()
+    }
+}
+
+/// The permitted set that executing a file gives, from the attribute that `capabilities(7)` describes.
+fn file_capabilities(program: &CStr) -> Option<u64> {
+    /// `linux/capability.h`: a word that tells the version, then the low and the high half of each set, little-endian.
+    const PERMITTED: [usize; 2] = [4, 12];
+    let mut attribute = [0; 24];
+    let length = rustix::fs::getxattr(program, c"security.capability", &mut attribute).ok()?;
+    let word = |at: usize| {
+        let bytes = attribute[..length].get(at..at + 4)?;
+        Some(u64::from(u32::from_le_bytes(bytes.try_into().ok()?)))
+    };
+    let [low, high] = PERMITTED.map(word);
+    Some(low? | high.unwrap_or(0) << 32)
 }
 
 /// One argument of `--cap-add` or `--cap-drop`: a name with or without `CAP_`, in any case, or `ALL`.

@@ -4,10 +4,9 @@
 //! in it. If that led to the coracle binary of a user who may write it, the container could replace it (CVE-2019-5736). What is
 //! executed here is therefore reached through a read-only mount that is attached nowhere and that nobody can remount.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fstat, stat};
@@ -17,6 +16,7 @@ use rustix::mount::{
 
 use crate::channel::{self, Never};
 use crate::failure::Failure;
+use crate::namespaces;
 use crate::sys::{self, NewNamespaces};
 
 /// The running program.
@@ -51,11 +51,11 @@ pub fn protected_program() -> io::Result<OwnedFd> {
 /// process depends on where that process last executed a program. A child goes in and sends the program out.
 pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
     let (ours, theirs) = channel::pair::<Never, Option<Failure>>()?;
-    match sys::clone_process(NewNamespaces::NONE)? {
+    match sys::clone_process(NewNamespaces::NONE, None)? {
         Some(child) => {
             drop(theirs);
             let answer = ours.receive()?;
-            nix::sys::wait::waitpid(child.pid, None)?;
+            namespaces::wait_for(child.pid)?;
             match answer {
                 Some((None, mut descriptors)) if descriptors.len() == 1 => {
                     Ok(descriptors.remove(0))
@@ -81,24 +81,27 @@ pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Executes `program` in the role `role`, with `keep` still open and no environment. Returns only on failure.
-pub fn run_role(program: &OwnedFd, role: &str, args: &[&Path], keep: &OwnedFd) -> Failure {
+/// Executes `program` in the role `role`, with the socket of its channel still open and no environment. Returns only on failure.
+pub fn run_role(program: &OwnedFd, role: &str, channel: &OwnedFd) -> Failure {
     let attempt = || -> io::Result<std::convert::Infallible> {
-        use std::os::unix::ffi::OsStrExt;
-        let mut argv = vec![
+        let argv = [
             CString::new(role)?,
-            CString::new(keep.as_raw_fd().to_string())?,
+            CString::new(channel.as_raw_fd().to_string())?,
         ];
-        for arg in args {
-            argv.push(CString::new(arg.as_os_str().as_bytes())?);
-        }
-        rustix::io::fcntl_setfd(keep, rustix::io::FdFlags::empty())?;
+        rustix::io::fcntl_setfd(channel, rustix::io::FdFlags::empty())?;
         let no_env: [&CStr; 0] = [];
         let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
         Ok(nix::unistd::execveat(program, c"", &argv, &no_env, flags)?)
     };
     let Err(error) = attempt();
     Failure::context("cannot start coracle inside the container")(error)
+}
+
+/// The socket of the channel that a role was started with.
+pub fn role_channel(args: &[OsString]) -> Option<OwnedFd> {
+    let [_, fd] = args else { return None };
+    let fd = fd.to_str()?.parse().ok().filter(|fd| *fd > 2)?;
+    sys::adopt_descriptor(fd).ok()
 }
 
 fn is_this_program(candidate: &OwnedFd) -> io::Result<bool> {

@@ -9,8 +9,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::inherited::SoftLimits;
 use crate::rootfs::{Bind, Tree};
 use crate::security::Capabilities;
+use crate::state::read_regular;
 
 /// All that init needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,8 +21,6 @@ pub struct ContainerSpec {
     pub tree: Tree,
     pub network: Network,
     pub process: ProcessSpec,
-    /// Number of the signal that asks the process to end.
-    pub stop_signal: i32,
 }
 
 /// A program to run in a container: its command, or one that `exec` adds.
@@ -36,6 +36,12 @@ pub struct ProcessSpec {
     pub terminal: bool,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+    /// The caller's; `None` in a specification that an earlier version has written.
+    #[serde(default)]
+    pub limits: Option<SoftLimits>,
+    /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).
+    #[serde(default)]
+    pub init: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -55,7 +61,7 @@ impl ContainerSpec {
             path: path.clone(),
             source,
         };
-        let text = std::fs::read(&path).map_err(failed)?;
+        let text = read_regular(&path).map_err(failed)?;
         serde_json::from_slice(&text).map_err(|error| failed(error.into()))
     }
 }

@@ -5,16 +5,19 @@
 //! who find it through [`ContainerDir`].
 //!
 //! Invariants:
-//! - A record is replaced by rename, under one lock per data directory: a reader sees an old record or a new one.
+//! - A record is replaced by rename, under one lock per data directory: a reader sees an old record or a new one. Replacing one takes
+//!   no room on the disk, so that a container which has filled it can be stopped, and its exit code kept.
 //! - A directory without a record is a creation or a removal that was cut short. It is swept, nothing else is.
 //! - No process has to be alive for the store to be right: a record names its processes by PID, start time and boot,
 //!   and whoever reads it next repairs what a crash left behind.
 //! - Records are kept with the data, not in the run directory: they survive a reboot, and are the same ones
 //!   whether or not XDG_RUNTIME_DIR happens to be set.
 
+mod claim;
 mod dirs;
 mod process;
 mod record;
+mod regular;
 mod store;
 mod tree;
 
@@ -24,6 +27,7 @@ use std::path::{Path, PathBuf};
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
+pub use regular::read_regular;
 pub use store::{ContainerDir, Listing, Store};
 
 /// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL, since the kernel kills
@@ -46,11 +50,19 @@ pub enum StateError {
     UnsafeDir { path: PathBuf, defect: &'static str },
     #[error("no home directory is known for user {uid}: set HOME or XDG_DATA_HOME")]
     NoHome { uid: u32 },
-    #[error("{} is not a container record ({source}): `coracle rm {id}` forgets the container", path.display())]
+    #[error("{} is not a container record ({defect}): `coracle rm -f {}` ends and forgets the container", path.display(), id.short())]
     Damaged {
         id: ContainerId,
         path: PathBuf,
-        source: serde_json::Error,
+        defect: String,
+    },
+    #[error(
+        "no container has the name or id {wanted:?}, but it may be one whose record is damaged: {}",
+        damaged.join(", ")
+    )]
+    PerhapsDamaged {
+        wanted: String,
+        damaged: Vec<String>,
     },
     #[error(
         "{name:?} cannot name a container: use a letter or digit, then letters, digits, '_', '.' and '-', 128 at most"

@@ -29,28 +29,41 @@ pub struct NewNamespaces(u64);
 impl NewNamespaces {
     pub const NONE: Self = Self(0);
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
-    /// All that a container gets besides its user namespace.
+    /// All of a container's but the cgroup namespace, which begins at the group that its maker is in: the child makes that.
     pub const CONTAINER: Self = Self(
-        (libc::CLONE_NEWNS
+        (libc::CLONE_NEWUSER
+            | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWNET
             | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP) as u64,
+            | libc::CLONE_NEWUTS) as u64,
     );
+
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
-/// Forks into new namespaces. Returns `None` in the child, as `fork` returns 0 there.
+/// Forks into new namespaces, and into the group of the unified cgroup hierarchy whose directory is `cgroup` (Linux 5.7).
+/// Returns `None` in the child, as `fork` returns 0 there.
 ///
 /// # Errors
 /// EPERM, ENOSPC and EUSERS tell of limits on user namespaces; see `user_namespaces(7)`.
-pub fn clone_process(namespaces: NewNamespaces) -> io::Result<Option<Child>> {
+pub fn clone_process(
+    namespaces: NewNamespaces,
+    cgroup: Option<BorrowedFd>,
+) -> io::Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain data for which all-zeroes means "not asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces.0 | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = &cgroup {
+        const CLONE_INTO_CGROUP: u64 = 1 << 33;
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on with a copy of this memory. The
     // process is single-threaded, so no lock is held by a thread that the child lacks. `args` lives across the call.
     let pid = unsafe {
@@ -74,19 +87,40 @@ pub fn clone_process(namespaces: NewNamespaces) -> io::Result<Option<Child>> {
     }
 }
 
-/// Mount attributes for [`mount_setattr`], `mount_setattr(2)`.
-pub type MountAttrs = u64;
-pub const MOUNT_ATTR_RDONLY: MountAttrs = libc::MOUNT_ATTR_RDONLY;
-
 /// Adds attributes to the mount that `mount` refers to, and with `recursive` to those below it. Attributes that are
 /// set already, locked ones among them, are left as they are. Linux 5.12.
-pub fn mount_setattr(mount: BorrowedFd, add: MountAttrs, recursive: bool) -> io::Result<()> {
+pub fn mount_setattr(mount: BorrowedFd, add: u64, recursive: bool) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: add,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
     };
+    set_mount_attributes(mount, &attr, recursive)
+}
+
+/// Shows the files of the detached mount `mount`, and of those below it, with the owners that `user_namespace` maps theirs to.
+/// Linux 5.12, and CAP_SYS_ADMIN over the file system.
+///
+/// # Errors
+/// EINVAL when the file system has no such mounts.
+pub fn map_mount_ids(mount: BorrowedFd, user_namespace: BorrowedFd) -> io::Result<()> {
+    /// `linux/mount.h`.
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let attr = libc::mount_attr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    set_mount_attributes(mount, &attr, true)
+}
+
+fn set_mount_attributes(
+    mount: BorrowedFd,
+    attr: &libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty NUL-terminated string, `attr` is read only and of the size given.
     let result = unsafe {
@@ -95,7 +129,7 @@ pub fn mount_setattr(mount: BorrowedFd, add: MountAttrs, recursive: bool) -> io:
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -192,6 +226,64 @@ pub fn reset_signals() {
     }
     // Cannot fail: both the operation and the set are valid.
     let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Whether `signal` is ignored.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with no new action given this only stores the present one; `action` lives across the call.
+    let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Ignores `signal`, here and in what this process executes unless it calls [`reset_signals`].
+pub fn ignore(signal: Signal) {
+    let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring a signal runs no code of ours.
+    let _ = unsafe { sigaction(signal, &ignored) };
+}
+
+/// Blocks every signal that can be blocked, real-time signals included, until [`reset_signals`].
+pub fn block_all_signals() {
+    // SAFETY: `sigset_t` is plain data that sigfillset fills in; both calls only read or write `all`, which lives across them.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// Waits for any signal, all of which are blocked, and returns its number.
+pub fn wait_for_signal() -> io::Result<i32> {
+    // SAFETY: as in `block_all_signals`; a null `info` asks for nothing to be stored.
+    let signal = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigwaitinfo(&raw const all, std::ptr::null_mut())
+    };
+    match signal {
+        -1 => Err(io::Error::last_os_error()),
+        signal => Ok(signal),
+    }
+}
+
+/// Sends the signal with this number, which may be a real-time one.
+pub fn send_signal(process: BorrowedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: a null `info` asks for what kill(2) would send; no memory is involved.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0 as libc::c_uint,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Leaves the caller's session keyring for a fresh one, so that a container cannot read the user's keys.

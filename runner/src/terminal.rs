@@ -8,7 +8,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    LocalModes, OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr, tcsetwinsize,
+};
 
 pub use rustix::termios::Winsize;
 
@@ -57,6 +59,8 @@ impl Pty {
 pub struct RawMode {
     terminal: OwnedFd,
     before: Termios,
+    /// What becomes of unread input in the end.
+    at_end: OptionalActions,
 }
 
 impl RawMode {
@@ -68,14 +72,39 @@ impl RawMode {
         raw.make_raw();
         // Drain, not flush: what the user has typed ahead is for the container.
         tcsetattr(&terminal, OptionalActions::Drain, &raw)?;
-        Ok(RawMode { terminal, before })
+        Ok(RawMode {
+            terminal,
+            before,
+            at_end: OptionalActions::Drain,
+        })
+    }
+
+    /// Passes output unchanged, for a program whose own terminal has processed it, and hides the terminal's answers to it. Ctrl-C
+    /// keeps its meaning.
+    ///
+    /// Fails with ENOTTY when `terminal` is none.
+    pub fn for_output(terminal: impl AsFd) -> io::Result<RawMode> {
+        let terminal = terminal.as_fd().try_clone_to_owned()?;
+        let before = tcgetattr(&terminal)?;
+        let mut plain = before.clone();
+        plain.output_modes.remove(OutputModes::OPOST);
+        plain
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ECHONL);
+        tcsetattr(&terminal, OptionalActions::Drain, &plain)?;
+        Ok(RawMode {
+            terminal,
+            before,
+            // Answers that nobody has read are not for the next program.
+            at_end: OptionalActions::Flush,
+        })
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
         // Fails only when the terminal is gone, and with it the need.
-        let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
+        let _ = tcsetattr(&self.terminal, self.at_end, &self.before);
     }
 }
 
@@ -96,7 +125,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use rustix::io::{FdFlags, fcntl_getfd};
-    use rustix::termios::{InputModes, LocalModes};
+    use rustix::termios::InputModes;
 
     use super::*;
 
@@ -142,6 +171,28 @@ mod tests {
         assert_eq!(modes(), (false, false));
         drop(guard);
         assert_eq!(modes(), (true, true));
+    }
+
+    #[test]
+    fn output_that_is_processed_already_passes_unchanged() {
+        let pty = Pty::open().unwrap();
+        let guard = RawMode::for_output(&pty.slave).unwrap();
+        let mut slave = File::from(pty.slave.try_clone().unwrap());
+        let mut master = File::from(pty.master.try_clone().unwrap());
+        master.write_all(b"\x1b[1;1R").unwrap();
+        slave.write_all(b"a\r\n").unwrap();
+        let mut output = [0; 16];
+        let length = master.read(&mut output).unwrap();
+        assert_eq!(&output[..length], b"a\r\n", "no second CR, no echo");
+        let modes = tcgetattr(&pty.slave).unwrap().local_modes;
+        assert!(modes.contains(LocalModes::ISIG), "Ctrl-C works");
+        drop(guard);
+        assert!(
+            tcgetattr(&pty.slave)
+                .unwrap()
+                .output_modes
+                .contains(OutputModes::OPOST)
+        );
     }
 
     #[test]

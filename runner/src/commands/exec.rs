@@ -3,19 +3,24 @@
 use std::fs;
 use std::io::{Seek, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use nix::sys::wait::waitpid;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{open_store, running_init};
+use super::{open_store, running_init, wait_for_end};
+use crate::cgroup::Entrance;
 use crate::channel::{self};
 use crate::cli::ExecArgs;
 use crate::exec;
 use crate::failure::Failure;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes};
+use crate::idmap;
 use crate::init::Streams;
 use crate::messages::{FromMonitor, ToLauncher};
+use crate::monitor::give_pipe_to;
+use crate::namespaces;
 use crate::spec::{ContainerSpec, ProcessSpec, environment};
+use crate::state::ProcessRef;
 use crate::sys::{self, NewNamespaces};
 
 pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
@@ -25,6 +30,7 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let init = running_init(&container)?;
     let spec = ContainerSpec::load(&store.dir(&container).data)?;
     let spec = added(&args, spec.process);
+    let root = container_root(container.init.as_ref())?;
 
     let ((our_stdout, our_stderr), (stdout, stderr)) = output_pipes()?;
     let (our_stdin, stdin) = match args.process.interactive && !args.process.tty {
@@ -34,19 +40,30 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
         }
         false => (None, fs::File::open("/dev/null")?.into()),
     };
+    for stream in [&stdin, &stdout, &stderr] {
+        if let Some(root) = root {
+            give_pipe_to(stream, root)?;
+        }
+    }
     let streams = Streams {
         stdin,
         stdout,
         stderr,
     };
     let (main, theirs) = channel::pair::<ToLauncher, FromMonitor>()?;
-    let Some(launcher) = sys::clone_process(NewNamespaces::NONE)? else {
+    let mut groups = Entrance::open(&container.cgroups).unwrap_or_default();
+    let clone = sys::clone_process(NewNamespaces::NONE, groups.unified())
+        // Not every caller may go from its own control group to the container's. The command runs outside then, where its cgroup
+        // namespace shows it nothing.
+        .or_else(|_| sys::clone_process(NewNamespaces::NONE, None))?;
+    let Some(launcher) = clone else {
         drop((main, our_stdin, our_stdout, our_stderr));
         let failure = exec::launch(&streams, &theirs.as_fd().try_clone_to_owned()?, &init);
         let _ = theirs.send(&FromMonitor::Failed(failure), &[]);
         std::process::exit(125)
     };
     drop((theirs, streams));
+    let _ = groups.admit(launcher.pid);
 
     let mut task = fs::File::from(memfd_create("coracle-exec", MemfdFlags::CLOEXEC)?);
     task.write_all(&serde_json::to_vec(&spec)?)?;
@@ -63,14 +80,33 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
         ends,
         args.process.interactive,
     )?
+    .starting_within(START_MAX)
     .serve();
-    waitpid(launcher.pid, None)?;
+    // It has been hung up on, and ends its command if that has not started.
+    if !wait_for_end(&launcher.pidfd, Some(LAUNCHER_PATIENCE)) {
+        let _ = sys::send_signal(launcher.pidfd.as_fd(), libc::SIGKILL);
+    }
+    namespaces::wait_for(launcher.pid)?;
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
         // The launcher dies with the container's other processes only when somebody kills it.
         Outcome::Lost => Err(Failure::runner(
             "the command's launcher was killed, and the command with it",
         )),
+    }
+}
+
+/// How long a command may take to start.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// How long a launcher may take to end.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The IDs of the container's root, if they are not the caller's.
+fn container_root(init: Option<&ProcessRef>) -> Result<Option<(u32, u32)>, Failure> {
+    match init {
+        Some(init) if idmap::is_host_root() => Ok(Some(idmap::root_of(init.pid)?)),
+        _ => Ok(None),
     }
 }
 
@@ -88,6 +124,7 @@ fn added(args: &ExecArgs, container: ProcessSpec) -> ProcessSpec {
         workdir: args.process.workdir.clone().unwrap_or(container.workdir),
         user: args.process.user.clone().unwrap_or(container.user),
         terminal: args.process.tty,
+        init: false,
         ..container
     }
 }

@@ -22,7 +22,6 @@ pub fn kill(args: KillArgs) -> Result<u8, Failure> {
             wait_for_end(&init, None);
             wait_for_monitor(&container);
         }
-        print_line(name);
-        Ok(())
+        print_line(name)
     })
 }

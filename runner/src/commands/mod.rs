@@ -3,35 +3,43 @@
 mod exec;
 mod kill;
 mod logs;
+mod port;
 mod ps;
 mod rm;
 mod run;
 mod stop;
 mod unshare;
 
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::cgroup;
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
+use crate::foreground::warn;
 use crate::idmap::IdMaps;
+use crate::inherited::Inherited;
 use crate::namespaces::in_user_namespace;
+use crate::ready;
 use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
 
+pub use port::parse_port;
+
 /// Carries out what was typed. Returns the exit code.
-pub fn dispatch(cli: Cli) -> Result<u8, Failure> {
+pub fn dispatch(cli: Cli, inherited: &Inherited) -> Result<u8, Failure> {
     match cli.command {
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => run::run(*args, inherited),
+        Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args),
         Command::Ps(args) => ps::ps(args),
         Command::Logs(args) => logs::logs(args),
         Command::Stop(args) => stop::stop(args),
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args),
-        Command::Unshare(args) => unshare::unshare_command(args),
+        Command::Unshare(args) => unshare::unshare_command(args, inherited),
     }
 }
 
@@ -62,8 +70,14 @@ fn repair(store: &Store) -> Result<(), Failure> {
         .iter()
         .filter(|c| c.remove && matches!(c.status, Status::Exited { .. }))
     {
-        if !container.monitor.as_ref().is_some_and(ProcessRef::is_alive) {
-            remove(store, container)?;
+        if !container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
+            && let Err(failure) = remove(store, container)
+        {
+            // No reason for other containers to be out of reach.
+            warn(&format!(
+                "container {} is left over: {failure}",
+                container.name
+            ));
         }
     }
     Ok(())
@@ -77,12 +91,16 @@ fn is_orphan(container: &Container) -> bool {
 
 /// Removes a container that has ended, files of its sub-IDs among the rest.
 fn remove(store: &Store, container: &Container) -> Result<(), Failure> {
-    match store.remove(container) {
+    cgroup::remove(&container.cgroups);
+    as_owner(|| store.remove(container))
+}
+
+/// Does what may take the rights of the containers' own users.
+fn as_owner(removal: impl Fn() -> Result<(), StateError>) -> Result<(), Failure> {
+    match removal() {
         Err(StateError::NotOurs { .. }) => {
-            let (maps, _) = IdMaps::discover()?;
-            in_user_namespace(&maps, || {
-                store.remove(container).map_err(|error| error.to_string())
-            })
+            let (maps, _) = IdMaps::discover(false)?;
+            in_user_namespace(&maps, || removal().map_err(|error| error.to_string()))
         }
         other => Ok(other?),
     }
@@ -103,28 +121,21 @@ fn running_init(container: &Container) -> Result<OwnedFd, Failure> {
 
 /// Waits for a process to end, and says whether it has. Without a limit it waits for ever.
 fn wait_for_end(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
-    let deadline = limit.map(|limit| Instant::now() + limit);
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        });
-        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
+    matches!(
+        ready::wait([Some((pidfd.as_fd(), PollFlags::IN))], limit),
+        Ok(Some([true]))
+    )
 }
 
 /// Waits until the monitor has recorded the end of a container whose init has ended, or is gone itself.
 fn wait_for_monitor(container: &Container) {
     if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
-        wait_for_end(&monitor, Some(Duration::from_secs(10)));
+        wait_for_end(&monitor, Some(MONITOR_PATIENCE));
     }
 }
+
+/// How long a monitor may take to clean up after a container that has ended.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Does `action` to each container named. All are tried; the last failure is returned, the others are printed.
 fn for_each(
@@ -146,7 +157,17 @@ fn for_each(
 }
 
 /// A line on stdout. A reader that has left, as `head` does, is no failure.
-fn print_line(line: &str) {
+fn print_line(line: &str) -> Result<(), Failure> {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let mut stdout = std::io::stdout();
+    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    output_result(written)
+}
+
+/// For what is written to the standard output or error.
+fn output_result(written: std::io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(Failure::context("cannot write to the standard output")),
+    }
 }

@@ -20,20 +20,21 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
         .iter()
         .filter(|c| args.all || c.status == Status::Running);
     if args.quiet {
-        shown.for_each(|container| print_line(container.id.short()));
+        let ids: Vec<_> = shown.map(|container| container.id.short()).collect();
+        ids.iter().try_for_each(|id| print_line(id))?;
         return Ok(0);
     }
     match args.format {
         PsFormat::Json => {
             let rows: Vec<JsonRow> = shown.map(JsonRow::from).collect();
-            print_line(&serde_json::to_string_pretty(&rows)?);
+            print_line(&serde_json::to_string_pretty(&rows)?)?;
         }
         PsFormat::Table => {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs());
             let rows: Vec<_> = shown.map(|container| row(container, now)).collect();
-            table(&rows).lines().for_each(print_line);
+            table(&rows).lines().try_for_each(print_line)?;
         }
     }
     Ok(0)

@@ -1,11 +1,14 @@
 //! `coracle rm`: forgets containers that have ended, and with `-f` ends them first.
 
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{for_each, init_pidfd, open_store, print_line, remove, wait_for_end, wait_for_monitor};
+use super::{
+    MONITOR_PATIENCE, as_owner, for_each, init_pidfd, open_store, print_line, remove, wait_for_end,
+    wait_for_monitor,
+};
 use crate::cli::RmArgs;
 use crate::failure::{Failure, FailureKind};
-use crate::state::StateError;
+use crate::state::{ContainerId, StateError, Store};
 
 pub fn rm(args: RmArgs) -> Result<u8, Failure> {
     let store = open_store()?;
@@ -19,9 +22,9 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
                 ));
             }
             Err(StateError::Damaged { id, .. }) => {
-                store.remove_damaged(&id)?;
-                print_line(name);
-                return Ok(());
+                end_unknown(&store, &id, args.force)?;
+                as_owner(|| store.remove_damaged(&id))?;
+                return print_line(name);
             }
             found => found?,
         };
@@ -42,7 +45,36 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
             Err(StateError::NotFound { .. }) => {}
             found => remove(&store, &found?)?,
         }
-        print_line(name);
-        Ok(())
+        print_line(name)
     })
+}
+
+/// Ends a container of which nothing is known but who answers for it, if anybody does.
+fn end_unknown(store: &Store, id: &ContainerId, force: bool) -> Result<(), Failure> {
+    let Some(monitor) = store.claimant(id) else {
+        return Ok(());
+    };
+    let name = id.short();
+    if !force {
+        let message = format!(
+            "container {name} is running, and its record is damaged: `coracle rm -f {name}` kills it"
+        );
+        return Err(Failure::new(FailureKind::StillRunning, message));
+    }
+    let pidfd = pidfd_open(monitor, PidfdFlags::empty());
+    // Asked again, now that the descriptor names one process for good.
+    if let Ok(pidfd) = pidfd
+        && store.claimant(id) == Some(monitor)
+    {
+        // The monitor's word for "at once".
+        let _ = pidfd_send_signal(&pidfd, Signal::QUIT);
+        wait_for_end(&pidfd, Some(MONITOR_PATIENCE));
+    }
+    match store.claimant(id) {
+        None => Ok(()),
+        Some(monitor) => Err(Failure::runner(format!(
+            "container {name} runs on: its monitor, process {}, does not end",
+            monitor.as_raw_nonzero()
+        ))),
+    }
 }

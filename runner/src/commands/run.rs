@@ -1,7 +1,7 @@
 //! `coracle run`: from flags to a running container, and in the foreground on to its exit code.
 //!
-//! The order: ports, ID maps, record, files, user namespace. What fails early has nothing to undo; from the record on, every
-//! failure takes the record along. The child that is born into the user namespace is the container's monitor.
+//! The order: ports, ID maps, record, files, monitor. What fails early has nothing to undo; from the record on, every failure takes
+//! the record along.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,20 +10,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::waitpid;
-use portfwd::publish::{self, Listener};
+use portfwd::publish::Listener;
 
 use super::{open_store, print_line, repair};
 use crate::channel::{self, Channel, Never};
-use crate::cli::{RunArgs, SecurityOpt};
-use crate::failure::{Failure, FailureKind};
+use crate::cli::{RunArgs, SecurityOpt, UserNamespace};
+use crate::failure::Failure;
 use crate::files;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes, warn};
-use crate::idmap::{IdMaps, SingleReason};
+use crate::idmap::IdMaps;
 use crate::image;
+use crate::inherited::{Inherited, SoftLimits};
 use crate::messages::FromMonitor;
 use crate::monitor::{self, Attached, Job, Stdin};
-use crate::namespaces::{Fork, fork_with_fallback};
+use crate::namespaces;
+use crate::ports::Ports;
 use crate::rootfs::overlay::Changes;
 use crate::rootfs::{Bind, Tree};
 use crate::security::Capabilities;
@@ -31,23 +32,33 @@ use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, environment,
 };
 use crate::state::{Container, ContainerDir, NewContainer, Store};
-use crate::sys::Child;
+use crate::sys::{self, Child, NewNamespaces};
 
-pub fn run(args: RunArgs) -> Result<u8, Failure> {
+pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     // In the foreground a signal that comes while the container starts is kept for it.
     let signals = if args.detach {
         None
     } else {
         Some(Signals::block()?)
     };
-    let listeners = bind_ports(&args)?;
-    let (mut maps, single) = IdMaps::discover()?;
-    if let Some(reason) = &single {
-        warn_of_single_id(reason);
-    }
     let store = open_store()?;
+    if args.network == Network::None && !args.publish.is_empty() {
+        return Err(Failure::runner(
+            "ports cannot be published with --network none",
+        ));
+    }
+    let ports = Ports::bind(&args.publish, &store)?;
+    let (maps, single) = IdMaps::discover(args.userns == UserNamespace::Host)?;
+    if let Some(reason) = &single {
+        warn(&reason.warning());
+    }
     let source = Source::find(&args, &store)?;
     source.warn_of_foreign_owner(&maps);
+    let url = args
+        .rootfs
+        .is_none()
+        .then(|| ports.url(image::PORT))
+        .flatten();
 
     let container = store.create(NewContainer {
         name: args.name.clone(),
@@ -58,14 +69,24 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
             .iter()
             .map(|arg| arg.to_string_lossy().into_owned())
             .collect(),
-        publish: args.publish.iter().map(ToString::to_string).collect(),
+        publish: ports.rules.iter().map(ToString::to_string).collect(),
         remove: removes_itself(&args),
         tty: args.process.tty,
+        stop_signal: Some(source.stop_signal as i32),
     })?;
-    let started = start(&args, &store, &container, source, listeners, &mut maps);
+    let limits = inherited.limits;
+    let started = start(
+        &args,
+        &store,
+        &container,
+        source,
+        ports.listeners,
+        maps,
+        limits,
+    );
     let started = started.inspect_err(|_| drop(store.remove(&container)))?;
     match signals {
-        Some(signals) => follow(&args, started, signals, &store),
+        Some(signals) => follow(&args, started, signals, &store, url),
         None => detach(started, &container),
     }
 }
@@ -73,28 +94,6 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
 fn removes_itself(args: &RunArgs) -> bool {
     args.rm || (args.rootfs.is_none() && !args.detach)
-}
-
-fn bind_ports(args: &RunArgs) -> Result<Vec<Listener>, Failure> {
-    if args.network == Network::None && !args.publish.is_empty() {
-        return Err(Failure::runner(
-            "ports cannot be published with --network none",
-        ));
-    }
-    let mut listeners = Vec::new();
-    for rule in &args.publish {
-        let unavailable = |error: publish::BindError| {
-            Failure::new(FailureKind::PortUnavailable, error.to_string())
-        };
-        listeners.extend(publish::bind(rule).map_err(unavailable)?);
-    }
-    Ok(listeners)
-}
-
-pub(super) fn warn_of_single_id(reason: &SingleReason) {
-    warn(&format!(
-        "the container has one user and one group only, so that programs in it cannot switch users: {reason}"
-    ));
 }
 
 /// What the container is made from: a directory, or an image.
@@ -180,6 +179,7 @@ impl Source {
     /// A tree that root unpacked and a user runs works for reading; better said before than found out.
     fn warn_of_foreign_owner(&self, maps: &IdMaps) {
         if let Ok(found) = fs::metadata(&self.rootfs)
+            && !maps.root_is_another()
             && !maps.maps_host_uid(found.uid())
         {
             warn(&format!(
@@ -205,7 +205,8 @@ fn start(
     container: &Container,
     source: Source,
     listeners: Vec<Listener>,
-    maps: &mut IdMaps,
+    maps: IdMaps,
+    limits: SoftLimits,
 ) -> Result<Started, Failure> {
     let dir = store.dir(container);
     let network = match args.network {
@@ -215,7 +216,11 @@ fn start(
         }),
         Network::None => None,
     };
-    let spec = specify(args, container, &dir, source, network.as_ref())?;
+    let mut spec = specify(args, container, &dir, source, network.as_ref())?;
+    spec.process.limits = Some(limits);
+    if maps.root_is_another() {
+        give_away(&spec.tree, maps.root())?;
+    }
     fs::write(dir.data.join(SPEC_FILE), serde_json::to_vec(&spec)?)
         .map_err(Failure::context("cannot write the container's spec"))?;
 
@@ -239,25 +244,21 @@ fn start(
         });
     }
 
-    match fork_with_fallback(maps)? {
-        (Fork::Parent(monitor), reason) => {
-            if let Some(reason) = reason {
-                warn_of_single_id(&reason);
-            }
-            Ok(Started {
-                monitor,
-                events,
-                ends,
-            })
-        }
-        (Fork::Child, _) => {
+    match sys::clone_process(NewNamespaces::NONE, None)? {
+        Some(monitor) => Ok(Started {
+            monitor,
+            events,
+            ends,
+        }),
+        None => {
             // Our copies of the caller's ends: with them open, nobody would ever see the other side hang up.
             drop((events, ends));
             let job = Job {
                 store: store.clone(),
                 container: container.clone(),
                 dir,
-                terminal: args.process.tty,
+                spec,
+                maps,
                 network,
                 main: to_main,
                 attached,
@@ -267,6 +268,20 @@ fn start(
             std::process::exit(0)
         }
     }
+}
+
+/// Makes the container's root the owner of what coracle has made for the container.
+fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), Failure> {
+    let layer = match &tree.changes {
+        Changes::Overlay { upper, work, .. } => vec![upper, work],
+        Changes::InPlace => Vec::new(),
+    };
+    for path in tree.files.iter().map(|file| &file.source).chain(layer) {
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(Failure::context(
+            format!("cannot give {} to the container's root", path.display()),
+        ))?;
+    }
+    Ok(())
 }
 
 fn specify(
@@ -320,7 +335,6 @@ fn specify(
         tree: Tree {
             rootfs: source.rootfs,
             changes,
-            staging: dir.run.clone(),
             binds,
             files: files::provide(&dir.run, &container.hostname, &container.name, args.network)?,
         },
@@ -333,8 +347,9 @@ fn specify(
             terminal: args.process.tty,
             capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
             no_new_privs: args.security_opt.contains(&SecurityOpt::NoNewPrivileges),
+            limits: None,
+            init: args.init,
         },
-        stop_signal: source.stop_signal as i32,
     })
 }
 
@@ -352,7 +367,7 @@ fn detach(started: Started, container: &Container) -> Result<u8, Failure> {
             Some((FromMonitor::Terminal, _)) => {}
             // A container that ran for a moment only has run.
             Some((FromMonitor::Started | FromMonitor::Exited(_), _)) => {
-                print_line(container.id.as_str());
+                print_line(container.id.as_str())?;
                 return Ok(0);
             }
             Some((FromMonitor::Failed(failure), _)) => return Err(failure),
@@ -370,6 +385,7 @@ fn follow(
     started: Started,
     signals: Signals,
     store: &Store,
+    url: Option<String>,
 ) -> Result<u8, Failure> {
     let ends = started
         .ends
@@ -377,8 +393,12 @@ fn follow(
     if args.process.tty && args.process.interactive && !io::stdin().is_terminal() {
         warn("the standard input is not a terminal; the container gets one all the same");
     }
-    let outcome = Foreground::new(signals, started.events, ends, args.process.interactive)?.serve();
-    waitpid(started.monitor.pid, None)?;
+    let mut foreground = Foreground::new(signals, started.events, ends, args.process.interactive)?;
+    if let Some(url) = url {
+        foreground = foreground.greeting(format!("open {url}"));
+    }
+    let outcome = foreground.serve();
+    namespaces::wait_for(started.monitor.pid)?;
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
         Outcome::Lost => {

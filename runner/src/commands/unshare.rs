@@ -5,44 +5,45 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::waitpid;
+use rustix::event::PollFlags;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::pidfd_send_signal;
 
-use super::run::warn_of_single_id;
 use crate::cli::UnshareArgs;
 use crate::failure::Failure;
-use crate::foreground::FORWARDED;
+use crate::foreground::{Signals, warn};
 use crate::idmap::IdMaps;
-use crate::namespaces::{Fork, exit_code, fork_with_fallback};
+use crate::inherited::Inherited;
+use crate::namespaces::{self, Fork, become_root, fork_with_fallback};
 use crate::process::execute_program;
-use crate::sys::{self, Child};
+use crate::ready;
+use crate::sys::{self, Child, NewNamespaces};
 
-pub fn unshare_command(args: UnshareArgs) -> Result<u8, Failure> {
-    let mut signals: SigSet = FORWARDED.into_iter().collect();
-    signals.add(Signal::SIGCHLD);
-    signals.thread_block()?;
-    let (mut maps, single) = IdMaps::discover()?;
-    let (fork, fallback) = fork_with_fallback(&mut maps)?;
+pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, Failure> {
+    let signals = Signals::block()?;
+    // The command is the caller's own: the host's root keeps its IDs, and finds all files there.
+    let (mut maps, single) = IdMaps::discover(true)?;
+    let (fork, fallback) = fork_with_fallback(&mut maps, NewNamespaces::NONE, None)?;
     match fork {
-        Fork::Parent(child) => {
+        Fork::Parent(held) => {
             if let Some(reason) = single.or(fallback) {
-                warn_of_single_id(&reason);
+                warn(&reason.warning());
             }
-            accompany(&child, &signals)
+            accompany(&held.release()?, &signals)
         }
         Fork::Child => {
-            let Err(failure) = become_command(args.command);
+            let Err(failure) = become_command(args.command, inherited);
             eprintln!("coracle: {failure}");
             std::process::exit(failure.kind.exit_code().into())
         }
     }
 }
 
-fn become_command(command: Vec<OsString>) -> Result<Infallible, Failure> {
+fn become_command(command: Vec<OsString>, inherited: &Inherited) -> Result<Infallible, Failure> {
+    become_root()?;
+    // The kernel forgets it when IDs change.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     // What the host mounts later is seen, what is mounted here is not seen outside.
@@ -59,7 +60,7 @@ fn become_command(command: Vec<OsString>) -> Result<Infallible, Failure> {
         name.push(value);
         name
     };
-    sys::reset_signals();
+    inherited.restore();
     Err(execute_program(
         args,
         std::env::vars_os().map(variable).collect(),
@@ -67,18 +68,16 @@ fn become_command(command: Vec<OsString>) -> Result<Infallible, Failure> {
 }
 
 /// Passes signals on until the command has ended.
-fn accompany(child: &Child, signals: &SigSet) -> Result<u8, Failure> {
+fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
     loop {
-        let status = waitpid(child.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG))?;
-        if let Some(code) = exit_code(status) {
-            return Ok(code as u8);
+        let interests = [signals.as_fd(), child.pidfd.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
+        let [_, has_ended] = ready::wait(interests, None)?.unwrap_or_default();
+        if has_ended {
+            return Ok(namespaces::wait_for(child.pid)? as u8);
         }
-        let signal = signals.wait()?;
         // The terminal's own signals go to its whole foreground group, the command included; twice does not hurt.
-        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32)
-            .filter(|_| signal != Signal::SIGCHLD)
-        {
-            let _ = pidfd_send_signal(&child.pidfd, signal);
+        for signal in signals.take() {
+            let _ = sys::send_signal(child.pidfd.as_fd(), signal as i32);
         }
     }
 }

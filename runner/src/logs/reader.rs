@@ -1,18 +1,18 @@
 //! Reading a log from a given line on, and following it through rotations while it is written.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use super::{Entry, Stream, rotated};
+use crate::ready;
 
 /// Reads the entries of a log, oldest first. Lines that are no entries, as a crash may leave, are passed over.
 #[derive(Debug)]
@@ -74,19 +74,28 @@ impl LogReader {
         }
     }
 
-    /// Waits until the log has probably changed, or the time is up, or a signal has arrived.
-    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Waits until the log has probably changed, `writer` is readable (the pidfd of a monitor that has ended), the time is up or a
+    /// signal has arrived.
+    pub fn wait(&mut self, writer: Option<BorrowedFd>, timeout: Duration) -> io::Result<()> {
         /// How long a change may stay unnoticed without inotify.
         const POLL_INTERVAL: Duration = Duration::from_millis(100);
+        let reader = |writer: Option<_>| writer.map(|writer| (writer, PollFlags::IN));
         match &self.changes {
             Changes::NotWatched => {
                 // Returns at once: a change may have come before the watch.
                 self.changes = watch(self.path.parent().unwrap_or(Path::new(".")))?;
                 Ok(())
             }
-            Changes::Watched(inotify) => wait_for_event(inotify, timeout),
+            Changes::Watched(inotify) => {
+                let interests = [Some((inotify.as_fd(), PollFlags::IN)), reader(writer)];
+                if let Some([true, _]) = ready::wait(interests, Some(timeout))? {
+                    // Only so that the next wait waits again; what happened is read from the log.
+                    inotify.read_events()?;
+                }
+                Ok(())
+            }
             Changes::Polled => {
-                thread::sleep(timeout.min(POLL_INTERVAL));
+                ready::wait([reader(writer)], Some(timeout.min(POLL_INTERVAL)))?;
                 Ok(())
             }
         }
@@ -121,8 +130,16 @@ fn open_log(path: &Path) -> io::Result<Vec<File>> {
 }
 
 fn open_if_there(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
+    // A FIFO in its place must not make the reader wait for a writer.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(file) if file.metadata()?.file_type().is_fifo() => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "it is a FIFO"))
+        }
         opened => opened.map(Some),
     }
 }
@@ -184,17 +201,4 @@ fn watch(dir: &Path) -> io::Result<Changes> {
         AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO,
     )?;
     Ok(Changes::Watched(inotify))
-}
-
-fn wait_for_event(inotify: &Inotify, timeout: Duration) -> io::Result<()> {
-    let timeout = Timespec::try_from(timeout).ok();
-    match poll(&mut [PollFd::new(inotify, PollFlags::IN)], timeout.as_ref()) {
-        Ok(0) | Err(Errno::INTR) => Ok(()),
-        Ok(_) => {
-            // Only so that the next wait waits again; what happened is read from the log.
-            inotify.read_events()?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -206,7 +206,7 @@ fn a_follower_wakes_when_something_is_written() {
         if let Some(entry) = reader.next_entry().unwrap() {
             break entry;
         }
-        reader.wait(FAR_OFF).unwrap();
+        reader.wait(None, FAR_OFF).unwrap();
     };
     assert_eq!(entry.content, b"here");
     writer.join().unwrap();

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{MAX_CONTENT_LEN, MAX_FILE_LEN, Stream, Timestamp, rotated, with_suffix};
@@ -126,12 +126,17 @@ impl LogWriter {
 
 /// Opens a log file for appending, and for reading where the last entry ends.
 fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .append(true)
         .read(true)
         .mode(0o600)
-        .open(path)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    match file.metadata()?.file_type().is_fifo() {
+        false => Ok(file),
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is a FIFO")),
+    }
 }
 
 /// Length of the file up to the end of its last complete line. A monitor that was killed, or a power failure, may have left

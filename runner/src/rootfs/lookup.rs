@@ -13,6 +13,8 @@ use rustix::io::Errno;
 pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 pub const SYSFS_MAGIC: i64 = 0x6265_6572;
 pub const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+pub const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+pub const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 
 /// The container's tree, once it is this process's root directory. What is looked up here follows the image's symbolic
 /// links, which now lead nowhere but inside; magic links of procfs are refused.

@@ -9,6 +9,8 @@ pub mod lookup;
 mod mask;
 pub mod mounts;
 pub mod overlay;
+mod places;
+mod sources;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,9 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::idmap::Extent;
 use dev::Dev;
-use lookup::{Missing, PROC_SUPER_MAGIC, Root, SYSFS_MAGIC, filesystem_magic};
+use lookup::Root;
 use mounts::{Detached, KERNEL_FS};
 use overlay::Changes;
+use places::Places;
+pub use sources::Sources;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
@@ -44,10 +48,18 @@ pub enum RootfsError {
     Bind { path: PathBuf, source: io::Error },
     #[error("cannot change the root directory: {source}")]
     Pivot { source: io::Error },
+    #[error("the host's tree is still mounted on the container's root directory")]
+    Exposed,
     #[error("cannot use {} of the container as a mount point: {source}", path.display())]
     MountPoint { path: PathBuf, source: io::Error },
-    #[error("{} of the container leads into /proc or /sys, where nothing may be mounted", path.display())]
-    Forbidden { path: PathBuf },
+    #[error("{} of the container leads to {}, where nothing may be mounted", path.display(), place.display())]
+    Forbidden { path: PathBuf, place: PathBuf },
+    #[error("cannot mount {} on {} of the container: {why}", mount.display(), path.display())]
+    Unfit {
+        mount: PathBuf,
+        path: PathBuf,
+        why: String,
+    },
     #[error("cannot set {name} in the container: {source}")]
     Sysctl {
         name: &'static str,
@@ -60,8 +72,6 @@ pub enum RootfsError {
 pub struct Tree {
     pub rootfs: PathBuf,
     pub changes: Changes,
-    /// An existing directory of the host's that serves as mount point for a moment, in this mount namespace only.
-    pub staging: PathBuf,
     /// `-v` mounts, in order.
     pub binds: Vec<Bind>,
     /// Files that coracle provides. Where the image leaves no place for one, the container runs without.
@@ -84,8 +94,12 @@ pub struct Entered {
     pub warnings: Vec<String>,
 }
 
-/// Makes the container's tree this process's root and working directory.
-pub fn enter(tree: &Tree, gids: &[Extent]) -> Result<Entered, RootfsError> {
+/// Makes the container's tree this process's root and working directory. Without `sources`, they are opened by their paths.
+pub fn enter(
+    tree: &Tree,
+    sources: Option<Sources>,
+    gids: &[Extent],
+) -> Result<Entered, RootfsError> {
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -93,37 +107,51 @@ pub fn enter(tree: &Tree, gids: &[Extent]) -> Result<Entered, RootfsError> {
     .map_err(|errno| RootfsError::Propagation {
         source: errno.into(),
     })?;
-    let parts = Parts::collect(tree, gids)?;
-    let root = overlay::mount(&tree.rootfs, &tree.changes)?;
-    let root = pivot(root, &tree.staging).map_err(|source| RootfsError::Pivot { source })?;
-    parts.attach(root, tree)
+    let Sources {
+        rootfs,
+        layer,
+        files,
+        binds,
+    } = sources.map_or_else(|| Sources::open(tree), Ok)?;
+    let kernel = KernelParts::collect(gids)?;
+    let root = overlay::mount(&tree.rootfs, &tree.changes, rootfs, layer)?;
+    let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
+    let attached = kernel.attach(&root)?;
+    ensure_alone(&attached.proc)?;
+    let mut places = Places::new(root, attached.proc);
+    let mut warnings = Vec::new();
+    for (mount, file) in files.into_iter().zip(&tree.files) {
+        if let Err(error) = places.attach_file(mount, file) {
+            let target = file.target.display();
+            warnings.push(format!("the container goes without {target}: {error}"));
+        }
+    }
+    for (mount, bind) in binds.into_iter().zip(&tree.binds) {
+        places.attach_bind(mount, bind)?;
+    }
+    Ok(Entered {
+        root: places.root,
+        dev: attached.dev,
+        warnings,
+    })
 }
 
-/// What is made while the host's tree is in sight.
-struct Parts {
+/// The file systems of the kernel's own and the devices, made while the host's tree is in sight.
+struct KernelParts {
     proc: Detached,
     sys: Detached,
     cgroup: Option<Detached>,
     dev: Dev,
-    files: Vec<Detached>,
-    binds: Vec<Detached>,
 }
 
-impl Parts {
-    fn collect(tree: &Tree, gids: &[Extent]) -> Result<Parts, RootfsError> {
-        let bind = |bind: &Bind| -> Result<Detached, RootfsError> {
-            let failed = |source| RootfsError::Bind {
-                path: bind.source.clone(),
-                source,
-            };
-            let mount = Detached::copy_of_host(&bind.source, true).map_err(failed)?;
-            if bind.read_only {
-                mount
-                    .restrict(MountAttrFlags::MOUNT_ATTR_RDONLY, true)
-                    .map_err(failed)?;
-            }
-            Ok(mount)
-        };
+/// The roots of those that are asked for later.
+struct Attached {
+    proc: OwnedFd,
+    dev: OwnedFd,
+}
+
+impl KernelParts {
+    fn collect(gids: &[Extent]) -> Result<Self, RootfsError> {
         let proc = Detached::filesystem("proc", &[], KERNEL_FS).map_err(|source| RootfsError::Filesystem {
             kind: "proc",
             hint: match source.raw_os_error() {
@@ -133,41 +161,26 @@ impl Parts {
             source,
         })?;
         set_sysctls(&proc, gids)?;
-        Ok(Parts {
+        let read_only = KERNEL_FS | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        Ok(Self {
             proc,
             sys: collect_sys()?,
-            cgroup: Detached::filesystem(
-                "cgroup2",
-                &[],
-                KERNEL_FS | MountAttrFlags::MOUNT_ATTR_RDONLY,
-            )
-            .ok(),
+            cgroup: Detached::filesystem("cgroup2", &[], read_only).ok(),
             dev: Dev::collect(|gid| crate::idmap::is_mapped(gids, gid))?,
-            files: tree.files.iter().map(bind).collect::<Result<_, _>>()?,
-            binds: tree.binds.iter().map(bind).collect::<Result<_, _>>()?,
         })
     }
 
-    fn attach(self, root: Root, tree: &Tree) -> Result<Entered, RootfsError> {
-        let mut warnings = Vec::new();
-        let kernel_place = |path: &'static str| {
-            root.kernel_directory(Path::new(path))
-                .map_err(|source| RootfsError::MountPoint {
-                    path: path.into(),
-                    source,
-                })
-        };
+    /// Attaches everything and hides what is to be hidden, before anything that the image has a say in can come in between.
+    fn attach(self, root: &Root) -> Result<Attached, RootfsError> {
         let at = |path: &'static str| {
             move |source| RootfsError::MountPoint {
                 path: path.into(),
                 source,
             }
         };
-        let proc = self
-            .proc
-            .attach(kernel_place("/proc")?)
-            .map_err(at("/proc"))?;
-        let sys = self.sys.attach(kernel_place("/sys")?).map_err(at("/sys"))?;
+        let place = |path: &'static str| root.kernel_directory(Path::new(path)).map_err(at(path));
+        let proc = self.proc.attach(place("/proc")?).map_err(at("/proc"))?;
+        let sys = self.sys.attach(place("/sys")?).map_err(at("/sys"))?;
         // A host whose cgroups cannot be mounted, or have no place in sysfs, runs containers all the same.
         let cgroup_place = lookup::open_beneath(
             &sys,
@@ -177,25 +190,9 @@ impl Parts {
         if let (Some(cgroup), Ok(place)) = (self.cgroup, cgroup_place) {
             cgroup.attach(place).map_err(at("/sys/fs/cgroup"))?;
         }
-        let dev = self.dev.attach(kernel_place("/dev")?)?;
-
-        for (mount, file) in self.files.into_iter().zip(&tree.files) {
-            if let Err(error) = attach_bind(&root, mount, file) {
-                warnings.push(format!(
-                    "the container goes without {}: {error}",
-                    file.target.display()
-                ));
-            }
-        }
-        for (mount, bind) in self.binds.into_iter().zip(&tree.binds) {
-            attach_bind(&root, mount, bind)?;
-        }
+        let dev = self.dev.attach(place("/dev")?)?;
         mask::apply(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
-        Ok(Entered {
-            root,
-            dev,
-            warnings,
-        })
+        Ok(Attached { proc, dev })
     }
 }
 
@@ -203,30 +200,6 @@ impl Parts {
 pub fn attach_console(dev: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
     let place = dev::make_console(dev)?;
     Detached::copy_of(slave, Path::new(""), false)?.attach(place)?;
-    Ok(())
-}
-
-fn attach_bind(root: &Root, mount: Detached, bind: &Bind) -> Result<(), RootfsError> {
-    let failed = |source| RootfsError::MountPoint {
-        path: bind.target.clone(),
-        source,
-    };
-    let missing = if mount.is_directory().map_err(failed)? {
-        Missing::Directory
-    } else {
-        Missing::File
-    };
-    let place = root.ensure(&bind.target, missing).map_err(failed)?;
-    // By where the path leads, not by what it is called: the image may hold a link to /proc.
-    if matches!(
-        filesystem_magic(&place).map_err(failed)?,
-        PROC_SUPER_MAGIC | SYSFS_MAGIC
-    ) {
-        return Err(RootfsError::Forbidden {
-            path: bind.target.clone(),
-        });
-    }
-    mount.attach(place).map_err(failed)?;
     Ok(())
 }
 
@@ -268,17 +241,40 @@ fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
 }
 
 /// Makes `new_root` the root of the mount namespace, and lets go of the old one with all that is below it.
-fn pivot(new_root: Detached, staging: &Path) -> io::Result<Root> {
-    let place = rustix::fs::open(
-        staging,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let new_root = new_root.attach(place)?;
+fn pivot(new_root: Detached) -> io::Result<Root> {
+    // Stacked upon the old root: no directory of the host's is needed.
+    let new_root = new_root.attach(open_root()?)?;
     rustix::process::fchdir(&new_root)?;
     // pivot_root(2), "pivot_root(".", ".")": the old root is stacked upon the new one, where `.` then finds it.
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Root::open()
+}
+
+/// Nothing may be mounted beneath or upon the container's root directory: it would be the host's tree, which whoever enters the
+/// mount namespace anew would see.
+fn ensure_alone(proc: &OwnedFd) -> Result<(), RootfsError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let pid = rustix::process::getpid().as_raw_nonzero().to_string();
+        let file = lookup::open_beneath(proc, &Path::new(&pid).join("mountinfo"), OFlags::RDONLY)?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut std::fs::File::from(file), &mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|source| RootfsError::Pivot { source })?;
+    let is_root = |line: &&[u8]| line.split(|byte| *byte == b' ').nth(4) == Some(b"/");
+    match text.split(|byte| *byte == b'\n').filter(is_root).count() {
+        1 => Ok(()),
+        _ => Err(RootfsError::Exposed),
+    }
+}
+
+/// This process's root directory.
+fn open_root() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }

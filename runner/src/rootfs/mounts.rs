@@ -84,6 +84,19 @@ impl Detached {
     }
 }
 
+impl From<OwnedFd> for Detached {
+    /// A mount that another process has detached.
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
+    }
+}
+
+impl From<Detached> for OwnedFd {
+    fn from(mount: Detached) -> Self {
+        mount.0
+    }
+}
+
 impl AsFd for Detached {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

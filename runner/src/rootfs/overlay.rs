@@ -4,20 +4,21 @@
 //! descriptors: names with `:` or `\` need no escapes, and the container's mount table does not tell the host's paths.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::lookup::{OVERLAYFS_SUPER_MAGIC, filesystem_magic, open_beneath};
 use super::mounts::Detached;
 
 /// Where changes to the root file system go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Changes {
-    /// Into an overlay whose two directories are these. `volatile`: they do not outlive the container, so that nothing need reach
-    /// the disk before it ends.
+    /// Into an overlay whose two directories are these, beside each other. `volatile`: they do not outlive the container, so that
+    /// nothing need reach the disk before it ends.
     Overlay {
         upper: PathBuf,
         work: PathBuf,
@@ -31,36 +32,43 @@ pub enum Changes {
 pub enum OverlayError {
     #[error("cannot open {}: {source}", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[error(
-        "cannot mount an overlay over {} with its changes in {}: {source}; \
-         --rootfs {}:rw does without, and changes the directory", lower.display(), upper.display(), lower.display()
-    )]
+    #[error("cannot unmount the layers of the overlay: {source}")]
+    Clear { source: io::Error },
+    #[error("cannot mount an overlay over {} with its changes in {}: {source}{hint}", lower.display(), upper.display())]
     Mount {
         lower: PathBuf,
         upper: PathBuf,
         source: io::Error,
+        hint: String,
     },
-    #[error("cannot bind {}: {source}", path.display())]
-    Bind { path: PathBuf, source: io::Error },
 }
 
-/// The container's root, attached nowhere.
-pub fn mount(rootfs: &Path, changes: &Changes) -> Result<Detached, OverlayError> {
-    let (upper, work, volatile) = match changes {
-        Changes::InPlace => {
-            let bind = |source| OverlayError::Bind {
-                path: rootfs.into(),
-                source,
-            };
-            return Detached::copy_of_host(rootfs, true).map_err(bind);
-        }
-        Changes::Overlay {
-            upper,
-            work,
-            volatile,
-        } => (upper, work, *volatile),
+/// The container's root, attached nowhere. `lower` is the mount of `rootfs`; `layer` the one that holds the overlay's own
+/// directories, where their paths are out of reach.
+pub fn mount(
+    rootfs: &Path,
+    changes: &Changes,
+    lower: Detached,
+    layer: Option<Detached>,
+) -> Result<Detached, OverlayError> {
+    let Changes::Overlay {
+        upper,
+        work,
+        volatile,
+    } = changes
+    else {
+        return Ok(lower);
     };
-    let (lower_dir, upper_dir, work_dir) = (open_dir(rootfs)?, open_dir(upper)?, open_dir(work)?);
+    // The kernel takes layers from mounts of this namespace only.
+    let mut stack = Stack::default();
+    let lower_dir = stack.push(lower, rootfs)?;
+    let (upper_dir, work_dir) = match layer {
+        Some(layer) => {
+            let layer = stack.push(layer, upper)?;
+            (open_in(&layer, upper)?, open_in(&layer, work)?)
+        }
+        None => (open_dir(upper)?, open_dir(work)?),
+    };
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let (lower_name, upper_name, work_name) = (name(&lower_dir), name(&upper_dir), name(&work_dir));
     let mut options = vec![
@@ -69,13 +77,83 @@ pub fn mount(rootfs: &Path, changes: &Changes) -> Result<Detached, OverlayError>
         ("workdir", &*work_name),
         ("userxattr", ""),
     ];
-    if volatile {
+    if *volatile {
         options.push(("volatile", ""));
     }
-    Detached::filesystem("overlay", &options, MountAttrFlags::empty()).map_err(|source| {
-        OverlayError::Mount {
-            lower: rootfs.into(),
-            upper: upper.clone(),
+    let overlay = Detached::filesystem("overlay", &options, MountAttrFlags::empty());
+    let overlay = overlay.map_err(|source| OverlayError::Mount {
+        lower: rootfs.into(),
+        upper: upper.clone(),
+        hint: hint(rootfs, &upper_dir),
+        source,
+    })?;
+    stack.clear()?;
+    Ok(overlay)
+}
+
+/// Mounts stacked upon this process's root directory, where no path leads to them.
+#[derive(Debug, Default)]
+struct Stack {
+    height: u32,
+}
+
+impl Stack {
+    fn push(&mut self, mount: Detached, named: &Path) -> Result<OwnedFd, OverlayError> {
+        let attach = || -> io::Result<OwnedFd> { mount.attach(super::open_root()?) };
+        let root = attach().map_err(|source| OverlayError::Open {
+            path: named.into(),
+            source,
+        })?;
+        self.height += 1;
+        Ok(root)
+    }
+
+    /// The overlay has got mounts of its own: these must not be in the way of the old root's end.
+    fn clear(self) -> Result<(), OverlayError> {
+        for _ in 0..self.height {
+            // Means what is on top.
+            unmount("/", UnmountFlags::DETACH).map_err(|errno| OverlayError::Clear {
+                source: errno.into(),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// What most likely forbids the overlay, and the ways out.
+fn hint(rootfs: &Path, upper_dir: &OwnedFd) -> String {
+    /// `linux/magic.h`.
+    const NETWORKED: [(i64, &str); 5] = [
+        (0x6969, "NFS"),
+        (0x0102_1997, "9p"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB"),
+        (0x6573_5546, "FUSE"),
+    ];
+    let in_place = format!(
+        "--rootfs {}:rw does without an overlay, and changes the directory",
+        rootfs.display()
+    );
+    let magic = filesystem_magic(upper_dir).unwrap_or_default();
+    let kind = NETWORKED
+        .iter()
+        .find(|(known, _)| *known == magic)
+        .map(|(_, name)| *name)
+        .or((magic == OVERLAYFS_SUPER_MAGIC).then_some("an overlay itself"));
+    match kind {
+        Some(kind) => format!(
+            "; the data directory is on a file system that cannot hold the changes of one ({kind}): set XDG_DATA_HOME to a \
+             directory on ext4, xfs, btrfs or tmpfs, or use :rw ({in_place})"
+        ),
+        None => format!("; {in_place}"),
+    }
+}
+
+fn open_in(layer: &OwnedFd, path: &Path) -> Result<OwnedFd, OverlayError> {
+    let name = Path::new(path.file_name().unwrap_or_default());
+    open_beneath(layer.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY).map_err(|source| {
+        OverlayError::Open {
+            path: path.into(),
             source,
         }
     })

@@ -55,7 +55,11 @@ impl Dirs {
             run: run.into(),
             data: data.into(),
         };
-        claim_run(&dirs.run)?;
+        match claim_run(&dirs.run) {
+            // Where there is no room to make one, commands that need none go on; a new container is refused by `Store::create`.
+            Err(StateError::Io { .. }) => {}
+            claimed => claimed?,
+        }
         claim_data(&dirs.data)?;
         Ok(dirs)
     }

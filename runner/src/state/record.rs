@@ -33,8 +33,18 @@ pub struct Container {
     /// alive, a container that has not ended has been lost.
     pub monitor: Option<ProcessRef>,
     pub status: Status,
+    /// Number of the signal that asks its command to end.
+    #[serde(default = "default_stop_signal")]
+    pub stop_signal: i32,
+    /// Directories of its own control groups.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
     /// Its directory in the run directory of the session that created it.
     pub run_dir: PathBuf,
+}
+
+fn default_stop_signal() -> i32 {
+    libc::SIGTERM
 }
 
 /// What a container is created from; the store adds the rest.
@@ -49,6 +59,8 @@ pub struct NewContainer {
     pub publish: Vec<String>,
     pub remove: bool,
     pub tty: bool,
+    /// SIGTERM when not given.
+    pub stop_signal: Option<i32>,
 }
 
 /// Where a container is in its life. It only moves forward.

@@ -1,18 +1,20 @@
 //! The containers of one user: creating, finding, changing and removing their records.
 //!
-//! Layout: `DATA/containers/ID/config.json` beside the container's own data, `DATA/containers/lock`, and
-//! `RUN/SHORT-ID/` for sockets, whose paths may have only 107 bytes.
+//! Layout: `DATA/containers/ID/config.json` beside the container's own data, and `RUN/SHORT-ID/` for sockets, whose paths may have
+//! only 107 bytes. The lock is on the directory `DATA/containers` itself, which is there however full the disk is.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::claim;
 use super::dirs::{Dirs, claim_run};
 use super::record::{is_valid_name, made_up_name, now};
+use super::regular::read_regular;
 use super::tree::remove_tree;
 use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
@@ -50,9 +52,9 @@ impl ContainerDir {
         self.data.join("log")
     }
 
-    /// The network helper's status socket.
-    pub fn net_socket(&self) -> PathBuf {
-        self.run.join("net.sock")
+    /// Held by the monitor, see [`super::claim`].
+    fn claim(&self) -> PathBuf {
+        self.data.join("monitor")
     }
 
     fn config(&self) -> PathBuf {
@@ -119,10 +121,14 @@ impl Store {
             init: None,
             monitor: Some(me),
             status: Status::Created,
+            stop_signal: new.stop_signal.unwrap_or(libc::SIGTERM),
+            cgroups: Vec::new(),
             run_dir,
             id,
         };
         self.make_data_dirs(&container)
+            .and_then(|()| self.write(&container))
+            // Once more, so that there are two files to take turns.
             .and_then(|()| self.write(&container))
             .inspect_err(|_| drop(self.forget(&container.id, &container.run_dir)))?;
         Ok(container)
@@ -137,6 +143,11 @@ impl Store {
         if let Some(index) = containers.iter().position(|c| c.name == wanted) {
             return Ok(containers.swap_remove(index));
         }
+        let damaged_id = |error: &StateError| match error {
+            StateError::Damaged { id, .. } => Some(id.short().to_owned()),
+            _ => None,
+        };
+        let unreadable: Vec<String> = damaged.iter().filter_map(damaged_id).collect();
         let begins = |id: &ContainerId| !wanted.is_empty() && id.as_str().starts_with(wanted);
         let mut matches: Vec<Result<Container, StateError>> = containers
             .into_iter()
@@ -150,6 +161,10 @@ impl Store {
                 .map(Err),
         );
         match matches.len() {
+            0 if !unreadable.is_empty() => Err(StateError::PerhapsDamaged {
+                wanted: wanted.to_owned(),
+                damaged: unreadable,
+            }),
             0 => Err(StateError::NotFound {
                 wanted: wanted.to_owned(),
             }),
@@ -183,7 +198,8 @@ impl Store {
                     NEVER_STARTED_EXIT_CODE
                 };
                 container.status = Status::exited_now(code);
-                self.write(container)?;
+                // A file system that takes no more, or is read-only, does not change what is true.
+                let _ = self.write(container);
             }
             listing
         };
@@ -233,6 +249,17 @@ impl Store {
         self.remove_files(id, &self.run_dir(id))
     }
 
+    /// Makes the calling process the one that answers for a container, until it ends or drops the file.
+    pub fn claim(&self, container: &Container) -> Result<File, StateError> {
+        let path = self.dir(container).claim();
+        claim::take(&path).map_err(StateError::io("lock", &path))
+    }
+
+    /// The process that answers for a container whose record cannot be read.
+    pub fn claimant(&self, id: &ContainerId) -> Option<rustix::process::Pid> {
+        claim::holder(&self.data_dir(id).join("monitor"))
+    }
+
     /// Where the parts of this container are.
     pub fn dir(&self, container: &Container) -> ContainerDir {
         ContainerDir {
@@ -255,17 +282,11 @@ impl Store {
 
     /// Keeps every other process from changing records until the file is dropped.
     fn lock(&self) -> Result<File, StateError> {
-        let path = self.containers_dir().join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(StateError::io("open", &path))?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
+        let path = self.containers_dir();
+        let directory = File::open(&path).map_err(StateError::io("open", &path))?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
             .map_err(|errno| StateError::io("lock", &path)(errno.into()))?;
-        Ok(file)
+        Ok(directory)
     }
 
     /// All records, and removes directories that have none. Under the lock.
@@ -292,36 +313,49 @@ impl Store {
 
     fn read(&self, id: &ContainerId) -> Result<Container, StateError> {
         let path = self.data_dir(id).join("config.json");
-        let text = match fs::read(&path) {
+        let damaged = |defect: String| StateError::Damaged {
+            id: id.clone(),
+            path: path.clone(),
+            defect,
+        };
+        let text = match read_regular(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StateError::NotFound {
                     wanted: id.to_string(),
                 });
             }
-            read => read.map_err(StateError::io("read", &path))?,
+            read => read.map_err(|error| damaged(error.to_string()))?,
         };
-        let damaged = |source| StateError::Damaged {
-            id: id.clone(),
-            path: path.clone(),
-            source,
-        };
-        let container: Container = serde_json::from_slice(&text).map_err(damaged)?;
+        let container: Container =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if container.id != *id {
-            let found = format!("it is the record of {}", container.id.short());
-            return Err(damaged(serde::de::Error::custom(found)));
+            return Err(damaged(format!(
+                "it is the record of {}",
+                container.id.short()
+            )));
         }
         Ok(container)
     }
 
     /// Replaces the record in one step. Under the lock. Not synced to disk: after a power failure the container is not
     /// running either, and a torn record is reported as damaged.
+    ///
+    /// Two files take turns, each as long as the record is likely to become: what is written has its blocks already.
     fn write(&self, container: &Container) -> Result<(), StateError> {
         let path = self.dir(container).config();
         let new_path = path.with_extension("json.new");
-        let text = serde_json::to_vec_pretty(container)
+        let mut text = serde_json::to_vec_pretty(container)
             .expect("a record has only strings, numbers and lists");
-        fs::write(&new_path, text).map_err(StateError::io("write", &new_path))?;
-        fs::rename(&new_path, &path).map_err(StateError::io("replace", &path))
+        text.resize(
+            (text.len() + RECORD_GROWTH).next_multiple_of(RECORD_BLOCK),
+            b'\n',
+        );
+        overwrite(&new_path, &text).map_err(StateError::io("write", &new_path))?;
+        match renameat_with(CWD, &new_path, CWD, &path, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            // There is no record yet, or the file system cannot exchange two files.
+            Err(_) => fs::rename(&new_path, &path).map_err(StateError::io("replace", &path)),
+        }
     }
 
     /// Picks a random id and makes its run directory, which also proves that its short form is not in use.
@@ -341,7 +375,8 @@ impl Store {
     fn make_data_dirs(&self, container: &Container) -> Result<(), StateError> {
         let dir = self.dir(container);
         for (path, mode) in [
-            (dir.data.clone(), 0o700),
+            // A container whose root is another user than the caller has to find its own directories in here.
+            (dir.data.clone(), 0o711),
             (dir.upper(), 0o755),
             (dir.work(), 0o700),
         ] {
@@ -378,6 +413,24 @@ impl Store {
         let data = self.data_dir(id);
         remove_tree(&data).map_err(|source| removal_error(&data, source))
     }
+}
+
+/// How much longer a record may become: two processes, an exit code.
+const RECORD_GROWTH: usize = 1024;
+/// The block size of most file systems.
+const RECORD_BLOCK: usize = 4096;
+
+/// Writes `bytes` over what is in a file, so that a disk need have no room left for them.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 fn removal_error(path: &Path, source: io::Error) -> StateError {

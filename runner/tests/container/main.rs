@@ -4,6 +4,8 @@
 
 mod harness;
 
+mod damage;
+mod ending;
 mod hostile;
 mod isolation;
 mod lifecycle;
@@ -15,6 +17,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let subjects = [
         lifecycle::CASES,
+        ending::CASES,
+        damage::CASES,
         streams::CASES,
         isolation::CASES,
         hostile::CASES,

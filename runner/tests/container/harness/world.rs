@@ -107,7 +107,7 @@ impl World {
         };
         left.extend(listed(self.path("run"), "coracle"));
         left.extend(listed(self.path("run/coracle"), ""));
-        left.extend(listed(self.data().join("containers"), "lock"));
+        left.extend(listed(self.containers(), "lock"));
         let mounts = mount_points();
         let new = mounts.iter().filter(|line| !self.mounts.contains(line));
         left.extend(new.map(|place| format!("mount {place}")));
@@ -119,7 +119,7 @@ impl World {
         if !end_children(GRACE) {
             return Err(format!("these do not end: {:?}", children_named()));
         }
-        let recorded = fs::read_dir(self.data().join("containers"))
+        let recorded = fs::read_dir(self.containers())
             .into_iter()
             .flatten()
             .flatten()
@@ -140,6 +140,19 @@ impl World {
             .map_err(|error| format!("{}: {error}", self.dir.path().display()))
     }
 
+    /// The data directory by the name that coracle has for it.
+    pub fn store(&self) -> PathBuf {
+        match self.is_root() {
+            true => "/var/lib/coracle".into(),
+            false => self.data(),
+        }
+    }
+
+    /// Where each container has a directory.
+    pub fn containers(&self) -> PathBuf {
+        self.data().join("containers")
+    }
+
     /// Where this world's records, images and logs are.
     fn data(&self) -> PathBuf {
         if self.is_root() {
@@ -152,6 +165,13 @@ impl World {
     /// Whether the container has but one user and one group.
     pub fn has_single_id(&self) -> bool {
         self.caller.kind == Kind::Stranger
+    }
+
+    /// The user ID that root of a container has here: not the caller's, if that is the host's root.
+    pub fn container_root(&self) -> u32 {
+        let maps = self.sh(&[], "cat /proc/self/uid_map");
+        let outside = maps.split_ascii_whitespace().nth(1).expect("an ID map");
+        outside.parse().expect("a user ID")
     }
 
     pub fn is_root(&self) -> bool {

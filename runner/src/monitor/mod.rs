@@ -1,0 +1,297 @@
+//! The process that answers for one container: it starts init and the network helper, carries output to the log and to main, and
+//! when the container ends it records the exit code and cleans up.
+//!
+//! It has the caller's user ID and namespaces, and a session of its own. What it may do to the container it may as the maker of the
+//! container's user namespace; the container may do nothing to it. Nothing outlives it: init dies with it (PR_SET_PDEATHSIG), and
+//! with init its PID namespace; the helper's lifeline is a pipe held here.
+//!
+//! Signals: SIGTERM, SIGINT and SIGHUP, and in the foreground the end of main, end the container as `coracle stop` does: its stop
+//! signal, a grace time, SIGKILL. So does a shutdown, which signals every process at once. SIGQUIT ends it at once.
+
+mod start;
+
+pub use start::give_pipe_to;
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use portfwd::publish::Listener;
+use rustix::event::PollFlags;
+
+use crate::cgroup;
+use crate::channel::{Channel, Never};
+use crate::copier::Copier;
+use crate::failure::Failure;
+use crate::idmap::IdMaps;
+use crate::logs::{LogWriter, Stream};
+use crate::messages::FromMonitor;
+use crate::namespaces;
+use crate::network::Supervisor;
+use crate::ready;
+use crate::spec::ContainerSpec;
+use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, Store};
+use crate::sys::{self, Child};
+
+/// What main leaves to the monitor.
+pub struct Job {
+    pub store: Store,
+    pub container: Container,
+    pub dir: ContainerDir,
+    pub spec: ContainerSpec,
+    pub maps: IdMaps,
+    /// `None` for a container with no way out.
+    pub network: Option<Network>,
+    pub main: Channel<FromMonitor, Never>,
+    /// `None` when the container runs on without main.
+    pub attached: Option<Attached>,
+    pub stdin: Stdin,
+}
+
+pub struct Network {
+    pub listeners: Vec<Listener>,
+    pub status_dir: PathBuf,
+}
+
+/// Where output goes besides the log, in the foreground. With a terminal the second pipe stays silent.
+pub struct Attached {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// The container's standard input without a terminal.
+pub enum Stdin {
+    /// At its end from the beginning.
+    Empty,
+    /// Main holds the other end.
+    Pipe(OwnedFd),
+    /// Open, and silent: `-i` with nobody attached.
+    Silent,
+}
+
+/// How long output is waited for when everyone who could write it is dead. Only a descriptor that was passed out of the
+/// container can make it matter.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// How long a container that is asked to end has for it, as with Podman and Docker.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the container to its end.
+pub fn run(mut job: Job) {
+    let message = match start::start(&mut job) {
+        Ok(mut running) => {
+            let code = running.supervise(&job);
+            match settle(&job, &running.user_namespace, code) {
+                Ok(()) => FromMonitor::Exited(code),
+                Err(failure) => FromMonitor::Failed(failure),
+            }
+        }
+        Err(failure) => {
+            cgroup::remove(&job.container.cgroups);
+            // A container that never ran leaves no record: the next attempt may use its name.
+            let _ = job.store.remove(&job.container);
+            FromMonitor::Failed(failure)
+        }
+    };
+    // Detached, nobody listens any more.
+    let _ = job.main.send(&message, &[]);
+}
+
+/// A container whose command has been executed.
+struct Running {
+    init: Child,
+    network: Option<Supervisor>,
+    log: LogWriter,
+    stdout: Copier,
+    stderr: Copier,
+    signals: SignalFd,
+    init_code: Option<i32>,
+    /// When a container that was asked to end is killed.
+    kill_at: Option<Instant>,
+    stop_signal: i32,
+    /// For the removal of files that belong to the container's own users.
+    user_namespace: OwnedFd,
+    /// Whether the container ends with main.
+    attached: bool,
+    /// Keeps a silent standard input open.
+    _stdin: Option<OwnedFd>,
+    /// Tells whoever finds the record damaged that the container runs, and who answers for it.
+    _claim: File,
+}
+
+impl Running {
+    /// Serves the container until init has ended and its output is dealt with. Returns the exit code.
+    fn supervise(&mut self, job: &Job) -> i32 {
+        let mut code = None;
+        let mut drained_by = None;
+        loop {
+            let now = Instant::now();
+            if code.is_some() {
+                // Nobody is left to use the network. The ports are free before main reports the end.
+                if let Some(network) = self.network.take() {
+                    network.end();
+                }
+                let drained_by = *drained_by.get_or_insert(now + DRAIN_MAX);
+                if (self.stdout.is_closed() && self.stderr.is_closed()) || now >= drained_by {
+                    break;
+                }
+            }
+            let wake_at = [
+                drained_by,
+                self.kill_at,
+                self.network.as_ref().and_then(Supervisor::deadline),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
+            let timeout = wake_at.map(|at| at.saturating_duration_since(now));
+            let ready = self.wait(job, code.is_some(), timeout);
+
+            if ready.signal {
+                self.take_signals();
+            }
+            if ready.init && code.is_none() {
+                code = Some(self.take_init_code());
+            }
+            if ready.main {
+                self.attached = false;
+                self.stop();
+            }
+            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                self.kill_at = None;
+                kill(self.init.pidfd.as_fd());
+            }
+            if ready.stdout {
+                self.stdout
+                    .advance(|bytes| self.log.write(Stream::Stdout, bytes));
+            }
+            if ready.stderr {
+                self.stderr
+                    .advance(|bytes| self.log.write(Stream::Stderr, bytes));
+            }
+            if let Some(network) = &mut self.network {
+                let now = Instant::now();
+                if ready.helper_ready {
+                    network.handle_ready();
+                }
+                if ready.helper {
+                    network.handle_end(now);
+                }
+                network.handle_deadline(now);
+            }
+            if ready.stdout || ready.stderr {
+                // Output goes on: the limit is on silence.
+                drained_by = None;
+            }
+        }
+        code.expect("the loop ends after init only")
+    }
+
+    /// Reaps orphans, and ends the container when asked to leave.
+    fn take_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGCHLD) => self.reap(),
+                Ok(Signal::SIGQUIT) => kill(self.init.pidfd.as_fd()),
+                _ => self.stop(),
+            }
+        }
+    }
+
+    /// Asks the container to end, and plans its death. Asking again changes nothing.
+    fn stop(&mut self) {
+        if self.kill_at.is_none() {
+            // Fails only when it has ended.
+            let _ = sys::send_signal(self.init.pidfd.as_fd(), self.stop_signal);
+            self.kill_at = Some(Instant::now() + STOP_GRACE);
+        }
+    }
+
+    /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers do.
+    fn reap(&mut self) {
+        let init = |(pid, code)| (pid == self.init.pid).then_some(code);
+        let init_code = namespaces::reap().into_iter().find_map(init);
+        self.init_code = self.init_code.or(init_code);
+    }
+
+    /// Init has ended: its exit code.
+    fn take_init_code(&mut self) -> i32 {
+        self.reap();
+        // Nobody but this process can have reaped it.
+        self.init_code.unwrap_or(LOST_EXIT_CODE)
+    }
+
+    fn wait(&self, job: &Job, init_has_ended: bool, timeout: Option<Duration>) -> Ready {
+        let helper = self.network.as_ref().and_then(Supervisor::pidfd);
+        let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
+        let main = self.attached.then(|| (job.main.as_fd(), PollFlags::IN));
+        let interests = [
+            Some((self.signals.as_fd(), PollFlags::IN)),
+            // Not SIGCHLD: a caller may have left it ignored, and the news of one end hides another's.
+            (!init_has_ended).then(|| (self.init.pidfd.as_fd(), PollFlags::IN)),
+            main,
+            helper.map(|fd| (fd, PollFlags::IN)),
+            helper_ready.map(|fd| (fd, PollFlags::IN)),
+            self.stdout.interest(),
+            self.stderr.interest(),
+        ];
+        let [signal, init, main, helper, helper_ready, stdout, stderr] =
+            ready::wait(interests, timeout)
+                .unwrap_or_default()
+                .unwrap_or_default();
+        Ready {
+            signal,
+            init,
+            main,
+            helper,
+            helper_ready,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    signal: bool,
+    init: bool,
+    main: bool,
+    helper: bool,
+    helper_ready: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+/// Records the end, or removes the container.
+fn settle(job: &Job, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure> {
+    cgroup::remove(&job.container.cgroups);
+    if job.container.remove {
+        return match job.store.remove(&job.container) {
+            Err(StateError::NotOurs { .. }) => {
+                namespaces::in_that_user_namespace(user_namespace, || {
+                    let removed = job.store.remove(&job.container);
+                    removed.map_err(|error| error.to_string())
+                })
+            }
+            other => Ok(other?),
+        };
+    }
+    let ended = |container: &mut Container| container.status = Status::exited_now(code);
+    match job.store.modify(&job.container.id, ended) {
+        // What this process knows of the container is as good.
+        Err(StateError::Damaged { .. }) => {
+            let mut container = job.container.clone();
+            ended(&mut container);
+            Ok(job.store.update(&container)?)
+        }
+        other => Ok(other.map(drop)?),
+    }
+}
+
+fn kill(pidfd: BorrowedFd) {
+    // Fails only when the process has ended, which is what is wanted.
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}

@@ -1,0 +1,390 @@
+//! From what main leaves to a container whose command runs.
+//!
+//! The order: streams, control groups, init in its namespaces, its task, the network helper beside it, and, once both are ready,
+//! the word that lets the command start. What fails undoes what came before.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::PollFlags;
+use rustix::fs::{FileType, Gid, MemfdFlags, Uid, memfd_create};
+
+use super::{Job, Running, Stdin, kill};
+use crate::cgroup::{self, Entrance, Reach};
+use crate::channel::{self, Channel, DESCRIPTORS_MAX};
+use crate::copier::Copier;
+use crate::failure::Failure;
+use crate::init::{self, Streams};
+use crate::logs::LogWriter;
+use crate::messages::{FromInit, FromMonitor, ToInit};
+use crate::namespaces::{self, Fork};
+use crate::network::{Helper, HelperConfig, Supervisor};
+use crate::ready;
+use crate::rootfs::Sources;
+use crate::rootfs::lookup::file_type;
+use crate::state::{ProcessRef, Status};
+use crate::sys::{Child, NewNamespaces};
+
+pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
+    let signals = become_daemon()?;
+    let claim = job.store.claim(&job.container)?;
+    let (ours, theirs) = standard_streams(job)?;
+    let (init_channel, init) = clone_init(job, &theirs)?;
+    let init = Killer(Some(init));
+    drop(theirs);
+    let user_namespace = give_task(job, &init_channel, init.child())?;
+    let network = job.network.take().map(|network| HelperConfig {
+        listeners: network.listeners,
+        status_dir: network.status_dir,
+        log: job.dir.run.join("net.log"),
+        init: init.child().pid,
+        owner: job.maps.root_is_another().then(|| job.maps.root()),
+    });
+    let mut network = match network {
+        Some(config) => Some((config.spawn()?, config)),
+        None => None,
+    };
+    // While both are at work.
+    job.container.monitor = Some(ProcessRef::current()?);
+    job.container.init = Some(ProcessRef::of(init.child().pid.as_raw())?);
+    job.store.update(&job.container)?;
+    let log = LogWriter::open(job.dir.log())
+        .map_err(Failure::context("cannot open the container's log"))?;
+
+    let mut master = None;
+    wait_until_prepared(
+        job,
+        &init_channel,
+        &signals,
+        network.as_mut().map(|(helper, _)| helper),
+        &mut master,
+    )
+    .map_err(|waiting| match (waiting, network.take()) {
+        (Waiting::HelperFailed, Some((helper, config))) => helper.failure(&config),
+        (Waiting::HelperFailed, None) => unreachable!("only a helper can fail as one"),
+        (Waiting::Failed(failure), _) => failure,
+    })?;
+    let outputs = match (master, ours.outputs) {
+        (Some(master), _) => (master, None),
+        (None, Some((stdout, stderr))) => (stdout, Some(stderr)),
+        (None, None) => return Err(Failure::runner("init opened no terminal")),
+    };
+    let network = match network {
+        Some((helper, config)) => Some(Supervisor::new(config, helper)?),
+        None => None,
+    };
+    let_go(&init_channel)?;
+
+    job.container.status = Status::Running;
+    job.store.update(&job.container)?;
+    let init = init.release();
+    // Main may be gone already; the loop finds out.
+    let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
+    let attached = job.attached.is_some();
+    let (to_stdout, to_stderr) = job.attached.take().map(|a| (a.stdout, a.stderr)).unzip();
+    Ok(Running {
+        init,
+        network,
+        log,
+        stdout: Copier::new(outputs.0, to_stdout),
+        stderr: outputs
+            .1
+            .map_or_else(Copier::closed, |stderr| Copier::new(stderr, to_stderr)),
+        signals,
+        init_code: None,
+        kill_at: None,
+        stop_signal: job.container.stop_signal,
+        user_namespace,
+        attached,
+        _stdin: ours.stdin,
+        _claim: claim,
+    })
+}
+
+/// Lets init execute the container's command.
+fn let_go(init: &Channel<ToInit, FromInit>) -> Result<(), Failure> {
+    init.send(&ToInit::Go, &[])?;
+    match init.receive()? {
+        // Closed by the exec, or by a death that the exit code will tell of.
+        None => Ok(()),
+        Some((FromInit::Failed(failure), _)) => Err(failure),
+        Some((message, _)) => {
+            let what = format!("init said {message:?} where only the command's start was due");
+            Err(Failure::runner(what))
+        }
+    }
+}
+
+/// Leaves main's session and terminal, and takes signals by descriptor from here on.
+fn become_daemon() -> Result<SignalFd, Failure> {
+    // In the foreground main is the session's; a Ctrl-C for both would end the container behind main's back.
+    rustix::process::setsid()?;
+    // A directory that somebody works in cannot be unmounted.
+    rustix::process::chdir("/")?;
+    rustix::thread::set_name(c"coracle-monitor")?;
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        mask.add(signal);
+    }
+    // Everything that main blocked stays blocked but means nothing here.
+    mask.thread_set_mask()?;
+    let null = null_device()?;
+    init::install_streams(&Streams {
+        stdin: null.try_clone()?,
+        stdout: null.try_clone()?,
+        stderr: null,
+    })?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
+}
+
+struct OurEnds {
+    stdin: Option<OwnedFd>,
+    outputs: Option<(OwnedFd, OwnedFd)>,
+}
+
+fn standard_streams(job: &mut Job) -> Result<(OurEnds, Streams), Failure> {
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let null = null_device()?;
+    if job.spec.process.terminal {
+        let streams = Streams {
+            stdin: null.try_clone()?,
+            stdout: null.try_clone()?,
+            stderr: null,
+        };
+        return Ok((
+            OurEnds {
+                stdin: None,
+                outputs: None,
+            },
+            streams,
+        ));
+    }
+    let (our_stdin, stdin) = match std::mem::replace(&mut job.stdin, Stdin::Empty) {
+        Stdin::Empty => (None, null),
+        Stdin::Pipe(stdin) => (None, stdin),
+        Stdin::Silent => pipe().map(|(stdin, ours)| (Some(ours), stdin))?,
+    };
+    let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
+    if job.maps.root_is_another() {
+        for stream in [&stdin, &stdout, &stderr] {
+            give_pipe_to(stream, job.maps.root())?;
+        }
+    }
+    let ours = OurEnds {
+        stdin: our_stdin,
+        outputs: Some((our_stdout, our_stderr)),
+    };
+    Ok((
+        ours,
+        Streams {
+            stdin,
+            stdout,
+            stderr,
+        },
+    ))
+}
+
+/// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. The null device is the host's.
+pub fn give_pipe_to(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    if file_type(pipe)? == FileType::Fifo {
+        rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    Ok(())
+}
+
+/// Makes init in the container's namespaces and control groups. The child goes on as init.
+fn clone_init(
+    job: &mut Job,
+    streams: &Streams,
+) -> Result<(Channel<ToInit, FromInit>, Child), Failure> {
+    let reach = match job.maps.root_is_another() {
+        true => Reach::Own,
+        false => Reach::Callers,
+    };
+    let group = format!("coracle-{}", job.container.id.short());
+    job.container.cgroups = cgroup::create(&group, reach)?;
+    let mut groups = Entrance::open(&job.container.cgroups)?;
+    let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;
+    let clone =
+        namespaces::fork_with_fallback(&mut job.maps, NewNamespaces::CONTAINER, groups.unified())?;
+    match clone {
+        (Fork::Parent(held), fallback) => {
+            if let Some(reason) = fallback {
+                let warning = FromMonitor::Warning(reason.warning());
+                job.main.send(&warning, &[])?;
+            }
+            groups.admit(held.child().pid).map_err(Failure::context(
+                "cannot move the container to its control group",
+            ))?;
+            Ok((ours, held.release()?))
+        }
+        (Fork::Child, _) => {
+            // Dropping our copy of the monitor's end is what lets init notice the monitor's death.
+            drop(ours);
+            let Ok(socket) = theirs.as_fd().try_clone_to_owned() else {
+                std::process::exit(125)
+            };
+            let failure = init::launch(streams, &socket);
+            let _ = theirs.send(&FromInit::Failed(failure), &[]);
+            std::process::exit(125)
+        }
+    }
+}
+
+/// Tells init what to make, and opens what it may not reach itself. Returns its user namespace.
+fn give_task(
+    job: &Job,
+    init: &Channel<ToInit, FromInit>,
+    child: &Child,
+) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{}/ns/user", child.pid);
+    let user_namespace: OwnedFd = File::open(&path)
+        .map_err(Failure::context(format!("cannot open {path}")))?
+        .into();
+    let mut mounts = Vec::new();
+    if job.maps.root_is_another() {
+        let (sources, warning) = Sources::open_for(&job.spec.tree, user_namespace.as_fd())?;
+        if let Some(warning) = warning {
+            job.main.send(&FromMonitor::Warning(warning), &[])?;
+        }
+        mounts = sources.into_descriptors();
+    }
+    let mut task = File::from(memfd_create("coracle-init", MemfdFlags::CLOEXEC)?);
+    task.write_all(&serde_json::to_vec(&job.spec)?)?;
+    task.rewind()?;
+    let start = ToInit::Start {
+        mounts: mounts.len(),
+    };
+    init.send(&start, &[task.as_fd()])?;
+    for some in mounts.chunks(DESCRIPTORS_MAX) {
+        let some: Vec<_> = some.iter().map(OwnedFd::as_fd).collect();
+        init.send(&ToInit::Mounts, &some)?;
+    }
+    Ok(user_namespace)
+}
+
+/// Kills init unless it is released: nothing of a container that failed to start may stay.
+struct Killer(Option<Child>);
+
+impl Killer {
+    fn child(&self) -> &Child {
+        self.0
+            .as_ref()
+            .expect("taken by release only, which consumes the guard")
+    }
+
+    fn release(mut self) -> Child {
+        self.0.take().expect("taken here only")
+    }
+}
+
+impl Drop for Killer {
+    fn drop(&mut self) {
+        if let Some(child) = &self.0 {
+            kill(child.pidfd.as_fd());
+            let _ = namespaces::wait_for(child.pid);
+        }
+    }
+}
+
+enum Waiting {
+    HelperFailed,
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Waiting {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Returns when init has nothing left to do but exec and the helper is ready, or when one of them or main is gone.
+fn wait_until_prepared(
+    job: &Job,
+    init: &Channel<ToInit, FromInit>,
+    signals: &SignalFd,
+    mut helper: Option<&mut Helper>,
+    master: &mut Option<OwnedFd>,
+) -> Result<(), Waiting> {
+    let mut prepared = false;
+    loop {
+        let ready_fd = helper.as_ref().and_then(|helper| helper.ready_fd());
+        if prepared && ready_fd.is_none() {
+            return Ok(());
+        }
+        let interests = [
+            Some((init.as_fd(), PollFlags::IN)),
+            Some((job.main.as_fd(), PollFlags::IN)),
+            ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
+            Some((signals.as_fd(), PollFlags::IN)),
+        ];
+        let [from_init, main_left, from_helper, signal] = ready::wait(interests, None)
+            .map_err(Failure::from)?
+            .unwrap_or_default();
+
+        if main_left {
+            return Err(Failure::runner("the command that started the container has gone").into());
+        }
+        if signal && is_asked_to_leave(signals) {
+            return Err(Failure::runner("asked to end while the container started").into());
+        }
+        if from_init {
+            match init.receive()? {
+                Some((FromInit::Terminal, mut descriptors)) => {
+                    *master = descriptors.pop();
+                    let master = master
+                        .as_ref()
+                        .ok_or_else(|| Failure::runner("init sent no terminal"))?;
+                    job.main.send(&FromMonitor::Terminal, &[master.as_fd()])?;
+                }
+                Some((FromInit::Prepared { warnings }, _)) => {
+                    prepared = true;
+                    for warning in warnings {
+                        job.main.send(&FromMonitor::Warning(warning), &[])?;
+                    }
+                }
+                Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
+                None => {
+                    return Err(Failure::runner(
+                        "the container's init was killed while it started",
+                    )
+                    .into());
+                }
+            }
+        }
+        if from_helper
+            && helper
+                .as_mut()
+                .is_some_and(|helper| !helper.take_readiness())
+        {
+            return Err(Waiting::HelperFailed);
+        }
+    }
+}
+
+/// Whether one of the signals that have come means the end. Children that have ended are found out otherwise.
+fn is_asked_to_leave(signals: &SignalFd) -> bool {
+    let mut asked = false;
+    while let Ok(Some(signal)) = signals.read_signal() {
+        asked |= signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32;
+    }
+    asked
+}
+
+fn null_device() -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}

@@ -1,0 +1,87 @@
+//! Who answers for a container, told by the kernel: the monitor holds a lock on a file beside the record for as long as it lives.
+//!
+//! The record says the same, but can be damaged; what the file holds does not matter. The lock is a POSIX one (`fcntl_locking(2)`),
+//! since those tell their holder's PID. A process loses it when it closes any descriptor of the file: open it once.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use rustix::process::Pid;
+
+/// Takes the lock for this process.
+///
+/// # Errors
+/// WouldBlock when another process has it.
+pub fn take(path: &Path) -> io::Result<File> {
+    let file = open(
+        OpenOptions::new().write(true).create(true).mode(0o600),
+        path,
+    )?;
+    fcntl(&file, FcntlArg::F_SETLK(&whole_file()))?;
+    Ok(file)
+}
+
+/// The process that holds the lock.
+pub fn holder(path: &Path) -> Option<Pid> {
+    let file = open(OpenOptions::new().read(true), path).ok()?;
+    let mut lock = whole_file();
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+    match i32::from(lock.l_type) {
+        libc::F_UNLCK => None,
+        _ => Pid::from_raw(lock.l_pid),
+    }
+}
+
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_known_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monitor");
+        assert_eq!(holder(&path), None, "there is no file");
+        std::fs::write(&path, "anything").unwrap();
+        assert_eq!(holder(&path), None, "nobody holds it");
+
+        // A lock is never in its own holder's way: another process takes it.
+        let (mut told, tell) = io::pipe().unwrap();
+        let child = crate::sys::clone_process(crate::sys::NewNamespaces::NONE, None).unwrap();
+        let Some(child) = child else {
+            let taken = take(&path);
+            let _ = io::Write::write_all(&mut { tell }, if taken.is_ok() { b"1" } else { b"0" });
+            loop {
+                std::thread::park();
+            }
+        };
+        drop(tell);
+        let mut answer = [0];
+        io::Read::read_exact(&mut told, &mut answer).unwrap();
+        assert_eq!(&answer, b"1");
+        assert_eq!(holder(&path), Pid::from_raw(child.pid.as_raw()));
+        assert!(take(&path).is_err());
+        rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();
+        crate::namespaces::wait_for(child.pid).unwrap();
+        assert_eq!(holder(&path), None);
+        take(&path).unwrap();
+    }
+}

@@ -1,0 +1,31 @@
+//! Reading files of our own that somebody may have damaged: a FIFO in a record's place must not make every command wait, nor an
+//! endless file fill its memory.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Far longer than any record or specification.
+const LEN_MAX: u64 = 16 << 20;
+
+/// The whole of a regular file.
+///
+/// # Errors
+/// InvalidData when it is something else, or longer than 16 MiB.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |defect| io::Error::new(io::ErrorKind::InvalidData, defect);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(invalid("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LEN_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LEN_MAX {
+        return Err(invalid("it is too long"));
+    }
+    Ok(bytes)
+}

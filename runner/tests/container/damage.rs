@@ -1,0 +1,228 @@
+//! What commands make of a full disk, of output that cannot be written, and of damaged files.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+
+use crate::harness::{World, cases, eventually, finish, is_running, parent_of, skip, unique};
+
+cases![
+    a_full_disk_keeps_no_command_from_working,
+    output_that_cannot_be_written_is_an_error,
+    a_damaged_record_hides_no_running_container,
+    what_is_in_a_files_place_makes_nobody_wait,
+];
+
+fn detach(world: &World, name: &str, script: &str) {
+    let fixed = [
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--network",
+        "none",
+        "--rootfs",
+        "rootfs",
+    ];
+    let command = ["sh", "-c", script];
+    finish(world.coracle(fixed.iter().chain(&command))).success();
+}
+
+/// The directory of the only container of this world.
+fn container_dir(world: &World) -> PathBuf {
+    let containers = world.containers();
+    let mut entries = fs::read_dir(&containers).expect("containers").flatten();
+    let entry = entries.find(|entry| entry.path().is_dir());
+    entry.expect("a container").path()
+}
+
+fn a_full_disk_keeps_no_command_from_working(world: &World) {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can mount a small disk for the store");
+    }
+    let store = &world.store();
+    fs::create_dir_all(store).expect("made");
+    let options = format!("size=2m,mode=700,uid={0},gid={0}", world.uid());
+    mount(
+        Some("none"),
+        store,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some(&*options),
+    )
+    .expect("a disk");
+
+    let name = unique("full");
+    let script = "trap 'exit 7' TERM; echo ready; dd if=/dev/zero of=/fill bs=64k 2>/dev/null; echo x >/more; while :; do sleep 0.1 & wait $!; done";
+    detach(world, &name, script);
+    eventually("the disk is full", || {
+        let found = nix::sys::statvfs::statvfs(store).expect("a file system");
+        found.blocks_available() == 0
+    });
+    assert!(world.try_coracle(&["ps"]).success().contains(&name));
+    assert_eq!(world.try_coracle(&["logs", &name]).success(), "ready\n");
+    world.try_coracle(&["exec", &name, "true"]).success();
+    world.try_coracle(&["kill", "-s", "CONT", &name]).success();
+    world.try_coracle(&["stop", &name]).success();
+    let ended = world.inspect(&name).expect("kept");
+    assert_eq!(ended["exit_code"], 7, "{ended}");
+    world.try_coracle(&["rm", &name]).success();
+
+    // The same with nobody left to write the exit code, and for one that is still running.
+    detach(
+        world,
+        &name,
+        "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+    );
+    let init = world.init_of(&name);
+    let monitor = nix::unistd::Pid::from_raw(parent_of(init));
+    eventually("the disk is full", || {
+        let found = nix::sys::statvfs::statvfs(store).expect("a file system");
+        found.blocks_available() == 0
+    });
+    nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    eventually("it has ended", || !is_running(init));
+    assert_eq!(world.inspect(&name).expect("kept")["exit_code"], 137);
+    world.try_coracle(&["rm", "-f", &name]).success();
+    detach(
+        world,
+        &name,
+        "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+    );
+    world.try_coracle(&["rm", "-f", &name]).success();
+    assert!(world.inspect(&name).is_none());
+    nix::mount::umount2(store, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+}
+
+fn output_that_cannot_be_written_is_an_error(world: &World) {
+    let name = unique("output");
+    detach(world, &name, "echo out; echo err >&2; sleep 1000");
+    eventually("it has written", || {
+        !world.try_coracle(&["logs", &name]).stderr.is_empty()
+    });
+    let run = world.run_args(&[], &["sh", "-c", "echo hello"]);
+    let run: Vec<&str> = run.iter().map(String::as_str).collect();
+    let commands: [&[&str]; 9] = [
+        &["ps"],
+        &["ps", "-q"],
+        &["ps", "--format", "json"],
+        &["logs", &name],
+        &["kill", "-s", "CONT", &name],
+        &["exec", &name, "echo", "hello"],
+        &["--help"],
+        &["run", "--help"],
+        &run,
+    ];
+    for command in commands {
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("/dev/full");
+        let child = world
+            .coracle(command)
+            .stdin(Stdio::null())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn();
+        let failed = child.expect("coracle").wait_with_output().expect("a child");
+        assert_eq!(failed.status.code(), Some(125), "{command:?}");
+        let said = String::from_utf8_lossy(&failed.stderr);
+        assert!(
+            said.contains("No space left on device"),
+            "{command:?}: {said}"
+        );
+        // A reader that has seen enough, as `head` has, is none.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let child = world
+            .coracle(command)
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn();
+        let left = child.expect("coracle").wait_with_output().expect("a child");
+        let said = String::from_utf8_lossy(&left.stderr);
+        assert!(!said.contains("cannot write"), "{command:?}: {said}");
+    }
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn a_damaged_record_hides_no_running_container(world: &World) {
+    let name = unique("damaged");
+    let damages: [fn(&Path); 5] = [
+        |record| fs::write(record, "{ \"id\": ").expect("damaged"),
+        |record| fs::write(record, "").expect("emptied"),
+        |record| {
+            fs::remove_file(record).expect("removed");
+            nix::unistd::mkfifo(record, Mode::S_IRWXU).expect("a FIFO");
+        },
+        |record| {
+            fs::remove_file(record).expect("removed");
+            fs::create_dir(record).expect("a directory");
+        },
+        |record| {
+            let text = fs::read_to_string(record).expect("a record");
+            fs::write(record, text.replace("\"status\"", "\"sta\"")).expect("damaged");
+        },
+    ];
+    for damage in damages {
+        detach(world, &name, "sleep 1000");
+        let init = world.init_of(&name);
+        let monitor = parent_of(init);
+        let dir = container_dir(world);
+        let id = dir
+            .file_name()
+            .expect("an id")
+            .to_str()
+            .expect("plain")
+            .to_owned();
+        damage(&dir.join("config.json"));
+
+        let listed = world.try_coracle(&["ps", "-a"]);
+        assert!(listed.success().lines().count() == 1, "{listed:?}");
+        assert!(listed.stderr.contains(&id[..12]), "{listed:?}");
+        let unknown = world.try_coracle(&["rm", "-f", &name]);
+        assert_eq!(
+            unknown.code(),
+            Some(125),
+            "it may be the damaged one: {unknown:?}"
+        );
+        assert!(unknown.stderr.contains(&id[..12]), "{unknown:?}");
+        let refused = world.try_coracle(&["rm", &id]);
+        assert_eq!(refused.code(), Some(2), "{refused:?}");
+        assert!(is_running(init));
+        world.try_coracle(&["rm", "-f", &id]).success();
+        assert!(!is_running(init) && !is_running(monitor));
+        assert!(!dir.exists());
+    }
+}
+
+fn what_is_in_a_files_place_makes_nobody_wait(world: &World) {
+    let name = unique("places");
+    for file in ["spec.json", "log", "log.1", "monitor", "config.json.new"] {
+        detach(
+            world,
+            &name,
+            "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1 & wait $!; done",
+        );
+        let path = container_dir(world).join(file);
+        let _ = fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a FIFO");
+        if nix::unistd::geteuid().is_root() {
+            world.give_away(&path);
+        }
+        for command in [&["ps"][..], &["logs", &name], &["exec", &name, "true"]] {
+            // Whether it works or says what is wrong, it ends.
+            let code = world.try_coracle(command).code();
+            assert!(
+                matches!(code, Some(0 | 125)),
+                "{file}: {command:?}: {code:?}"
+            );
+        }
+        world.try_coracle(&["stop", &name]).success();
+        world.try_coracle(&["rm", &name]).success();
+    }
+}
