@@ -5,6 +5,7 @@
 //! host ports are bound with the caller's own privileges, the user namespace is joined while there is one thread, the
 //! privileges go when nothing is left to set up, and "ready" is said last.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{OwnedFd, RawFd};
@@ -43,8 +44,13 @@ use crate::sys;
 const EXIT_PORT: u8 = 126;
 const EXIT_FAILURE: u8 = 1;
 
+/// What `ps`, `top` and `ss` show. 15 bytes at most (TASK_COMM_LEN).
+const PROCESS_NAME: &CStr = c"coracle-net";
+
 /// Runs the helper with the process's arguments until it is told to end.
 pub fn main() -> ExitCode {
+    // The kernel takes the name from the file that was executed, which may be /proc/self/exe. Threads have their own.
+    let _ = rustix::thread::set_name(PROCESS_NAME);
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),

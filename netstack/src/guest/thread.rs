@@ -41,7 +41,7 @@ impl GuestThread {
             }
         };
         let thread = Builder::new()
-            .name("guest".to_owned())
+            .name("coracle-guest".to_owned())
             .spawn(live)
             .map_err(NamespaceError::Thread)?;
         outcome

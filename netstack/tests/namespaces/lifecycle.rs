@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     case("lifecycle::tun_missing", tun_missing),
     case("lifecycle::tap_exists", tap_exists),
     case("lifecycle::no_such_target", no_such_target),
+    case("lifecycle::goes_by_its_own_name", goes_by_its_own_name),
 ];
 
 fn signal_ends_helper(world: &mut World, signal: Signal) {
@@ -136,4 +137,13 @@ fn no_such_target(_: &mut World) {
             "{text}"
         );
     }
+}
+
+/// `ps`, `top` and `ss` show what it is, although the runner starts it as /proc/self/exe.
+fn goes_by_its_own_name(world: &mut World) {
+    let alias = world.dir.join("exe");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_coracle-net"), &alias).expect("make a link");
+    let helper = world.helper().program(&alias).start();
+    assert_eq!(helper.thread_names(), ["coracle-net", "coracle-guest"]);
+    std::fs::remove_file(alias).expect("remove the link");
 }

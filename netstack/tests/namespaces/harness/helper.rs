@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub struct Setup {
     configure: bool,
     mtu: u32,
     options: Vec<OsString>,
+    program: PathBuf,
 }
 
 impl Setup {
@@ -29,7 +31,14 @@ impl Setup {
             configure: true,
             mtu: 65520,
             options: Vec::new(),
+            program: env!("CARGO_BIN_EXE_coracle-net").into(),
         }
+    }
+
+    /// Another path to the same program.
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Setup {
+        self.program = path.into();
+        self
     }
 
     pub fn mtu(mut self, mtu: u32) -> Setup {
@@ -112,7 +121,7 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = match std::env::var("CORACLE_PEER").as_deref() {
-            Err(_) => Command::new(env!("CARGO_BIN_EXE_coracle-net")),
+            Err(_) => Command::new(&self.program),
             Ok("slirp4netns") if self.options.is_empty() => {
                 let mut command = Command::new("slirp4netns");
                 command.args(["--enable-ipv6", "--disable-host-loopback"]);
@@ -140,6 +149,27 @@ pub struct Helper {
 impl Helper {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The name of each of its threads, the first one's first.
+    pub fn thread_names(&self) -> Vec<String> {
+        let names = self.of_each_thread("comm").into_iter();
+        names.map(|name| name.trim_end().to_owned()).collect()
+    }
+
+    /// The content of the file `name` in the /proc directory of each of its threads, in the order of their numbers.
+    pub fn of_each_thread(&self, name: &str) -> Vec<String> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        let mut ids: Vec<u32> = fs::read_dir(&tasks)
+            .expect("the helper's threads")
+            .map(|entry| entry.expect("a thread").file_name())
+            .map(|id| id.to_str().and_then(|id| id.parse().ok()).expect("a number"))
+            .collect();
+        ids.sort_unstable();
+        let read = |id: u32| fs::read_to_string(tasks.join(id.to_string()).join(name));
+        ids.into_iter()
+            .map(|id| read(id).expect("a file of a thread"))
+            .collect()
     }
 
     /// How many descriptors the helper has open.
