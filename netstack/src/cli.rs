@@ -202,7 +202,7 @@ In the guest:
   10.0.2.3,   fd00::3     DNS, forwarded to the resolvers in the host's resolv.conf, which is followed live
   Link-local addresses, where cloud metadata services live, cannot be reached.
 
-Exit codes: 0 told to end, or the process PID ended; 126 a port could not be bound; 1 anything else.
+Exit codes: 0 told to end, or the process PID ended, or PATH was unmounted; 126 a port could not be bound; 1 anything else.
 CORACLE_LOG sets what is logged, as in CORACLE_LOG=debug.";
 
 impl TryFrom<Args> for Config {
@@ -334,8 +334,12 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
         .network()
         .try_clone_to_owned()
         .map_err(StartError::Exit)?;
-    if let Some(process) = target.into_process() {
+    let holders = target.into_holders();
+    if let Some(process) = holders.process {
         exit.watch_process(process).map_err(StartError::Exit)?;
+    }
+    if let Some(mount) = holders.mount {
+        exit.watch_mount(mount).map_err(StartError::Exit)?;
     }
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;

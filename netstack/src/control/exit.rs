@@ -1,22 +1,26 @@
 //! The ends of a helper's working life: the word that it is ready, and everything that tells it to stop.
 //!
-//! All reasons to stop are gathered behind one descriptor, an epoll instance that is itself polled by the driver:
-//! readable means stop, with exit code 0. The reasons are SIGTERM, SIGINT and SIGQUIT, the end of the process whose
-//! namespace was named, and a hang-up of the descriptor that `--exit-fd` names.
+//! All reasons to stop are gathered behind one descriptor, an epoll instance that is itself polled by the driver: readable
+//! means to ask [`ExitWatch::is_over`], and to stop with exit code 0 if so. The reasons are SIGTERM, SIGINT and SIGQUIT, the end
+//! of the process whose namespace was named, the end of the mount at the path that was, and a hang-up of the descriptor
+//! that `--exit-fd` names.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::debug;
 
-/// Readable once it is time to stop.
+use crate::guest::NamespaceMount;
+
+/// Readable once it may be time to stop.
 #[derive(Debug)]
 pub struct ExitWatch {
     epoll: Epoll,
+    mount: Option<NamespaceMount>,
     /// Held open: a descriptor leaves its epoll instance when it is closed.
     _watched: Vec<OwnedFd>,
     _signals: SignalFd,
@@ -33,9 +37,10 @@ impl ExitWatch {
         set.thread_block()?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, OVER))?;
         Ok(ExitWatch {
             epoll,
+            mount: None,
             _watched: Vec::new(),
             _signals: signals,
         })
@@ -52,8 +57,26 @@ impl ExitWatch {
         self.watch(fd, EpollFlags::EPOLLRDHUP)
     }
 
+    /// Stop when the namespace is no longer mounted there.
+    pub fn watch_mount(&mut self, mount: NamespaceMount) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLPRI, MOUNTS_CHANGED);
+        self.epoll.add(&mount, event)?;
+        self.mount = Some(mount);
+        Ok(())
+    }
+
+    /// Whether it is time to stop. To be asked when the descriptor is readable, and once when it is watched: that mounts have
+    /// changed is told only once, to whoever polls first.
+    pub fn is_over(&mut self) -> bool {
+        let mut events = [EpollEvent::empty(); 8];
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO);
+        let over = |event: &EpollEvent| event.data() == OVER;
+        events[..count.unwrap_or(0)].iter().any(over)
+            || self.mount.as_mut().is_some_and(|mount| !mount.is_there())
+    }
+
     fn watch(&mut self, fd: OwnedFd, events: EpollFlags) -> io::Result<()> {
-        self.epoll.add(&fd, EpollEvent::new(events, 0))?;
+        self.epoll.add(&fd, EpollEvent::new(events, OVER))?;
         self._watched.push(fd);
         Ok(())
     }
@@ -64,6 +87,10 @@ impl AsFd for ExitWatch {
         self.epoll.0.as_fd()
     }
 }
+
+/// What events of the inner epoll stand for.
+const OVER: u64 = 0;
+const MOUNTS_CHANGED: u64 = 1;
 
 /// The descriptor of `--ready-fd`.
 #[derive(Debug)]
@@ -95,13 +122,9 @@ mod tests {
 
     use super::*;
 
-    fn is_over(watch: &ExitWatch, timeout: PollTimeout) -> bool {
-        poll(
-            &mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        )
-        .unwrap()
-            == 1
+    fn is_over(watch: &mut ExitWatch, timeout: PollTimeout) -> bool {
+        let mut polled = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, timeout).unwrap() == 1 && watch.is_over()
     }
 
     #[test]
@@ -110,9 +133,9 @@ mod tests {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
         watch.watch_hang_up(read).unwrap();
         nix::unistd::write(&write, b"x").unwrap();
-        assert!(!is_over(&watch, PollTimeout::ZERO));
+        assert!(!is_over(&mut watch, PollTimeout::ZERO));
         drop(write);
-        assert!(is_over(&watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, PollTimeout::NONE));
     }
 
     #[test]
@@ -121,18 +144,18 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         watch.watch_process(pidfd).unwrap();
-        assert!(!is_over(&watch, PollTimeout::ZERO));
+        assert!(!is_over(&mut watch, PollTimeout::ZERO));
         drop(child.stdin.take());
-        assert!(is_over(&watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, PollTimeout::NONE));
         child.wait().unwrap();
     }
 
     #[test]
     fn a_signal_to_the_thread_ends_it() {
-        let watch = ExitWatch::new().unwrap();
-        assert!(!is_over(&watch, PollTimeout::ZERO));
+        let mut watch = ExitWatch::new().unwrap();
+        assert!(!is_over(&mut watch, PollTimeout::ZERO));
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-        assert!(is_over(&watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, PollTimeout::NONE));
     }
 
     #[test]

@@ -72,8 +72,7 @@ pub struct Driver {
     resolvers: Resolvers,
     promotion: Result<Promotion, Unpromoted>,
     status: Option<StatusSocket>,
-    /// Held open: closed, it would leave the epoll.
-    _exit: ExitWatch,
+    exit: ExitWatch,
     clock: Clock,
     /// Where frames and datagrams are read to.
     buffer: Vec<u8>,
@@ -131,17 +130,20 @@ impl Driver {
             resolvers: parts.resolvers,
             promotion: parts.promoter.map(Promotion::new),
             status: parts.status,
-            _exit: parts.exit,
+            exit: parts.exit,
             clock,
             buffer: vec![0; MAX_FRAME_LEN],
             warned_about_ping: false,
         })
     }
 
-    /// Runs until something in `exits` happens or the tap is gone.
+    /// Runs until it is time to stop or the tap is gone.
     pub fn run(&mut self) -> Result<(), DriverError> {
         let mut events = Vec::new();
         let mut timeout = None;
+        if self.exit.is_over() {
+            return Ok(());
+        }
         loop {
             self.poller
                 .wait(timeout, &mut events)
@@ -161,7 +163,8 @@ impl Driver {
                         }
                     }
                     Token::Status => self.handle_status(now),
-                    Token::Exit => return Ok(()),
+                    Token::Exit if self.exit.is_over() => return Ok(()),
+                    Token::Exit => {}
                 }
             }
             if !self.link.has_room() {

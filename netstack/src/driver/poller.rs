@@ -23,7 +23,7 @@ pub enum Token {
     Guest(FlowId),
     Resolvers,
     Status,
-    /// Time to end.
+    /// It may be time to end.
     Exit,
 }
 

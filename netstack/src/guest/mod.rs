@@ -4,6 +4,7 @@
 mod encode;
 mod endpoints;
 mod link;
+mod mount;
 mod namespace;
 pub mod netlink;
 pub mod nft;
@@ -14,7 +15,8 @@ mod thread;
 
 pub use endpoints::Endpoints;
 pub use link::{LinkError, LinkSettings, RING_FRAMES, configure};
-pub use namespace::{NamespaceError, Target, TargetName};
+pub use mount::NamespaceMount;
+pub use namespace::{Holders, NamespaceError, Target, TargetName};
 pub use promoter::{Diversion, Promoter, PromoterError};
 pub use route::{DiversionError, divert_marked};
 pub use thread::{GuestThread, GuestThreadEnded};

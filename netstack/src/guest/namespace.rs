@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::mount::NamespaceMount;
 use crate::sys;
 
 /// How the command line names the guest's network namespace.
@@ -36,7 +37,17 @@ pub struct Target {
     network: OwnedFd,
     /// `None` if the kernel does not let us see the owner, which means that it is not below our own user namespace.
     user: Option<OwnedFd>,
-    process: Option<OwnedFd>,
+    holders: Holders,
+}
+
+/// What the guest's network namespace stands and falls with. Neither is known of one that another program's descriptor
+/// keeps.
+#[derive(Debug)]
+pub struct Holders {
+    /// The pidfd of the process whose namespace it is; readable when that process ends.
+    pub process: Option<OwnedFd>,
+    /// The mount at the path that was named.
+    pub mount: Option<NamespaceMount>,
 }
 
 /// Why the guest's namespaces could not be entered.
@@ -75,17 +86,19 @@ pub enum NamespaceError {
 impl Target {
     /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner of the network namespace.
     pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Target, NamespaceError> {
-        let (path, process) = match name {
-            TargetName::Process(pid) => {
-                let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into();
-                (path, Some(open_process(*pid)?))
-            }
-            TargetName::Path(path) => {
-                let process = process_in_path(path).map(open_process).transpose()?;
-                (path.clone(), process)
-            }
+        let path = match name {
+            TargetName::Process(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into(),
+            TargetName::Path(path) => path.clone(),
         };
+        let process = process_in_path(&path).or_else(|| process_in_path(&followed(&path)));
+        let process = process.map(open_process).transpose()?;
+        let mounts = NamespaceMount::list(&path).map_err(open_error(&path))?;
         let network = open(&path)?;
+        let mount = NamespaceMount::find(mounts, network.as_fd()).map_err(open_error(&path))?;
+        // Unmounted since it was opened, it would look as if it had never been mounted.
+        if mount.is_none() && !is_at(&network, &path) {
+            return Err(gone(&path));
+        }
         if let Some(process) = &process {
             // Alive now, so the path that was opened above was this process's own.
             ensure_alive(process, &path)?;
@@ -113,7 +126,7 @@ impl Target {
         Ok(Target {
             network,
             user,
-            process,
+            holders: Holders { process, mount },
         })
     }
 
@@ -136,17 +149,33 @@ impl Target {
         self.network.as_fd()
     }
 
-    /// The pidfd of the process whose namespace it is, which becomes readable when that process ends. `None` for a path
-    /// that names no process.
-    pub fn into_process(self) -> Option<OwnedFd> {
-        self.process
+    /// What to watch for the namespace's end.
+    pub fn into_holders(self) -> Holders {
+        self.holders
     }
 }
 
 /// `PID` of `/proc/PID/ns/net`. (Not of /proc/self or /proc/thread-self.)
-fn process_in_path(path: &Path) -> Option<Pid> {
+pub(super) fn process_in_path(path: &Path) -> Option<Pid> {
     let pid = path.strip_prefix("/proc").ok()?.components().next()?;
     Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?)
+}
+
+/// Where a symbolic link in the place of the namespace's file leads to; `path` itself if it is none. A namespace's own file is
+/// a link as well, to a name that no file has.
+fn followed(path: &Path) -> PathBuf {
+    /// Links in a row, as in path_resolution(7).
+    const MAX_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) if !target.to_string_lossy().contains(":[") => {
+                path = path.parent().unwrap_or(Path::new("/")).join(target);
+            }
+            _ => break,
+        }
+    }
+    path
 }
 
 fn open_process(pid: Pid) -> Result<OwnedFd, NamespaceError> {
@@ -164,11 +193,21 @@ fn ensure_alive(process: &OwnedFd, path: &Path) -> Result<(), NamespaceError> {
     let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     match poll(&mut polled, PollTimeout::ZERO) {
         Ok(0) => Ok(()),
-        _ => Err(NamespaceError::Open {
-            path: path.to_owned(),
-            source: io::Error::from_raw_os_error(libc::ESRCH),
-        }),
+        _ => Err(gone(path)),
     }
+}
+
+fn gone(path: &Path) -> NamespaceError {
+    NamespaceError::Open {
+        path: path.to_owned(),
+        source: io::Error::from_raw_os_error(libc::ESRCH),
+    }
+}
+
+fn is_at(namespace: &OwnedFd, path: &Path) -> bool {
+    let there = fs::metadata(path).map(|there| (there.dev(), there.ino()));
+    let open = rustix::fs::fstat(namespace).map(|open| (open.st_dev, open.st_ino));
+    there.ok() == open.ok()
 }
 
 /// Whether this process is in `namespace`, which is of kind `kind`.
@@ -285,7 +324,7 @@ mod tests {
                     Err(NamespaceError::NotUser(_))
                 ));
 
-                let process = by_path.into_process().unwrap();
+                let process = by_path.into_holders().process.unwrap();
                 ensure_alive(&process, Path::new("")).unwrap();
                 child.kill().unwrap();
                 child.wait().unwrap();

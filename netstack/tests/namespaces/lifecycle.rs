@@ -1,7 +1,12 @@
 //! How a helper begins and ends: readiness, signals, its guest's end, a crash, and set-up that cannot succeed.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
 use nix::fcntl::OFlag;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use rustix::process::Signal;
 
 use crate::harness::traffic::{EchoServer, assert_echo, connect};
@@ -27,6 +32,36 @@ pub const CASES: &[Case] = &[
     case("lifecycle::tun_missing", tun_missing),
     case("lifecycle::tap_exists", tap_exists),
     case("lifecycle::no_such_target", no_such_target),
+    case("lifecycle::unmounting_the_path_ends_helper", |world| {
+        path_goes(world, |path| {
+            umount2(path, MntFlags::MNT_DETACH).expect("unmount, as `ip netns del` does");
+        })
+    }),
+    case("lifecycle::a_plain_unmount_is_not_busy", |world| {
+        path_goes(world, |path| umount(path).expect("nobody has it open"))
+    }),
+    case("lifecycle::removing_the_path_ends_helper", |world| {
+        path_goes(world, remove_from_elsewhere)
+    }),
+    case("lifecycle::replacing_the_path_ends_helper", |world| {
+        path_goes(world, |path| {
+            umount2(path, MntFlags::MNT_DETACH).expect("unmount");
+            bind(Path::new("/proc/self/ns/net"), path);
+        })
+    }),
+    case("lifecycle::covering_the_path_ends_helper", |world| {
+        path_goes(world, |path| bind(Path::new("/proc/self/ns/net"), path))
+    }),
+    case("lifecycle::link_to_a_process_ends_with_it", |world| {
+        let link = world.dir.join("netns");
+        symlink(format!("/proc/{}/ns/net", world.guest.pid), &link).expect("make a link");
+        process_in_path_ends(world, &link);
+        fs::remove_file(link).expect("remove the link");
+    }),
+    case("lifecycle::process_in_path_ends_helper", |world| {
+        let path = format!("/proc/{}/ns/net", world.guest.pid);
+        process_in_path_ends(world, Path::new(&path));
+    }),
     case("lifecycle::goes_by_its_own_name", goes_by_its_own_name),
 ];
 
@@ -139,11 +174,62 @@ fn no_such_target(_: &mut World) {
     }
 }
 
+/// A helper of a mounted namespace goes when the mount does, although the namespace lives on, and not before.
+fn path_goes(world: &mut World, go: fn(&Path)) {
+    let path = world.dir.join("netns");
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    bind(
+        Path::new(&format!("/proc/{}/ns/net", world.guest.pid)),
+        &path,
+    );
+    let mut helper = Setup::new(&path).start();
+    // Changes in the list of mounts that have nothing to do with it.
+    let other = world.dir.join("other");
+    bind(&path, &other);
+    umount(&other).expect("unmount the other");
+    fs::remove_file(&other).expect("remove the other");
+    assert_echo(&mut connect(&world.guest.net, server.address), b"mounted");
+    assert!(helper.is_running());
+    go(&path);
+    assert_eq!(helper.wait().code(), Some(0));
+    while umount2(&path, MntFlags::MNT_DETACH).is_ok() {}
+    if path.exists() {
+        fs::remove_file(&path).expect("remove the file");
+    }
+}
+
+/// Mounts the namespace at `source` over a file, new if need be, as `unshare --net=FILE` does.
+fn bind(source: &Path, target: &Path) {
+    if !target.exists() {
+        fs::File::create(target).expect("make a file to mount over");
+    }
+    let none = None::<&str>;
+    mount(Some(source), target, none, MsFlags::MS_BIND, none).expect("mount a namespace");
+}
+
+/// Removes the file in a mount namespace where nothing is mounted over it, and with it the mount in ours.
+fn remove_from_elsewhere(path: &Path) {
+    let remove = || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("unshare a mount namespace");
+        umount(path).expect("unmount there");
+        fs::remove_file(path).expect("remove the file");
+    };
+    std::thread::scope(|scope| scope.spawn(remove).join()).expect("remove the file");
+}
+
+fn process_in_path_ends(world: &mut World, path: &Path) {
+    let mut helper = Setup::new(path).option("--netns-type=path").start();
+    let _held = crate::harness::traffic::listen(&world.guest.net, Family::V4.loopback(), 0);
+    assert!(helper.is_running());
+    world.guest.kill_process();
+    assert_eq!(helper.wait().code(), Some(0));
+}
+
 /// `ps`, `top` and `ss` show what it is, although the runner starts it as /proc/self/exe.
 fn goes_by_its_own_name(world: &mut World) {
     let alias = world.dir.join("exe");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_coracle-net"), &alias).expect("make a link");
+    symlink(env!("CARGO_BIN_EXE_coracle-net"), &alias).expect("make a link");
     let helper = world.helper().program(&alias).start();
     assert_eq!(helper.thread_names(), ["coracle-net", "coracle-guest"]);
-    std::fs::remove_file(alias).expect("remove the link");
+    fs::remove_file(alias).expect("remove the link");
 }

@@ -163,7 +163,11 @@ impl Helper {
         let mut ids: Vec<u32> = fs::read_dir(&tasks)
             .expect("the helper's threads")
             .map(|entry| entry.expect("a thread").file_name())
-            .map(|id| id.to_str().and_then(|id| id.parse().ok()).expect("a number"))
+            .map(|id| {
+                id.to_str()
+                    .and_then(|id| id.parse().ok())
+                    .expect("a number")
+            })
             .collect();
         ids.sort_unstable();
         let read = |id: u32| fs::read_to_string(tasks.join(id.to_string()).join(name));
