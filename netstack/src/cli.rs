@@ -33,11 +33,11 @@ use crate::core::{self, Core};
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::{
-    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter,
-    PromoterError, Target, configure,
+    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, Target,
+    configure,
 };
 use crate::host::{RESOLV_CONF, Resolvers};
-use crate::sandbox::{self, SandboxError};
+use crate::sandbox::{self, Kept, SandboxError};
 use crate::sys;
 
 /// A host port cannot be bound; as container engines have it, "the container could not be started".
@@ -148,7 +148,18 @@ struct Args {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     promote: PromoteWhen,
 
+    /// Promote as root, too, at the price of CAP_NET_ADMIN over the host
+    ///
+    /// Concerns root and namespaces of the host's own user namespace, as `ip netns add` makes them. There promotion needs
+    /// CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over the host itself: whoever took this program over by its guest could
+    /// reconfigure the host's network. Without this option they go, and connections are not promoted.
+    #[arg(long)]
+    keep_host_net_admin: bool,
+
     /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON document
+    ///
+    /// The socket is removed at the end, but for a helper that root started and a directory where only root may remove it;
+    /// the next helper replaces it then.
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
 }
@@ -236,6 +247,7 @@ impl TryFrom<Args> for Config {
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
             promote: args.promote.into(),
+            keep_host_net_admin: args.keep_host_net_admin,
         }
         .check()
     }
@@ -266,8 +278,8 @@ enum StartError {
     Tap(#[from] TapError),
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("cannot promote connections: {0}")]
-    Promoter(#[from] PromoterError),
+    #[error("cannot promote connections (--promote always): {0}")]
+    Unpromoted(Unpromoted),
     #[error(transparent)]
     Thread(#[from] GuestThreadEnded),
     #[error("cannot watch {RESOLV_CONF}: {0}")]
@@ -344,10 +356,9 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;
     let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
-    let promoter = match set_up_promotion(&guest, &config, network.v6.is_some()) {
-        Err(Unpromoted::Unavailable(error)) if config.promote == Promote::Always => {
-            return Err(error.into());
-        }
+    let kept = Kept::here(config.keep_host_net_admin);
+    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some()) {
+        Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
         promoter => promoter,
     };
     let mut core = core_config(&config, network, &tap)?;
@@ -355,9 +366,9 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
         core.promote = Promote::Off;
     }
 
+    sandbox::confine_thread(kept)?;
+    guest.run(move || sandbox::confine_thread(kept))??;
     sandbox::close_process()?;
-    sandbox::confine_thread()?;
-    guest.run(sandbox::confine_thread)??;
     info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());
@@ -428,15 +439,17 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
 fn set_up_promotion(
     guest: &Arc<GuestThread>,
     config: &Config,
+    kept: Kept,
     ipv6: bool,
 ) -> Result<Promoter, Unpromoted> {
     if config.promote == Promote::Off {
         return Err(Unpromoted::Off);
     }
-    Promoter::set_up(guest.clone(), &config.tap, ipv6).map_err(|error| {
-        info!("connections stay in user space: {error}");
-        error.into()
-    })
+    let promoter = match kept {
+        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6).map_err(Into::into),
+        Kept::Nothing => Err(Unpromoted::NeedsHost),
+    };
+    promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
 }
 
 fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Config, StartError> {

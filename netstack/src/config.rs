@@ -34,6 +34,8 @@ pub struct Config {
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
     pub promote: Promote,
+    /// Capabilities over the host's own network stay, where the guest's belongs to the same user namespace.
+    pub keep_host_net_admin: bool,
 }
 
 /// An argument that cannot work.
@@ -301,6 +303,7 @@ mod tests {
             exit_fd,
             status_socket: None,
             promote: Promote::Auto,
+            keep_host_net_admin: false,
         };
         let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
         assert_eq!(five.0, 5);

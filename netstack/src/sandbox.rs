@@ -1,16 +1,21 @@
-//! What the helper gives up once everything is set up: every capability that it no longer uses, the way to get any back,
-//! and its openness to other processes of the user.
+//! What the helper gives up once everything is set up: every capability that it no longer uses, the way to get any back, being
+//! the host's root, and its openness to other processes of the user.
 //!
 //! What stays is CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the guest's user namespace, which taking over a connection in
-//! the guest needs. Capabilities belong to threads, so each thread calls this for itself.
+//! the guest needs; not even these where that is the host's own user namespace, unless they were asked for. Capabilities and
+//! IDs belong to threads, so each thread calls this for itself.
 //!
-//! System calls: capget, capset, prctl.
+//! System calls: capget, capset, prctl, setgroups, setresgid, setresuid.
+
+pub mod root;
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
 };
 
@@ -22,8 +27,32 @@ pub struct SandboxError {
     source: io::Error,
 }
 
-/// Needed for nothing but the guest's network: its links, its firewall's set, sockets with a remote's address and port.
-const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
+/// The capabilities that stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Needed for nothing but the guest's network: its links, its firewall's set, sockets with a remote's address and port.
+    Network,
+    Nothing,
+}
+
+impl Kept {
+    /// What a helper keeps in the user namespace that it is in by now. `of_host` says that it may keep what it has over the
+    /// host's own network.
+    pub fn here(of_host: bool) -> Kept {
+        if of_host || !root::is_in_initial_namespace() {
+            Kept::Network
+        } else {
+            Kept::Nothing
+        }
+    }
+
+    fn set(self) -> CapabilitySet {
+        match self {
+            Kept::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
+            Kept::Nothing => CapabilitySet::empty(),
+        }
+    }
+}
 
 /// For the process as a whole: nobody may trace it, read its memory or open its descriptors, except who has
 /// CAP_SYS_PTRACE over the user namespace it was started in.
@@ -31,19 +60,46 @@ pub fn close_process() -> Result<(), SandboxError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(error("being dumpable"))
 }
 
-/// For the calling thread and those it starts afterwards: no more capabilities than it still uses, and none by executing
-/// a program.
-pub fn confine_thread() -> Result<(), SandboxError> {
+/// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by executing a program, and
+/// not the host's root.
+pub fn confine_thread(kept: Kept) -> Result<(), SandboxError> {
     set_no_new_privs(true).map_err(error("new privileges"))?;
     clear_ambient_capability_set().map_err(error("ambient capabilities"))?;
+    bound_capabilities(kept.set()).map_err(error("the bounding set"))?;
+    root::leave().map_err(|source| SandboxError {
+        privilege: "being root",
+        source,
+    })?;
     let capabilities_error = error("capabilities");
-    let left = capabilities(None).map_err(&capabilities_error)?.permitted & KEPT;
+    let left = capabilities(None).map_err(&capabilities_error)?.permitted & kept.set();
     let sets = CapabilitySets {
         effective: left,
         permitted: left,
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).map_err(&capabilities_error)
+}
+
+/// Takes all but `kept` out of the bounding set. Who lacks CAP_SETPCAP may not, and needs it least.
+fn bound_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(capability) {
+            continue;
+        }
+        match capability_is_in_bounding_set(capability) {
+            Ok(false) => continue,
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Ok(true) => {}
+            Err(errno) => return Err(errno),
+        }
+        match remove_capability_from_bounding_set(capability) {
+            Err(Errno::PERM) => break,
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 fn error(privilege: &'static str) -> impl Fn(rustix::io::Errno) -> SandboxError {
@@ -75,9 +131,9 @@ mod tests {
     fn only_the_network_capabilities_stay() {
         in_namespaces(module_path!(), "only_the_network_capabilities_stay", || {
             assert_ne!(status("CapEff"), "0000000000001400");
-            confine_thread().unwrap();
+            confine_thread(Kept::Network).unwrap();
             close_process().unwrap();
-            for set in ["CapEff", "CapPrm"] {
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
                 assert_eq!(status(set), "0000000000001400", "{set}");
             }
             for set in ["CapInh", "CapAmb"] {
@@ -89,7 +145,11 @@ mod tests {
             let unshared = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
             assert_eq!(unshared, Err(nix::errno::Errno::EPERM));
             // Repeating it is harmless.
-            confine_thread().unwrap();
+            confine_thread(Kept::Network).unwrap();
+            confine_thread(Kept::Nothing).unwrap();
+            for set in ["CapEff", "CapPrm"] {
+                assert_eq!(status(set), "0000000000000000", "{set}");
+            }
         });
     }
 }

@@ -39,6 +39,10 @@ pub struct Promotion {
 pub enum Unpromoted {
     #[error("--promote off")]
     Off,
+    #[error(
+        "it needs CAP_NET_ADMIN over the host, to which this network namespace belongs; --keep-host-net-admin keeps that"
+    )]
+    NeedsHost,
     #[error(transparent)]
     Unavailable(#[from] PromoterError),
 }

@@ -20,6 +20,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::mount::NamespaceMount;
+use crate::sandbox::root::{self, ZeroIs};
 use crate::sys;
 
 /// How the command line names the guest's network namespace.
@@ -73,6 +74,8 @@ pub enum NamespaceError {
         "cannot join the guest's user namespace: {0}; only the user who created it, or its root, can"
     )]
     JoinUser(#[source] io::Error),
+    #[error("cannot become nobody instead of root: {0}")]
+    LeaveRoot(#[source] io::Error),
     #[error("cannot become root of the guest's user namespace: {0}")]
     BecomeRoot(#[source] io::Error),
     #[error(
@@ -130,8 +133,9 @@ impl Target {
         })
     }
 
-    /// Joins the user namespace and becomes its root, or does nothing when the process is in it already. The process must
-    /// be single-threaded, or the kernel refuses.
+    /// Joins the user namespace and becomes its root, or does nothing when the process is in it already. The host's root becomes
+    /// nobody first: once inside, it may be the only one who has a number. The process must be single-threaded, or the kernel
+    /// refuses.
     pub fn join_user(&self) -> Result<(), NamespaceError> {
         let Some(user) = &self.user else {
             return Ok(());
@@ -139,6 +143,7 @@ impl Target {
         if is_own(user, "user").map_err(NamespaceError::JoinUser)? {
             return Ok(());
         }
+        root::leave().map_err(NamespaceError::LeaveRoot)?;
         setns(user, CloneFlags::CLONE_NEWUSER)
             .map_err(|error| NamespaceError::JoinUser(error.into()))?;
         become_root().map_err(|error| NamespaceError::BecomeRoot(error.into()))
@@ -237,7 +242,8 @@ fn open_error(path: &Path) -> impl FnOnce(io::Error) -> NamespaceError {
 }
 
 /// In the namespace just joined we have every capability but still our old IDs, perhaps unmapped. Files that its root owns
-/// (/proc/sys/net, our own /proc entries) are easier to reach as root. Stays as it is where 0 is not mapped.
+/// (/proc/sys/net, our own /proc entries) are easier to reach as root. Stays as it is where 0 is not mapped, or is the host's
+/// root.
 fn become_root() -> nix::Result<()> {
     let optional = |result| match result {
         // Not mapped; or setgroups is denied in this namespace (user_namespaces(7)).
@@ -245,9 +251,15 @@ fn become_root() -> nix::Result<()> {
         other => other,
     };
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    let zero = ZeroIs::here();
     optional(setgroups(&[]))?;
-    optional(setresgid(gid, gid, gid))?;
-    optional(setresuid(uid, uid, uid))
+    if !zero.roots_group {
+        optional(setresgid(gid, gid, gid))?;
+    }
+    if !zero.root {
+        optional(setresuid(uid, uid, uid))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::core::policy::DNS_PORT;
 
@@ -70,7 +70,7 @@ impl Resolvers {
     pub fn changed(&mut self) -> bool {
         // What exactly happened does not matter; an overflow of the queue is an event like any other.
         while self.inotify.read_events().is_ok() {}
-        let before = std::mem::take(&mut self.addresses);
+        let before = self.addresses.clone();
         self.reload();
         let changed = before != self.addresses;
         if changed {
@@ -80,11 +80,21 @@ impl Resolvers {
     }
 
     fn reload(&mut self) {
-        let text = self.read().unwrap_or_else(|error| {
-            debug!("cannot read {}: {error}", self.path.display());
-            String::new()
-        });
-        self.addresses = parse(&text);
+        self.addresses = match self.read() {
+            Ok(text) => parse(&text),
+            // Known from before the helper gave up the right to read it.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && !self.addresses.is_empty() =>
+            {
+                warn!("cannot read {} any more: {error}", self.path.display());
+                return;
+            }
+            Err(error) => {
+                debug!("cannot read {}: {error}", self.path.display());
+                parse("")
+            }
+        };
     }
 
     /// Follows the links by hand, to watch each directory on the way. Watches come before reads, so that no change falls

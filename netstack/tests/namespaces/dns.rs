@@ -72,7 +72,7 @@ fn resolver_on_host_loopback(world: &mut World) {
     assert_eq!(ask_udp(&world.guest.net, Family::V4.dns(), 1), Some(53));
 }
 
-fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
+pub fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
     let _first = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
     let _second = Resolver::start(&world.host, Family::V4.host(), 2);
     let _third = Resolver::start(&world.elsewhere, Family::V6.elsewhere(), 3);
@@ -90,6 +90,12 @@ fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
             || ask_udp(&world.guest.net, Family::V4.dns(), 2) == Some(resolver),
         );
     }
+}
+
+/// A resolver elsewhere is asked, which [`crate::harness`] lists from the start.
+pub fn assert_answered_by_elsewhere(world: &World) {
+    let _resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
+    assert_eq!(ask_udp(&world.guest.net, Family::V4.dns(), 1), Some(1));
 }
 
 /// A first resolver that refuses costs one attempt: the next question goes to the second.
@@ -165,7 +171,7 @@ fn write_in_place(text: &str) {
     fs::write("/etc/resolv.conf", text).expect("rewrite resolv.conf");
 }
 
-fn replace_by_rename(text: &str) {
+pub fn replace_by_rename(text: &str) {
     fs::write("/etc/resolv.conf.new", text).expect("write the new resolv.conf");
     fs::rename("/etc/resolv.conf.new", "/etc/resolv.conf").expect("replace resolv.conf");
 }

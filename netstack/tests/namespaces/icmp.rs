@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     case("icmp::silence_stays_silence", silence_stays_silence),
 ];
 
-fn pings(world: &mut World, whom: fn(Family) -> IpAddr) {
+pub fn pings(world: &mut World, whom: fn(Family) -> IpAddr) {
     let _helper = world.helper().start();
     for family in Family::BOTH {
         for length in [0, 56, 1400, 20_000] {

@@ -199,7 +199,7 @@ fn path_goes(world: &mut World, go: fn(&Path)) {
 }
 
 /// Mounts the namespace at `source` over a file, new if need be, as `unshare --net=FILE` does.
-fn bind(source: &Path, target: &Path) {
+pub fn bind(source: &Path, target: &Path) {
     if !target.exists() {
         fs::File::create(target).expect("make a file to mount over");
     }

@@ -17,6 +17,7 @@ mod options;
 mod outbound;
 mod policy;
 mod published;
+mod root;
 mod udp;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         options::CASES,
         lifecycle::CASES,
         behind::CASES,
+        root::CASES,
         load::CASES,
         haul::CASES,
     ];

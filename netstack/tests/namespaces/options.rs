@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::harness::traffic::{EchoServer, assert_echo, connect, try_connect};
-use crate::harness::{Case, Family, Guest, Setup, World, case};
+use crate::harness::{Case, Family, Guest, GuestUsers, Setup, World, case};
 
 pub const CASES: &[Case] = &[
     case("options::own_user_namespace", own_user_namespace),
@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
 
 /// What `unshare -Urn` makes, and every rootless container: the helper has to join the user namespace first.
 fn own_user_namespace(world: &mut World) {
-    let guest = Guest::new(true);
+    let guest = Guest::new(GuestUsers::Own);
     let _helper = Setup::new(guest.pid.to_string()).publish("8080:80").start();
     assert_works(world, &guest);
     let _service = EchoServer::start(&guest.net, Family::V4.guest(), 80);
@@ -44,7 +44,7 @@ fn namespace_by_path(world: &mut World) {
 }
 
 fn namespace_by_path_with_userns(world: &mut World) {
-    let guest = Guest::new(true);
+    let guest = Guest::new(GuestUsers::Own);
     let userns = format!("--userns-path=/proc/{}/ns/user", guest.pid);
     let _helper = Setup::new(format!("/proc/{}/ns/net", guest.pid))
         .option(userns)
@@ -188,7 +188,7 @@ pub fn status(socket: &Path) -> serde_json::Value {
 }
 
 /// Both families reach elsewhere from `guest`.
-fn assert_works(world: &World, guest: &Guest) {
+pub fn assert_works(world: &World, guest: &Guest) {
     for family in Family::BOTH {
         let server = EchoServer::start(&world.elsewhere, family.elsewhere(), 7);
         assert_echo(&mut connect(&guest.net, server.address), b"it works");

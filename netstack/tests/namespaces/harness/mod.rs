@@ -36,7 +36,7 @@ pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
 pub use socket_table::tcp_sockets;
-pub use world::{Family, Guest, Netns, World};
+pub use world::{Family, Guest, GuestUsers, Netns, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
 #[derive(Clone, Copy)]
@@ -45,6 +45,8 @@ pub struct Case {
     pub body: fn(&mut World),
     /// The whole case, set-up and teardown included, is killed after this long.
     pub limit: Duration,
+    /// In the host's own user namespace, instead of one of the case's; skipped unless its root runs it.
+    pub as_root: bool,
 }
 
 /// A case with the usual limit, generous since two cores may run many cases and a build at once.
@@ -53,6 +55,15 @@ pub const fn case(name: &'static str, body: fn(&mut World)) -> Case {
         name,
         body,
         limit: Duration::from_secs(120),
+        as_root: false,
+    }
+}
+
+/// A case about a helper that the host's root starts.
+pub const fn root_case(name: &'static str, body: fn(&mut World)) -> Case {
+    Case {
+        as_root: true,
+        ..case(name, body)
     }
 }
 
@@ -62,6 +73,7 @@ pub const fn long_case(name: &'static str, body: fn(&mut World)) -> Case {
         name,
         body,
         limit: Duration::from_secs(600),
+        ..case(name, body)
     }
 }
 
@@ -93,7 +105,7 @@ pub fn run(cases: &[Case]) -> ExitCode {
             .iter()
             .find(|case| case.name == name)
             .expect("the parent names an existing case");
-        world::enter();
+        world::enter(case.as_root);
         let mut world = World::new();
         (case.body)(&mut world);
         world.finish();

@@ -8,16 +8,18 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, Pid};
 
-/// Forks a process that enters a new network namespace (with `own_userns`, inside a new user namespace that maps its
-/// own ID to 0, as `unshare -Urn` does) and then only waits to be killed. Returns once the namespaces exist.
+use super::GuestUsers;
+
+/// Forks a process that enters a new network namespace (owned by a new user namespace if `users` says so, whose IDs are
+/// for the caller to map unless it is to have but one) and then only waits to be killed. Returns once the namespaces exist.
 ///
 /// The process also dies with the *thread* that called this, so call it from a thread that outlives the guest.
-pub fn fork_holder(own_userns: bool) -> io::Result<Pid> {
+pub fn fork_holder(users: GuestUsers) -> io::Result<Pid> {
     let (ready_read, ready_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: other threads may exist, so the child must confine itself to async-signal-safe calls: `hold` makes
     // plain system calls only, allocates nothing, and never returns.
     let child = match unsafe { nix::unistd::fork() }? {
-        ForkResult::Child => hold(own_userns, ready_write),
+        ForkResult::Child => hold(users, ready_write),
         ForkResult::Parent { child } => child,
     };
     drop(ready_write);
@@ -32,8 +34,8 @@ pub fn fork_holder(own_userns: bool) -> io::Result<Pid> {
 }
 
 /// The life of the holder: namespaces, one byte with the errno (0 = success), sleep.
-fn hold(own_userns: bool, ready: OwnedFd) -> ! {
-    let errno = enter_namespaces(own_userns)
+fn hold(users: GuestUsers, ready: OwnedFd) -> ! {
+    let errno = enter_namespaces(users)
         .err()
         .map_or(0, |errno| u8::try_from(errno).unwrap_or(u8::MAX));
     let fd = ready.as_raw_fd();
@@ -53,13 +55,16 @@ fn hold(own_userns: bool, ready: OwnedFd) -> ! {
 }
 
 /// Returns the errno of the first call that failed.
-fn enter_namespaces(own_userns: bool) -> Result<(), i32> {
-    let flags = libc::CLONE_NEWNET | if own_userns { libc::CLONE_NEWUSER } else { 0 };
+fn enter_namespaces(users: GuestUsers) -> Result<(), i32> {
+    let flags = match users {
+        GuestUsers::Cases => libc::CLONE_NEWNET,
+        GuestUsers::Own | GuestUsers::From(_) => libc::CLONE_NEWNET | libc::CLONE_NEWUSER,
+    };
     // SAFETY: takes an integer only; the forked child has one thread, as CLONE_NEWUSER demands.
     if unsafe { libc::unshare(flags) } != 0 {
         return Err(nix::errno::Errno::last_raw());
     }
-    if own_userns {
+    if users == GuestUsers::Own {
         write_file(c"/proc/self/setgroups", b"deny")?;
         write_file(c"/proc/self/uid_map", b"0 0 1")?;
         write_file(c"/proc/self/gid_map", b"0 0 1")?;

@@ -181,10 +181,27 @@ pub struct Guest {
     pub pid: Pid,
 }
 
+/// Which user namespace a guest's network namespace belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestUsers {
+    /// The case's own.
+    Cases,
+    /// One where the case's user is 0, as `unshare -Urn` makes it.
+    Own,
+    /// One whose IDs are all the host's from this one on, as an engine makes it that is started by root.
+    From(u32),
+}
+
 impl Guest {
-    /// A guest in a user namespace of its own when `own_userns`, else in the case's. Its interfaces are all down.
-    pub fn new(own_userns: bool) -> Guest {
-        let pid = sys::fork_holder(own_userns).expect("fork the holder of the guest's namespaces");
+    /// Its interfaces are all down.
+    pub fn new(users: GuestUsers) -> Guest {
+        let pid = sys::fork_holder(users).expect("fork the holder of the guest's namespaces");
+        if let GuestUsers::From(first) = users {
+            for map in ["uid_map", "gid_map"] {
+                fs::write(format!("/proc/{pid}/{map}"), format!("0 {first} 65536"))
+                    .expect("map the guest's IDs");
+            }
+        }
         let net = Netns::open(Path::new(&format!("/proc/{pid}/ns/net")));
         net.sysctl("ipv4/ping_group_range", "0 0");
         Guest { net, pid }
@@ -216,20 +233,19 @@ pub struct World {
 }
 
 /// Makes this process, which must have one thread, root of a new user namespace, with its own mounts, its own `/etc`
-/// and the host's network namespace.
-pub fn enter() {
-    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    if let Err(errno) = unshare(flags) {
-        skip(format!("no user namespace can be made here: {errno}"));
+/// and the host's network namespace. With `as_root` the user namespace is the host's.
+pub fn enter(as_root: bool) {
+    let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    if as_root {
+        if !is_hosts_root() {
+            skip("only the host's root can do it");
+        }
+        if let Err(errno) = unshare(flags) {
+            skip(format!("no namespaces can be made here: {errno}"));
+        }
+    } else {
+        enter_user_namespace(flags);
     }
-    let write = |path: &str, text: String| {
-        fs::write(path, text)
-            .unwrap_or_else(|error| skip(format!("{path} cannot be written: {error}")));
-    };
-    write("/proc/self/setgroups", "deny".into());
-    write("/proc/self/uid_map", format!("0 {uid} 1"));
-    write("/proc/self/gid_map", format!("0 {gid} 1"));
 
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .expect("PDEATHSIG");
@@ -249,6 +265,27 @@ pub fn enter() {
     mount(Some("etc"), "/etc", Some("tmpfs"), MsFlags::empty(), none)
         .expect("mount a tmpfs over /etc");
     fs::write("/etc/resolv.conf", "nameserver 198.51.100.7\n").expect("write resolv.conf");
+}
+
+fn enter_user_namespace(flags: CloneFlags) {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    if let Err(errno) = unshare(flags | CloneFlags::CLONE_NEWUSER) {
+        skip(format!("no user namespace can be made here: {errno}"));
+    }
+    let write = |path: &str, text: String| {
+        fs::write(path, text)
+            .unwrap_or_else(|error| skip(format!("{path} cannot be written: {error}")));
+    };
+    write("/proc/self/setgroups", "deny".into());
+    write("/proc/self/uid_map", format!("0 {uid} 1"));
+    write("/proc/self/gid_map", format!("0 {gid} 1"));
+}
+
+fn is_hosts_root() -> bool {
+    /// USER_NS_INIT_INO of linux/nsfs.h.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    let namespace = fs::metadata("/proc/self/ns/user").expect("our user namespace");
+    namespace.ino() == INITIAL && nix::unistd::geteuid().is_root()
 }
 
 impl World {
@@ -310,7 +347,7 @@ impl World {
         World {
             host,
             elsewhere,
-            guest: Guest::new(false),
+            guest: Guest::new(GuestUsers::Cases),
             dir,
         }
     }
@@ -344,6 +381,9 @@ impl World {
                 }
             },
         );
+        if is_hosts_root() {
+            return;
+        }
         let strangers = processes_in_our_user_namespace();
         assert!(
             strangers.is_empty(),

@@ -94,17 +94,17 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A helper whose flows can be watched.
-struct Watched {
-    helper: Helper,
+pub struct Watched {
+    pub helper: Helper,
     status: PathBuf,
 }
 
 /// A TCP flow by the ends that it has in the guest.
-type Ends = (SocketAddr, SocketAddr);
+pub type Ends = (SocketAddr, SocketAddr);
 
 impl Watched {
     /// Starts the helper. `dir` is where its status socket goes.
-    fn start(setup: Setup, dir: &Path) -> Watched {
+    pub fn start(setup: Setup, dir: &Path) -> Watched {
         require_nftables();
         let status = dir.join("status.sock");
         let helper = setup.option("--status-socket").option(&status).start();
@@ -161,12 +161,12 @@ impl Watched {
         flows.filter_map(|(ends, promoted)| promoted.then_some(ends))
     }
 
-    fn is_promoted(&self, ends: Ends) -> bool {
+    pub fn is_promoted(&self, ends: Ends) -> bool {
         self.promoted().any(|promoted| promoted == ends)
     }
 
     /// Sends much from one end to the other and back, until the kernel carries the flow.
-    fn haul(&self, guest: &TcpStream, remote: &TcpStream) {
+    pub fn haul(&self, guest: &TcpStream, remote: &TcpStream) {
         self.haul_pieces(guest, remote, MUCH);
     }
 
@@ -197,7 +197,7 @@ const MUCH: usize = 1 << 20;
 
 /// The ends, in the guest and elsewhere, of a new connection: one of the guest, or one to a port that is `published` under
 /// its own number.
-fn connection(world: &World, family: Family, published: Option<u16>) -> (TcpStream, TcpStream) {
+pub fn connection(world: &World, family: Family, published: Option<u16>) -> (TcpStream, TcpStream) {
     if let Some(port) = published {
         let service = listen(&world.guest.net, family.guest(), port);
         let remote = connect(&world.elsewhere, (family.host(), port).into());
@@ -210,7 +210,7 @@ fn connection(world: &World, family: Family, published: Option<u16>) -> (TcpStre
 }
 
 /// The flow of the guest's end `guest`.
-fn ends_of(guest: &TcpStream) -> Ends {
+pub fn ends_of(guest: &TcpStream) -> Ends {
     (
         guest.local_addr().expect("local address"),
         guest.peer_addr().expect("remote address"),

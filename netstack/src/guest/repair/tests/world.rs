@@ -50,8 +50,9 @@ impl World {
         let network = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let guest = GuestThread::spawn(network.into()).unwrap();
         // As little as the helper keeps.
-        sandbox::confine_thread().unwrap();
-        guest.run(sandbox::confine_thread).unwrap().unwrap();
+        sandbox::confine_thread(sandbox::Kept::Network).unwrap();
+        let confine = || sandbox::confine_thread(sandbox::Kept::Network);
+        guest.run(confine).unwrap().unwrap();
         World {
             peer: Peer::start(tap, mtu),
             gate: Gate::install(&guest).unwrap(),
