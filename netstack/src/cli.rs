@@ -211,7 +211,7 @@ In the guest:
   10.0.2.100, fd00::100   its own addresses
   10.0.2.2,   fd00::2     the gateway; the host's loopback with --allow-host-loopback
   10.0.2.3,   fd00::3     DNS, forwarded to the resolvers in the host's resolv.conf, which is followed live
-  Link-local addresses, where cloud metadata services live, cannot be reached.
+  Link-local addresses and metadata services of clouds cannot be reached, however they are spelled.
 
 Exit codes: 0 told to end, or the process PID ended, or PATH was unmounted; 126 a port could not be bound; 1 anything else.
 CORACLE_LOG sets what is logged, as in CORACLE_LOG=debug.";

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
+use crate::core::address::{is_another_host, stands_for};
 use crate::core::policy::{Network, Subnet};
 use crate::core::tcp::Promote;
 use crate::guest::TargetName;
@@ -49,7 +50,10 @@ pub enum ConfigError {
     HostBits(String, IpAddr, IpAddr),
     #[error("subnet {0}: the prefix must be from {1} to {2}, to hold the guest's address .100")]
     PrefixLength(String, u8, u8),
-    #[error("subnet {0}: a guest cannot use loopback, link-local, multicast or reserved addresses")]
+    #[error(
+        "subnet {0}: a guest cannot use loopback, link-local, multicast or reserved addresses, nor those that stand for \
+         others"
+    )]
     SpecialSubnet(String),
     #[error("{0:?} is not a publishing rule: {1}")]
     Publish(String, SpecError),
@@ -110,8 +114,7 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, Config
         ));
     }
     check_prefix(text, prefix_len, 1, 25)?;
-    let reserved = network.octets()[0] == 0 || network.octets()[0] >= 240;
-    if reserved || network.is_loopback() || network.is_link_local() || network.is_multicast() {
+    if !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
     let host = |number| Ipv4Addr::from_bits(bits | number);
@@ -137,9 +140,9 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, Config
         ));
     }
     check_prefix(text, prefix_len, 3, 119)?;
-    // Loopback, v4-mapped and their like are in ::/8.
-    let reserved = network.octets()[0] == 0;
-    if reserved || network.is_unicast_link_local() || network.is_multicast() {
+    // Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning already.
+    let reserved = network.octets()[0] == 0 || stands_for(network).next().is_some();
+    if reserved || !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
     let host = |number| Ipv6Addr::from_bits(bits | number);
@@ -261,7 +264,15 @@ mod tests {
         let v6 = |text| parse_subnet_v6(text, true).unwrap_err().to_string();
         assert!(v6("fd00::1/64").ends_with("the network is fd00::"));
         assert!(v6("fd00::/120").contains("from 3 to 119"));
-        for special in ["fe80::/64", "ff00::/8", "::/64", "::ffff:0:0/96"] {
+        for special in [
+            "fe80::/64",
+            "ff00::/8",
+            "::/64",
+            "::ffff:0:0/96",
+            "64:ff9b::/96",
+            "2002:7f00:1::/48",
+            "fd00:ec2::/64",
+        ] {
             assert!(v6(special).contains("cannot use"), "{special}");
         }
     }

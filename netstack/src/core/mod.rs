@@ -11,6 +11,7 @@
 //! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or `datagram` acts on it.
 //! Hostile input is counted and dropped; every table has a limit.
 
+pub mod address;
 pub mod datagram;
 pub mod flow;
 mod from_guest;

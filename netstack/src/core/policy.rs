@@ -4,12 +4,16 @@
 //! - the DNS address forwards port 53 to the host's resolvers and refuses everything else;
 //! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses;
 //! - other addresses of the guest's own subnet do not exist;
-//! - loopback, link-local (metadata services live there), multicast, unspecified and reserved addresses are prohibited,
-//!   in their IPv4-mapped form too, which a host socket would take for IPv4;
+//! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are metadata services of
+//!   clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
+//!
+//! An IPv6 address that stands for an IPv4 address (`address`) goes where that one goes, and is dialled as it is only
+//! if that one would be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::address::{is_another_host, stands_for};
 use super::flow::Protocol;
 
 /// Port of DNS (RFC 1035).
@@ -54,6 +58,19 @@ pub enum Verdict {
 impl Network {
     /// Where a packet of the guest to `remote` goes.
     pub fn judge(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        if let IpAddr::V6(ip) = remote.ip() {
+            for v4 in stands_for(ip) {
+                let v4 = SocketAddr::new(v4.into(), remote.port());
+                let verdict = self.judge_as_written(protocol, v4);
+                if verdict != Verdict::Dial(v4) {
+                    return verdict;
+                }
+            }
+        }
+        self.judge_as_written(protocol, remote)
+    }
+
+    fn judge_as_written(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
         let ip = remote.ip();
         if Some(ip) == self.dns(ip) {
             return match protocol {
@@ -74,7 +91,7 @@ impl Network {
         if self.on_link(ip) {
             return Verdict::Unreachable;
         }
-        if !is_public_unicast(ip) {
+        if !is_another_host(ip) {
             return Verdict::Prohibit;
         }
         Verdict::Dial(remote)
@@ -89,8 +106,16 @@ impl Network {
     /// told from something else there. `None` when the guest lacks the family.
     pub fn appearance(&self, client: IpAddr) -> Option<IpAddr> {
         let gateway = self.gateway(client)?;
-        let plain = is_public_unicast(client) && !self.on_link(client);
-        Some(if plain { client } else { gateway })
+        let is_plain = |ip| is_another_host(ip) && !self.on_link(ip);
+        let stands_for_plain = match client {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(ip) => stands_for(ip).all(|v4| is_plain(v4.into())),
+        };
+        Some(if stands_for_plain && is_plain(client) {
+            client
+        } else {
+            gateway
+        })
     }
 
     /// The guest's address of the family of `like`.
@@ -134,28 +159,10 @@ impl Network {
     }
 }
 
-/// Whether a host socket may be pointed at `ip` on the guest's behalf.
-fn is_public_unicast(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [first, ..] = ip.octets();
-            // 0/8 is "this host" (a connect to 0.0.0.0 reaches loopback), 240/4 is reserved and ends in broadcast.
-            !(first == 0
-                || first >= 240
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast())
-        }
-        IpAddr::V6(ip) => match ip.to_ipv4() {
-            // ::ffff:a.b.c.d and the deprecated ::a.b.c.d, loopback and unspecified among them.
-            Some(_) => false,
-            None => !(ip.is_unicast_link_local() || ip.is_multicast()),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn network(allow_host_loopback: bool) -> Network {
@@ -197,6 +204,19 @@ mod tests {
             "[::ffff:127.0.0.1]:80",
             "[::ffff:198.51.100.7]:80",
             "[::7f00:1]:80",
+            "[64:ff9b::7f00:1]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[64:ff9b:1::a9fe:a9fe]:80",
+            "[64:ff9b:1:a9fe:a9:fe00::]:80",
+            "[64:ff9b:1:5:a9:fea9:fe00:0]:80",
+            "[::ffff:0:7f00:1]:80",
+            "[2002:7f00:1::]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[2001:0:7f00:1::]:80",
+            "[2001:0:c633:6407:0:0:80ff:fffe]:80",
+            "[2001:db8::5efe:7f00:1]:80",
+            "[2001:db8::200:5efe:a9fe:a9fe]:80",
+            "[64:ff9b::100.100.100.200]:80",
             "[fe80::1]:80",
             "[ff02::1]:80",
         ] {
@@ -205,8 +225,107 @@ mod tests {
     }
 
     #[test]
+    fn metadata_services_are_out_of_reach_wherever_they_live() {
+        for prohibited in [
+            "169.254.169.254:80",
+            "169.254.170.2:80",
+            "100.100.100.200:80",
+            "192.0.0.192:80",
+            "[fd00:ec2::254]:80",
+            "[fd00:ec2::23]:80",
+            "[fd20:ce::254]:80",
+            "[fe80::a9fe:a9fe]:80",
+        ] {
+            assert_eq!(judge(prohibited), Verdict::Prohibit, "{prohibited}");
+        }
+    }
+
+    /// The host's loopback and the guest's own network have one way in, however they are spelled.
+    #[test]
+    fn an_address_that_stands_for_another_goes_where_that_one_goes() {
+        let spellings = |v4: [u8; 4]| {
+            let bits = u128::from(u32::from_be_bytes(v4));
+            [
+                (0x64_ff9b << 96) | bits,
+                (0x64_ff9b_0001 << 80) | bits,
+                (0x2002 << 112) | (bits << 80),
+                (0x2001_0000 << 96) | (0xc633_6407 << 64) | (bits ^ 0xffff_ffff),
+                (0x2001_0db8 << 96) | (0x5efe << 32) | bits,
+                (0x2001_0db8 << 96) | (0x0200_5efe << 32) | bits,
+                (0xffff << 48) | bits,
+            ]
+            .map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
+        };
+        for allow_host_loopback in [false, true] {
+            let network = network(allow_host_loopback);
+            for (v4, port) in [
+                ([127, 0, 0, 1], 80),
+                ([169, 254, 169, 254], 80),
+                ([10, 0, 2, 2], 80),
+                ([10, 0, 2, 3], 80),
+                ([10, 0, 2, 3], DNS_PORT),
+                ([10, 0, 2, 77], 80),
+                ([10, 0, 2, 100], 80),
+                ([198, 51, 100, 7], 80),
+            ] {
+                for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Echo] {
+                    let as_v4 = SocketAddr::from((v4, port));
+                    for spelled in spellings(v4) {
+                        let spelled = SocketAddr::new(spelled, port);
+                        let expected = match network.judge(protocol, as_v4) {
+                            Verdict::Dial(to) if to == as_v4 => Verdict::Dial(spelled),
+                            verdict => verdict,
+                        };
+                        let verdict = network.judge(protocol, spelled);
+                        assert_eq!(verdict, expected, "{protocol:?} {spelled}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// No spelling of what is kept from the guest is ever dialled.
+        #[test]
+        fn nothing_that_is_dialled_stands_for_what_is_not(bits: u128, form in 0usize..8) {
+            const LAST: u128 = u32::MAX as u128;
+            let bits = match form {
+                0 => (0x64_ff9b << 96) | bits & LAST,
+                1 => (0x64_ff9b_0001 << 80) | bits & (u128::MAX >> 48),
+                2 => (0x2002 << 112) | bits & (u128::MAX >> 16),
+                3 => (0x2001_0000 << 96) | bits & (u128::MAX >> 32),
+                4 => bits & !(LAST << 32) | 0x5efe << 32,
+                5 => bits & !(LAST << 32) | 0x0200_5efe << 32,
+                6 => bits & (0xffff_ffff_ffff),
+                _ => bits,
+            };
+            let ip = Ipv6Addr::from_bits(bits);
+            let remote = SocketAddr::new(ip.into(), 80);
+            if let Verdict::Dial(to) = network(false).judge(Protocol::Udp, remote) {
+                prop_assert_eq!(to, remote);
+                for v4 in stands_for(ip) {
+                    let v4 = SocketAddr::new(v4.into(), 80);
+                    prop_assert_eq!(network(false).judge(Protocol::Udp, v4), Verdict::Dial(v4));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn public_and_private_addresses_are_dialled_as_they_are() {
-        for remote in ["198.51.100.7:443", "192.168.1.1:53", "[2001:db8::7]:80"] {
+        for remote in [
+            "198.51.100.7:443",
+            "192.168.1.1:53",
+            "100.100.100.201:80",
+            "192.0.0.191:80",
+            "[2001:db8::7]:80",
+            "[fd01::1]:80",
+            "[fd20:ce::253]:80",
+            "[64:ff9b::198.51.100.7]:443",
+            "[64:ff9b:1:fffe::198.51.100.7]:443",
+            "[2002:c633:6407::1]:443",
+            "[2001:0:c633:6401:0:0:39cc:9bf8]:443",
+        ] {
             assert_eq!(judge(remote), Verdict::Dial(remote.parse().unwrap()));
         }
     }
@@ -245,5 +364,20 @@ mod tests {
         assert_eq!(appearance("10.0.2.100").to_string(), "10.0.2.2");
         assert_eq!(appearance("::1").to_string(), "fd00::2");
         assert_eq!(appearance("fe80::5").to_string(), "fd00::2");
+        for misleading in [
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::10.0.2.100",
+            "2002:a9fe:a9fe::1",
+        ] {
+            assert_eq!(
+                appearance(misleading).to_string(),
+                "fd00::2",
+                "{misleading}"
+            );
+        }
+        assert_eq!(
+            appearance("64:ff9b::c633:6407").to_string(),
+            "64:ff9b::c633:6407"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What the guest must not reach: the host's loopback and the cloud's metadata service.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -75,36 +76,41 @@ fn loopback_is_not_the_guests(world: &mut World) {
     assert_never_reached(&service);
 }
 
+/// The host has each of these addresses itself here, so it would take what is sent to them.
 fn metadata_is_never_dialled(world: &mut World) {
+    const METADATA: [(&str, Family, u8); 5] = [
+        ("169.254.169.254", Family::V4, 32),
+        ("100.100.100.200", Family::V4, 32),
+        ("fd00:ec2::254", Family::V6, 128),
+        ("64:ff9b::a9fe:a9fe", Family::V6, 128),
+        ("2002:7f00:1::", Family::V6, 128),
+    ];
+    for (metadata, _, prefix) in METADATA {
+        let metadata: IpAddr = metadata.parse().unwrap();
+        world.host.links().add_address("up0", metadata, prefix);
+        world.host.wait_until_local(metadata);
+    }
     for flags in [&[][..], &["--allow-host-loopback"]] {
         let setup = flags
             .iter()
             .fold(world.helper(), |setup, flag| setup.option(flag));
         let _helper = setup.start();
-        let metadata = "169.254.169.254";
-        if flags.is_empty() {
-            world.host.links().add_address(
-                "up0",
-                metadata.parse::<std::net::Ipv4Addr>().unwrap(),
-                32,
-            );
-        }
-        let service = listen(&world.host, metadata.parse().unwrap(), 80);
-        let datagrams = udp(&world.host, metadata.parse().unwrap(), 80);
-        assert_turned_away(
-            world,
-            (metadata.parse::<std::net::IpAddr>().unwrap(), 80).into(),
-        );
-        assert_never_reached(&service);
+        for (metadata, family, _) in METADATA {
+            let metadata: IpAddr = metadata.parse().unwrap();
+            let service = listen(&world.host, metadata, 80);
+            let datagrams = udp(&world.host, metadata, 80);
+            assert_turned_away(world, (metadata, 80).into());
+            assert_never_reached(&service);
 
-        let client = udp(&world.guest.net, Family::V4.guest(), 0);
-        client.send_to(b"hello", (metadata, 80)).unwrap();
-        datagrams
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        datagrams
-            .recv(&mut [0; 8])
-            .expect_err("a datagram reached the metadata service");
+            let client = udp(&world.guest.net, family.guest(), 0);
+            client.send_to(b"hello", (metadata, 80)).unwrap();
+            datagrams
+                .set_read_timeout(Some(Duration::from_millis(300)))
+                .unwrap();
+            datagrams
+                .recv(&mut [0; 8])
+                .expect_err("a datagram reached the metadata service");
+        }
     }
 }
 

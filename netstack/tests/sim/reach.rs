@@ -10,7 +10,7 @@ use crate::peer::Peer;
 use crate::world::{World, address, config};
 
 /// Addresses that lead to the host, to its link, or to nobody.
-const PROHIBITED: [&str; 16] = [
+const PROHIBITED: [&str; 26] = [
     "127.0.0.1",
     "127.255.255.254",
     "0.0.0.0",
@@ -27,6 +27,16 @@ const PROHIBITED: [&str; 16] = [
     "::",
     "fe80::1",
     "febf::1",
+    "100.100.100.200",
+    "192.0.0.192",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::a9fe:a9fe",
+    "2002:7f00:1::",
+    "2001:0:c633:6407:0:0:5601:5601",
+    "2001:db8::5efe:127.0.0.1",
 ];
 
 /// Everything that the guest may try with an address: TCP, UDP, echo.
@@ -123,6 +133,22 @@ fn the_gateway_refuses_unless_host_loopback_is_allowed() {
     }
 }
 
+/// Spelled as NAT64 would have it, the guest's own network is where it always is.
+#[test]
+fn another_spelling_of_the_gateway_is_the_gateway() {
+    let mut world = World::default();
+    let answers = try_everything(&mut world, "64:ff9b::10.0.2.2");
+    assert_eq!(world.dials, []);
+    assert!(world.datagrams.is_empty());
+    assert!(matches!(&answers[0], Packet::Tcp(rst) if rst.flags & RST != 0));
+
+    let mut config = config();
+    config.network.allow_host_loopback = true;
+    let mut world = World::new(config);
+    try_everything(&mut world, "64:ff9b::10.0.2.2");
+    assert_eq!(world.dialled().1, address("127.0.0.1:80"));
+}
+
 #[test]
 fn other_addresses_of_the_guests_subnet_do_not_exist() {
     for destination in [
@@ -168,6 +194,7 @@ fn all_else_is_dialled_as_it_is() {
         "10.0.3.1",
         "2001:db8::7",
         "fd01::1",
+        "64:ff9b::198.51.100.7",
     ] {
         let mut world = World::default();
         assert_eq!(try_everything(&mut world, destination), [], "{destination}");
