@@ -17,7 +17,7 @@ use netstack::core::link::Link;
 use netstack::core::policy::Network;
 use netstack::core::tcp::Promote;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
-use netstack::core::{Action, Config, Core, Instant};
+use netstack::core::{Action, Config, Core, Instant, Limits};
 
 /// Takes every frame and looks at it.
 struct Wire(usize);
@@ -69,6 +69,7 @@ fn config() -> Config {
         guest_mac: None,
         udp_segmentation: true,
         promote: Promote::Off,
+        limits: Limits::default(),
         random_seed: 1,
         hash_key: HashKey(1, 2),
     }

@@ -15,10 +15,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{
@@ -29,7 +28,8 @@ use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
 use crate::core::flow::HashKey;
 use crate::core::policy::Network;
 use crate::core::tcp::Promote;
-use crate::core::{self, Core};
+use crate::core::{self, Core, Limits};
+use crate::descriptors;
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::{
@@ -329,6 +329,8 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     for rule in &config.publish {
         listeners.extend(portfwd::publish::bind(rule)?);
     }
+    let limits = Limits::share_out(descriptors::left_for_flows());
+    debug!(?limits, "descriptors are shared out");
     let status = config
         .status_socket
         .as_deref()
@@ -357,11 +359,11 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     let (tap, network) = set_up_guest(&guest, &config)?;
     let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
     let kept = Kept::here(config.keep_host_net_admin);
-    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some()) {
+    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
         promoter => promoter,
     };
-    let mut core = core_config(&config, network, &tap)?;
+    let mut core = core_config(&config, network, &tap, limits)?;
     if promoter.is_err() {
         core.promote = Promote::Off;
     }
@@ -404,11 +406,7 @@ fn prepare_process() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         debug!("cannot do without transparent huge pages: {error}");
     }
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!("cannot raise the limit of open files: {error}");
-    }
+    descriptors::raise_limit();
 }
 
 /// Opens the tap and configures the links, on the thread that is in the guest's network namespace. Returns the network
@@ -441,18 +439,25 @@ fn set_up_promotion(
     config: &Config,
     kept: Kept,
     ipv6: bool,
+    limits: &Limits,
 ) -> Result<Promoter, Unpromoted> {
     if config.promote == Promote::Off {
         return Err(Unpromoted::Off);
     }
     let promoter = match kept {
-        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6).map_err(Into::into),
+        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
+            .map_err(Into::into),
         Kept::Nothing => Err(Unpromoted::NeedsHost),
     };
     promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
 }
 
-fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Config, StartError> {
+fn core_config(
+    config: &Config,
+    network: Network,
+    tap: &Tap,
+    limits: Limits,
+) -> Result<core::Config, StartError> {
     let mut random = [0; 24];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
@@ -473,6 +478,7 @@ fn core_config(config: &Config, network: Network, tap: &Tap) -> Result<core::Con
             .ok(),
         udp_segmentation: tap.udp_segmentation(),
         promote: config.promote,
+        limits,
         random_seed: seed,
         hash_key: HashKey(key0, key1),
     })

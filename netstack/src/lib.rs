@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+mod descriptors;
 pub mod device;
 pub mod driver;
 pub mod guest;

@@ -11,7 +11,7 @@ use netstack::core::link::Link;
 use netstack::core::policy::Network;
 use netstack::core::tcp::{HostStream, Promote, Readiness};
 use netstack::core::vnet::VNET_HEADER_LEN;
-use netstack::core::{Action, Config, Core, Duration, Instant};
+use netstack::core::{Action, Config, Core, Duration, Instant, Limits};
 
 use super::{Case, case, packets};
 
@@ -162,6 +162,7 @@ fn core() -> Core {
         guest_mac: Some(packets::GUEST_MAC),
         udp_segmentation: true,
         promote: Promote::Off,
+        limits: Limits::default(),
         random_seed: 1,
         hash_key: HashKey(1, 2),
     };

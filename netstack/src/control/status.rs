@@ -30,8 +30,38 @@ pub struct Status {
     /// Payload bytes of all flows, ever.
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
+    /// Frames of the guest, ever, that were malformed or of a kind this network does not carry.
+    pub frames_dropped: u64,
+    /// Frames to the guest, ever, that its interface did not take.
+    pub frames_lost: u64,
+    /// Packets of the guest, ever, to addresses that it may not reach.
+    pub prohibited: u64,
+    /// How often, ever, a limit kept a flow out, or ended one to make room for another.
+    pub limit_reached: u64,
+    pub limits: LimitsStatus,
     pub promotion: PromotionStatus,
     pub flows: Vec<FlowStatus>,
+}
+
+/// How many flows of each kind there are now, and may be: shares of the descriptors that this process may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitsStatus {
+    /// Descriptors of open TCP connections: one each, two when the kernel carries it.
+    pub connections: LimitStatus,
+    /// TCP connections to the outside that are being made.
+    pub dials: LimitStatus,
+    /// TCP connections whose handshake the guest has not finished.
+    pub half_open: LimitStatus,
+    pub udp: LimitStatus,
+    /// Clients of published UDP ports.
+    pub published_udp: LimitStatus,
+    pub icmp: LimitStatus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LimitStatus {
+    pub used: usize,
+    pub limit: usize,
 }
 
 /// What became of handing flows over to the kernel.
@@ -190,14 +220,22 @@ impl StatusSocket {
 
     /// To be called when the descriptor is readable: sends each new client what `status` returns, and goes on with those
     /// that were slow. `status` is called once if at all. Never blocks.
-    pub fn serve(&mut self, status: impl FnOnce() -> Status) {
+    ///
+    /// Fails when there is no descriptor for a client, who waits: until there is one, the socket stays readable.
+    pub fn serve(&mut self, status: impl FnOnce() -> Status) -> io::Result<()> {
         self.clients.retain_mut(Client::is_waiting);
         let was_full = self.clients.len() == MAX_CLIENTS;
         let mut status = Some(status);
         let mut document = Vec::new();
+        let mut result = Ok(());
         while self.clients.len() < MAX_CLIENTS {
-            let Ok((stream, _)) = self.listener.accept() else {
-                break;
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             };
             if let Some(status) = status.take() {
                 document = serde_json::to_vec(&status())
@@ -226,6 +264,7 @@ impl StatusSocket {
         if let Err(error) = changed {
             debug!("cannot watch the status socket: {error}");
         }
+        result
     }
 
     fn listen(&self) -> nix::Result<()> {
@@ -313,12 +352,25 @@ mod tests {
             bytes_from_guest: 2,
             age_ms: 3,
         };
+        let limit = |used| LimitStatus { used, limit: 100 };
         Status {
             version: "0.1.0",
             guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
             connections_total: 4,
             bytes_to_guest: 5,
             bytes_from_guest: 6,
+            frames_dropped: 10,
+            frames_lost: 11,
+            prohibited: 12,
+            limit_reached: 13,
+            limits: LimitsStatus {
+                connections: limit(14),
+                dials: limit(15),
+                half_open: limit(16),
+                udp: limit(17),
+                published_udp: limit(18),
+                icmp: limit(19),
+            },
             promotion: PromotionStatus {
                 unavailable: None,
                 promoted: 8,
@@ -336,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();
@@ -345,7 +397,7 @@ mod tests {
             0o600
         );
         let client = UnixStream::connect(&path).unwrap();
-        socket.serve(|| status(1));
+        socket.serve(|| status(1)).unwrap();
         assert_eq!(read(client), expected);
         drop(socket);
         assert!(!path.exists());
@@ -361,15 +413,15 @@ mod tests {
         let clients: Vec<_> = (0..MAX_CLIENTS + 4)
             .map(|_| UnixStream::connect(&path).unwrap())
             .collect();
-        socket.serve(|| status(10_000));
+        socket.serve(|| status(10_000)).unwrap();
         assert_eq!(socket.clients.len(), MAX_CLIENTS);
-        socket.serve(|| unreachable!("there is no room"));
+        socket.serve(|| unreachable!("there is no room")).unwrap();
         let readers: Vec<_> = clients
             .into_iter()
             .map(|client| std::thread::spawn(|| read(client)))
             .collect();
         while readers.iter().any(|reader| !reader.is_finished()) {
-            socket.serve(|| status(10_000));
+            socket.serve(|| status(10_000)).unwrap();
         }
         for reader in readers {
             assert_eq!(reader.join().unwrap().len(), document.len());
@@ -383,10 +435,10 @@ mod tests {
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
-        socket.serve(|| status(10_000));
+        socket.serve(|| status(10_000)).unwrap();
         assert_eq!(socket.clients.len(), 1);
         drop(client);
-        socket.serve(|| unreachable!("nobody new"));
+        socket.serve(|| unreachable!("nobody new")).unwrap();
         assert!(socket.clients.is_empty());
     }
 

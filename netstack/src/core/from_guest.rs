@@ -15,9 +15,10 @@ use super::link::{Hardware, Link};
 use super::neighbour;
 use super::packet::{Packet, Transport};
 use super::policy::Verdict;
+use super::shares::Share;
 use super::tcp::{Cause, Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
-use super::{Action, Core, IN_FLIGHT, Kind, MAX_DIALS, MAX_FLOWS, dialled_at};
+use super::{Action, Core, IN_FLIGHT, Kind};
 
 impl Core {
     pub(super) fn handle_packet<'f>(
@@ -98,21 +99,14 @@ impl Core {
                 return None;
             }
         };
-        if self.dials >= MAX_DIALS {
-            self.counters.limit_reached += 1;
-            if let Some(oldest) = self.dial_order.pop(|id| dialled_at(&self.flows, id)) {
-                self.close(oldest, Cause::Cancelled);
-            }
-        }
-        if self.flows.count() >= MAX_FLOWS {
-            self.counters.limit_reached += 1;
+        if !self.admits_stream() {
+            // Nothing is said: the guest repeats its SYN, and there may be room by then.
             return None;
         }
+        self.make_room(Share::Dials);
         let flow = TcpFlow::dialling(packet.ip, self.config.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
-        self.dials += 1;
-        self.dial_order
-            .push(flow, now, |id| dialled_at(&self.flows, id));
+        self.begin(flow, Share::Dials, now);
         Some(Action::Dial { flow, to })
     }
 

@@ -10,8 +10,9 @@ use super::datagram::Role;
 use super::flow::{FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
+use super::shares::Share;
 use super::tcp::{Cause, Phase, Readiness, TcpFlow};
-use super::{Core, DialError, Kind, MAX_CLASHES, MAX_FLOWS};
+use super::{Core, DialError, Kind, MAX_CLASHES};
 
 impl Core {
     /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
@@ -34,18 +35,16 @@ impl Core {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
                 let taken = connection.state() != State::Listen;
                 flow.phase = Phase::Open(connection);
-                self.dials -= 1;
+                self.shares.end_dial();
+                self.make_room(Share::HalfOpen);
+                self.begin(id, Share::HalfOpen, now);
                 if !taken {
                     // Its addresses or checksum are none that TCP answers, so nobody waits for one.
                     self.close(id, Cause::GuestSilent);
                     return;
                 }
-                flow.host_ready(Readiness {
-                    writable: true,
-                    ..Readiness::default()
-                });
                 self.counters.connections += 1;
-                self.touch(id);
+                self.host_ready(id, Readiness::WRITABLE);
                 return;
             }
             Err(DialError::Refused) => self.engine.refuse(syn, hardware, now, link),
@@ -70,10 +69,10 @@ impl Core {
     ) -> Option<FlowId> {
         let (guest, appears) = self.published_addresses(client, guest_port)?;
         let guest_mac = self.guest_mac?;
-        if self.flows.count() >= MAX_FLOWS {
-            self.counters.limit_reached += 1;
+        if !self.admits_stream() {
             return None;
         }
+        self.make_room(Share::HalfOpen);
         // Many clients may share the gateway's address; their own ports then may clash.
         let own = appears.port();
         let tuples = (own..=u16::MAX).chain(1024..own).map(|port| Tuple {
@@ -94,13 +93,8 @@ impl Core {
         self.counters.connections += 1;
         let flow = TcpFlow::published(connection, self.config.promote, now);
         let id = self.insert(tuple, guest_mac, Kind::Tcp(Box::new(flow)))?;
-        self.host_ready(
-            id,
-            Readiness {
-                writable: true,
-                ..Readiness::default()
-            },
-        );
+        self.begin(id, Share::HalfOpen, now);
+        self.host_ready(id, Readiness::WRITABLE);
         Some(id)
     }
 

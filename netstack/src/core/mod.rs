@@ -9,7 +9,7 @@
 //! 5. [`Core::poll_closed`] until `None`, closing what belonged to the flow.
 //!
 //! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or `datagram` acts on it.
-//! Hostile input is counted and dropped; every table has a limit.
+//! Hostile input is counted and dropped; every table has a limit (`shares`).
 
 pub mod address;
 pub mod datagram;
@@ -24,6 +24,7 @@ pub mod policy;
 mod promotion;
 mod reassembly;
 mod seniority;
+mod shares;
 pub mod tcp;
 mod timers;
 pub mod vnet;
@@ -34,6 +35,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 pub use self::packet::MacAddr;
+pub use self::shares::{Limits, MAX_DIALS, MAX_FLOWS, MAX_HALF_OPEN, MAX_MAPPINGS, Share, Usage};
 pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
@@ -43,17 +45,10 @@ use self::link::{Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
 use self::policy::Network;
 use self::reassembly::Reassembly;
-use self::seniority::Seniority;
+use self::shares::Shares;
 use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Served, TcpFlow};
 use self::timers::Timers;
 
-/// Most flows of all kinds at a time.
-pub const MAX_FLOWS: usize = 65_536;
-/// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
-/// So dials that nobody answers cannot keep out those that somebody would.
-pub const MAX_DIALS: usize = 4_096;
-/// Most UDP and echo mappings, each of which holds a descriptor. One more, and one that was not used lately goes.
-pub const MAX_MAPPINGS: usize = 4_096;
 /// Most ports that are tried for the client of a published port whose own is taken.
 pub const MAX_CLASHES: usize = 1_024;
 
@@ -73,6 +68,7 @@ pub struct Config {
     pub udp_segmentation: bool,
     /// Whether flows may be handed over to the kernel.
     pub promote: Promote,
+    pub limits: Limits,
     pub random_seed: u64,
     pub hash_key: HashKey,
 }
@@ -117,7 +113,7 @@ pub struct Counters {
     pub bytes_from_guest: u64,
     /// Frames that were malformed or of a kind this network does not carry.
     pub frames_dropped: u64,
-    /// Flows that were not made because of a limit.
+    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for another.
     pub limit_reached: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
@@ -132,10 +128,7 @@ pub struct Core {
     guest_mac: Option<MacAddr>,
     engine: Engine,
     flows: FlowTable<Entry>,
-    dials: usize,
-    dial_order: Seniority,
-    mappings: usize,
-    mapping_order: Seniority,
+    shares: Shares,
     timers: Timers,
     touched: VecDeque<FlowId>,
     closed: VecDeque<(FlowId, Cause)>,
@@ -174,13 +167,6 @@ impl FlowTable<Entry> {
         }
     }
 
-    fn mapping(&self, id: FlowId) -> Option<&Mapping> {
-        match &self.get(id)?.kind {
-            Kind::Mapping(mapping) => Some(mapping),
-            Kind::Tcp(_) => None,
-        }
-    }
-
     fn mapping_mut(&mut self, id: FlowId) -> Option<&mut Mapping> {
         match &mut self.get_mut(id)?.kind {
             Kind::Mapping(mapping) => Some(mapping),
@@ -195,10 +181,7 @@ impl Core {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),
-            dials: 0,
-            dial_order: Seniority::new(MAX_DIALS),
-            mappings: 0,
-            mapping_order: Seniority::new(MAX_MAPPINGS),
+            shares: Shares::new(&config.limits),
             timers: Timers::default(),
             touched: VecDeque::new(),
             closed: VecDeque::new(),
@@ -291,6 +274,9 @@ impl Core {
         let served = flow.serve(&mut self.engine, now, host, link);
         self.counters.bytes_to_guest += flow.bytes_to_guest - before.0;
         self.counters.bytes_from_guest += flow.bytes_from_guest - before.1;
+        if flow.completes_handshake() {
+            self.shares.open();
+        }
         match served {
             Served::Waiting => {
                 if let Some(deadline) = flow.deadline(&mut self.engine, now) {
@@ -371,25 +357,12 @@ impl Core {
         role: Role,
         now: Instant,
     ) -> Option<FlowId> {
-        if self.mappings >= MAX_MAPPINGS {
-            self.counters.limit_reached += 1;
-            if let Some(oldest) = self
-                .mapping_order
-                .pop(|id| mapping_used_at(&self.flows, id))
-            {
-                self.close(oldest, Cause::Finished);
-            }
-        }
-        if self.flows.count() >= MAX_FLOWS {
-            self.counters.limit_reached += 1;
-            return None;
-        }
+        let share = role.share();
+        self.make_room(share);
         let mapping = Mapping::new(tuple.guest, role, now);
         let expiry = mapping.expiry();
         let id = self.insert(tuple, guest_mac, Kind::Mapping(mapping))?;
-        self.mappings += 1;
-        self.mapping_order
-            .push(id, now, |id| mapping_used_at(&self.flows, id));
+        self.begin(id, share, now);
         let entry = self.flows.get_mut(id)?;
         self.timers.schedule(id, expiry, &mut entry.scheduled);
         Some(id)
@@ -421,16 +394,12 @@ impl Core {
             return;
         };
         self.timers.cancel(id, entry.scheduled);
-        match entry.kind {
-            Kind::Tcp(flow) => {
-                let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
-                match flow.phase {
-                    Phase::Open(connection) => self.engine.recycle(connection, carried),
-                    Phase::Dialling { .. } => self.dials -= 1,
-                    Phase::Promoted(_) => {}
-                }
-            }
-            Kind::Mapping(_) => self.mappings -= 1,
+        self.shares.end(&entry);
+        if let Kind::Tcp(flow) = entry.kind
+            && let Phase::Open(connection) = flow.phase
+        {
+            let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
+            self.engine.recycle(connection, carried);
         }
         self.closed.push_back((id, cause));
     }
@@ -471,15 +440,4 @@ impl Action<'_> {
             },
         }
     }
-}
-
-/// When the dial of a flow began, if it is still under way.
-fn dialled_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
-    let flow = flows.tcp(id)?;
-    matches!(flow.phase, Phase::Dialling { .. }).then_some(flow.born)
-}
-
-/// When a mapping was last used, if it still exists.
-fn mapping_used_at(flows: &FlowTable<Entry>, id: FlowId) -> Option<Instant> {
-    Some(flows.mapping(id)?.last_used)
 }

@@ -32,6 +32,7 @@ impl Core {
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promoted(&mut self.engine, snapshot, stragglers, now, link);
             self.counters.promotions += 1;
+            self.shares.promote();
         }
     }
 

@@ -10,9 +10,11 @@ use super::flow::FlowId;
 /// Flows that are spared in a row because they were used; then the next one goes all the same.
 const MAX_SPARED: usize = 16;
 
-/// Flows of one kind in the order in which they began, each with its last use when it was queued. Some have ended since.
+/// The flows of one kind: how many there are, and, in the order in which they began, each with its last use when it was
+/// queued. Some in the queue have ended since.
 pub struct Seniority {
     queue: VecDeque<(FlowId, Instant)>,
+    count: usize,
     limit: usize,
 }
 
@@ -21,12 +23,31 @@ impl Seniority {
     pub fn new(limit: usize) -> Seniority {
         Seniority {
             queue: VecDeque::new(),
+            count: 0,
             limit,
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.count >= self.limit
+    }
+
     /// A flow has begun. `last_use` tells about flows of this kind, `None` of those that have ended.
-    pub fn push(&mut self, id: FlowId, now: Instant, last_use: impl Fn(FlowId) -> Option<Instant>) {
+    pub fn begin(
+        &mut self,
+        id: FlowId,
+        now: Instant,
+        last_use: impl Fn(FlowId) -> Option<Instant>,
+    ) {
+        self.count += 1;
         // Each sweep takes out as many as were pushed since the last one.
         if self.queue.len() >= 2 * self.limit {
             self.queue.retain(|(id, _)| last_use(*id).is_some());
@@ -34,20 +55,36 @@ impl Seniority {
         self.queue.push_back((id, now));
     }
 
-    /// Takes out the flow that has to go. `None` when there is no flow.
-    pub fn pop(&mut self, last_use: impl Fn(FlowId) -> Option<Instant>) -> Option<FlowId> {
+    /// A flow has ended. The queue learns it by and by.
+    pub fn end(&mut self) {
+        self.count -= 1;
+    }
+
+    /// Takes out the flow that has to go, which is not `keep`. `None` when there is no other.
+    pub fn pop(
+        &mut self,
+        keep: Option<FlowId>,
+        last_use: impl Fn(FlowId) -> Option<Instant>,
+    ) -> Option<FlowId> {
         let mut spared = 0;
+        let mut kept = None;
+        let mut senior = None;
         while let Some((id, queued)) = self.queue.pop_front() {
             match last_use(id) {
                 None => {}
+                Some(_) if Some(id) == keep => kept = Some((id, queued)),
                 Some(used) if used > queued && spared < MAX_SPARED => {
                     self.queue.push_back((id, used));
                     spared += 1;
                 }
-                Some(_) => return Some(id),
+                Some(_) => {
+                    senior = Some(id);
+                    break;
+                }
             }
         }
-        None
+        self.queue.extend(kept);
+        senior
     }
 }
 
@@ -72,7 +109,7 @@ mod tests {
     fn filled(count: u32) -> (Seniority, HashMap<FlowId, Instant>) {
         let mut seniority = Seniority::new(4);
         for index in 0..count {
-            seniority.push(id(index), at(0), |_| Some(at(0)));
+            seniority.begin(id(index), at(0), |_| Some(at(0)));
         }
         (
             seniority,
@@ -84,7 +121,7 @@ mod tests {
     fn the_first_goes_first() {
         let (mut seniority, uses) = filled(3);
         let order: Vec<_> = (0..4)
-            .map(|_| seniority.pop(|id| uses.get(&id).copied()))
+            .map(|_| seniority.pop(None, |id| uses.get(&id).copied()))
             .collect();
         assert_eq!(order, [Some(id(0)), Some(id(1)), Some(id(2)), None]);
     }
@@ -93,10 +130,16 @@ mod tests {
     fn a_flow_in_use_is_spared() {
         let (mut seniority, mut uses) = filled(3);
         uses.insert(id(0), at(5));
-        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(1)));
-        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(2)));
         assert_eq!(
-            seniority.pop(|id| uses.get(&id).copied()),
+            seniority.pop(None, |id| uses.get(&id).copied()),
+            Some(id(1))
+        );
+        assert_eq!(
+            seniority.pop(None, |id| uses.get(&id).copied()),
+            Some(id(2))
+        );
+        assert_eq!(
+            seniority.pop(None, |id| uses.get(&id).copied()),
             Some(id(0)),
             "not used since"
         );
@@ -106,16 +149,32 @@ mod tests {
     fn one_goes_even_if_all_are_in_use() {
         let (mut seniority, mut uses) = filled(3);
         uses.values_mut().for_each(|used| *used = at(5));
-        assert!(seniority.pop(|id| uses.get(&id).copied()).is_some());
+        assert!(seniority.pop(None, |id| uses.get(&id).copied()).is_some());
+    }
+
+    #[test]
+    fn the_one_that_needs_room_is_kept() {
+        let (mut seniority, mut uses) = filled(3);
+        uses.insert(id(1), at(5));
+        uses.insert(id(2), at(5));
+        let mut pop = || seniority.pop(Some(id(0)), |id| uses.get(&id).copied());
+        assert_eq!((pop(), pop(), pop()), (Some(id(1)), Some(id(2)), None));
+        assert_eq!(
+            seniority.pop(None, |id| uses.get(&id).copied()),
+            Some(id(0))
+        );
     }
 
     #[test]
     fn flows_that_ended_are_forgotten() {
         let (mut seniority, mut uses) = filled(3);
         uses.remove(&id(0));
-        assert_eq!(seniority.pop(|id| uses.get(&id).copied()), Some(id(1)));
+        assert_eq!(
+            seniority.pop(None, |id| uses.get(&id).copied()),
+            Some(id(1))
+        );
         for index in 0..10_000 {
-            seniority.push(id(index), at(1), |_| None);
+            seniority.begin(id(index), at(1), |_| None);
         }
         assert!(seniority.queue.len() <= 8);
     }

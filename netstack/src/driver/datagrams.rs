@@ -1,5 +1,6 @@
 //! UDP and ICMP echo on the host: sockets are made at a mapping's first packet.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -25,7 +26,7 @@ impl Driver {
         segment: Option<NonZeroU16>,
     ) {
         if self.sockets.get_mut(id).is_none() {
-            match UdpSocket::open(to) {
+            match self.open_for(id, || UdpSocket::open(to)) {
                 Ok(socket) => {
                     if self
                         .poller
@@ -98,7 +99,7 @@ impl Driver {
 
     pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
         if self.sockets.get_mut(id).is_none() {
-            match PingSocket::open(to) {
+            match self.open_for(id, || PingSocket::open(to)) {
                 Ok(socket) => {
                     if self
                         .poller
@@ -108,14 +109,17 @@ impl Driver {
                         self.sockets.insert(id, HostSocket::Ping(socket));
                     }
                 }
-                Err(error) if !self.warned_about_ping => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied
+                        && !self.warned_about_ping =>
+                {
                     self.warned_about_ping = true;
                     warn!(
                         %error,
                         "pings beyond the gateway are lost: net.ipv4.ping_group_range of the host does not hold our group"
                     );
                 }
-                Err(_) => {}
+                Err(error) => debug!(%error, "cannot make a ping socket"),
             }
         }
         if let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id)

@@ -12,6 +12,7 @@ mod poller;
 mod promoted;
 mod promotion;
 mod report;
+mod scarcity;
 mod sockets;
 mod streams;
 mod tap_link;
@@ -32,6 +33,7 @@ use crate::host::Resolvers;
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
 pub use self::promotion::Unpromoted;
+use self::scarcity::Pause;
 use self::sockets::{HostSocket, HostSockets};
 use self::streams::Listeners;
 use self::tap_link::TapLink;
@@ -72,6 +74,8 @@ pub struct Driver {
     resolvers: Resolvers,
     promotion: Result<Promotion, Unpromoted>,
     status: Option<StatusSocket>,
+    /// Nobody is told the status for a moment.
+    status_pause: Pause,
     exit: ExitWatch,
     clock: Clock,
     /// Where frames and datagrams are read to.
@@ -118,6 +122,7 @@ impl Driver {
             poller.add(&parts.resolvers, Token::Resolvers, Interest::Readable),
         )?;
         let mut core = parts.core;
+        let pipes = core.limits().pipes;
         core.set_resolvers(parts.resolvers.addresses().to_vec());
         let listeners = Listeners::new(parts.listeners);
         watch("a published port", listeners.watch(&poller))?;
@@ -128,8 +133,11 @@ impl Driver {
             sockets: HostSockets::default(),
             listeners,
             resolvers: parts.resolvers,
-            promotion: parts.promoter.map(Promotion::new),
+            promotion: parts
+                .promoter
+                .map(|promoter| Promotion::new(promoter, pipes)),
             status: parts.status,
+            status_pause: Pause::default(),
             exit: parts.exit,
             clock,
             buffer: vec![0; MAX_FRAME_LEN],
@@ -184,6 +192,7 @@ impl Driver {
             }
             self.close_ended();
             self.listeners.resume(&self.poller, now);
+            self.resume_status(now);
             timeout = self.timeout(now);
         }
     }
@@ -271,12 +280,34 @@ impl Driver {
     fn handle_status(&mut self, now: Instant) {
         if let Some(status) = &mut self.status {
             let promotion = self.promotion.as_ref().err();
-            status.serve(|| report::status(&self.core, promotion, now));
+            let frames_lost = self.link.frames_lost;
+            let served = status.serve(|| report::status(&self.core, promotion, frames_lost, now));
+            if let Err(error) = served {
+                debug!(%error, "a client of the status socket waits");
+                self.status_pause.begin(now);
+                let _ = self
+                    .poller
+                    .change(&*status, Token::Status, Interest::HangUp);
+            }
+        }
+    }
+
+    fn resume_status(&mut self, now: Instant) {
+        if self.status_pause.is_over(now)
+            && let Some(status) = &self.status
+        {
+            let changed = self
+                .poller
+                .change(status, Token::Status, Interest::Readable);
+            match changed {
+                Ok(()) => self.status_pause.end(),
+                Err(_) => self.status_pause.begin(now),
+            }
         }
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.link.has_room() || self.listeners.is_paused() {
+        if !self.link.has_room() || self.listeners.is_paused() || self.status_pause.is_on() {
             return Some(RETRY);
         }
         let relays_wait = self.promotion.as_ref().is_ok_and(Promotion::has_work);

@@ -48,10 +48,11 @@ pub enum Unpromoted {
 }
 
 impl Promotion {
-    pub fn new(promoter: Promoter) -> Promotion {
+    /// Relays get `pipes` pipes at most.
+    pub fn new(promoter: Promoter, pipes: usize) -> Promotion {
         Promotion {
             promoter,
-            pipes: PipePool::default(),
+            pipes: PipePool::default().with_at_most(pipes),
             unfinished: Vec::new(),
             healed: Instant::ZERO,
         }
@@ -91,6 +92,11 @@ impl Driver {
         ) else {
             return Err(Reluctance::Off);
         };
+        if !self.core.admits_stream() {
+            return Err(Reluctance::Refused(
+                "its second socket has no descriptor left".to_owned(),
+            ));
+        }
         let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
             return Err(Reluctance::Off);
         };

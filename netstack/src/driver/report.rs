@@ -6,15 +6,22 @@ use smoltcp::socket::tcp::State;
 
 use super::Unpromoted;
 use crate::control::{
-    FlowPath, FlowProtocol, FlowStatus, Initiator, Promoted, PromotionStatus, Reason, Status,
+    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, Promoted,
+    PromotionStatus, Reason, Status,
 };
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
 use crate::core::tcp::{self, Handover, Motive, Phase, Reluctance, TcpFlow};
-use crate::core::{Core, Instant};
+use crate::core::{Core, Instant, Share, Usage};
 
-/// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at all.
-pub fn status(core: &Core, unpromoted: Option<&Unpromoted>, now: Instant) -> Status {
+/// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at all, `frames_lost` how
+/// many frames the tap did not take.
+pub fn status(
+    core: &Core,
+    unpromoted: Option<&Unpromoted>,
+    frames_lost: u64,
+    now: Instant,
+) -> Status {
     let counters = core.counters();
     let network = core.network();
     let v6 = network.v6.map(|v6| IpAddr::from(v6.guest));
@@ -24,6 +31,11 @@ pub fn status(core: &Core, unpromoted: Option<&Unpromoted>, now: Instant) -> Sta
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,
         bytes_from_guest: counters.bytes_from_guest,
+        frames_dropped: counters.frames_dropped,
+        frames_lost,
+        prohibited: counters.prohibited,
+        limit_reached: counters.limit_reached,
+        limits: limits(core),
         promotion: PromotionStatus {
             unavailable: unpromoted.map(ToString::to_string),
             promoted: counters.promotions,
@@ -37,6 +49,19 @@ pub fn status(core: &Core, unpromoted: Option<&Unpromoted>, now: Instant) -> Sta
                     .map(|(tuple, mapping)| mapping_flow(tuple, mapping, now)),
             )
             .collect(),
+    }
+}
+
+fn limits(core: &Core) -> LimitsStatus {
+    let limit = |Usage { count, limit }| LimitStatus { used: count, limit };
+    let share = |share| limit(core.usage(share));
+    LimitsStatus {
+        connections: limit(core.stream_usage()),
+        dials: share(Share::Dials),
+        half_open: share(Share::HalfOpen),
+        udp: share(Share::Udp),
+        published_udp: share(Share::PublishedUdp),
+        icmp: share(Share::Echo),
     }
 }
 

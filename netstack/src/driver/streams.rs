@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
 use tracing::{debug, warn};
 
+use super::Driver;
 use super::poller::{Event, Interest, Poller, Token};
+use super::scarcity::{Pause, is_out_of_descriptors};
 use super::sockets::{HostSocket, Stream};
-use super::{Driver, RETRY};
 use crate::core::flow::FlowId;
 use crate::core::tcp::Readiness;
 use crate::core::{DialError, Instant};
@@ -24,8 +25,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// The published ports.
 pub struct Listeners {
     listeners: Vec<Published>,
-    /// Out of descriptors: nobody is accepted until then. A listener is never closed for that.
-    paused_until: Option<Instant>,
+    /// There are as many connections as may be, or no descriptor for one more: nobody is accepted, and who connects waits
+    /// in the kernel's queue. A listener is never closed for that.
+    pause: Pause,
 }
 
 /// A published port's socket.
@@ -62,7 +64,7 @@ impl Listeners {
             .collect();
         Listeners {
             listeners,
-            paused_until: None,
+            pause: Pause::default(),
         }
     }
 
@@ -74,7 +76,7 @@ impl Listeners {
     }
 
     pub fn is_paused(&self) -> bool {
-        self.paused_until.is_some()
+        self.pause.is_on()
     }
 
     pub fn get(&self, index: u32) -> Option<&Published> {
@@ -83,23 +85,28 @@ impl Listeners {
 
     /// Accepts again if the pause is over: a descriptor may be free by now.
     pub fn resume(&mut self, poller: &Poller, now: Instant) {
-        if self.paused_until.is_some_and(|until| now >= until)
-            && self.set_interest(poller, Interest::Readable)
-        {
-            self.paused_until = None;
+        if self.pause.is_over(now) {
+            match self.set_interest(poller, Interest::Readable) {
+                true => self.pause.end(),
+                false => self.pause.begin(now),
+            }
         }
     }
 
     fn pause(&mut self, poller: &Poller, now: Instant) {
-        self.paused_until = Some(now + RETRY);
+        self.pause.begin(now);
         self.set_interest(poller, Interest::HangUp);
     }
 
+    /// For TCP: a datagram of a client needs no descriptor.
     fn set_interest(&self, poller: &Poller, interest: Interest) -> bool {
-        self.listeners.iter().enumerate().all(|(index, listener)| {
-            let token = Token::Listener(index as u32);
-            poller.change(listener, token, interest).is_ok()
-        })
+        let listeners = self.listeners.iter().enumerate();
+        listeners
+            .filter(|(_, listener)| matches!(listener, Published::Tcp { .. }))
+            .all(|(index, listener)| {
+                let token = Token::Listener(index as u32);
+                poller.change(listener, token, interest).is_ok()
+            })
     }
 }
 
@@ -125,7 +132,10 @@ impl Event {
 
 impl Driver {
     pub(super) fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
-        let result = match dial::dial(to) {
+        let socket = self
+            .open_for(id, || dial::socket_for(to))
+            .map_err(dial::dial_error);
+        let result = match socket.and_then(|socket| dial::dial(socket, to)) {
             Ok(Dial::Connected(socket)) => self.register(id, socket, HostSocket::stream),
             Ok(Dial::UnderWay(socket)) => {
                 if self.register(id, socket, HostSocket::Dialling).is_ok() {
@@ -168,6 +178,11 @@ impl Driver {
             let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(index) else {
                 return;
             };
+            if !self.core.admits_stream() {
+                debug!("as many connections as may be: accepting pauses");
+                self.listeners.pause(&self.poller, now);
+                return;
+            }
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let (guest_port, accepted) = (*guest_port, rustix::net::acceptfrom_with(socket, flags));
             let (stream, client) = match accepted {
@@ -177,6 +192,12 @@ impl Driver {
                 },
                 Ok((_, None)) => continue,
                 Err(Errno::AGAIN) => return,
+                Err(errno)
+                    if is_out_of_descriptors(&errno.into()) && self.core.yield_descriptor(None) =>
+                {
+                    self.close_ended();
+                    continue;
+                }
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     debug!("out of descriptors: accepting pauses");
                     self.listeners.pause(&self.poller, now);
@@ -185,7 +206,10 @@ impl Driver {
                 // The client has gone meanwhile (accept(2) passes network errors of the new socket on).
                 Err(_) => continue,
             };
-            match self.core.handle_accepted(client, guest_port, now) {
+            let flow = self.core.handle_accepted(client, guest_port, now);
+            // It may have taken the place of another.
+            self.close_ended();
+            match flow {
                 Some(id) => {
                     if self.register(id, stream, HostSocket::stream).is_err() {
                         self.core.abandon(id, now, &mut self.link);

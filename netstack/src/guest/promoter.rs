@@ -62,17 +62,18 @@ pub enum PromoterError {
 }
 
 impl Promoter {
-    /// Prepares the guest behind the tap `tap`: routes, firewall table, sockets.
+    /// Prepares the guest behind the tap `tap`: routes, firewall table, sockets, of which `sockets` at most are kept ready.
     pub fn set_up(
         guest: Arc<GuestThread>,
         tap: &str,
         ipv6: bool,
+        sockets: usize,
     ) -> Result<Promoter, PromoterError> {
         let name = tap.to_owned();
         guest.run(move || divert_marked(&name, ipv6))??;
         let gate = Gate::install(&guest)?;
         let conntrack = Conntrack::open(&guest)?;
-        let sockets = SocketPool::new(&guest)?;
+        let sockets = SocketPool::new(&guest, sockets)?;
         let table = SocketTable::open(&guest)?;
         Ok(Promoter {
             guest,

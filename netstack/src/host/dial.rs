@@ -18,18 +18,22 @@ pub enum Dial {
     UnderWay(OwnedFd),
 }
 
-/// Starts a non-blocking connect to `remote`. Over loopback it often has succeeded on return.
-pub fn dial(remote: SocketAddr) -> Result<Dial, DialError> {
+/// A socket to connect to `remote`.
+pub fn socket_for(remote: SocketAddr) -> io::Result<OwnedFd> {
     let family = match remote {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
-        .map_err(|error| dial_error(error.into()))?;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     // The guest's kernel has already decided how to cut its stream into segments.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     let _ = KEEPALIVE.set(&socket);
+    Ok(socket)
+}
+
+/// Starts a non-blocking connect to `remote`. Over loopback it often has succeeded on return.
+pub fn dial(socket: OwnedFd, remote: SocketAddr) -> Result<Dial, DialError> {
     match rustix::net::connect(&socket, &remote) {
         Ok(()) => Ok(Dial::Connected(socket)),
         Err(Errno::INPROGRESS) => Ok(Dial::UnderWay(socket)),
@@ -46,7 +50,7 @@ pub fn outcome(socket: impl AsFd) -> Result<(), DialError> {
 }
 
 /// What the guest is told of a failed connect.
-fn dial_error(error: io::Error) -> DialError {
+pub fn dial_error(error: io::Error) -> DialError {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED | libc::ECONNRESET) => DialError::Refused,
         Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENONET | libc::ENETDOWN) => {

@@ -80,21 +80,17 @@ impl Resolvers {
     }
 
     fn reload(&mut self) {
-        self.addresses = match self.read() {
-            Ok(text) => parse(&text),
-            // Known from before the helper gave up the right to read it.
-            Err(error)
-                if error.kind() == io::ErrorKind::PermissionDenied
-                    && !self.addresses.is_empty() =>
-            {
-                warn!("cannot read {} any more: {error}", self.path.display());
-                return;
+        match self.read() {
+            Ok(text) => self.addresses = parse(&text),
+            // No descriptor to read it with, or the right to read it given up since: that says nothing about the file.
+            Err(error) if !self.addresses.is_empty() && is_about_us(&error) => {
+                warn!("cannot read {}: {error}", self.path.display());
             }
             Err(error) => {
                 debug!("cannot read {}: {error}", self.path.display());
-                parse("")
+                self.addresses = parse("");
             }
-        };
+        }
     }
 
     /// Follows the links by hand, to watch each directory on the way. Watches come before reads, so that no change falls
@@ -187,6 +183,14 @@ impl Place {
         file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// Whether reading failed for what this process lacks, not for what the file is.
+fn is_about_us(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::EACCES)
+    )
 }
 
 /// The `nameserver` lines; a resolver on this machine if there is none (resolv.conf(5)). Search lists are of no use here:

@@ -12,7 +12,7 @@ use netstack::core::link::Link;
 use netstack::core::policy::Network;
 use netstack::core::tcp::{Cause, HostStream, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
-    Action, Config, Core, Counters, DialError, Duration, Instant, MAX_DIALS, MAX_FLOWS,
+    Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_DIALS, MAX_FLOWS,
     MAX_MAPPINGS,
 };
 
@@ -47,6 +47,7 @@ impl World {
             guest_mac: None,
             udp_segmentation: entropy.chance(50),
             promote: entropy.choose(&[Promote::Auto, Promote::Off, Promote::Always]),
+            limits: Limits::default(),
             random_seed: entropy.u32().into(),
             hash_key: HashKey(entropy.u32().into(), entropy.u32().into()),
         };

@@ -10,7 +10,7 @@ use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
 use netstack::core::tcp::{Cause, Promote, Reluctance, Snapshot};
-use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
+use netstack::core::{Action, Config, Core, DialError, Duration, Instant, Limits};
 use smoltcp::socket::tcp::State;
 
 use crate::host::Host;
@@ -80,6 +80,7 @@ pub fn config() -> Config {
         guest_mac: Some(GUEST_MAC),
         udp_segmentation: true,
         promote: Promote::Off,
+        limits: Limits::default(),
         random_seed: 1,
         hash_key: HashKey(1, 2),
     }

@@ -16,7 +16,9 @@ use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with}
 #[derive(Debug)]
 pub struct PipePool {
     budget: usize,
-    /// Capacity of the pipes that exist, idle or lent; each [`Pipe`] takes its share off when it is closed.
+    /// How many pipes may exist. Each has two descriptors.
+    max_pipes: usize,
+    /// Capacity of the pipes that exist, idle or lent, each of which holds it too; each [`Pipe`] takes its share off when it is closed.
     in_use: Arc<AtomicUsize>,
     idle: Vec<Pipe>,
     /// How many more requests are turned down before the kernel is asked for a pipe again.
@@ -32,10 +34,19 @@ impl PipePool {
     pub fn new(budget: usize) -> Self {
         Self {
             budget,
+            max_pipes: usize::MAX,
             in_use: Arc::default(),
             idle: Vec::new(),
             asks_to_skip: 0,
             copy_buffer: vec![0; COPY_BYTES].into_boxed_slice(),
+        }
+    }
+
+    /// The pool with `pipes` at most, so that their descriptors leave enough for others.
+    pub fn with_at_most(self, pipes: usize) -> Self {
+        Self {
+            max_pipes: pipes,
+            ..self
         }
     }
 
@@ -48,7 +59,8 @@ impl PipePool {
         let left = self
             .budget
             .saturating_sub(self.in_use.load(Ordering::Relaxed));
-        if left < MIN_PIPE_BYTES {
+        let pipes = Arc::strong_count(&self.in_use) - 1;
+        if left < MIN_PIPE_BYTES || pipes >= self.max_pipes {
             return None;
         }
         if self.asks_to_skip > 0 {
@@ -176,6 +188,15 @@ mod tests {
         assert_eq!(pool.in_use.load(Ordering::Relaxed), kept);
         assert!(pool.lend().is_some());
         assert_eq!(pool.idle.len(), MAX_IDLE_PIPES - 1);
+    }
+
+    #[test]
+    fn lends_no_more_pipes_than_it_may_have() {
+        let mut pool = PipePool::default().with_at_most(3);
+        let pipes = lend_all(&mut pool);
+        assert_eq!(pipes.len(), 3);
+        pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
+        assert_eq!(lend_all(&mut pool).len(), 3);
     }
 
     #[test]

@@ -73,6 +73,16 @@ pub struct Readiness {
     pub failed: bool,
 }
 
+impl Readiness {
+    /// Of a stream that has just been connected.
+    pub const WRITABLE: Readiness = Readiness {
+        readable: false,
+        writable: true,
+        hung_up: false,
+        failed: false,
+    };
+}
+
 /// Why a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -83,7 +93,8 @@ pub enum Cause {
     ResetByHost,
     /// The dial failed; the guest was told as the failure asks.
     DialFailed,
-    /// The guest left a SYN or FIN unanswered (see [`patience`]), or its SYN was none that TCP takes.
+    /// The guest left a SYN or FIN unanswered (see [`patience`], or until another flow needed the room), or its SYN was none
+    /// that TCP takes.
     GuestSilent,
     /// The guest gave up while we were dialling.
     Cancelled,
@@ -104,6 +115,8 @@ pub struct TcpFlow {
     pub bytes_from_guest: u64,
     pub phase: Phase,
     pub haul: Haul,
+    /// The guest has not finished the handshake yet, as far as [`TcpFlow::completes_handshake`] was asked.
+    pub is_half_open: bool,
     host: HostSide,
     reset_by_guest: bool,
     /// Where the guest's half stood when it last moved, and when that was.
@@ -167,6 +180,7 @@ impl TcpFlow {
             bytes_from_guest: 0,
             phase,
             haul: Haul::new(promote, now),
+            is_half_open: true,
             host: HostSide::default(),
             reset_by_guest: false,
             vigil: Vigil::default(),
@@ -353,6 +367,13 @@ impl TcpFlow {
         }
         let is_new = self.initiator == Initiator::Guest && isn != connection.observed().irs;
         is_new.then_some(Cause::ResetByGuest)
+    }
+
+    /// Whether the guest has finished the handshake since this was last asked.
+    pub fn completes_handshake(&mut self) -> bool {
+        let completes = self.is_half_open && is_synchronized(self.state());
+        self.is_half_open &= !completes;
+        completes
     }
 
     pub fn state(&self) -> State {

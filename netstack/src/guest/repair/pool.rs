@@ -15,7 +15,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct FreshSocket(OwnedFd);
 
-/// Up to twice [`BATCH`] sockets for each address family.
+/// Sockets for each address family.
 #[derive(Debug)]
 pub struct SocketPool {
     v4: Shelf,
@@ -23,11 +23,13 @@ pub struct SocketPool {
 }
 
 impl SocketPool {
-    /// Has the guest thread make the first sockets.
-    pub fn new(guest: &GuestThread) -> Result<SocketPool, GuestThreadEnded> {
+    /// Has the guest thread make the first sockets. There will be `most` at a time, and at least four.
+    pub fn new(guest: &GuestThread, most: usize) -> Result<SocketPool, GuestThreadEnded> {
+        // A new batch comes when there is one left, for either family.
+        let batch = (most / 4).clamp(1, MAX_BATCH);
         Ok(SocketPool {
-            v4: Shelf::new(AddressFamily::INET, guest)?,
-            v6: Shelf::new(AddressFamily::INET6, guest)?,
+            v4: Shelf::new(AddressFamily::INET, batch, guest)?,
+            v6: Shelf::new(AddressFamily::INET6, batch, guest)?,
         })
     }
 
@@ -43,6 +45,8 @@ impl SocketPool {
 #[derive(Debug)]
 struct Shelf {
     family: AddressFamily,
+    /// How many are made at once.
+    batch: usize,
     ready: Vec<FreshSocket>,
     /// A batch is being made.
     is_under_way: bool,
@@ -51,11 +55,16 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(family: AddressFamily, guest: &GuestThread) -> Result<Shelf, GuestThreadEnded> {
+    fn new(
+        family: AddressFamily,
+        batch: usize,
+        guest: &GuestThread,
+    ) -> Result<Shelf, GuestThreadEnded> {
         let (sender, batches) = channel();
         let mut shelf = Shelf {
             family,
-            ready: Vec::with_capacity(2 * BATCH),
+            batch,
+            ready: Vec::with_capacity(2 * batch),
             is_under_way: false,
             sender,
             batches,
@@ -70,7 +79,7 @@ impl Shelf {
         {
             self.stock(batch)?;
         }
-        if self.ready.len() <= BATCH && !self.is_under_way {
+        if self.ready.len() <= self.batch && !self.is_under_way {
             self.order(guest)?;
         }
         if self.ready.is_empty() {
@@ -81,9 +90,9 @@ impl Shelf {
     }
 
     fn order(&mut self, guest: &GuestThread) -> Result<(), GuestThreadEnded> {
-        let (family, sender) = (self.family, self.sender.clone());
+        let (family, batch, sender) = (self.family, self.batch, self.sender.clone());
         guest.submit(move || {
-            let batch = (0..BATCH).map(|_| FreshSocket::open(family)).collect();
+            let batch = (0..batch).map(|_| FreshSocket::open(family)).collect();
             // Nobody wants it any more at the end of the process.
             let _ = sender.send(batch);
         })?;
@@ -151,7 +160,7 @@ impl From<FreshSocket> for OwnedFd {
 }
 
 /// Sockets made at once: about 0.2 ms of the guest thread.
-const BATCH: usize = 32;
+const MAX_BATCH: usize = 32;
 /// The largest window with a scale of 4 is 1 MiB. The kernel doubles the size, for its own bookkeeping.
 const BUFFER_LEN: usize = 1 << 20;
 /// include/net/sock.h, the values of SO_BUF_LOCK.

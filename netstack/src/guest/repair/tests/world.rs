@@ -56,7 +56,7 @@ impl World {
         World {
             peer: Peer::start(tap, mtu),
             gate: Gate::install(&guest).unwrap(),
-            pool: SocketPool::new(&guest).unwrap(),
+            pool: SocketPool::new(&guest, 128).unwrap(),
             table: SocketTable::open(&guest).unwrap(),
             guest,
         }

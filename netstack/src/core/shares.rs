@@ -1,0 +1,305 @@
+//! How many flows of each kind there may be, and which one goes when one more comes.
+//!
+//! All that a guest, or a client of a published port, can make us keep holds descriptors, of which the system grants a
+//! process a fixed number. Each kind has its own share of them ([`Limits`]), so that none can use up what another needs.
+//! Flows that nobody may miss, or that are soon repeated, make way within their share, the senior one first; open
+//! connections never do: when theirs is used up, a new one has to wait.
+
+use smoltcp::time::Instant;
+
+use super::datagram::Role;
+use super::flow::{FlowId, FlowTable};
+use super::seniority::Seniority;
+use super::tcp::{Cause, Phase};
+use super::{Core, Entry, Kind};
+
+/// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not answered.
+pub const MAX_FLOWS: usize = 65_536;
+/// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
+/// So dials that nobody answers cannot keep out those that somebody would.
+pub const MAX_DIALS: usize = 4_096;
+/// Most connections whose handshake the guest has not finished. One more, and the oldest goes: it answers within microseconds
+/// unless it never will.
+pub const MAX_HALF_OPEN: usize = 4_096;
+/// Most UDP, and as many echo mappings. One more, and one that was not used lately goes.
+pub const MAX_MAPPINGS: usize = 4_096;
+/// Most pipes of relays, with two descriptors each. Without one a relay copies.
+const MAX_PIPES: usize = 256;
+/// Most sockets that are kept ready for hand-overs.
+const MAX_REPAIR_SOCKETS: usize = 128;
+
+/// The most that there may be of each kind at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Descriptors of open TCP connections: one each, two when the kernel carries it.
+    pub streams: usize,
+    pub dials: usize,
+    pub half_open: usize,
+    pub udp: usize,
+    /// Clients of published UDP ports. They share the port's socket.
+    pub published_udp: usize,
+    pub echo: usize,
+    pub pipes: usize,
+    pub repair_sockets: usize,
+}
+
+impl Limits {
+    /// Shares out `descriptors`. Half of them are for open connections, as long as there are not plenty.
+    pub fn share_out(descriptors: usize) -> Limits {
+        let part = |divisor: usize, most: usize| (descriptors / divisor).clamp(1, most);
+        let mut limits = Limits {
+            streams: 0,
+            dials: part(10, MAX_DIALS),
+            half_open: part(10, MAX_HALF_OPEN),
+            udp: part(5, MAX_MAPPINGS),
+            published_udp: MAX_MAPPINGS,
+            echo: part(40, MAX_MAPPINGS),
+            pipes: part(80, MAX_PIPES),
+            repair_sockets: part(40, MAX_REPAIR_SOCKETS).max(4),
+        };
+        let left = descriptors.saturating_sub(limits.descriptors());
+        limits.streams = left.clamp(1, MAX_FLOWS);
+        limits
+    }
+
+    /// How many descriptors are in use when every limit is reached.
+    fn descriptors(&self) -> usize {
+        let tcp = self.streams + self.dials + self.half_open;
+        tcp + self.udp + self.echo + 2 * self.pipes + self.repair_sockets
+    }
+}
+
+/// As many as are ever of use.
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits::share_out(usize::MAX)
+    }
+}
+
+/// How many flows of a kind there are, and may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub count: usize,
+    pub limit: usize,
+}
+
+/// Kinds of flows of which the senior one makes way for one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    Dials,
+    HalfOpen,
+    Udp,
+    PublishedUdp,
+    Echo,
+}
+
+impl Share {
+    pub const ALL: [Share; 5] = [
+        Share::Dials,
+        Share::HalfOpen,
+        Share::Udp,
+        Share::PublishedUdp,
+        Share::Echo,
+    ];
+}
+
+/// Who is there of each kind.
+pub struct Shares {
+    by_kind: [Seniority; Share::ALL.len()],
+    /// Descriptors of open connections.
+    streams: usize,
+    max_streams: usize,
+}
+
+impl Shares {
+    pub fn new(limits: &Limits) -> Shares {
+        let limit = |share| match share {
+            Share::Dials => limits.dials,
+            Share::HalfOpen => limits.half_open,
+            Share::Udp => limits.udp,
+            Share::PublishedUdp => limits.published_udp,
+            Share::Echo => limits.echo,
+        };
+        Shares {
+            by_kind: Share::ALL.map(|share| Seniority::new(limit(share))),
+            streams: 0,
+            max_streams: limits.streams,
+        }
+    }
+
+    /// A half-open connection is open now.
+    pub fn open(&mut self) {
+        self.by_kind[Share::HalfOpen as usize].end();
+        self.streams += 1;
+    }
+
+    /// The kernel has taken an open connection over.
+    pub fn promote(&mut self) {
+        self.streams += 1;
+    }
+
+    /// The dial of a connection has ended well. It is to begin among the half-open ones.
+    pub fn end_dial(&mut self) {
+        self.by_kind[Share::Dials as usize].end();
+    }
+
+    /// Takes `entry`'s flow out of the account.
+    pub fn end(&mut self, entry: &Entry) {
+        match entry.share() {
+            Some(share) => self.by_kind[share as usize].end(),
+            None => self.streams -= entry.streams(),
+        }
+    }
+}
+
+impl Entry {
+    /// Which share the flow is part of. `None` for an open connection.
+    fn share(&self) -> Option<Share> {
+        match &self.kind {
+            Kind::Tcp(flow) => match flow.phase {
+                Phase::Dialling { .. } => Some(Share::Dials),
+                Phase::Open(_) if flow.is_half_open => Some(Share::HalfOpen),
+                Phase::Open(_) | Phase::Promoted(_) => None,
+            },
+            Kind::Mapping(mapping) => Some(mapping.role.share()),
+        }
+    }
+
+    /// How many descriptors an open connection holds.
+    fn streams(&self) -> usize {
+        match &self.kind {
+            Kind::Tcp(flow) if matches!(flow.phase, Phase::Promoted(_)) => 2,
+            _ => 1,
+        }
+    }
+
+    fn last_use(&self) -> Instant {
+        match &self.kind {
+            Kind::Tcp(flow) => flow.born,
+            Kind::Mapping(mapping) => mapping.last_used,
+        }
+    }
+}
+
+impl Role {
+    pub fn share(&self) -> Share {
+        match self {
+            Role::Direct { .. } | Role::Translated { .. } | Role::Dns { .. } => Share::Udp,
+            Role::Published { .. } => Share::PublishedUdp,
+            Role::Echo { .. } => Share::Echo,
+        }
+    }
+}
+
+/// When flow `id` was last used, if it is (still) part of `share`.
+fn last_use(flows: &FlowTable<Entry>, share: Share, id: FlowId) -> Option<Instant> {
+    let entry = flows.get(id)?;
+    (entry.share() == Some(share)).then(|| entry.last_use())
+}
+
+impl Core {
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// How many flows there are of a kind.
+    pub fn usage(&self, share: Share) -> Usage {
+        let seniority = &self.shares.by_kind[share as usize];
+        Usage {
+            count: seniority.len(),
+            limit: seniority.limit(),
+        }
+    }
+
+    /// How many descriptors the open connections have.
+    pub fn stream_usage(&self) -> Usage {
+        Usage {
+            count: self.shares.streams,
+            limit: self.shares.max_streams,
+        }
+    }
+
+    /// Whether there may be one more connection, or one more in the kernel. If not, that is counted.
+    ///
+    /// Connections come in as dials or half-open ones and have a share of their own until they are open, so this may be
+    /// exceeded by as much as there is room in those, for which there are descriptors.
+    pub fn admits_stream(&mut self) -> bool {
+        let admitted = self.shares.streams < self.shares.max_streams;
+        self.counters.limit_reached += u64::from(!admitted);
+        admitted
+    }
+
+    /// The system has no descriptor for a socket of flow `id`, or for a client who wants to be accepted (`None`): one that
+    /// will hardly be missed goes. For a client only mappings do. False if there is none.
+    pub fn yield_descriptor(&mut self, id: Option<FlowId>) -> bool {
+        const ORDER: [Share; 4] = [Share::Udp, Share::Echo, Share::HalfOpen, Share::Dials];
+        let candidates = if id.is_some() { 4 } else { 2 };
+        self.counters.limit_reached += 1;
+        ORDER[..candidates]
+            .iter()
+            .any(|share| self.end_senior(*share, id))
+    }
+
+    /// Sees to it that there may be one more of `share`.
+    pub(super) fn make_room(&mut self, share: Share) {
+        if self.shares.by_kind[share as usize].is_full() {
+            self.counters.limit_reached += 1;
+            self.end_senior(share, None);
+        }
+    }
+
+    /// Flow `id` has become part of `share`.
+    pub(super) fn begin(&mut self, id: FlowId, share: Share, now: Instant) {
+        let flows = &self.flows;
+        self.shares.by_kind[share as usize].begin(id, now, |id| last_use(flows, share, id));
+    }
+
+    fn end_senior(&mut self, share: Share, keep: Option<FlowId>) -> bool {
+        let flows = &self.flows;
+        let seniority = &mut self.shares.by_kind[share as usize];
+        let senior = seniority.pop(keep, |id| last_use(flows, share, id));
+        if let Some(id) = senior {
+            let cause = match share {
+                Share::Dials => Cause::Cancelled,
+                Share::HalfOpen => Cause::GuestSilent,
+                Share::Udp | Share::PublishedUdp | Share::Echo => Cause::Finished,
+            };
+            self.close(id, cause);
+        }
+        senior.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn with_plenty_every_limit_is_the_largest() {
+        let plenty = Limits::share_out(1 << 20);
+        assert_eq!(plenty, Limits::default());
+        assert_eq!(
+            (plenty.streams, plenty.dials, plenty.udp),
+            (MAX_FLOWS, MAX_DIALS, MAX_MAPPINGS)
+        );
+    }
+
+    #[test]
+    fn a_thousand_are_enough_for_everything() {
+        let limits = Limits::share_out(960);
+        assert!(limits.streams >= 400, "{limits:?}");
+        assert!(limits.udp >= 150 && limits.echo >= 20, "{limits:?}");
+        assert!(limits.dials >= 90 && limits.half_open >= 90, "{limits:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_shared_out_than_there_is(descriptors in 50usize..200_000) {
+            let limits = Limits::share_out(descriptors);
+            prop_assert!(limits.descriptors() <= descriptors, "{limits:?}");
+            prop_assert!(limits.streams >= descriptors.min(MAX_FLOWS) / 3);
+        }
+    }
+}
