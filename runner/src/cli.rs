@@ -1,5 +1,6 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -132,17 +133,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
 
-    /// The image; with --rootfs, the command. Without either it is coracle/hello, which is built in and serves a web page
-    #[arg(value_name = "IMAGE|COMMAND")]
-    pub subject: Option<OsString>,
-
-    /// Arguments of the command, or of the image's program
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARG"
-    )]
-    pub args: Vec<OsString>,
+    /// The image and its arguments, or with --rootfs the command and its arguments; options come before
+    ///
+    /// Without an image or --rootfs it is coracle/hello, which is built in and serves a web page.
+    #[arg(trailing_var_arg = true, value_name = "IMAGE|COMMAND [ARG]")]
+    pub words: Vec<OsString>,
 }
 
 /// What `run` and `exec` share.
@@ -190,16 +185,30 @@ pub enum SecurityOpt {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
 pub struct ExecArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
 
-    /// Name or id of the container, or the beginning of its id
-    pub container: String,
+    /// Name or id of the container, or the beginning of its id; then the command and its arguments
+    #[arg(
+        trailing_var_arg = true,
+        required = true,
+        num_args = 2..,
+        value_name = "CONTAINER COMMAND [ARG]"
+    )]
+    pub words: Vec<OsString>,
+}
 
-    /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    pub command: Vec<OsString>,
+impl ExecArgs {
+    pub fn container(&self) -> Cow<'_, str> {
+        self.words[0].to_string_lossy()
+    }
+
+    /// The command with its arguments.
+    pub fn command(&self) -> &[OsString] {
+        &self.words[1..]
+    }
 }
 
 #[derive(Debug, Args)]
@@ -293,11 +302,7 @@ Nothing but the users and the mounts are the command's own:
   coracle unshare rm -rf ./tree               remove files of the container's users")]
 pub struct UnshareArgs {
     /// The command and its arguments; without, the shell named by SHELL
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = false,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND [ARG]")]
     pub command: Vec<OsString>,
 }
 
@@ -336,40 +341,106 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    #[test]
-    fn the_commands_own_flags_are_left_alone() {
-        let cli = Cli::parse_from([
-            "coracle", "run", "--rm", "--rootfs", "/x", "ls", "-l", "--rm", "--",
-        ]);
-        let Command::Run(run) = cli.command else {
-            panic!("run was typed")
+    /// Every option of every command as somebody may type it, and words that mean something to a parser.
+    fn hostile_words() -> Vec<String> {
+        let mut words: Vec<String> = [
+            "--",
+            "-",
+            "-x",
+            "--no-such-flag",
+            "help",
+            "ps",
+            "--rm=false",
+        ]
+        .map(str::to_owned)
+        .into();
+        let mut cli = Cli::command();
+        cli.build();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            for arg in command.get_arguments() {
+                let longs = arg.get_long_and_visible_aliases().unwrap_or_default();
+                for long in longs
+                    .into_iter()
+                    .chain(arg.get_all_aliases().unwrap_or_default())
+                {
+                    words.extend([format!("--{long}"), format!("--{long}=x")]);
+                }
+                for short in arg.get_short_and_visible_aliases().unwrap_or_default() {
+                    words.extend([format!("-{short}"), format!("-{short}x")]);
+                }
+            }
+        }
+        assert!(words.contains(&"--cap-add=x".to_owned()) && words.contains(&"-d".to_owned()));
+        words
+    }
+
+    /// What was parsed, less the words behind the first `kept`; and those.
+    fn split_words(typed: &[&str], kept: usize) -> (String, Vec<OsString>) {
+        let cli = Cli::try_parse_from(typed).unwrap_or_else(|error| panic!("{typed:?}: {error}"));
+        let mut command = cli.command;
+        let words = match &mut command {
+            Command::Run(run) => &mut run.words,
+            Command::Exec(exec) => &mut exec.words,
+            Command::Unshare(unshare) => &mut unshare.command,
+            _ => panic!("{typed:?} runs no command"),
         };
-        assert_eq!(run.subject.as_deref(), Some("ls".as_ref()));
-        assert_eq!(run.args, ["-l", "--rm", "--"]);
-        Cli::try_parse_from(["coracle", "run", "--no-such-flag", "ls"])
-            .expect_err("not a flag of run");
-        let cli = Cli::parse_from(["coracle", "exec", "-it", "web", "sh", "-c", "x"]);
-        let Command::Exec(exec) = cli.command else {
-            panic!("exec was typed")
-        };
-        assert_eq!(
-            (
-                exec.container.as_str(),
-                exec.command.len(),
-                exec.process.tty
-            ),
-            ("web", 3, true)
-        );
+        let rest = words.split_off(kept);
+        (format!("{command:?}"), rest)
     }
 
     #[test]
-    fn unshare_takes_the_commands_flags_and_refuses_its_own() {
-        let cli = Cli::parse_from(["coracle", "unshare", "ls", "-l", "--help"]);
-        let Command::Unshare(unshare) = cli.command else {
-            panic!("unshare was typed")
-        };
-        assert_eq!(unshare.command, ["ls", "-l", "--help"]);
-        Cli::try_parse_from(["coracle", "unshare", "--foo"]).expect_err("not a flag of unshare");
+    fn behind_the_commands_first_word_everything_is_the_commands() {
+        let beginnings: [(&[&str], usize); 5] = [
+            (&["coracle", "run", "--rootfs", "/x", "cmd"], 1),
+            (&["coracle", "run", "--rm", "-it", "image"], 1),
+            (&["coracle", "exec", "-u", "web", "web", "cmd"], 2),
+            (&["coracle", "exec", "web"], 1),
+            (&["coracle", "unshare", "cmd"], 1),
+        ];
+        for word in hostile_words() {
+            for (beginning, kept) in beginnings {
+                let (expected, _) = split_words(&[beginning, &["x"]].concat(), kept);
+                for rest in [
+                    &[&*word, "x"][..],
+                    &["x", &*word],
+                    &[&*word, &*word, "--", "x"],
+                ] {
+                    let (parsed, words) = split_words(&[beginning, rest].concat(), kept);
+                    assert_eq!(parsed, expected, "{beginning:?} {rest:?}");
+                    assert_eq!(words, rest, "{beginning:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_dashes_end_the_options() {
+        for word in hostile_words() {
+            for beginning in [
+                &["coracle", "run", "--rootfs", "/x"][..],
+                &["coracle", "unshare"],
+            ] {
+                let typed = [beginning, &["--", &word, "--"]].concat();
+                assert_eq!(split_words(&typed, 0).1, [&*word, "--"], "{typed:?}");
+            }
+            let (_, words) = split_words(&["coracle", "exec", "--", "web", &word, "--"], 0);
+            assert_eq!(words, ["web", &*word, "--"]);
+        }
+    }
+
+    #[test]
+    fn before_it_a_flag_has_to_be_one_of_ours() {
+        for typed in [
+            &["run", "--no-such-flag", "cmd"][..],
+            &["run", "--rootfs", "/x", "-X", "cmd"],
+            &["exec", "--no-such-flag", "web", "cmd"],
+            &["exec", "-X", "web", "cmd"],
+            &["unshare", "--no-such-flag", "cmd"],
+            &["unshare", "-X"],
+        ] {
+            let typed = [&["coracle"], typed].concat();
+            Cli::try_parse_from(&typed).expect_err(&format!("{typed:?}"));
+        }
     }
 
     #[test]

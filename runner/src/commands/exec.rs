@@ -26,7 +26,7 @@ use crate::sys::{self, NewNamespaces};
 pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let signals = Signals::block()?;
     let store = open_store()?;
-    let container = store.find(&args.container)?;
+    let container = store.find(&args.container())?;
     let init = running_init(&container)?;
     let spec = ContainerSpec::load(&store.dir(&container).data)?;
     let spec = added(&args, spec.process);
@@ -119,7 +119,7 @@ fn added(args: &ExecArgs, container: ProcessSpec) -> ProcessSpec {
         .collect();
     let terminal = args.process.tty.then_some(("TERM", "xterm"));
     ProcessSpec {
-        args: args.command.clone(),
+        args: args.command().to_vec(),
         env: environment(inherited.into_iter().chain(terminal), &args.process.env),
         workdir: args.process.workdir.clone().unwrap_or(container.workdir),
         user: args.process.user.clone().unwrap_or(container.user),

@@ -128,19 +128,16 @@ impl Source {
         if !dir.is_dir() {
             return Err(unusable(io::ErrorKind::NotADirectory.into()));
         }
-        let Some(command) = &args.subject else {
+        if args.words.is_empty() {
             return Err(Failure::runner(
                 "no command given: coracle run --rootfs DIR COMMAND",
             ));
-        };
+        }
         Ok(Source {
             label: format!("--rootfs {}", rootfs.dir.display()),
             rootfs: dir,
             in_place: rootfs.in_place,
-            args: std::iter::once(command)
-                .chain(&args.args)
-                .cloned()
-                .collect(),
+            args: args.words.clone(),
             env: Vec::new(),
             workdir: "/".into(),
             stop_signal: Signal::SIGTERM,
@@ -149,10 +146,10 @@ impl Source {
     }
 
     fn image(args: &RunArgs, store: &Store) -> Result<Source, Failure> {
-        let name = args
-            .subject
-            .as_deref()
-            .unwrap_or(OsStr::new(image::DEFAULT));
+        let (name, rest) = match args.words.split_first() {
+            Some((name, rest)) => (name.as_os_str(), rest),
+            None => (OsStr::new(image::DEFAULT), &[][..]),
+        };
         if name != image::DEFAULT {
             return Err(Failure::runner(format!(
                 "cannot run the image {name:?}: coracle does not pull images yet; \
@@ -166,7 +163,7 @@ impl Source {
             label: image::DEFAULT.to_owned(),
             rootfs: image.rootfs,
             in_place: false,
-            args: entrypoint.chain(args.args.iter().cloned()).collect(),
+            args: entrypoint.chain(rest.iter().cloned()).collect(),
             env: image.env,
             workdir: image.working_dir,
             stop_signal: image.stop_signal,
