@@ -80,13 +80,12 @@ enum Method {
 /// Why a container gets a single user and group ID. The display is the second half of the warning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SingleReason {
-    #[error(
-        "{file} has no line for {user}; `usermod --add-{option} 100000-165535 {user}` as root adds one"
-    )]
+    #[error("{file} has no line for {user}; {remedy}")]
     NoSubIds {
         file: &'static str,
         user: String,
-        option: &'static str,
+        /// What root can do about it.
+        remedy: String,
     },
     #[error("{0} is not in PATH; the package uidmap (Debian) or shadow-utils (Fedora) holds it")]
     NoTool(&'static str),
@@ -202,7 +201,7 @@ impl IdMaps {
                 return Err(SingleReason::NoSubIds {
                     file: kind.subid_file(),
                     user,
-                    option: kind.usermod_option(),
+                    remedy: sub_ids_remedy(name.as_deref(), uid.as_raw()),
                 });
             }
             Ok(ranges)
@@ -274,13 +273,6 @@ impl Kind {
         match self {
             Kind::User => "/etc/subuid",
             Kind::Group => "/etc/subgid",
-        }
-    }
-
-    fn usermod_option(self) -> &'static str {
-        match self {
-            Kind::User => "subuids",
-            Kind::Group => "subgids",
         }
     }
 
@@ -378,6 +370,58 @@ pub fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<SubIdRange>
         (count > 0 && start.checked_add(count).is_some()).then_some(SubIdRange { start, count })
     };
     text.lines().filter_map(parse_line).collect()
+}
+
+/// How root gives a user sub-IDs that nobody has. usermod itself does not look whether they are free.
+fn sub_ids_remedy(name: Option<&str>, uid: u32) -> String {
+    let texts =
+        [Kind::User, Kind::Group].map(|kind| std::fs::read(kind.subid_file()).unwrap_or_default());
+    let texts = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
+    let Some(free) = free_sub_ids(&texts.each_ref().map(String::as_str)) else {
+        return "and all ranges are given away".to_owned();
+    };
+    let (first, last) = (free.start, free.start + (free.count - 1));
+    match name {
+        Some(name) => format!(
+            "`usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}` as root gives free ones"
+        ),
+        // usermod wants a name.
+        None => format!(
+            "the line `{uid}:{first}:{}` in /etc/subuid and in /etc/subgid gives free ones",
+            free.count
+        ),
+    }
+}
+
+/// The first range that overlaps no line of these files, whoever the lines are for.
+fn free_sub_ids(texts: &[&str]) -> Option<SubIdRange> {
+    /// Where useradd begins, and how many it gives: SUB_UID_MIN and SUB_UID_COUNT of `login.defs(5)`.
+    const FIRST: u32 = 100_000;
+    const COUNT: u32 = 65536;
+    let parse_line = |line: &str| {
+        let mut fields = line.trim_end().split(':').skip(1);
+        let (start, count): (u64, u64) =
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some((start, start.saturating_add(count)))
+    };
+    let mut taken: Vec<(u64, u64)> = texts
+        .iter()
+        .flat_map(|text| text.lines().filter_map(parse_line))
+        .collect();
+    taken.sort_unstable();
+    let mut start = u64::from(FIRST);
+    for (from, to) in taken {
+        if from < start + u64::from(COUNT) && to > start {
+            start = to;
+        }
+    }
+    // u32::MAX is no ID.
+    let start = u32::try_from(start).ok()?;
+    start.checked_add(COUNT)?;
+    Some(SubIdRange {
+        start,
+        count: COUNT,
+    })
 }
 
 /// Digits only: `u32::from_str` would take a leading `+` as well.
@@ -559,6 +603,43 @@ mod tests {
         );
         assert_eq!(parse_subids(file, None, 1001), [range(300_000, 10)]);
         assert_eq!(parse_subids(file, Some("bob"), 1002), []);
+    }
+
+    #[test]
+    fn the_range_that_is_proposed_is_free() {
+        let free = |texts: &[&str]| free_sub_ids(texts).map(|range| (range.start, range.count));
+        assert_eq!(free(&["", ""]), Some((100_000, 65536)));
+        // Either file, any owner, in any order; gaps that are too small are passed over.
+        assert_eq!(free(&["a:100000:65536", ""]), Some((165_536, 65536)));
+        assert_eq!(free(&["", "a:100000:65536"]), Some((165_536, 65536)));
+        assert_eq!(
+            free(&["a:100000:1", "b:165535:65536\n"]),
+            Some((231_071, 65536))
+        );
+        assert_eq!(
+            free(&["b:165536:65536\na:100000:65536", "c:231072:1"]),
+            Some((231_073, 65536))
+        );
+        assert_eq!(free(&["a:165536:65536", "# b:1"]), Some((100_000, 65536)));
+        assert_eq!(free(&["a:0:1000000\nb:5:5"]), Some((1_000_000, 65536)));
+        assert_eq!(free(&["a:99999:2\nbad\n7:x:5"]), Some((100_001, 65536)));
+        // To the end, and beyond it.
+        assert_eq!(free(&["a:100000:4294801759"]), Some((4_294_901_759, 65536)));
+        assert_eq!(free(&["a:100000:4294801760"]), None);
+        assert_eq!(free(&["a:100000:18446744073709551615"]), None);
+    }
+
+    #[test]
+    fn the_remedy_for_no_sub_ids_is_one_command() {
+        let said = sub_ids_remedy(Some("alice"), 1001);
+        assert_eq!(said.matches("usermod").count(), 1, "{said}");
+        assert!(
+            said.contains("--add-subuids")
+                && said.contains("--add-subgids")
+                && said.contains(" alice`"),
+            "{said}"
+        );
+        assert!(sub_ids_remedy(None, 1001).contains("`1001:"));
     }
 
     #[test]
