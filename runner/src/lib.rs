@@ -23,6 +23,7 @@ pub mod monitor;
 pub mod namespaces;
 pub mod network;
 pub mod ports;
+pub mod path_text;
 pub mod process;
 pub mod ready;
 pub mod reaper;

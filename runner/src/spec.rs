@@ -10,7 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::inherited::SoftLimits;
-use crate::rootfs::{Bind, Tree};
+use crate::path_text;
+use crate::rootfs::Tree;
 use crate::security::Capabilities;
 use crate::state::read_regular;
 
@@ -30,6 +31,7 @@ pub struct ProcessSpec {
     /// `NAME=VALUE`. HOME is added from the user's entry in `/etc/passwd` when absent.
     pub env: Vec<OsString>,
     /// Inside the container.
+    #[serde(with = "path_text")]
     pub workdir: PathBuf,
     /// As `user::resolve` takes it; empty for root.
     pub user: String,

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::idmap::Extent;
 use dev::Dev;
 use lookup::Root;
+use crate::path_text;
 use mounts::{Detached, KERNEL_FS};
 use overlay::Changes;
 use places::Places;
@@ -76,9 +77,11 @@ pub struct Tree {
     pub binds: Vec<Bind>,
     /// Files that coracle provides. Where the image leaves no place for one, the container runs without.
     pub files: Vec<Bind>,
+    #[serde(with = "path_text")]
 }
 
 /// A file or directory of the host's that the container sees.
+    #[serde(with = "path_text")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
     pub source: PathBuf,
@@ -89,7 +92,9 @@ pub struct Bind {
 /// The container's tree, entered.
 #[derive(Debug)]
 pub struct Entered {
+    #[serde(with = "path_text")]
     pub root: Root,
+    #[serde(with = "path_text")]
     pub dev: OwnedFd,
     pub warnings: Vec<String>,
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lookup::{OVERLAYFS_SUPER_MAGIC, filesystem_magic, open_beneath};
 use super::mounts::Detached;
+use crate::path_text;
 
 /// Where changes to the root file system go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,7 +21,9 @@ pub enum Changes {
     /// Into an overlay whose two directories are these, beside each other. `volatile`: they do not outlive the container, so that
     /// nothing need reach the disk before it ends.
     Overlay {
+        #[serde(with = "path_text")]
         upper: PathBuf,
+        #[serde(with = "path_text")]
         work: PathBuf,
         volatile: bool,
     },

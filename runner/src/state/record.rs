@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
+use crate::path_text;
 
 /// Everything that other commands need to know of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,7 @@ pub struct Container {
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
     /// Its directory in the run directory of the session that created it.
+    #[serde(with = "path_text")]
     pub run_dir: PathBuf,
 }
 

@@ -1,0 +1,51 @@
+//! For serde's `with`: a path in JSON. As text where it is text, which nearly all are; else as its bytes, which serde's own
+//! form of a path refuses.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Text(String),
+    Bytes(OsString),
+}
+
+pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => text.serialize(serializer),
+        None => path.as_os_str().serialize(serializer),
+    }
+}
+
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Text(text) => text.into(),
+        Form::Bytes(bytes) => bytes.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Holder(#[serde(with = "super")] PathBuf);
+
+    #[test]
+    fn every_path_comes_back() {
+        for bytes in [&b"/a/b"[..], b"", b"/\xff/b", "/ä\u{9b}".as_bytes()] {
+            let holder = Holder(OsString::from_vec(bytes.to_vec()).into());
+            let json = serde_json::to_string(&holder).expect("JSON");
+            assert_eq!(serde_json::from_str::<Holder>(&json).expect("JSON"), holder);
+        }
+        assert_eq!(
+            serde_json::to_string(&Holder("/a".into())).expect("JSON"),
+            "\"/a\""
+        );
+    }
+}
