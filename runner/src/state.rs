@@ -46,6 +46,13 @@ pub enum StateError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("cannot {action} {}: {source}; {variable} may name another directory, one of your own that can be written", path.display())]
+    NoPlace {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+        variable: &'static str,
+    },
     #[error("will not keep state in {}: it {defect}; remove it, or set XDG_RUNTIME_DIR to a directory of your own", path.display())]
     UnsafeDir { path: PathBuf, defect: &'static str },
     #[error("no home directory is known for user {uid}: set HOME or XDG_DATA_HOME")]

@@ -55,13 +55,37 @@ impl Dirs {
             run: run.into(),
             data: data.into(),
         };
-        match claim_run(&dirs.run) {
+        let run = match claim_run(&dirs.run) {
             // Where there is no room to make one, commands that need none go on; a new container is refused by `Store::create`.
-            Err(StateError::Io { .. }) => {}
-            claimed => claimed?,
-        }
-        claim_data(&dirs.data)?;
+            Err(StateError::Io { .. }) => Ok(()),
+            claimed => claimed,
+        };
+        run.and_then(|()| claim_data(&dirs.data))
+            .map_err(|error| dirs.with_way_out(error))?;
         Ok(dirs)
+    }
+
+    /// Names the variable that moves a directory which cannot be used. Root's directories have none.
+    pub(super) fn with_way_out(&self, error: StateError) -> StateError {
+        match error {
+            StateError::Io {
+                action,
+                path,
+                source,
+            } if !geteuid().is_root() => {
+                let variable = match path.starts_with(&self.run) {
+                    true => "XDG_RUNTIME_DIR",
+                    false => "XDG_DATA_HOME",
+                };
+                StateError::NoPlace {
+                    action,
+                    path,
+                    source,
+                    variable,
+                }
+            }
+            other => other,
+        }
     }
 
     /// Where unpacked images are kept.

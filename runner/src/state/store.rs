@@ -77,9 +77,9 @@ impl Store {
         let store = Store { dirs };
         let path = store.containers_dir();
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(StateError::io("create", &path)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(store
+                .dirs
+                .with_way_out(StateError::io("create", &path)(error))),
             _ => Ok(store),
         }
     }
