@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ pub struct Container {
     pub name: String,
     /// Seconds since 1970.
     pub created: u64,
+    /// And nanoseconds, which put containers of one second in order.
+    #[serde(default)]
+    pub created_nanos: u32,
     pub hostname: String,
     /// The embedded image's name, or `--rootfs DIR`.
     pub image: String,
@@ -98,6 +101,11 @@ impl Container {
         self.remove && matches!(self.status, Status::Exited { .. }) && !is_alive(&self.monitor)
     }
 
+    /// When it was created, to the nanosecond, for sorting.
+    pub(super) fn age_key(&self) -> (u64, u32, &ContainerId) {
+        (self.created, self.created_nanos, &self.id)
+    }
+
     /// Whether something may still be running in it.
     pub fn is_alive(&self) -> bool {
         is_alive(&self.init)
@@ -109,10 +117,15 @@ fn is_alive(process: &Option<ProcessRef>) -> bool {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+fn now() -> u64 {
+    now_precisely().as_secs()
+}
+
+/// Since 1970.
+pub(super) fn now_precisely() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .unwrap_or_default()
 }
 
 /// Identifies a container for good: 64 lower-case hexadecimal digits.

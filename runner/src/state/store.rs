@@ -13,8 +13,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::claim;
 use super::dirs::{Dirs, claim_run};
-use super::record::{is_valid_name, made_up_name, now};
 use super::regular::read_regular;
+use super::record::{is_valid_name, made_up_name, now_precisely};
 use super::tree::remove_tree;
 use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
@@ -107,12 +107,14 @@ impl Store {
             });
         }
         let (id, run_dir) = self.reserve_id()?;
+        let created = now_precisely();
         let me =
             ProcessRef::current().map_err(StateError::io("read", Path::new("/proc/self/stat")))?;
         let container = Container {
             hostname: new.hostname.unwrap_or_else(|| id.short().to_owned()),
             name,
-            created: now(),
+            created: created.as_secs(),
+            created_nanos: created.subsec_nanos(),
             image: new.image,
             command: new.command,
             publish: new.publish,
@@ -208,7 +210,7 @@ impl Store {
             .retain(|c| !(c.is_left_over() && self.remove(c).is_ok()));
         listing
             .containers
-            .sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+            .sort_by(|a, b| b.age_key().cmp(&a.age_key()));
         Ok(listing)
     }
 
