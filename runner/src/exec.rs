@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::init::{Streams, from_file, install_streams, open_terminal};
 use crate::messages::{FromInit, FromMonitor, ToLauncher};
 use crate::namespaces;
+use crate::printable::complain;
 use crate::process::Prepared;
 use crate::ready;
 use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
@@ -41,7 +42,9 @@ pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
 /// The role `coracle-exec CHANNEL-FD`.
 pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     let Some(channel) = selfexec::role_channel(args) else {
-        eprintln!("coracle: {EXEC_ROLE} is started by coracle itself, beside a container");
+        complain(format_args!(
+            "{EXEC_ROLE} is started by coracle itself, beside a container"
+        ));
         return ExitCode::from(125);
     };
     let main: Channel<FromMonitor, ToLauncher> = Channel::from_socket(channel);

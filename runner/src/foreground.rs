@@ -17,6 +17,7 @@ use crate::channel::{Channel, Never};
 use crate::copier::Copier;
 use crate::failure::Failure;
 use crate::messages::FromMonitor;
+use crate::printable::complain;
 use crate::ready;
 use crate::sys;
 use crate::terminal::{RawMode, set_window_size, window_size};
@@ -394,7 +395,7 @@ fn forward(program: &OwnedFd, signal: Signal) {
 
 /// For the user, on stderr.
 pub fn warn(text: &str) {
-    eprintln!("coracle: warning: {text}");
+    complain(format_args!("warning: {text}"));
 }
 
 /// For the user, on stderr, where nothing is wrong.

@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::idmap::{self, Kind};
 use crate::messages::{FromInit, ToInit};
 use crate::namespaces;
+use crate::printable::complain;
 use crate::process::Prepared;
 use crate::rootfs::{self, Entered, Sources};
 use crate::selfexec::{self, INIT_ROLE};
@@ -63,7 +64,9 @@ pub fn install_streams(streams: &Streams) -> rustix::io::Result<()> {
 /// The role `coracle-init CHANNEL-FD`.
 pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     let Some(channel) = selfexec::role_channel(args) else {
-        eprintln!("coracle: {INIT_ROLE} is started by coracle itself, inside a container");
+        complain(format_args!(
+            "{INIT_ROLE} is started by coracle itself, inside a container"
+        ));
         return ExitCode::from(125);
     };
     let channel = Channel::from_socket(channel);

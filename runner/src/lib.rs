@@ -24,6 +24,7 @@ pub mod namespaces;
 pub mod network;
 pub mod ports;
 pub mod path_text;
+pub mod printable;
 pub mod process;
 pub mod ready;
 pub mod reaper;

@@ -24,6 +24,7 @@ use crate::idmap::IdMaps;
 use crate::inherited::Inherited;
 use crate::namespaces::in_user_namespace;
 use crate::ready;
+use crate::printable::complain;
 use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
 
 pub use port::parse_port;
@@ -147,7 +148,7 @@ fn for_each(
         if let Err(failure) = action(name)
             && let Some(earlier) = last.replace(failure)
         {
-            eprintln!("coracle: {earlier}");
+            complain(earlier);
         }
     }
     match last {

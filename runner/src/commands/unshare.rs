@@ -18,6 +18,7 @@ use crate::idmap::IdMaps;
 use crate::inherited::Inherited;
 use crate::namespaces::{self, Fork, become_root, fork_with_fallback};
 use crate::process::execute_program;
+use crate::printable::complain;
 use crate::ready;
 use crate::sys::{self, Child, NewNamespaces};
 
@@ -35,7 +36,7 @@ pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, F
         }
         Fork::Child => {
             let Err(failure) = become_command(args.command, inherited);
-            eprintln!("coracle: {failure}");
+            complain(&failure);
             std::process::exit(failure.kind.exit_code().into())
         }
     }
