@@ -31,6 +31,7 @@ pub mod reaper;
 pub mod rootfs;
 pub mod security;
 pub mod selfexec;
+pub mod signal;
 pub mod spec;
 pub mod state;
 pub mod sys;

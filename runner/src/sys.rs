@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -158,6 +158,28 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+/// Sends a signal, one of 1 to 64, to the process that `pidfd` refers to. rustix has no real-time signals.
+///
+/// # Errors
+/// ESRCH when the process has ended, EINVAL for a number that is no signal.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and no information beside the number is handed over.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 
 /// Closes every descriptor from `first` on. Linux 5.9.
 ///
