@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::rootfs::Bind;
+use crate::rootfs::{Bind, BindOptions};
 use crate::spec::Network;
 
 /// Where coracle-net answers DNS queries in the container.
@@ -53,6 +53,7 @@ pub fn provide(
             source,
             target: Path::new("/etc").join(file),
             read_only: false,
+            options: BindOptions::default(),
         });
     }
     Ok(binds)

@@ -25,6 +25,7 @@ use crate::selfexec::{self, INIT_ROLE};
 use crate::spec::{ContainerSpec, Network};
 use crate::sys;
 use crate::terminal::Pty;
+use crate::user;
 
 /// Where init's descriptors 0, 1 and 2 lead. With a terminal they are the null device until there is one.
 #[derive(Debug)]
@@ -119,8 +120,16 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     let Entered {
         root,
         dev,
+        to_give,
         warnings,
     } = rootfs::enter(&spec.tree, sources, &gids)?;
+    if !to_give.is_empty() {
+        // The image alone knows who its user is.
+        let user = user::resolve(&spec.process.user, root.as_fd())?;
+        for gift in to_give {
+            gift.give(user.uid, user.gid)?;
+        }
+    }
     nix::unistd::sethostname(&spec.hostname)
         .map_err(Failure::context("cannot set the host name"))?;
     if spec.network == Network::None {

@@ -25,11 +25,11 @@ const SELF: &str = "/proc/self/exe";
 pub const INIT_ROLE: &str = "coracle-init";
 pub const EXEC_ROLE: &str = "coracle-exec";
 
-/// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts it makes private.
+/// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts it keeps from spreading.
 pub fn protected_program() -> io::Result<OwnedFd> {
     mount_change(
         "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )?;
     let path = std::fs::read_link(SELF)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

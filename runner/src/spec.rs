@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inherited::SoftLimits;
 use crate::path_text;
-use crate::rootfs::Tree;
+use crate::rootfs::{Bind, Tree};
 use crate::security::Capabilities;
 use crate::state::read_regular;
 
@@ -154,6 +154,7 @@ impl FromStr for VolumeArg {
             source: source.into(),
             target: target.into(),
             read_only,
+            options: Default::default(),
         }))
     }
 }
@@ -261,6 +262,7 @@ mod tests {
                 source: source.into(),
                 target: target.into(),
                 read_only,
+                options: Default::default(),
             }))
         };
         assert_eq!("/a:/b".parse::<VolumeArg>(), bind("/a", "/b", false));

@@ -87,13 +87,31 @@ pub fn clone_process(
     }
 }
 
+/// What [`change_mount`] does to a mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountChange {
+    pub set: u64,
+    pub clear: u64,
+    /// One of MS_PRIVATE, MS_SLAVE and MS_SHARED; 0 leaves it.
+    pub propagation: u64,
+}
+
 /// Adds attributes to the mount that `mount` refers to, and with `recursive` to those below it. Attributes that are
 /// set already, locked ones among them, are left as they are. Linux 5.12.
 pub fn mount_setattr(mount: BorrowedFd, add: u64, recursive: bool) -> io::Result<()> {
+    let change = MountChange {
+        set: add,
+        ..MountChange::default()
+    };
+    change_mount(mount, change, recursive)
+}
+
+/// Changes the mount that `mount` refers to, and with `recursive` those below it. Linux 5.12.
+pub fn change_mount(mount: BorrowedFd, change: MountChange, recursive: bool) -> io::Result<()> {
     let attr = libc::mount_attr {
-        attr_set: add,
-        attr_clr: 0,
-        propagation: 0,
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
         userns_fd: 0,
     };
     set_mount_attributes(mount, &attr, recursive)
@@ -140,24 +158,6 @@ fn set_mount_attributes(
     }
 }
 
-/// Marks every descriptor from `first` on close-on-exec. Linux 5.11.
-pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; no memory is involved.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first as libc::c_uint,
-            u32::MAX,
-            CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
 /// Sends a signal, one of 1 to 64, to the process that `pidfd` refers to. rustix has no real-time signals.
 ///
 /// # Errors
@@ -180,6 +180,24 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Marks every descriptor from `first` on close-on-exec. Linux 5.11.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; no memory is involved.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            u32::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
 
 /// Closes every descriptor from `first` on. Linux 5.9.
 ///
@@ -287,24 +305,6 @@ pub fn wait_for_signal() -> io::Result<i32> {
     match signal {
         -1 => Err(io::Error::last_os_error()),
         signal => Ok(signal),
-    }
-}
-
-/// Sends the signal with this number, which may be a real-time one.
-pub fn send_signal(process: BorrowedFd, signal: i32) -> io::Result<()> {
-    // SAFETY: a null `info` asks for what kill(2) would send; no memory is involved.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0 as libc::c_uint,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

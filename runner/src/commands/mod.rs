@@ -23,8 +23,8 @@ use crate::foreground::warn;
 use crate::idmap::IdMaps;
 use crate::inherited::Inherited;
 use crate::namespaces::in_user_namespace;
-use crate::ready;
 use crate::printable::complain;
+use crate::ready;
 use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
 
 pub use port::parse_port;

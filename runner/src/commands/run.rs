@@ -26,7 +26,7 @@ use crate::monitor::{self, Attached, Job, Stdin};
 use crate::namespaces;
 use crate::ports::Ports;
 use crate::rootfs::overlay::Changes;
-use crate::rootfs::{Bind, Tree};
+use crate::rootfs::{Bind, BindOptions, Tree};
 use crate::security::Capabilities;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, environment,
@@ -316,6 +316,7 @@ fn specify(
             source,
             target,
             read_only: true,
+            options: BindOptions::default(),
         });
     }
     let mut env = vec![

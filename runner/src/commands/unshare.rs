@@ -17,8 +17,8 @@ use crate::foreground::{Signals, warn};
 use crate::idmap::IdMaps;
 use crate::inherited::Inherited;
 use crate::namespaces::{self, Fork, become_root, fork_with_fallback};
-use crate::process::execute_program;
 use crate::printable::complain;
+use crate::process::execute_program;
 use crate::ready;
 use crate::sys::{self, Child, NewNamespaces};
 

@@ -5,6 +5,7 @@
 //! then looks up places to attach them to. From that moment no path can lead outside, whatever the image holds.
 
 mod dev;
+pub mod give;
 pub mod lookup;
 mod mask;
 pub mod mounts;
@@ -21,9 +22,10 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_c
 use serde::{Deserialize, Serialize};
 
 use crate::idmap::Extent;
-use dev::Dev;
-use lookup::Root;
 use crate::path_text;
+use dev::Dev;
+use give::Gift;
+use lookup::Root;
 use mounts::{Detached, KERNEL_FS};
 use overlay::Changes;
 use places::Places;
@@ -45,8 +47,14 @@ pub enum RootfsError {
         source: io::Error,
         hint: &'static str,
     },
-    #[error("cannot bind {}: {source}", path.display())]
-    Bind { path: PathBuf, source: io::Error },
+    #[error("cannot bind {}: {source}{hint}", path.display())]
+    Bind {
+        path: PathBuf,
+        source: io::Error,
+        hint: &'static str,
+    },
+    #[error(transparent)]
+    Give(#[from] give::GiveError),
     #[error("cannot change the root directory: {source}")]
     Pivot { source: io::Error },
     #[error("the host's tree is still mounted on the container's root directory")]
@@ -71,31 +79,62 @@ pub enum RootfsError {
 /// What the tree is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tree {
+    #[serde(with = "path_text")]
     pub rootfs: PathBuf,
     pub changes: Changes,
     /// `-v` mounts, in order.
     pub binds: Vec<Bind>,
     /// Files that coracle provides. Where the image leaves no place for one, the container runs without.
     pub files: Vec<Bind>,
-    #[serde(with = "path_text")]
 }
 
 /// A file or directory of the host's that the container sees.
-    #[serde(with = "path_text")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
+    #[serde(with = "path_text")]
     pub source: PathBuf,
+    #[serde(with = "path_text")]
     pub target: PathBuf,
     pub read_only: bool,
+    #[serde(default)]
+    pub options: BindOptions,
+}
+
+/// How a bind mount differs from the mount that it is made from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindOptions {
+    /// Whether programs may be executed, setuid files have effect, devices can be opened. `None` leaves it as it is.
+    pub exec: Option<bool>,
+    pub suid: Option<bool>,
+    pub dev: Option<bool>,
+    /// Leaves out the mounts below.
+    pub top_only: bool,
+    pub propagation: Propagation,
+    /// Whether the mounts below propagate in the same way; else they are private.
+    pub propagates_below: bool,
+    /// Gives the files to the user that the container's command runs as.
+    pub give_to_user: bool,
+}
+
+/// Which mounts that come later are seen, `mount_namespaces(7)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagation {
+    #[default]
+    Private,
+    /// The host's. A mount of the container's never reaches the host, whose namespace belongs to another user namespace.
+    Slave,
+    /// As `Slave`, and namespaces that the container makes see its own.
+    Shared,
 }
 
 /// The container's tree, entered.
 #[derive(Debug)]
 pub struct Entered {
-    #[serde(with = "path_text")]
     pub root: Root,
-    #[serde(with = "path_text")]
     pub dev: OwnedFd,
+    /// Trees that are to belong to the container's user, whom only the image knows.
+    pub to_give: Vec<Gift>,
     pub warnings: Vec<String>,
 }
 
@@ -105,19 +144,16 @@ pub fn enter(
     sources: Option<Sources>,
     gids: &[Extent],
 ) -> Result<Entered, RootfsError> {
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(|errno| RootfsError::Propagation {
-        source: errno.into(),
-    })?;
+    // While binds are made, what the host mounts later still reaches them, so that they may go on to follow it.
+    spread(MountPropagationFlags::DOWNSTREAM)?;
     let Sources {
         rootfs,
         layer,
         files,
         binds,
+        gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
+    spread(MountPropagationFlags::PRIVATE)?;
     let kernel = KernelParts::collect(gids)?;
     let root = overlay::mount(&tree.rootfs, &tree.changes, rootfs, layer)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
@@ -137,7 +173,14 @@ pub fn enter(
     Ok(Entered {
         root: places.root,
         dev: attached.dev,
+        to_give: gifts,
         warnings,
+    })
+}
+
+fn spread(how: MountPropagationFlags) -> Result<(), RootfsError> {
+    mount_change("/", how | MountPropagationFlags::REC).map_err(|errno| RootfsError::Propagation {
+        source: errno.into(),
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Detached`] mount is made while the host's tree is in sight and attached after the container's root has become `/`, so that no
 //! path of the container is ever resolved where it could lead to the host (the class of CVE-2021-30465 and CVE-2024-45310). Flags
-//! are only ever added to a mount, so that those locked by an outer namespace stay as they are and need no care.
+//! are added to a mount, so that those locked by an outer namespace stay as they are and need no care; they are taken away only
+//! where the caller asked for just that.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,12 +11,14 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree,
 };
 
+use super::Propagation;
 use super::lookup::file_type;
-use crate::sys;
+use crate::sys::{self, MountChange};
 
 /// nosuid, nodev and noexec: what a file system of the kernel's own needs none of.
 pub const KERNEL_FS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -69,6 +72,34 @@ impl Detached {
     /// Adds attributes, and to the mounts below where `recursive`.
     pub fn restrict(&self, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
         sys::mount_setattr(self.0.as_fd(), attributes.bits().into(), recursive)
+    }
+
+    /// Takes attributes away, and from the mounts below where `recursive`.
+    ///
+    /// # Errors
+    /// EPERM for an attribute that the owner of an outer mount namespace has set.
+    pub fn allow(&self, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
+        let change = MountChange {
+            clear: attributes.bits().into(),
+            ..MountChange::default()
+        };
+        sys::change_mount(self.0.as_fd(), change, recursive)
+    }
+
+    /// Sets how later mounts reach this one, and the mounts below where `recursive`.
+    ///
+    /// A slave of nobody is private: only what is made from a mount that takes part in propagation can follow it.
+    pub fn propagate(&self, propagation: Propagation, recursive: bool) -> io::Result<()> {
+        let propagation = match propagation {
+            Propagation::Private => MountPropagationFlags::PRIVATE,
+            Propagation::Slave => MountPropagationFlags::DOWNSTREAM,
+            Propagation::Shared => MountPropagationFlags::SHARED,
+        };
+        let change = MountChange {
+            propagation: propagation.bits().into(),
+            ..MountChange::default()
+        };
+        sys::change_mount(self.0.as_fd(), change, recursive)
     }
 
     pub fn is_directory(&self) -> io::Result<bool> {

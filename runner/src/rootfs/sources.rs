@@ -10,9 +10,10 @@ use std::path::Path;
 
 use rustix::mount::MountAttrFlags;
 
+use super::give::Gift;
 use super::mounts::Detached;
 use super::overlay::Changes;
-use super::{Bind, RootfsError, Tree};
+use super::{Bind, Propagation, RootfsError, Tree};
 use crate::sys;
 
 #[derive(Debug)]
@@ -22,21 +23,20 @@ pub struct Sources {
     pub layer: Option<Detached>,
     pub files: Vec<Detached>,
     pub binds: Vec<Detached>,
+    /// Trees that are to belong to the container's user.
+    pub gifts: Vec<Gift>,
 }
 
 impl Sources {
     /// Opens everything by its path, in a mount namespace that this process has the rights over.
     pub fn open(tree: &Tree) -> Result<Self, RootfsError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RootfsError::Bind { path, source }
-        };
-        let rootfs = Detached::copy_of_host(&tree.rootfs, true).map_err(failed(&tree.rootfs))?;
+        let given = tree.binds.iter().filter(|bind| bind.options.give_to_user);
         Ok(Self {
-            rootfs,
+            rootfs: open_private(&tree.rootfs, true)?,
             layer: None,
             files: tree.files.iter().map(open_bind).collect::<Result<_, _>>()?,
             binds: tree.binds.iter().map(open_bind).collect::<Result<_, _>>()?,
+            gifts: given.map(Gift::collect).collect::<Result<_, _>>()?,
         })
     }
 
@@ -46,16 +46,21 @@ impl Sources {
         tree: &Tree,
         user_namespace: BorrowedFd,
     ) -> Result<(Self, Option<String>), RootfsError> {
+        if let Some(bind) = tree.binds.iter().find(|bind| bind.options.give_to_user) {
+            return Err(RootfsError::Unfit {
+                mount: bind.source.clone(),
+                path: bind.target.clone(),
+                why: "the option U is for users; the host's root gives files away itself, to the IDs in the container's \
+                      /proc/self/uid_map"
+                    .to_owned(),
+            });
+        }
         let mut sources = Self::open(tree)?;
         let unmapped = sys::map_mount_ids(sources.rootfs.as_fd(), user_namespace).err();
         if let Changes::Overlay { upper, .. } = &tree.changes
             && let Some(layer) = upper.parent()
         {
-            let opened = Detached::copy_of_host(layer, false);
-            sources.layer = Some(opened.map_err(|source| RootfsError::Bind {
-                path: layer.to_owned(),
-                source,
-            })?);
+            sources.layer = Some(open_private(layer, false)?);
         }
         let warning = unmapped.map(|error| {
             format!(
@@ -91,20 +96,68 @@ impl Sources {
             layer,
             files,
             binds,
+            gifts: Vec::new(),
         })
     }
 }
 
-fn open_bind(bind: &Bind) -> Result<Detached, RootfsError> {
+/// A directory of the host's as a mount that nothing spreads from, or to.
+fn open_private(path: &Path, recursive: bool) -> Result<Detached, RootfsError> {
     let open = || -> io::Result<Detached> {
-        let mount = Detached::copy_of_host(&bind.source, true)?;
-        if bind.read_only {
-            mount.restrict(MountAttrFlags::MOUNT_ATTR_RDONLY, true)?;
-        }
+        let mount = Detached::copy_of_host(path, recursive)?;
+        mount.propagate(Propagation::Private, recursive)?;
         Ok(mount)
     };
     open().map_err(|source| RootfsError::Bind {
-        path: bind.source.clone(),
+        path: path.to_owned(),
         source,
+        hint: "",
     })
+}
+
+/// A bind mount as its options have it, attached nowhere.
+fn open_bind(bind: &Bind) -> Result<Detached, RootfsError> {
+    let options = &bind.options;
+    let recursive = !options.top_only;
+    let failed = |hint| {
+        move |source| RootfsError::Bind {
+            path: bind.source.clone(),
+            source,
+            hint,
+        }
+    };
+    let hint = match options.top_only {
+        true => " (the mounts below it can only be shown with it: leave out the option `bind`)",
+        false => "",
+    };
+    let mount = Detached::copy_of_host(&bind.source, recursive).map_err(failed(hint))?;
+    let flags = [
+        (Some(!bind.read_only), MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (options.exec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (options.suid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (options.dev, MountAttrFlags::MOUNT_ATTR_NODEV),
+    ];
+    let (mut forbidden, mut allowed) = (MountAttrFlags::empty(), MountAttrFlags::empty());
+    for (is_allowed, flag) in flags {
+        match is_allowed {
+            Some(false) => forbidden |= flag,
+            // A mount that is read-only on the host stays so, unsaid, as `rw` is the default.
+            Some(true) if flag != MountAttrFlags::MOUNT_ATTR_RDONLY => allowed |= flag,
+            _ => {}
+        }
+    }
+    mount.restrict(forbidden, recursive).map_err(failed(""))?;
+    mount.allow(allowed, recursive).map_err(failed(
+        " (the host's own mount forbids what an option allows)",
+    ))?;
+    // Below first: the top is a part of the tree.
+    let below = match options.propagates_below {
+        true => options.propagation,
+        false => Propagation::Private,
+    };
+    mount.propagate(below, true).map_err(failed(""))?;
+    mount
+        .propagate(options.propagation, false)
+        .map_err(failed(""))?;
+    Ok(mount)
 }

@@ -13,8 +13,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::claim;
 use super::dirs::{Dirs, claim_run};
-use super::regular::read_regular;
 use super::record::{is_valid_name, made_up_name, now_precisely};
+use super::regular::read_regular;
 use super::tree::remove_tree;
 use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
