@@ -4,16 +4,19 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::{open_store, print_line};
 use crate::cli::{PsArgs, PsFormat};
 use crate::failure::Failure;
+use crate::foreground::warn;
+use crate::printable::{escape, escape_json};
 use crate::state::{Container, Status};
 
 pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     let listing = open_store()?.list()?;
     for damaged in &listing.damaged {
-        eprintln!("coracle: warning: {damaged}");
+        warn(&damaged.to_string());
     }
     let shown = listing
         .containers
@@ -27,7 +30,7 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     match args.format {
         PsFormat::Json => {
             let rows: Vec<JsonRow> = shown.map(JsonRow::from).collect();
-            print_line(&serde_json::to_string_pretty(&rows)?)?;
+            print_line(&escape_json(&serde_json::to_string_pretty(&rows)?))?;
         }
         PsFormat::Table => {
             let now = SystemTime::now()
@@ -95,7 +98,7 @@ const HEADER: [&str; 7] = [
 ];
 
 fn row(container: &Container, now: u64) -> [String; 7] {
-    /// Characters of a command in the table.
+    /// Columns of a command in the table.
     const COMMAND_MAX: usize = 30;
     let status = match container.status {
         Status::Created => "Created".to_owned(),
@@ -104,25 +107,38 @@ fn row(container: &Container, now: u64) -> [String; 7] {
             format!("Exited ({code}) {} ago", ago(now.saturating_sub(at)))
         }
     };
-    let mut command = printable(&container.command.join(" "));
-    if let Some((end, _)) = command.char_indices().nth(COMMAND_MAX) {
-        command.replace_range(end.., "…");
-    }
+    let command = shortened(&escape(&container.command.join(" ")), COMMAND_MAX);
     [
         container.id.short().to_owned(),
-        printable(&container.image),
+        escape(&container.image),
         command,
         format!("{} ago", ago(now.saturating_sub(container.created))),
         status,
-        printable(&container.publish.join(", ")),
-        printable(&container.name),
+        escape(&container.publish.join(", ")),
+        escape(&container.name),
     ]
+}
+
+/// Cut to `max` columns, three dots among them. Not an ellipsis, which a terminal without UTF-8 cannot show.
+fn shortened(text: &str, max: usize) -> String {
+    const DOTS: &str = "...";
+    if text.width() <= max {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if short.width() + c.width().unwrap_or(0) + DOTS.len() > max {
+            break;
+        }
+        short.push(c);
+    }
+    short + DOTS
 }
 
 fn table(rows: &[[String; 7]]) -> String {
     let width = |column: usize| {
         rows.iter()
-            .map(|row| row[column].chars().count())
+            .map(|row| row[column].width())
             .chain([HEADER[column].len()])
             .max()
     };
@@ -133,7 +149,7 @@ fn table(rows: &[[String; 7]]) -> String {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
+            .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.width()))
             .collect();
         // Cannot fail: the target is memory.
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
@@ -151,19 +167,6 @@ fn ago(seconds: u64) -> String {
     };
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {unit}{plural}")
-}
-
-/// Commands come from anywhere: what would act on the terminal is shown as it is written.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -188,16 +191,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_table_acts_on_the_terminal() {
-        assert_eq!(printable("\x1b[2J\nä\u{9b}"), "\\u{1b}[2J\\nä\\u{9b}");
+    fn columns_line_up() {
+        let row =
+            |id: &str, command: &str| [id, "i", command, "t", "s", "", "n"].map(str::to_owned);
+        let text = table(&[
+            row("0123456789ab", "a"),
+            row("x", "日本"),
+            row("y", "e\u{301}"),
+        ]);
+        assert!(text.starts_with("CONTAINER ID  IMAGE  COMMAND"));
+        let columns: Vec<_> = text.lines().map(UnicodeWidthStr::width).collect();
+        assert_eq!(columns[1..], [columns[1]; 3], "{text}");
     }
 
     #[test]
-    fn columns_line_up() {
-        let row = |id: &str, name: &str| [id, "i", "c", "t", "s", "", name].map(str::to_owned);
-        let text = table(&[row("0123456789ab", "a"), row("x", "ä")]);
-        let columns: Vec<_> = text.lines().map(|line| line.chars().count()).collect();
-        assert_eq!(columns[1], columns[2]);
-        assert!(text.starts_with("CONTAINER ID  IMAGE  COMMAND"));
+    fn commands_are_cut_by_columns() {
+        assert_eq!(shortened("0123456789", 10), "0123456789");
+        assert_eq!(shortened("0123456789a", 10), "0123456...");
+        assert_eq!(shortened("日本日本日", 10), "日本日本日");
+        assert_eq!(shortened("日本日本日本", 10), "日本日...");
+        assert!(shortened(&"x".repeat(99), 30).is_ascii());
     }
 }
