@@ -1,14 +1,27 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
+//!
+//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` reads single values; `elsewhere`
+//! knows the names that other engines have.
+
+mod elsewhere;
+mod read;
+mod values;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::{Protocol, Publish};
 
+pub use read::{Unread, read};
+pub use values::TailLines;
+
 use crate::security::CapabilityName;
-use crate::spec::{self, EnvArg, Network, RootfsArg, VolumeArg};
+use crate::signal::Signal;
+use crate::spec::{self, EnvArg, Network, RootfsArg};
+use crate::volume::VolumeArg;
+use values::{bytes, text};
 
 /// Run rootless containers with a network that costs almost nothing
 #[derive(Debug, Parser)]
@@ -56,6 +69,8 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 #[command(
+    // `-h` is the host name here, as with Podman and Docker.
+    disable_help_flag = true,
     override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
     after_help = "\
 The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its \
@@ -74,15 +89,19 @@ pub struct RunArgs {
     ///
     /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
     /// The service sees the client's own address.
-    #[arg(short = 'p', long = "publish", value_name = "SPEC")]
+    #[arg(short = 'p', long = "publish", value_parser = text(str::parse::<Publish>), value_name = "SPEC")]
     pub publish: Vec<Publish>,
 
     /// Name the container; without, a name is made up
-    #[arg(long)]
+    #[arg(long, value_parser = text(str::parse::<String>))]
     pub name: Option<String>,
 
-    /// Bind a file or directory of the host into the container: SRC:DST or SRC:DST:ro
-    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
+    /// Bind a file or directory of the host into the container: SRC:DST, options behind another colon
+    ///
+    /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid, nodev and their contraries; rbind
+    /// (the default) or bind; [r]private (the default), [r]slave or [r]shared for mounts that come later; U to give the
+    /// files to the container's user; z or Z where SELinux is off, and they mean nothing.
+    #[arg(short = 'v', long = "volume", value_parser = bytes(VolumeArg::parse), value_name = "SRC:DST[:OPTIONS]")]
     pub volumes: Vec<VolumeArg>,
 
     /// Forget the container when it ends; so is coracle/hello without -d
@@ -93,12 +112,16 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub detach: bool,
 
+    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr, and with -i to stdin
+    #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
+    pub attach: Vec<AttachStream>,
+
     /// Host name in the container; without, the first 12 digits of its id
-    #[arg(long, value_parser = spec::parse_hostname, value_name = "NAME")]
+    #[arg(short = 'h', long, value_parser = text(spec::parse_hostname), value_name = "NAME")]
     pub hostname: Option<String>,
 
     /// Network of the container
-    #[arg(long, value_parser = parse_network, default_value = "default", value_name = "default|none")]
+    #[arg(long, alias = "net", value_parser = text(values::parse_network), default_value = "default", value_name = "default|none")]
     pub network: Network,
 
     /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
@@ -116,22 +139,41 @@ pub struct RunArgs {
 
     /// Run on this directory instead of an image
     ///
-    /// Changes go to a layer of the container's own and end with it: the directory is not written. With `:rw` behind its name there
-    /// is no such layer and the directory itself is changed. (A name that ends in `:rw` is given as `NAME:rw/`.)
-    #[arg(long, value_name = "DIR[:rw]")]
+    /// Changes go to a layer of the container's own and end with it: the directory is not written. `:O` behind its name says just
+    /// that. With `:rw` there is no such layer and the directory itself is changed. (A name that ends in one of these is given
+    /// as `NAME:rw/`.)
+    #[arg(long, value_parser = bytes(RootfsArg::parse), value_name = "DIR[:O|:rw]")]
     pub rootfs: Option<RootfsArg>,
 
-    /// Give the container's root one more capability, or ALL; may be repeated. Users other than root have none
-    #[arg(long, value_name = "CAPABILITY")]
+    /// Give the container's root more capabilities, or ALL; with commas, or repeated. Users other than root have none
+    #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_add: Vec<CapabilityName>,
 
-    /// Take a capability, or ALL, from the container; may be repeated
-    #[arg(long, value_name = "CAPABILITY")]
+    /// Take capabilities, or ALL, from the container; with commas, or repeated
+    #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_drop: Vec<CapabilityName>,
 
     /// no-new-privileges: setuid files and file capabilities give nothing in the container
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
+
+    /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either case. -e goes before them
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = text(values::parse_bool),
+        action = ArgAction::Set,
+        hide_default_value = true,
+        value_name = "true|false"
+    )]
+    pub http_proxy: bool,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
 
     /// The image and its arguments, or with --rootfs the command and its arguments; options come before
     ///
@@ -144,17 +186,17 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct ProcessArgs {
     /// Set a variable of the command's environment; -e NAME takes the caller's value
-    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
+    #[arg(short = 'e', long = "env", value_parser = bytes(EnvArg::parse), value_name = "NAME[=VALUE]")]
     pub env: Vec<EnvArg>,
 
     /// Working directory in the container
-    #[arg(short = 'w', long = "workdir", value_parser = spec::parse_workdir, value_name = "DIR")]
+    #[arg(short = 'w', long = "workdir", value_parser = bytes(spec::parse_workdir), value_name = "DIR")]
     pub workdir: Option<PathBuf>,
 
     /// User in the container: NAME or UID, and GROUP or GID behind a colon
     ///
     /// Names are those of /etc/passwd and /etc/group in the container. A named group replaces all groups that the user has there.
-    #[arg(short, long, value_name = "USER[:GROUP]")]
+    #[arg(short, long, value_parser = text(str::parse::<String>), value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
     /// Connect the caller's standard input
@@ -184,6 +226,14 @@ pub enum SecurityOpt {
     NoNewPrivileges,
 }
 
+/// A standard stream to attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachStream {
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
 #[derive(Debug, Args)]
 #[command(override_usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
 pub struct ExecArgs {
@@ -191,13 +241,20 @@ pub struct ExecArgs {
     pub process: ProcessArgs,
 
     /// Name or id of the container, or the beginning of its id; then the command and its arguments
-    #[arg(
-        trailing_var_arg = true,
-        required = true,
-        num_args = 2..,
-        value_name = "CONTAINER COMMAND [ARG]"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG]")]
     pub words: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Whether the caller's standard input goes to the container.
+    pub fn reads_stdin(&self) -> bool {
+        self.process.interactive || self.attach.contains(&AttachStream::Stdin)
+    }
+
+    /// Whether an output of the container is shown in the foreground.
+    pub fn attaches(&self, stream: AttachStream) -> bool {
+        self.attach.is_empty() || self.attach.contains(&stream)
+    }
 }
 
 impl ExecArgs {
@@ -228,12 +285,12 @@ pub struct PsArgs {
     pub all: bool,
 
     /// Ids only
-    #[arg(short, long, conflicts_with = "format")]
+    #[arg(short, long)]
     pub quiet: bool,
 
-    /// How to print
-    #[arg(long, value_enum, default_value = "table")]
-    pub format: PsFormat,
+    /// How to print: a table, unless another form is asked for
+    #[arg(long, value_enum)]
+    pub format: Option<PsFormat>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -249,10 +306,15 @@ pub struct LogsArgs {
     pub follow: bool,
 
     /// Begin with the last N lines
-    #[arg(long, value_name = "N")]
-    pub tail: Option<usize>,
+    #[arg(long, value_parser = text(values::parse_tail), default_value = "all", allow_negative_numbers = true, value_name = "N|all")]
+    pub tail: TailLines,
+
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub timestamps: bool,
 
     /// Name or id of the container
+    #[arg(value_parser = text(str::parse::<String>))]
     pub container: String,
 }
 
@@ -262,24 +324,34 @@ pub struct StopArgs {
     #[arg(
         short = 't',
         long = "time",
-        default_value_t = 10,
+        alias = "timeout",
+        value_parser = text(str::parse::<u32>),
+        default_value = "10",
         value_name = "SECONDS"
     )]
     pub timeout: u32,
 
+    /// All that are running
+    #[arg(short, long)]
+    pub all: bool,
+
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]
     pub containers: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct KillArgs {
-    /// Name or number of the signal
-    #[arg(short, long, default_value = "KILL", value_parser = parse_signal)]
-    pub signal: nix::sys::signal::Signal,
+    /// Name or number of the signal: KILL, SIGTERM, RTMIN+3, 15
+    #[arg(short, long, value_parser = text(str::parse::<Signal>), default_value = "KILL")]
+    pub signal: Signal,
+
+    /// All that are running
+    #[arg(short, long)]
+    pub all: bool,
 
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]
     pub containers: Vec<String>,
 }
 
@@ -289,8 +361,12 @@ pub struct RmArgs {
     #[arg(short, long)]
     pub force: bool,
 
+    /// All; without -f those that have ended
+    #[arg(short, long)]
+    pub all: bool,
+
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]
     pub containers: Vec<String>,
 }
 
@@ -306,30 +382,6 @@ pub struct UnshareArgs {
     pub command: Vec<OsString>,
 }
 
-/// Told apart from a misspelling: these exist elsewhere and people will try them.
-fn parse_network(text: &str) -> Result<Network, String> {
-    match text {
-        "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
-        "host" | "bridge" | "slirp4netns" | "pasta" => Err(format!(
-            "coracle does not have the network {text:?}; there are default and none"
-        )),
-        _ => Err("there are default and none".into()),
-    }
-}
-
-/// `TERM`, `SIGTERM`, `sigterm` and `15` are the same.
-fn parse_signal(text: &str) -> Result<nix::sys::signal::Signal, String> {
-    use nix::sys::signal::Signal;
-    let unknown = || format!("there is no signal {text:?}; kill -l lists them");
-    if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    format!("SIG{name}").parse().map_err(|_| unknown())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -341,6 +393,10 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn parse(typed: &[&str]) -> Result<Cli, Unread> {
+        read(&typed.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
     /// Every option of every command as somebody may type it, and words that mean something to a parser.
     fn hostile_words() -> Vec<String> {
         let mut words: Vec<String> = [
@@ -349,6 +405,7 @@ mod tests {
             "-x",
             "--no-such-flag",
             "help",
+            "--rm=false",
             "ps",
             "--rm=false",
         ]
@@ -376,7 +433,7 @@ mod tests {
 
     /// What was parsed, less the words behind the first `kept`; and those.
     fn split_words(typed: &[&str], kept: usize) -> (String, Vec<OsString>) {
-        let cli = Cli::try_parse_from(typed).unwrap_or_else(|error| panic!("{typed:?}: {error}"));
+        let cli = parse(typed).unwrap_or_else(|error| panic!("{typed:?}: {error:?}"));
         let mut command = cli.command;
         let words = match &mut command {
             Command::Run(run) => &mut run.words,
@@ -439,28 +496,7 @@ mod tests {
             &["unshare", "-X"],
         ] {
             let typed = [&["coracle"], typed].concat();
-            Cli::try_parse_from(&typed).expect_err(&format!("{typed:?}"));
+            parse(&typed).expect_err(&format!("{typed:?}"));
         }
-    }
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        use nix::sys::signal::Signal;
-        for text in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
-            assert_eq!(parse_signal(text), Ok(Signal::SIGTERM));
-        }
-        for text in ["", "SIG", "0", "-9", "99", "NOPE"] {
-            assert!(parse_signal(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn networks_that_others_have_are_named_in_the_refusal() {
-        assert!(
-            parse_network("host")
-                .expect_err("not built")
-                .contains("host")
-        );
-        assert_eq!(parse_network("none"), Ok(Network::None));
     }
 }

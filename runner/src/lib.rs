@@ -37,3 +37,4 @@ pub mod state;
 pub mod sys;
 pub mod terminal;
 pub mod user;
+pub mod volume;

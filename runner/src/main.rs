@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-use runner::cli::Cli;
+use runner::cli::{self, Unread};
+use runner::failure::Failure;
 use runner::inherited::Inherited;
+use runner::printable::complain;
 use runner::selfexec::{EXEC_ROLE, INIT_ROLE};
 
-/// What clap returns for a command line that it does not understand is a failure of coracle itself.
+/// No command at all is a failure of coracle itself, though the help is the answer to it.
 const USAGE_ERROR: u8 = 125;
 
 fn main() -> ExitCode {
@@ -29,19 +30,23 @@ fn main() -> ExitCode {
 
 fn coracle(args: &[OsString]) -> ExitCode {
     let inherited = Inherited::put_in_order();
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match cli::read(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Fails only when nobody listens.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE_ERROR } else { 0 });
+        Err(Unread::Answer(answer)) => {
+            return match runner::commands::output_result(answer.print()) {
+                Ok(()) => ExitCode::from(if answer.use_stderr() { USAGE_ERROR } else { 0 }),
+                Err(failure) => fail(&failure),
+            };
         }
+        Err(Unread::Wrong(failure)) => return fail(&failure),
     };
     match runner::commands::dispatch(cli, &inherited) {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("coracle: {failure}");
-            ExitCode::from(failure.kind.exit_code())
-        }
+        Err(failure) => fail(&failure),
     }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    complain(failure);
+    ExitCode::from(failure.kind.exit_code())
 }

@@ -3,15 +3,15 @@
 //! Made from flags by `commands::run`, handed to the container's init as JSON, and kept beside its record for `exec`. Paths are
 //! absolute; what they lead to is checked where they are opened.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::inherited::SoftLimits;
 use crate::path_text;
-use crate::rootfs::{Bind, Tree};
+use crate::rootfs::Tree;
 use crate::security::Capabilities;
 use crate::state::read_regular;
 
@@ -81,11 +81,7 @@ pub const SPEC_FILE: &str = "spec.json";
 /// PATH of a container whose image and caller name none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `-v SRC:DST[:ro|:rw]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeArg(pub Bind);
-
-/// `--rootfs DIR[:rw]`.
+/// `--rootfs DIR[:O|:rw]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootfsArg {
     pub dir: PathBuf,
@@ -96,20 +92,16 @@ pub struct RootfsArg {
 /// `-e NAME=VALUE`, or `-e NAME` for the caller's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvArg {
-    pub name: String,
-    pub value: Option<String>,
+    pub name: OsString,
+    pub value: Option<OsString>,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    #[error("expected SRC:DST or SRC:DST:ro")]
-    Volume,
-    #[error("unknown option {0:?}, there are ro and rw")]
-    VolumeOption(String),
     #[error("{0:?} is not an absolute path")]
     NotAbsolute(String),
-    #[error("the container's own {0} cannot be mounted over")]
-    Forbidden(&'static str),
+    #[error("coracle does not have ID-mapped root file systems yet")]
+    RootfsIdmap,
     #[error("an empty path names no directory")]
     EmptyPath,
     #[error("expected NAME=VALUE or NAME")]
@@ -120,78 +112,41 @@ pub enum SpecError {
     Hostname,
 }
 
-impl FromStr for VolumeArg {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let mut fields = text.split(':');
-        let (source, target) = (
-            fields.next().unwrap_or(""),
-            fields.next().ok_or(SpecError::Volume)?,
-        );
-        let read_only = match fields.next() {
-            None | Some("rw") => false,
-            Some("ro") => true,
-            Some(other) => return Err(SpecError::VolumeOption(other.to_owned())),
-        };
-        if source.is_empty() || target.is_empty() || fields.next().is_some() {
-            return Err(SpecError::Volume);
-        }
-        let target = Path::new(target);
-        if !target.is_absolute() {
-            return Err(SpecError::NotAbsolute(target.display().to_string()));
-        }
-        // Early and plain; where links lead is checked when the mount is attached.
-        for forbidden in ["/proc", "/sys"] {
-            if target.starts_with(forbidden) {
-                return Err(SpecError::Forbidden(forbidden));
-            }
-        }
-        if target.components().count() == 1 {
-            return Err(SpecError::Forbidden("/"));
-        }
-        Ok(Self(Bind {
-            source: source.into(),
-            target: target.into(),
-            read_only,
-            options: Default::default(),
-        }))
-    }
-}
-
-impl FromStr for RootfsArg {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (dir, in_place) = match text.strip_suffix(":rw") {
-            Some(dir) => (dir, true),
-            None => (text, false),
+impl RootfsArg {
+    /// For clap.
+    pub fn parse(text: &OsStr) -> Result<Self, SpecError> {
+        let suffix = |suffix: &str| text.as_bytes().strip_suffix(suffix.as_bytes());
+        // An overlay, which Podman has to be asked for, is what there is anyhow.
+        let (dir, in_place) = match (suffix(":rw"), suffix(":O")) {
+            (Some(dir), _) => (dir, true),
+            (_, Some(dir)) => (dir, false),
+            (None, None) => (text.as_bytes(), false),
         };
         if dir.is_empty() {
             return Err(SpecError::EmptyPath);
         }
+        if let Some((_, option)) = text.to_string_lossy().rsplit_once(':')
+            && (option == "idmap" || option.starts_with("idmap="))
+        {
+            return Err(SpecError::RootfsIdmap);
+        }
         Ok(Self {
-            dir: dir.into(),
+            dir: OsStr::from_bytes(dir).into(),
             in_place,
         })
     }
 }
 
-impl FromStr for EnvArg {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text, None),
-        };
-        if name.is_empty() || text.contains('\0') {
+impl EnvArg {
+    /// For clap. Names and values may hold any bytes but NUL, which no argument can hold.
+    pub fn parse(text: &OsStr) -> Result<Self, SpecError> {
+        let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
+        let mut part = || parts.next().map(|part| OsStr::from_bytes(part).to_owned());
+        let (name, value) = (part().unwrap_or_default(), part());
+        if name.is_empty() {
             return Err(SpecError::Env);
         }
-        Ok(Self {
-            name: name.to_owned(),
-            value,
-        })
+        Ok(Self { name, value })
     }
 }
 
@@ -209,44 +164,46 @@ pub fn parse_hostname(text: &str) -> Result<String, SpecError> {
 }
 
 /// For clap: a working directory.
-pub fn parse_workdir(text: &str) -> Result<PathBuf, SpecError> {
-    if !text.starts_with('/') {
-        return Err(SpecError::NotAbsolute(text.to_owned()));
+pub fn parse_workdir(text: &OsStr) -> Result<PathBuf, SpecError> {
+    let dir = PathBuf::from(text);
+    if !dir.is_absolute() {
+        return Err(SpecError::NotAbsolute(dir.display().to_string()));
     }
-    Ok(text.into())
+    Ok(dir)
 }
 
+/// A variable with its value.
+pub type Variable = (OsString, OsString);
+
 /// The environment of a program: `base` in order, each later setting of a name replacing an earlier one.
-pub fn environment<'a>(
-    base: impl IntoIterator<Item = (&'a str, &'a str)>,
-    asked: &[EnvArg],
-) -> Vec<OsString> {
-    let mut variables: Vec<(String, OsString)> = Vec::new();
+pub fn environment(base: impl IntoIterator<Item = Variable>, asked: &[EnvArg]) -> Vec<OsString> {
+    let mut variables: Vec<Variable> = Vec::new();
     let mut set =
-        |name: &str, value: OsString| match variables.iter_mut().find(|(known, _)| known == name) {
+        |name: OsString, value| match variables.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value,
-            None => variables.push((name.to_owned(), value)),
+            None => variables.push((name, value)),
         };
     for (name, value) in base {
-        set(name, value.into());
+        set(name, value);
     }
     for arg in asked {
         // A name that the caller does not have either is left out, as with `podman run -e NAME`.
-        if let Some(value) = arg
-            .value
-            .clone()
-            .map(OsString::from)
-            .or_else(|| std::env::var_os(&arg.name))
-        {
-            set(&arg.name, value);
+        if let Some(value) = arg.value.clone().or_else(|| std::env::var_os(&arg.name)) {
+            set(arg.name.clone(), value);
         }
     }
-    let join = |(name, value): (String, OsString)| {
-        let mut entry = OsString::from(name + "=");
+    let join = |(mut entry, value): Variable| {
+        entry.push("=");
         entry.push(value);
         entry
     };
     variables.into_iter().map(join).collect()
+}
+
+/// The parts of `NAME=VALUE`.
+pub fn split_variable(entry: &OsStr) -> Option<Variable> {
+    let EnvArg { name, value } = EnvArg::parse(entry).ok()?;
+    Some((name, value?))
 }
 
 #[cfg(test)]
@@ -256,38 +213,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes() {
-        let bind = |source: &str, target: &str, read_only| {
-            Ok(VolumeArg(Bind {
-                source: source.into(),
-                target: target.into(),
-                read_only,
-                options: Default::default(),
-            }))
-        };
-        assert_eq!("/a:/b".parse::<VolumeArg>(), bind("/a", "/b", false));
-        assert_eq!(
-            "./a:/b/c:ro".parse::<VolumeArg>(),
-            bind("./a", "/b/c", true)
-        );
-        assert_eq!("a:/b:rw".parse::<VolumeArg>(), bind("a", "/b", false));
-        for (text, error) in [
-            ("/a", SpecError::Volume),
-            (":/b", SpecError::Volume),
-            ("/a:", SpecError::Volume),
-            ("/a:/b:ro:x", SpecError::Volume),
-            ("/a:/b:z", SpecError::VolumeOption("z".into())),
-            ("/a:b", SpecError::NotAbsolute("b".into())),
-            ("/a:/proc/sys", SpecError::Forbidden("/proc")),
-            ("/a:/sys", SpecError::Forbidden("/sys")),
-            ("/a:/", SpecError::Forbidden("/")),
-            ("/a:///", SpecError::Forbidden("/")),
-        ] {
-            assert_eq!(text.parse::<VolumeArg>(), Err(error), "{text}");
-        }
-    }
-
-    #[test]
     fn rootfs() {
         let arg = |dir: &str, in_place| {
             Ok(RootfsArg {
@@ -295,10 +220,15 @@ mod tests {
                 in_place,
             })
         };
-        assert_eq!("/srv/x".parse::<RootfsArg>(), arg("/srv/x", false));
-        assert_eq!("/srv/x:rw".parse::<RootfsArg>(), arg("/srv/x", true));
-        assert_eq!("/srv/x:rw/".parse::<RootfsArg>(), arg("/srv/x:rw/", false));
-        assert_eq!(":rw".parse::<RootfsArg>(), Err(SpecError::EmptyPath));
+        let parse = |text: &str| RootfsArg::parse(OsStr::new(text));
+        assert_eq!(parse("/srv/x"), arg("/srv/x", false));
+        assert_eq!(parse("/srv/x:O"), arg("/srv/x", false));
+        assert_eq!(parse("/srv/x:rw"), arg("/srv/x", true));
+        assert_eq!(parse("/srv/x:rw/"), arg("/srv/x:rw/", false));
+        assert_eq!(parse(":rw"), Err(SpecError::EmptyPath));
+        assert_eq!(parse(":O"), Err(SpecError::EmptyPath));
+        assert_eq!(parse("/x:idmap"), Err(SpecError::RootfsIdmap));
+        assert_eq!(parse("/x:idmap=uids=0-1-2"), Err(SpecError::RootfsIdmap));
     }
 
     #[test]
@@ -314,29 +244,31 @@ mod tests {
     #[test]
     fn later_settings_win_and_unknown_names_are_left_out() {
         let args: Vec<EnvArg> = ["A=1", "B=x=y", "A=", "CORACLE_TEST_UNSET"]
-            .map(|text| text.parse().expect(text))
+            .map(|text| EnvArg::parse(OsStr::new(text)).expect(text))
             .into();
+        let base = [("A", "0"), ("C", "c")].map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(environment(base, &args), ["A=", "C=c", "B=x=y"]);
+        assert_eq!(EnvArg::parse(OsStr::new("=x")), Err(SpecError::Env));
+    }
+
+    #[test]
+    fn variables_may_hold_any_bytes() {
+        let bytes = OsStr::from_bytes(b"B=\xff=\xfe");
+        let arg = EnvArg::parse(bytes).expect("bytes");
+        assert_eq!(environment([], &[arg]), [bytes]);
+        let (name, value) = split_variable(bytes).expect("a variable");
         assert_eq!(
-            environment([("A", "0"), ("C", "c")], &args),
-            ["A=", "C=c", "B=x=y"]
+            (name.as_bytes(), value.as_bytes()),
+            (&b"B"[..], &b"\xff=\xfe"[..])
         );
-        assert_eq!("=x".parse::<EnvArg>(), Err(SpecError::Env));
+        assert_eq!(split_variable(OsStr::new("B")), None);
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(text in "\\PC*") {
-            let _ = (text.parse::<VolumeArg>(), text.parse::<RootfsArg>(), text.parse::<EnvArg>(), parse_hostname(&text));
-        }
-
-        #[test]
-        fn volume_paths_survive(source in "[^:\0]{1,20}", target in "/[a-z/]{1,20}", read_only: bool) {
-            let text = format!("{source}:{target}{}", if read_only { ":ro" } else { "" });
-            if let Ok(VolumeArg(bind)) = text.parse::<VolumeArg>() {
-                prop_assert_eq!(bind.source.to_str(), Some(&*source));
-                prop_assert_eq!(bind.target.to_str(), Some(&*target));
-                prop_assert_eq!(bind.read_only, read_only);
-            }
+            let os = OsStr::new(&text);
+            let _ = (RootfsArg::parse(os), EnvArg::parse(os), parse_hostname(&text));
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::init::Streams;
 use crate::messages::{FromMonitor, ToLauncher};
 use crate::monitor::give_pipe_to;
 use crate::namespaces;
-use crate::spec::{ContainerSpec, ProcessSpec, environment};
+use crate::spec::{ContainerSpec, ProcessSpec, environment, split_variable};
 use crate::state::ProcessRef;
 use crate::sys::{self, NewNamespaces};
 
@@ -115,9 +115,9 @@ fn added(args: &ExecArgs, container: ProcessSpec) -> ProcessSpec {
     let inherited: Vec<_> = container
         .env
         .iter()
-        .filter_map(|entry| entry.to_str()?.split_once('='))
+        .filter_map(|entry| split_variable(entry))
         .collect();
-    let terminal = args.process.tty.then_some(("TERM", "xterm"));
+    let terminal = args.process.tty.then(|| ("TERM".into(), "xterm".into()));
     ProcessSpec {
         args: args.command().to_vec(),
         env: environment(inherited.into_iter().chain(terminal), &args.process.env),

@@ -7,14 +7,15 @@ use std::time::Duration;
 use super::{open_store, output_result};
 use crate::cli::LogsArgs;
 use crate::failure::Failure;
-use crate::logs::{LogReader, Stream};
+use crate::logs::{Entry, LogReader, Stream};
 
 pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let store = open_store()?;
     let container = store.find(&args.container)?;
     let path = store.dir(&container).log();
     let unreadable = || Failure::context(format!("cannot read {}", path.display()));
-    let mut reader = LogReader::open(&path, args.tail).map_err(unreadable())?;
+    let mut reader = LogReader::open(&path, args.tail.0).map_err(unreadable())?;
+    let mut lines = Lines::default();
     loop {
         // Asked before reading: what the monitor wrote last is read even if it ends in between.
         let writer = args
@@ -23,9 +24,14 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
             .flatten();
         while let Some(entry) = reader.next_entry().map_err(unreadable())? {
             let stream = entry.stream;
+            let mut output = match args.timestamps {
+                true => lines.time_before(&entry),
+                false => Vec::new(),
+            };
+            output.extend(entry.output());
             let written = match stream {
-                Stream::Stdout => io::stdout().write_all(&entry.output()),
-                Stream::Stderr => io::stderr().write_all(&entry.output()),
+                Stream::Stdout => io::stdout().write_all(&output),
+                Stream::Stderr => io::stderr().write_all(&output),
             };
             if written.is_err() {
                 // A reader that has seen enough is no failure.
@@ -40,5 +46,26 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
         reader
             .wait(writer.as_ref().map(AsFd::as_fd), Duration::from_secs(1))
             .map_err(unreadable())?;
+    }
+}
+
+/// Which of the two streams are within a line.
+#[derive(Debug, Default)]
+struct Lines {
+    stdout_goes_on: bool,
+    stderr_goes_on: bool,
+}
+
+impl Lines {
+    /// When a line was begun, for its beginning: an entry may be a later part of one.
+    fn time_before(&mut self, entry: &Entry) -> Vec<u8> {
+        let goes_on = match entry.stream {
+            Stream::Stdout => &mut self.stdout_goes_on,
+            Stream::Stderr => &mut self.stderr_goes_on,
+        };
+        match std::mem::replace(goes_on, !entry.ends_line) {
+            true => Vec::new(),
+            false => format!("{} ", entry.time).into_bytes(),
+        }
     }
 }

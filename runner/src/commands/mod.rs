@@ -138,6 +138,24 @@ fn wait_for_monitor(container: &Container) {
 /// How long a monitor may take to clean up after a container that has ended.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Those that were named, or with `--all` the names of all that `is_meant`.
+fn select(
+    store: &Store,
+    names: &[String],
+    all: bool,
+    is_meant: impl Fn(&Container) -> bool,
+) -> Result<Vec<String>, Failure> {
+    if !all {
+        return Ok(names.to_vec());
+    }
+    let containers = store.list()?.containers;
+    Ok(containers
+        .into_iter()
+        .filter(is_meant)
+        .map(|container| container.name)
+        .collect())
+}
+
 /// Does `action` to each container named. All are tried; the last failure is returned, the others are printed.
 fn for_each(
     names: &[String],
@@ -166,7 +184,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
 }
 
 /// For what is written to the standard output or error.
-fn output_result(written: std::io::Result<()>) -> Result<(), Failure> {
+pub fn output_result(written: std::io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Failure::context("cannot write to the standard output")),

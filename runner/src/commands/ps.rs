@@ -28,11 +28,11 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     match args.format {
-        PsFormat::Json => {
+        Some(PsFormat::Json) => {
             let rows: Vec<JsonRow> = shown.map(JsonRow::from).collect();
             print_line(&escape_json(&serde_json::to_string_pretty(&rows)?))?;
         }
-        PsFormat::Table => {
+        None | Some(PsFormat::Table) => {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs());

@@ -3,16 +3,19 @@
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
-    MONITOR_PATIENCE, as_owner, for_each, init_pidfd, open_store, print_line, remove, wait_for_end,
-    wait_for_monitor,
+    MONITOR_PATIENCE, as_owner, for_each, init_pidfd, open_store, print_line, remove, select,
+    wait_for_end, wait_for_monitor,
 };
 use crate::cli::RmArgs;
 use crate::failure::{Failure, FailureKind};
-use crate::state::{ContainerId, StateError, Store};
+use crate::state::{ContainerId, StateError, Status, Store};
 
 pub fn rm(args: RmArgs) -> Result<u8, Failure> {
     let store = open_store()?;
-    for_each(&args.containers, |name| {
+    let names = select(&store, &args.containers, args.all, |c| {
+        args.force || matches!(c.status, Status::Exited { .. })
+    })?;
+    for_each(&names, |name| {
         let container = match store.find(name) {
             Err(StateError::NotFound { .. }) if args.force => return Ok(()),
             Err(error @ StateError::NotFound { .. }) => {

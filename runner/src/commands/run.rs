@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use portfwd::publish::Listener;
 
 use super::{open_store, print_line, repair};
 use crate::channel::{self, Channel, Never};
-use crate::cli::{RunArgs, SecurityOpt, UserNamespace};
+use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
 use crate::failure::Failure;
 use crate::files;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes, warn};
@@ -29,10 +30,12 @@ use crate::rootfs::overlay::Changes;
 use crate::rootfs::{Bind, BindOptions, Tree};
 use crate::security::Capabilities;
 use crate::spec::{
-    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, environment,
+    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, Variable, environment,
+    split_variable,
 };
 use crate::state::{Container, ContainerDir, NewContainer, Store};
 use crate::sys::{self, Child, NewNamespaces};
+use crate::volume;
 
 pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     // In the foreground a signal that comes while the container starts is kept for it.
@@ -223,12 +226,15 @@ fn start(
 
     let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
     let (mut ends, mut attached, mut stdin) = (None, None, Stdin::Empty);
-    if args.process.interactive && !args.process.tty {
+    if args.reads_stdin() && !args.process.tty {
         stdin = Stdin::Silent;
     }
     if !args.detach {
-        let ((our_stdout, our_stderr), (stdout, stderr)) = output_pipes()?;
-        attached = Some(Attached { stdout, stderr });
+        let (outputs, (stdout, stderr)) = output_pipes()?;
+        attached = Some(Attached {
+            stdout: shown_or_lost(args, AttachStream::Stdout, stdout)?,
+            stderr: shown_or_lost(args, AttachStream::Stderr, stderr)?,
+        });
         let mut our_stdin = None;
         if matches!(stdin, Stdin::Silent) {
             let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -237,7 +243,7 @@ fn start(
         }
         ends = Some(Ends {
             stdin: our_stdin,
-            outputs: Some((our_stdout, our_stderr)),
+            outputs: Some(outputs),
         });
     }
 
@@ -281,6 +287,15 @@ fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The container's end of an output to the caller. One that the caller does not want goes to the log alone, and the caller's end
+/// is closed from the beginning.
+fn shown_or_lost(args: &RunArgs, stream: AttachStream, pipe: OwnedFd) -> io::Result<OwnedFd> {
+    match args.attaches(stream) {
+        true => Ok(pipe),
+        false => Ok(fs::OpenOptions::new().write(true).open("/dev/null")?.into()),
+    }
+}
+
 fn specify(
     args: &RunArgs,
     container: &Container,
@@ -296,19 +311,7 @@ fn specify(
             volatile: container.remove,
         },
     };
-    let mut binds = Vec::new();
-    for volume in &args.volumes {
-        let unusable = |error| {
-            Failure::runner(format!(
-                "cannot bind {}: {error}",
-                volume.0.source.display()
-            ))
-        };
-        binds.push(Bind {
-            source: fs::canonicalize(&volume.0.source).map_err(unusable)?,
-            ..volume.0.clone()
-        });
-    }
+    let mut binds = volume::binds(&args.volumes)?;
     if let (Some(target), Some(network)) = (source.status_dir, network) {
         // The directory and not the socket, which is another one after each start of a helper.
         let source = network.status_dir.clone();
@@ -319,15 +322,25 @@ fn specify(
             options: BindOptions::default(),
         });
     }
-    let mut env = vec![
+    let mut env: Vec<Variable> = [
         ("PATH", DEFAULT_PATH),
         ("container", "coracle"),
         ("HOSTNAME", &container.hostname),
-    ];
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into();
     if args.process.tty {
-        env.push(("TERM", "xterm"));
+        env.push(("TERM".into(), "xterm".into()));
     }
-    env.extend(source.env.iter().filter_map(|entry| entry.split_once('=')));
+    env.extend(
+        source
+            .env
+            .iter()
+            .filter_map(|entry| split_variable(entry.as_ref())),
+    );
+    if args.http_proxy {
+        env.extend(proxies());
+    }
     Ok(ContainerSpec {
         hostname: container.hostname.clone(),
         tree: Tree {
@@ -355,6 +368,23 @@ fn make_status_dir(run: &Path) -> Result<PathBuf, Failure> {
     let dir = run.join("net");
     fs::create_dir(&dir).map_err(Failure::context(format!("cannot create {}", dir.display())))?;
     Ok(dir)
+}
+
+/// The caller's proxies, which programs in the container need as much.
+fn proxies() -> impl Iterator<Item = Variable> {
+    const NAMES: [&str; 8] = [
+        "http_proxy",
+        "https_proxy",
+        "ftp_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "FTP_PROXY",
+        "NO_PROXY",
+    ];
+    NAMES
+        .into_iter()
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
 }
 
 /// Waits until the container runs, and prints its id.
@@ -388,10 +418,10 @@ fn follow(
     let ends = started
         .ends
         .ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
-    if args.process.tty && args.process.interactive && !io::stdin().is_terminal() {
+    if args.process.tty && args.reads_stdin() && !io::stdin().is_terminal() {
         warn("the standard input is not a terminal; the container gets one all the same");
     }
-    let mut foreground = Foreground::new(signals, started.events, ends, args.process.interactive)?;
+    let mut foreground = Foreground::new(signals, started.events, ends, args.reads_stdin())?;
     if let Some(url) = url {
         foreground = foreground.greeting(format!("open {url}"));
     }

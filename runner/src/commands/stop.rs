@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{for_each, init_pidfd, open_store, print_line, wait_for_end, wait_for_monitor};
+use super::{for_each, init_pidfd, open_store, print_line, select, wait_for_end, wait_for_monitor};
 use crate::cli::StopArgs;
 use crate::failure::Failure;
 use crate::foreground::say;
@@ -21,8 +21,8 @@ struct Stopping {
 
 pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     let store = open_store()?;
-    let asked: Vec<Result<Stopping, Failure>> = args
-        .containers
+    let names = select(&store, &args.containers, args.all, Container::is_alive)?;
+    let asked: Vec<Result<Stopping, Failure>> = names
         .iter()
         .map(|name| Ok(ask(store.find(name)?)))
         .collect();
@@ -30,7 +30,7 @@ pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     let deadline = Instant::now().checked_add(patience);
     explain_wait(&asked, patience);
     let mut asked = asked.into_iter();
-    for_each(&args.containers, |name| {
+    for_each(&names, |name| {
         let stopping = asked.next().expect("one for each name")?;
         if let Some(init) = &stopping.init {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));

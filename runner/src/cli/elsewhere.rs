@@ -1,0 +1,90 @@
+//! Names that Podman and Docker have and coracle does not, and which of our own names somebody may have meant.
+//!
+//! People bring habits along. One who types `top` wants `top`, and no advice to `stop` something.
+
+/// A line is a command and its flags; `commands` are all commands, `coracle` has the flags before a command.
+const NAMES: &str = include_str!("elsewhere.txt");
+
+/// Whether another engine has this command.
+pub fn has_command(name: &str) -> bool {
+    names("commands").any(|known| known == name)
+}
+
+/// Whether another engine's command of the same name has this flag, which is given with its dashes. `None` for flags that stand
+/// before the command.
+pub fn has_flag(command: Option<&str>, flag: &str) -> bool {
+    names(command.unwrap_or("coracle")).any(|known| known == flag)
+}
+
+fn names(key: &str) -> impl Iterator<Item = &'static str> {
+    NAMES
+        .lines()
+        .filter_map(move |line| line.strip_prefix(key)?.strip_prefix(": "))
+        .flat_map(str::split_ascii_whitespace)
+}
+
+/// The one of `candidates` that `typed` is a slip of the finger for, if one is near enough.
+pub fn nearest<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let len = typed.chars().count();
+    let slips_max = match len {
+        // With two letters anything is near everything.
+        0..=2 => return None,
+        3..=5 => 1,
+        _ => 2,
+    };
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(typed, candidate), candidate))
+        .filter(|(slips, _)| *slips <= slips_max)
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    /// What we have got is to be taken off the list, or it is said not to exist.
+    #[test]
+    fn nothing_of_ours_is_listed_as_missing() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let name = command.get_name();
+            assert!(!has_command(name), "{name}");
+            for arg in command.get_arguments() {
+                let longs = arg.get_long().into_iter();
+                for long in longs.chain(arg.get_all_aliases().unwrap_or_default()) {
+                    assert!(
+                        !has_flag(Some(name), &format!("--{long}")),
+                        "{name} --{long}"
+                    );
+                }
+                if let Some(short) = arg.get_short() {
+                    assert!(
+                        !has_flag(Some(name), &format!("-{short}")),
+                        "{name} -{short}"
+                    );
+                }
+            }
+        }
+        assert!(
+            has_command("top") && has_flag(Some("run"), "--memory") && has_flag(None, "--root")
+        );
+    }
+
+    #[test]
+    fn slips_are_near_and_other_words_are_not() {
+        let ours = ["run", "exec", "ps", "logs", "stop", "kill", "rm", "unshare"];
+        let near = |typed| nearest(typed, ours.into_iter());
+        assert_eq!(near("rnu"), Some("run"));
+        assert_eq!(near("lgos"), Some("logs"));
+        assert_eq!(near("unshrea"), Some("unshare"));
+        assert_eq!(near("pss"), Some("ps"));
+        for typed in ["p", "xx", "compose", "network", "fork"] {
+            assert_eq!(near(typed), None, "{typed}");
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! From words to a [`Cli`], and from clap's errors to one line each.
+//!
+//! Clap says what is wrong over several lines, with advice that is a guess. Here a line names the command and the option, and
+//! tells a name that other engines have ([`elsewhere`]) from a slip of the finger.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatches};
+
+use super::elsewhere::{self, nearest};
+use super::values::{parse_bool, text};
+use super::{Cli, Command};
+use crate::failure::Failure;
+use crate::volume::check_places;
+
+/// Why there is no [`Cli`].
+#[derive(Debug)]
+pub enum Unread {
+    /// Help or a version, to be printed as it is.
+    Answer(Error),
+    Wrong(Failure),
+}
+
+/// Reads the words of the command line, the program's name first.
+pub fn read(words: &[OsString]) -> Result<Cli, Unread> {
+    let cli = definition()
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| explain(&error, words))?;
+    cli.command
+        .check()
+        .map_err(|message| Unread::Wrong(Failure::runner(message)))?;
+    Ok(cli)
+}
+
+/// The command line as it is parsed. As with Podman, the last of two equal options counts and every switch may have a value,
+/// `--rm=false`. Behind `=` only: else the command that follows would be taken for the value.
+fn definition() -> Definition {
+    with_values(Cli::command().args_override_self(true))
+}
+
+fn with_values(command: Definition) -> Definition {
+    command
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_value("false")
+                .default_missing_value("true")
+                .value_parser(text(parse_bool)),
+            _ => arg,
+        })
+        .mut_subcommands(with_values)
+}
+
+impl Command {
+    /// What the definition cannot say, since it takes a switch that is off for one that was given.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Run(run) if run.detach && !run.attach.is_empty() => {
+                Err("--detach and --attach cannot be given together".into())
+            }
+            Self::Run(run) => check_places(&run.volumes).map_err(|error| error.to_string()),
+            Self::Exec(exec) if exec.words.len() < 2 => Err(
+                "exec needs a container and a command: coracle exec [OPTIONS] CONTAINER COMMAND [ARG]..."
+                    .into(),
+            ),
+            Self::Ps(ps) if ps.quiet && ps.format.is_some() => {
+                Err("--quiet and --format cannot be given together".into())
+            }
+            Self::Stop(args) => check_selection("stop", &args.containers, args.all),
+            Self::Kill(args) => check_selection("kill", &args.containers, args.all),
+            Self::Rm(args) => check_selection("rm", &args.containers, args.all),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_selection(command: &str, names: &[String], all: bool) -> Result<(), String> {
+    match (names, all) {
+        ([], false) => Err(format!(
+            "{command} needs the name or id of a container, or --all"
+        )),
+        ([_, ..], true) => Err("--all and names of containers cannot be given together".into()),
+        _ => Ok(()),
+    }
+}
+
+fn explain(error: &Error, words: &[OsString]) -> Unread {
+    let command = command_of(words);
+    match error.kind() {
+        ErrorKind::DisplayVersion => Unread::Answer(help(&["--version"])),
+        ErrorKind::DisplayHelp => Unread::Answer(match command {
+            Some(command) => help(&[command, "--help"]),
+            None => help(&["--help"]),
+        }),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Unread::Answer(help(&[])),
+        _ => Unread::Wrong(Failure::runner(one_line(error, command, words))),
+    }
+}
+
+/// Clap's own answer to `args`, from the definition without values of switches, which would only lengthen it.
+fn help(args: &[&str]) -> Error {
+    Cli::command()
+        .try_get_matches_from(std::iter::once(&"coracle").chain(args))
+        .expect_err("help and versions are errors to clap")
+}
+
+/// The command that was typed, if it is one of ours.
+fn command_of(words: &[OsString]) -> Option<&str> {
+    let words = words.iter().skip(1).filter_map(|word| word.to_str());
+    let word = words
+        .skip_while(|word| *word == "help")
+        .find(|word| !word.starts_with('-'))?;
+    Cli::command()
+        .find_subcommand(word)
+        .is_some()
+        .then_some(word)
+}
+
+fn one_line(error: &Error, command: Option<&str>, words: &[OsString]) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    // `--signal <SIGNAL>` of an option, `[CONTAINER]...` of a positional.
+    let arg = context(ContextKind::InvalidArg)
+        .split([' ', '='])
+        .next()
+        .unwrap_or("");
+    let option = arg
+        .split('[')
+        .next()
+        .filter(|option| !option.is_empty())
+        .unwrap_or(arg);
+    let value = context(ContextKind::InvalidValue);
+    let who = match command {
+        Some(command) => format!("coracle {command}"),
+        None => "coracle".to_owned(),
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument if arg.starts_with('-') => unknown_flag(arg, command, words),
+        ErrorKind::UnknownArgument => format!("{who} has no use for {arg:?}"),
+        ErrorKind::InvalidSubcommand => unknown_command(context(ContextKind::InvalidSubcommand)),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{who}: {option} needs a value"),
+        ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(valid)) => format!(
+                "{who}: {value:?} cannot be the value of {option}; it may be {}",
+                valid.join(" or ")
+            ),
+            _ => format!("{who}: {value:?} cannot be the value of {option}"),
+        },
+        ErrorKind::ValueValidation => {
+            let reason = std::error::Error::source(error).map(ToString::to_string);
+            let reason = reason.unwrap_or_default();
+            format!("{who}: {value:?} cannot be the value of {option}: {reason}")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            let missing = match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::Strings(args)) => args.join(" and "),
+                _ => arg.to_owned(),
+            };
+            format!("{who} needs {missing}; `{who} --help` tells more")
+        }
+        // Clap's first line, which is a sentence of its own.
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("{who}: {}", line.strip_prefix("error: ").unwrap_or(line))
+        }
+    }
+}
+
+fn unknown_command(name: &str) -> String {
+    if elsewhere::has_command(name) {
+        return format!("coracle does not have `{name}` yet; `coracle --help` lists what it has");
+    }
+    let cli = Cli::command();
+    match nearest(name, cli.get_subcommands().map(Definition::get_name)) {
+        Some(near) => format!("coracle has no command `{name}`; did you mean `{near}`?"),
+        None => format!("coracle has no command `{name}`; `coracle --help` lists all"),
+    }
+}
+
+fn unknown_flag(flag: &str, command: Option<&str>, words: &[OsString]) -> String {
+    let who = command.map_or("coracle".to_owned(), |command| format!("coracle {command}"));
+    let cli = Cli::command();
+    let definition = command
+        .and_then(|name| cli.find_subcommand(name))
+        .unwrap_or(&cli);
+    let longs = || definition.get_arguments().filter_map(|arg| arg.get_long());
+    // `-name` is read as a row of short flags, the first of which is wrong or not.
+    let single_dash = words
+        .iter()
+        .filter_map(|word| word.to_str())
+        .find_map(|word| {
+            let name = word
+                .strip_prefix('-')
+                .filter(|name| !name.starts_with('-'))?;
+            let name = name.split('=').next()?;
+            (flag.len() == 2 && name.len() > 2 && word.contains(&flag[1..])).then_some(name)
+        });
+    if let Some(name) = single_dash.and_then(|name| longs().find(|long| *long == name)) {
+        return format!("{who} has no option {flag}; did you mean --{name}?");
+    }
+    if elsewhere::has_flag(command, flag) {
+        return format!("{who} does not have {flag} yet; `{who} --help` lists what it has");
+    }
+    match nearest(flag.trim_start_matches('-'), longs()) {
+        Some(near) if flag.starts_with("--") => {
+            format!("{who} has no option {flag}; did you mean --{near}?")
+        }
+        _ => format!("{who} has no option {flag}; `{who} --help` lists all"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+    use crate::cli::{AttachStream, RunArgs};
+    use crate::signal::Signal;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        match read(&words) {
+            Ok(cli) => Ok(cli.command),
+            Err(Unread::Wrong(failure)) => Err(failure.message),
+            Err(Unread::Answer(answer)) => Err(format!("{:?}", answer.kind())),
+        }
+    }
+
+    fn run(line: &str) -> Box<RunArgs> {
+        match parse(&format!("coracle run {line}")) {
+            Ok(Command::Run(run)) => run,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// One line that names the thing, and no neighbour that it is not.
+    #[track_caller]
+    fn refused(line: &str, named: &str) -> String {
+        let message = parse(line).expect_err(line);
+        assert!(
+            message.contains(named) && !message.contains('\n'),
+            "{message}"
+        );
+        assert!(
+            !message.contains("error:") && !message.contains("tip:"),
+            "{message}"
+        );
+        message
+    }
+
+    #[test]
+    fn the_parsed_command_line_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn a_short_h_is_the_host_name_in_run_and_help_elsewhere() {
+        assert_eq!(run("-h web x").hostname.as_deref(), Some("web"));
+        assert_eq!(run("-hweb x").hostname.as_deref(), Some("web"));
+        assert_eq!(run("-ith web x").hostname.as_deref(), Some("web"));
+        assert_eq!(run("--hostname=web x").hostname.as_deref(), Some("web"));
+        refused("coracle run -h", "--hostname needs a value");
+        for command in [
+            "run --help",
+            "exec -h",
+            "ps -h",
+            "logs -h",
+            "unshare -h",
+            "-h",
+            "help run",
+        ] {
+            assert_eq!(
+                parse(&format!("coracle {command}")).expect_err("help"),
+                "DisplayHelp"
+            );
+        }
+    }
+
+    /// From the definition, so that a new switch is covered.
+    #[test]
+    fn every_switch_has_values_and_eats_no_word() {
+        let cli = Cli::command();
+        let mut seen = 0;
+        for command in cli.get_subcommands() {
+            let words = match command.get_name() {
+                "exec" => " web x",
+                "ps" => "",
+                _ => " web",
+            };
+            for arg in command.get_arguments() {
+                let (Some(long), ArgAction::SetTrue) = (arg.get_long(), arg.get_action()) else {
+                    continue;
+                };
+                seen += 1;
+                let words = if long == "all" && words == " web" {
+                    ""
+                } else {
+                    words
+                };
+                let line = |flag: &str| format!("coracle {} {flag}{words}", command.get_name());
+                let value = |flag: &str| {
+                    let words: Vec<OsString> = line(flag).split(' ').map(OsString::from).collect();
+                    let matches = definition().try_get_matches_from(words).expect(flag);
+                    let (_, matches) = matches.subcommand().expect("typed");
+                    matches.get_one::<bool>(arg.get_id().as_str()).copied()
+                };
+                assert_eq!(value(&format!("--{long}")), Some(true));
+                assert_eq!(value(&format!("--{long}=true")), Some(true));
+                assert_eq!(value(&format!("--{long}=false")), Some(false));
+                assert_eq!(value(&format!("--{long} --{long}=0")), Some(false));
+                if let Some(short) = arg.get_short() {
+                    assert_eq!(value(&format!("-{short}")), Some(true));
+                    assert_eq!(value(&format!("-{short}=false")), Some(false));
+                }
+                refused(&line(&format!("--{long}=no")), &format!("--{long}"));
+            }
+        }
+        assert!(seen > 8, "{seen}");
+        let run = run("-itd=false --rm true false");
+        assert!(run.process.interactive && run.process.tty && !run.detach && run.rm);
+        assert_eq!(run.words, ["true", "false"]);
+        let proxy = |flag: &str| self::run(&format!("{flag} x")).http_proxy;
+        assert!(proxy("--rm") && proxy("--http-proxy") && !proxy("--http-proxy=false"));
+    }
+
+    #[test]
+    fn what_podman_takes_is_taken() {
+        assert_eq!(run("--net none x").network, run("--network=none x").network);
+        assert_eq!(
+            run("--cap-add CHOWN,net_raw --cap-add KILL x")
+                .cap_add
+                .len(),
+            3
+        );
+        assert_eq!(run("--cap-drop=ALL,KILL x").cap_drop.len(), 2);
+        assert_eq!(run("-e A=1 -e B=2,3 x").process.env.len(), 2);
+        assert_eq!(run("--name a --name b x").name.as_deref(), Some("b"));
+        let attach = run("-a STDIN -a stdout --attach=Stderr x").attach;
+        use AttachStream::{Stderr, Stdin, Stdout};
+        assert_eq!(attach, [Stdin, Stdout, Stderr]);
+        refused("coracle run -a tty x", "stdin, stdout and stderr");
+        refused("coracle run -d -a stdin x", "--attach");
+        let Ok(Command::Logs(logs)) = parse("coracle logs -t --tail -1 web") else {
+            panic!("logs was typed")
+        };
+        assert!(logs.timestamps && logs.tail.0.is_none());
+        let Ok(Command::Kill(kill)) = parse("coracle kill -s RTMIN+3 web") else {
+            panic!("kill was typed")
+        };
+        assert_eq!(Some(kill.signal), Signal::from_raw(37));
+    }
+
+    #[test]
+    fn all_stands_for_names() {
+        for command in ["stop", "kill", "rm"] {
+            parse(&format!("coracle {command} --all")).expect("all");
+            parse(&format!("coracle {command} -a")).expect("all");
+            parse(&format!("coracle {command} --all=false web")).expect("one");
+            refused(&format!("coracle {command} -a web"), "--all");
+            refused(&format!("coracle {command}"), "--all");
+            refused(&format!("coracle {command} --all=false"), "--all");
+        }
+    }
+
+    #[test]
+    fn what_others_have_is_told_from_a_slip() {
+        for name in ["top", "rmi", "push", "login", "compose", "inspect", "port"] {
+            let said = refused(
+                &format!("coracle {name} web"),
+                &format!("does not have `{name}` yet"),
+            );
+            assert!(!said.contains("did you mean"), "{said}");
+        }
+        for (line, named) in [
+            (
+                "run --memory 1g x",
+                "coracle run does not have --memory yet",
+            ),
+            (
+                "run --memory=1g x",
+                "coracle run does not have --memory yet",
+            ),
+            ("run -m1g x", "coracle run does not have -m yet"),
+            ("run -itm 1g x", "coracle run does not have -m yet"),
+            (
+                "run --privileged x",
+                "coracle run does not have --privileged yet",
+            ),
+            (
+                "exec --detach web x",
+                "coracle exec does not have --detach yet",
+            ),
+            ("ps --filter x", "coracle ps does not have --filter yet"),
+            (
+                "--log-level debug ps",
+                "coracle does not have --log-level yet",
+            ),
+        ] {
+            let said = refused(&format!("coracle {line}"), named);
+            assert!(!said.contains("did you mean"), "{said}");
+        }
+        for (line, named) in [
+            ("rnu x", "did you mean `run`"),
+            ("run --detech x", "did you mean --detach"),
+            ("run --hostnme web x", "did you mean --hostname"),
+            ("run -name web x", "did you mean --name"),
+            ("logs --follwo web", "did you mean --follow"),
+        ] {
+            refused(&format!("coracle {line}"), named);
+        }
+        for (line, named) in [
+            (
+                "run --no-such-flag x",
+                "coracle run has no option --no-such-flag",
+            ),
+            ("frobnicate", "no command `frobnicate`"),
+            ("run -X x", "no option -X"),
+            ("ps web", "\"web\""),
+            ("logs a b", "\"b\""),
+            ("logs", "coracle logs needs"),
+            ("exec web", "exec needs a container and a command"),
+            ("run --name", "--name needs a value"),
+            ("kill -s NOPE web", "there is no signal \"NOPE\""),
+            ("ps --format yaml", "\"yaml\""),
+            ("ps -q --format json", "--format"),
+            ("run --network host x", "does not have the network \"host\""),
+        ] {
+            let said = refused(&format!("coracle {line}"), named);
+            assert!(!said.contains("did you mean"), "{said}");
+        }
+    }
+
+    /// Every option of every command: bytes that are no text are taken, or the option is named.
+    #[test]
+    fn bytes_that_are_no_text_are_taken_or_named() {
+        let garbage = |prefix: &str| {
+            let mut bytes = prefix.as_bytes().to_vec();
+            bytes.push(0xff);
+            OsString::from_vec(bytes)
+        };
+        let mut taken = Vec::new();
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments() {
+                let needs_value = arg
+                    .get_num_args()
+                    .is_none_or(|number| number.min_values() > 0);
+                let (Some(long), true) = (
+                    arg.get_long(),
+                    arg.get_action().takes_values() && needs_value,
+                ) else {
+                    continue;
+                };
+                for prefix in ["", "/a", "/a:/b", "A="] {
+                    let mut words: Vec<OsString> =
+                        ["coracle", command.get_name()].map(Into::into).into();
+                    words.extend([format!("--{long}").into(), garbage(prefix)]);
+                    if command.get_name() != "ps" {
+                        words.extend(["web", "x"].map(Into::into));
+                    }
+                    match read(&words) {
+                        Ok(_) => taken.push(long.to_owned()),
+                        Err(Unread::Wrong(failure)) => {
+                            assert!(failure.message.contains(&format!("--{long}")), "{failure}");
+                        }
+                        Err(answer) => panic!("{words:?}: {answer:?}"),
+                    }
+                }
+            }
+        }
+        taken.dedup();
+        assert_eq!(
+            taken,
+            ["env", "workdir", "volume", "rootfs", "env", "workdir"]
+        );
+        for command in ["stop", "kill", "rm", "logs", "run", "exec", "unshare", "ps"] {
+            let words = ["coracle".into(), command.into(), garbage("web")];
+            match read(&words) {
+                Ok(cli) => assert!(matches!(cli.command, Command::Run(_) | Command::Unshare(_))),
+                Err(Unread::Wrong(failure)) => {
+                    assert!(!failure.message.contains('\n'), "{failure}")
+                }
+                Err(answer) => panic!("{answer:?}"),
+            }
+        }
+    }
+}

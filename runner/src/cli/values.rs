@@ -1,0 +1,123 @@
+//! Values of single options, from bytes or from text. A value that is wrong is named together with its option.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use super::AttachStream;
+use crate::spec::Network;
+
+/// What clap shows of an error.
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// For options that may hold any bytes, as file names do.
+pub fn bytes<T, E>(parse: fn(&OsStr) -> Result<T, E>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+    E: Into<Reason> + 'static,
+{
+    OsStringValueParser::new()
+        .try_map(move |value: OsString| -> Result<T, Reason> { parse(&value).map_err(Into::into) })
+}
+
+/// For options that hold text. Clap's own parsers do not say which argument it is that is none.
+pub fn text<T, E>(parse: fn(&str) -> Result<T, E>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+    E: Into<Reason> + 'static,
+{
+    OsStringValueParser::new().try_map(move |value: OsString| -> Result<T, Reason> {
+        let text = value.to_str().ok_or("it is not valid UTF-8")?;
+        parse(text).map_err(Into::into)
+    })
+}
+
+/// As Podman reads the value of a switch, `--rm=false`.
+pub fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        _ => Err("there are true and false".into()),
+    }
+}
+
+/// Told apart from a misspelling: these exist elsewhere and people will try them.
+pub fn parse_network(text: &str) -> Result<Network, String> {
+    match text {
+        "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" | "bridge" | "slirp4netns" | "pasta" => Err(format!(
+            "coracle does not have the network {text:?}; there are default and none"
+        )),
+        _ => Err("there are default and none".into()),
+    }
+}
+
+pub fn parse_attach(text: &str) -> Result<AttachStream, String> {
+    match &*text.to_ascii_lowercase() {
+        "stdin" => Ok(AttachStream::Stdin),
+        "stdout" => Ok(AttachStream::Stdout),
+        "stderr" => Ok(AttachStream::Stderr),
+        _ => Err("there are stdin, stdout and stderr".into()),
+    }
+}
+
+/// How many lines from the end; `None` for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailLines(pub Option<usize>);
+
+impl fmt::Display for TailLines {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(lines) => write!(f, "{lines}"),
+            None => f.write_str("all"),
+        }
+    }
+}
+
+/// `all` and a negative number are the same, as with Docker and Podman.
+pub fn parse_tail(text: &str) -> Result<TailLines, String> {
+    if text == "all" {
+        return Ok(TailLines(None));
+    }
+    let lines: i64 = text.parse().map_err(|_| "expected a number, or all")?;
+    Ok(TailLines(usize::try_from(lines).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_have_the_values_that_podman_takes() {
+        for text in ["1", "t", "true", "TRUE"] {
+            assert_eq!(parse_bool(text), Ok(true));
+        }
+        for text in ["0", "F", "false", "False"] {
+            assert_eq!(parse_bool(text), Ok(false));
+        }
+        for text in ["", "no", "2", "tRUE"] {
+            parse_bool(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn networks_that_others_have_are_named_in_the_refusal() {
+        assert!(
+            parse_network("host")
+                .expect_err("not built")
+                .contains("host")
+        );
+        assert_eq!(parse_network("none"), Ok(Network::None));
+    }
+
+    #[test]
+    fn tails() {
+        assert_eq!(parse_tail("3"), Ok(TailLines(Some(3))));
+        assert_eq!(parse_tail("0"), Ok(TailLines(Some(0))));
+        assert_eq!(parse_tail("all"), Ok(TailLines(None)));
+        assert_eq!(parse_tail("-1"), Ok(TailLines(None)));
+        parse_tail("x").expect_err("no number");
+    }
+}

@@ -1,0 +1,440 @@
+//! `-v SRC:DST[:OPTIONS]`, as Podman and Docker have it.
+//!
+//! Owns the grammar and what may not be asked for; `rootfs` carries the options out. A source is a path when it begins with `/` or
+//! `.`. Any other is the name of a volume elsewhere, and taking it for a directory would show a program the wrong files.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::rootfs::{Bind, BindOptions, Propagation};
+
+/// One `-v`. The source is as typed; the target has no `.` and no `..` left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeArg {
+    pub bind: Bind,
+    /// `z` or `Z`: labels for SELinux.
+    pub relabel: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("expected SRC:DST or SRC:DST:OPTIONS")]
+    Form,
+    #[error(
+        "an anonymous volume, which a path alone asks for, is something that coracle does not have yet; SRC:{0} binds a \
+         file or directory"
+    )]
+    Anonymous(String),
+    #[error(
+        "{0:?} names a volume, and coracle does not have named volumes yet; for a directory write ./{0}"
+    )]
+    Named(String),
+    #[error("{0:?} is not an absolute path")]
+    NotAbsolute(String),
+    #[error("the container's own {0} cannot be mounted over")]
+    Forbidden(&'static str),
+    #[error("coracle does not have the option {0:?} yet")]
+    OptionElsewhere(String),
+    #[error(
+        "unknown option {0:?}; there are ro, rw, [no]exec, [no]suid, [no]dev, bind, rbind, [r]private, [r]slave, \
+         [r]shared, U, z and Z"
+    )]
+    UnknownOption(String),
+    #[error("{0} and {1} cannot be given together")]
+    Contradiction(String, String),
+    #[error("cannot bind {}: {source}", source_path.display())]
+    Source {
+        source_path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("two volumes cannot have the same place: {0} and {1} are both for {2}")]
+    SamePlace(String, String, String),
+    #[error(
+        "{0} cannot be labelled for SELinux, which is on here: coracle does not set labels yet; \
+         `chcon -R -t container_file_t` does"
+    )]
+    Label(String),
+    #[error("the files of {0} are the system's and will not be given to a container's user")]
+    SystemFiles(String),
+}
+
+impl VolumeArg {
+    /// For clap. Paths may hold any bytes but `:`.
+    pub fn parse(text: &OsStr) -> Result<Self, VolumeError> {
+        let mut fields = text
+            .as_bytes()
+            .split(|byte| *byte == b':')
+            .map(OsStr::from_bytes);
+        let source = fields.next().unwrap_or_default();
+        let Some(target) = fields.next() else {
+            return Err(match source.as_bytes() {
+                [b'/', ..] => VolumeError::Anonymous(lossy(source)),
+                _ => VolumeError::Form,
+            });
+        };
+        let options = fields.next();
+        if source.is_empty() || target.is_empty() || fields.next().is_some() {
+            return Err(VolumeError::Form);
+        }
+        if !matches!(source.as_bytes(), [b'/' | b'.', ..]) {
+            return Err(VolumeError::Named(lossy(source)));
+        }
+        let mut volume = Self {
+            bind: Bind {
+                source: source.into(),
+                target: checked_target(target)?,
+                read_only: false,
+                options: BindOptions::default(),
+            },
+            relabel: false,
+        };
+        if let Some(options) = options {
+            volume.set_options(options)?;
+        }
+        Ok(volume)
+    }
+
+    fn set_options(&mut self, options: &OsStr) -> Result<(), VolumeError> {
+        let mut set: Vec<(Kind, String)> = Vec::new();
+        for option in options.as_bytes().split(|byte| *byte == b',') {
+            let option = lossy(OsStr::from_bytes(option));
+            let kind = self.set_option(&option)?;
+            if let Some((_, other)) = set.iter().find(|(known, _)| *known == kind) {
+                return Err(VolumeError::Contradiction(other.clone(), option));
+            }
+            set.push((kind, option));
+        }
+        Ok(())
+    }
+
+    fn set_option(&mut self, option: &str) -> Result<Kind, VolumeError> {
+        use Propagation::{Private, Shared, Slave};
+        let options = &mut self.bind.options;
+        let kind = match option {
+            "ro" | "rw" => {
+                self.bind.read_only = option == "ro";
+                Kind::Writing
+            }
+            "exec" | "noexec" => {
+                options.exec = Some(option == "exec");
+                Kind::Exec
+            }
+            "suid" | "nosuid" => {
+                options.suid = Some(option == "suid");
+                Kind::Suid
+            }
+            "dev" | "nodev" => {
+                options.dev = Some(option == "dev");
+                Kind::Dev
+            }
+            "bind" | "rbind" => {
+                options.top_only = option == "bind";
+                Kind::Depth
+            }
+            "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
+                options.propagation = match option.strip_prefix('r').unwrap_or(option) {
+                    "slave" => Slave,
+                    "shared" => Shared,
+                    _ => Private,
+                };
+                options.propagates_below = option.starts_with('r');
+                Kind::Propagation
+            }
+            "U" => {
+                options.give_to_user = true;
+                Kind::Owner
+            }
+            "z" | "Z" => {
+                self.relabel = true;
+                Kind::Label
+            }
+            _ => return Err(not_an_option(option)),
+        };
+        Ok(kind)
+    }
+
+    /// Refuses what this machine would not carry out. `source` is the real path.
+    pub fn check(&self, source: &Path) -> Result<(), VolumeError> {
+        let name = || source.display().to_string();
+        if self.relabel && Path::new(SELINUX).exists() {
+            return Err(VolumeError::Label(name()));
+        }
+        if self.bind.options.give_to_user && SYSTEM_DIRS.iter().any(|dir| Path::new(dir) == source)
+        {
+            return Err(VolumeError::SystemFiles(name()));
+        }
+        Ok(())
+    }
+}
+
+/// There when SELinux is on.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
+/// Whose files nobody means to give away, as Podman has it.
+const SYSTEM_DIRS: [&str; 17] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/opt", "/proc",
+    "/root", "/run", "/sbin", "/sys", "/usr", "/var",
+];
+
+/// What an option is about. Each can be said once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Writing,
+    Exec,
+    Suid,
+    Dev,
+    Depth,
+    Propagation,
+    Owner,
+    Label,
+}
+
+fn not_an_option(option: &str) -> VolumeError {
+    let name = option.split('=').next().unwrap_or_default();
+    match name {
+        "O" | "upperdir" | "workdir" | "idmap" | "copy" | "nocopy" | "cached" | "delegated"
+        | "consistent" | "unbindable" | "runbindable" => {
+            VolumeError::OptionElsewhere(name.to_owned())
+        }
+        _ => VolumeError::UnknownOption(option.to_owned()),
+    }
+}
+
+/// Early and plain; where links lead is checked when the mount is attached.
+fn checked_target(target: &OsStr) -> Result<PathBuf, VolumeError> {
+    if !Path::new(target).is_absolute() {
+        return Err(VolumeError::NotAbsolute(lossy(target)));
+    }
+    let target = normalised(Path::new(target));
+    for forbidden in ["/proc", "/sys"] {
+        if target.starts_with(forbidden) {
+            return Err(VolumeError::Forbidden(forbidden));
+        }
+    }
+    if target == Path::new("/") {
+        return Err(VolumeError::Forbidden("/"));
+    }
+    Ok(target)
+}
+
+/// `/a` for `/a/`, `/a/.` and `/b/../a`, whatever links there are.
+fn normalised(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            // `..` of the root is the root.
+            Component::ParentDir => drop(plain.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    plain
+}
+
+/// The mounts that the volumes ask for, from real paths, those of a place before those below it.
+pub fn binds(volumes: &[VolumeArg]) -> Result<Vec<Bind>, VolumeError> {
+    let mut binds = Vec::new();
+    for volume in volumes {
+        let bind = volume.bind.clone();
+        let source = std::fs::canonicalize(&bind.source).map_err(|error| VolumeError::Source {
+            source_path: bind.source.clone(),
+            source: error,
+        })?;
+        volume.check(&source)?;
+        binds.push(Bind { source, ..bind });
+    }
+    // Whatever their order on the command line: else `-v X:/a/b -v Y:/a` would hide the first.
+    binds.sort_by_key(|bind| bind.target.components().count());
+    Ok(binds)
+}
+
+/// Refuses two volumes for one place, of which only one could be seen.
+pub fn check_places(volumes: &[VolumeArg]) -> Result<(), VolumeError> {
+    for (index, one) in volumes.iter().enumerate() {
+        if let Some(other) = volumes[..index]
+            .iter()
+            .find(|other| other.bind.target == one.bind.target)
+        {
+            let name = |volume: &VolumeArg| volume.bind.source.display().to_string();
+            let place = one.bind.target.display().to_string();
+            return Err(VolumeError::SamePlace(name(other), name(one), place));
+        }
+    }
+    Ok(())
+}
+
+fn lossy(text: &OsStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<VolumeArg, VolumeError> {
+        VolumeArg::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn volumes() {
+        let bind = |source: &str, target: &str, read_only| {
+            let options = BindOptions::default();
+            let (source, target) = (source.into(), target.into());
+            let bind = Bind {
+                source,
+                target,
+                read_only,
+                options,
+            };
+            VolumeArg {
+                bind,
+                relabel: false,
+            }
+        };
+        for (text, expected) in [
+            ("/a:/b", bind("/a", "/b", false)),
+            ("./a:/b/c:ro", bind("./a", "/b/c", true)),
+            ("../a:/b:rw", bind("../a", "/b", false)),
+            (".:/b/", bind(".", "/b", false)),
+            ("..:/b", bind("..", "/b", false)),
+        ] {
+            assert_eq!(parse(text).expect(text), expected);
+        }
+        for (text, error) in [
+            ("a", VolumeError::Form),
+            (":/b", VolumeError::Form),
+            ("/a:", VolumeError::Form),
+            ("/a:/b:ro:x", VolumeError::Form),
+            ("/a", VolumeError::Anonymous("/a".into())),
+            ("vol:/v", VolumeError::Named("vol".into())),
+            ("a/b:/v", VolumeError::Named("a/b".into())),
+            ("~/a:/v:ro", VolumeError::Named("~/a".into())),
+            ("/a:b", VolumeError::NotAbsolute("b".into())),
+            ("/a:./b", VolumeError::NotAbsolute("./b".into())),
+            ("/a:/proc/sys", VolumeError::Forbidden("/proc")),
+            ("/a:/sys", VolumeError::Forbidden("/sys")),
+            ("/a:/b/../proc", VolumeError::Forbidden("/proc")),
+            ("/a:/", VolumeError::Forbidden("/")),
+            ("/a:///", VolumeError::Forbidden("/")),
+            ("/a:/b/..", VolumeError::Forbidden("/")),
+        ] {
+            let found = parse(text).expect_err(text);
+            assert_eq!(format!("{found:?}"), format!("{error:?}"), "{text}");
+        }
+        let message = parse("vol:/v").expect_err("named").to_string();
+        assert!(message.contains("./vol"), "{message}");
+    }
+
+    #[test]
+    fn options() {
+        let options = |text: &str| parse(&format!("/a:/b:{text}")).expect(text);
+        assert!(options("ro,z").bind.read_only && options("ro,z").relabel && options("Z").relabel);
+        assert!(options("U").bind.options.give_to_user);
+        assert!(options("bind").bind.options.top_only && !options("rbind").bind.options.top_only);
+        let all = options("noexec,nosuid,nodev").bind.options;
+        assert_eq!(
+            (all.exec, all.suid, all.dev),
+            (Some(false), Some(false), Some(false))
+        );
+        let all = options("exec,suid,dev,rslave").bind.options;
+        assert_eq!(
+            (all.exec, all.suid, all.dev),
+            (Some(true), Some(true), Some(true))
+        );
+        assert_eq!(
+            (all.propagation, all.propagates_below),
+            (Propagation::Slave, true)
+        );
+        let shared = options("shared").bind.options;
+        assert_eq!(
+            (shared.propagation, shared.propagates_below),
+            (Propagation::Shared, false)
+        );
+
+        for both in [
+            "ro,rw",
+            "rw,ro",
+            "ro,ro",
+            "exec,noexec",
+            "z,Z",
+            "slave,rslave",
+            "bind,rbind",
+            "suid,nosuid",
+        ] {
+            let error = parse(&format!("/a:/b:{both}")).expect_err(both);
+            assert!(
+                matches!(error, VolumeError::Contradiction(..)),
+                "{both}: {error}"
+            );
+        }
+        for elsewhere in ["O", "idmap", "idmap=uids=0-1-2", "upperdir=/x", "nocopy"] {
+            let error = parse(&format!("/a:/b:{elsewhere}")).expect_err(elsewhere);
+            assert!(
+                matches!(error, VolumeError::OptionElsewhere(_)),
+                "{elsewhere}: {error}"
+            );
+        }
+        for unknown in ["", "x", "ro,", ",ro", "RO", "u"] {
+            let error = parse(&format!("/a:/b:{unknown}")).expect_err(unknown);
+            assert!(
+                matches!(error, VolumeError::UnknownOption(_)),
+                "{unknown}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_volumes_have_two_places() {
+        let check = |targets: [&str; 2]| {
+            check_places(&targets.map(|target| parse(&format!("/x:{target}")).expect(target)))
+        };
+        check(["/a", "/a/b"]).expect("two places");
+        for same in ["/a", "/a/", "/a/.", "//a", "/b/../a", "/../a", "/./a"] {
+            let error = check(["/a", same]).expect_err(same).to_string();
+            assert!(error.ends_with("are both for /a"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_place_comes_before_what_is_below_it() {
+        let volumes = ["/:/a/b/c", "/:/d", "/:/a"].map(|text| parse(text).expect(text));
+        let targets: Vec<_> = binds(&volumes)
+            .expect("binds")
+            .into_iter()
+            .map(|b| b.target)
+            .collect();
+        assert_eq!(targets, ["/d", "/a", "/a/b/c"].map(PathBuf::from));
+        let missing = parse("/no/such/file:/x").expect("a volume");
+        let error = binds(&[missing]).expect_err("no source").to_string();
+        assert!(error.contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn system_files_are_not_given_away() {
+        let volume = parse("/etc:/x:U").expect("a volume");
+        volume.check(Path::new("/etc")).expect_err("the system's");
+        volume
+            .check(Path::new("/srv/site"))
+            .expect("the user's own");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "\\PC*") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn paths_survive(source in "[./][^:\0]{1,20}", target in "(/[a-z]{1,5}){1,4}", read_only: bool) {
+            let text = format!("{source}:{target}{}", if read_only { ":ro" } else { "" });
+            if let Ok(VolumeArg { bind, .. }) = parse(&text) {
+                prop_assert_eq!(bind.source.to_str(), Some(&*source));
+                prop_assert_eq!(bind.target.to_str(), Some(&*target));
+                prop_assert_eq!(bind.read_only, read_only);
+            }
+        }
+    }
+}
