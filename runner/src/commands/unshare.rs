@@ -1,13 +1,15 @@
 //! `coracle unshare`: a command in a user namespace like a container's, and in nothing else of one.
 //!
 //! The way to look after files that belong to sub-IDs: inside, the caller is root and owns them. The command keeps the caller's
-//! terminal, working directory, environment and groups; mounts that it makes are its own.
+//! terminal, working directory, environment and groups; mounts that it makes are its own. Tools that make user namespaces themselves
+//! are told that they are in one.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 use rustix::event::PollFlags;
 use rustix::mount::{MountPropagationFlags, mount_change};
 
@@ -20,10 +22,12 @@ use crate::namespaces::{self, Fork, become_root, fork_with_fallback};
 use crate::printable::complain;
 use crate::process::execute_program;
 use crate::ready;
+use crate::spec::{Variable, environment};
 use crate::sys::{self, Child, NewNamespaces};
 
 pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, Failure> {
     let signals = Signals::block()?;
+    let caller = (geteuid(), getegid());
     // The command is the caller's own: the host's root keeps its IDs, and finds all files there.
     let (mut maps, single) = IdMaps::discover(true)?;
     let (fork, fallback) = fork_with_fallback(&mut maps, NewNamespaces::NONE, None)?;
@@ -35,14 +39,18 @@ pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, F
             accompany(&held.release()?, &signals)
         }
         Fork::Child => {
-            let Err(failure) = become_command(args.command, inherited);
+            let Err(failure) = become_command(args.command, caller, inherited);
             complain(&failure);
             std::process::exit(failure.kind.exit_code().into())
         }
     }
 }
 
-fn become_command(command: Vec<OsString>, inherited: &Inherited) -> Result<Infallible, Failure> {
+fn become_command(
+    command: Vec<OsString>,
+    caller: (Uid, Gid),
+    inherited: &Inherited,
+) -> Result<Infallible, Failure> {
     become_root()?;
     // The kernel forgets it when IDs change.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
@@ -56,16 +64,25 @@ fn become_command(command: Vec<OsString>, inherited: &Inherited) -> Result<Infal
     if args.is_empty() {
         args.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     }
-    let variable = |(mut name, value): (OsString, OsString)| {
-        name.push("=");
-        name.push(value);
-        name
-    };
+    let env = environment(std::env::vars_os().chain(for_container_tools(caller)), &[]);
     inherited.restore();
-    Err(execute_program(
-        args,
-        std::env::vars_os().map(variable).collect(),
-    ))
+    Err(execute_program(args, env))
+}
+
+/// What tells Podman, Buildah and Skopeo that they are in a user namespace already, and whose: without they make another,
+/// in which the caller's sub-IDs are not to be had. Where they are told so now, by an outer one, it stays as it is.
+fn for_container_tools((uid, gid): (Uid, Gid)) -> Vec<Variable> {
+    const CONFIGURED: &str = "_CONTAINERS_USERNS_CONFIGURED";
+    if std::env::var_os(CONFIGURED).is_some() {
+        return Vec::new();
+    }
+    [
+        (CONFIGURED, "done".to_owned()),
+        ("_CONTAINERS_ROOTLESS_UID", uid.to_string()),
+        ("_CONTAINERS_ROOTLESS_GID", gid.to_string()),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into()
 }
 
 /// Passes signals on until the command has ended.
