@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_others_have_is_told_from_a_slip() {
-        for name in ["top", "rmi", "push", "login", "compose", "inspect", "port"] {
+        for name in ["top", "rmi", "push", "login", "compose", "inspect", "pause"] {
             let said = refused(
                 &format!("coracle {name} web"),
                 &format!("does not have `{name}` yet"),

@@ -155,8 +155,7 @@ fn volumes_are_shared_and_may_be_read_only(world: &World) {
         let volume = format!("{}:/mnt", shared.display());
         let refused = world.run(&["-v", &volume], &["touch", "/mnt/reply"]);
         assert_eq!(refused.code(), Some(1), "{refused:?}");
-        let root = Some(world.container_root());
-        std::os::unix::fs::chown(&shared, root, root).expect("a change of owner");
+        world.give_to_container(&shared);
     }
     let volume = |options: &str| format!("{}:/mnt/deep{options}", shared.display());
     assert_eq!(

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod boundaries;
 mod damage;
 mod ending;
 mod hostile;
@@ -11,6 +12,7 @@ mod isolation;
 mod lifecycle;
 mod network;
 mod streams;
+mod words;
 
 use std::process::ExitCode;
 
@@ -19,10 +21,12 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         ending::CASES,
         damage::CASES,
+        boundaries::CASES,
         streams::CASES,
         isolation::CASES,
         hostile::CASES,
         network::CASES,
+        words::CASES,
     ];
     harness::run(&subjects.concat())
 }

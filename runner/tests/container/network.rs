@@ -9,12 +9,14 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{World, cases, collect, eventually, parent_of, skip, unique};
+use crate::harness::{World, cases, collect, eventually, finish, parent_of, skip, unique};
 
 cases![
     a_container_without_a_network_has_loopback,
     the_built_in_image_serves_its_page_and_ends_at_once,
     a_helper_that_dies_is_replaced,
+    ports_that_the_kernel_chose_are_shown,
+    more_ports_than_the_soft_limit_has_descriptors,
 ];
 
 fn a_container_without_a_network_has_loopback(world: &World) {
@@ -130,5 +132,112 @@ fn need_tun() {
         .open("/dev/net/tun");
     if let Err(error) = opened {
         skip(format!("/dev/net/tun cannot be opened: {error}"));
+    }
+}
+
+fn ports_that_the_kernel_chose_are_shown(world: &World) {
+    let name = unique("ports");
+    let publish = [
+        "-p",
+        "80",
+        "-p",
+        "127.0.0.1::81",
+        "-p",
+        "90-92",
+        "-p",
+        "53/udp",
+    ];
+    let args = ["run", "-d", "--name", &name];
+    let command = ["--rootfs", "rootfs", "sleep", "1000"];
+    world
+        .try_coracle(&[&args[..], &publish, &command].concat())
+        .success();
+    let listed = world.inspect(&name).expect("listed")["ports"].clone();
+    let rules: Vec<&str> = listed
+        .as_array()
+        .expect("rules")
+        .iter()
+        .flat_map(|r| r.as_str())
+        .collect();
+    assert!(rules.iter().all(|rule| rule.contains(':')), "{rules:?}");
+    let port = |wanted: &str| -> Vec<u16> {
+        let said = world.try_coracle(&["port", &name, wanted]);
+        let lines = said.success().lines();
+        lines
+            .map(|line| {
+                line.rsplit(':')
+                    .next()
+                    .expect("a port")
+                    .parse()
+                    .expect("a number")
+            })
+            .collect()
+    };
+    let [first, second, third] = ["90", "91/tcp", "92"].map(|wanted| port(wanted)[0]);
+    assert_eq!((second, third), (first + 1, first + 2));
+    assert_eq!(port("80").len(), 2, "both families");
+    assert_ne!(port("53/udp"), [0]);
+    assert_eq!(world.try_coracle(&["port", &name, "53"]).code(), Some(125));
+    assert_eq!(
+        world
+            .try_coracle(&["port", &name])
+            .success()
+            .lines()
+            .count(),
+        11
+    );
+
+    // A clash names the owner.
+    let taken = format!("127.0.0.1:{}:80", port("81")[0]);
+    let refused = world.run_with_network(&["-p", &taken], &["true"]);
+    assert_eq!(refused.code(), Some(126));
+    assert!(refused.stderr.contains(&name), "{refused:?}");
+    let twice = format!("127.0.0.1:{}:82", port("81")[0]);
+    world.try_coracle(&["rm", "-f", &name]).success();
+    let refused = world.run_with_network(&["-p", &taken, "-p", &twice], &["true"]);
+    assert_eq!(refused.code(), Some(126));
+    assert!(refused.stderr.contains("this command"), "{refused:?}");
+}
+
+fn more_ports_than_the_soft_limit_has_descriptors(world: &World) {
+    let publish = "127.0.0.1::1000-1599";
+    let script = r#"ulimit -Sn 256; exec "$@""#;
+    let mut words = vec!["-c", script, "sh"];
+    let program = crate::harness::coracle()
+        .to_str()
+        .expect("plain")
+        .to_owned();
+    let run = [
+        "run",
+        "--rm",
+        "-p",
+        publish,
+        "--rootfs",
+        "rootfs",
+        "sh",
+        "-c",
+        "ulimit -Sn",
+    ];
+    words.push(&program);
+    words.extend(run);
+    let limited = finish(world.command(&["sh".as_ref()], &words));
+    assert_eq!(
+        limited.success(),
+        "256\n",
+        "the container has the caller's limit"
+    );
+}
+
+impl World {
+    #[track_caller]
+    fn run_with_network(&self, flags: &[&str], command: &[&str]) -> crate::harness::Outcome {
+        let words = [
+            &["run", "--rm"][..],
+            flags,
+            &["--rootfs", "rootfs"],
+            command,
+        ]
+        .concat();
+        self.try_coracle(&words)
     }
 }

@@ -15,6 +15,9 @@ cases![
     a_reader_that_leaves_ends_the_writer,
     a_terminal_is_one_in_every_respect,
     an_added_command_can_have_a_terminal,
+    a_terminal_that_only_shows_output_shows_it_unchanged,
+    input_that_ends_ends_a_shell_on_a_terminal,
+    a_follower_ends_with_the_container,
 ];
 
 fn input_goes_in_only_when_asked(world: &World) {
@@ -97,6 +100,59 @@ fn an_added_command_can_have_a_terminal(world: &World) {
     session.say("exit 6\n");
     assert_eq!(session.end(), Some(6));
     world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn a_terminal_that_only_shows_output_shows_it_unchanged(world: &World) {
+    // Without -i nothing is typed for the container: our terminal shows what the container's has made ready.
+    let pty = openpty(None, None).expect("a terminal");
+    let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+    let args = world.run_args(&["-t"], &["sh", "-c", "echo one; echo two"]);
+    let mut child = world
+        .coracle(args)
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .expect("coracle");
+    // An answer of the terminal's, which nobody is to see.
+    let mut master = File::from(pty.master);
+    std::thread::sleep(Duration::from_millis(20));
+    wait(&mut child);
+    drop(pty.slave);
+    let mut shown = Vec::new();
+    // Ends with EIO.
+    let _ = master.read_to_end(&mut shown);
+    assert_eq!(String::from_utf8_lossy(&shown), "one\r\ntwo\r\n");
+}
+
+fn input_that_ends_ends_a_shell_on_a_terminal(world: &World) {
+    let args = world.run_args(&["-it"], &["sh"]);
+    let ended = finish_with_input(world.coracle(args), b"echo aha; exit 3\n");
+    assert_eq!(ended.code(), Some(3), "{ended:?}");
+    let args = world.run_args(&["-it"], &["sh"]);
+    let ended = finish_with_input(world.coracle(args), b"echo aha\n");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("\naha\r\n"), "{ended:?}");
+}
+
+fn a_follower_ends_with_the_container(world: &World) {
+    let name = unique("follow");
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "--rootfs",
+        "rootfs",
+    ];
+    let script = ["sh", "-c", "echo line; sleep 0.3"];
+    world.try_coracle(&[&args[..], &script].concat()).success();
+    let followed = world.try_coracle(&["logs", "-f", &name]);
+    assert_eq!(followed.success(), "line\n");
+    assert_eq!(world.inspect(&name).expect("kept")["status"], "exited");
+    world.try_coracle(&["rm", &name]).success();
 }
 
 /// Somebody at a terminal with coracle in it.

@@ -167,6 +167,16 @@ impl World {
         self.caller.kind == Kind::Stranger
     }
 
+    /// Makes root of the world's containers the owner of a file or directory: the world's user, or,
+    /// where that is the host's root, another.
+    pub fn give_to_container(&self, path: &Path) {
+        self.give_away(path);
+        if self.is_root() {
+            let root = Some(self.container_root());
+            std::os::unix::fs::lchown(path, root, root).expect("a change of owner");
+        }
+    }
+
     /// The user ID that root of a container has here: not the caller's, if that is the host's root.
     pub fn container_root(&self) -> u32 {
         let maps = self.sh(&[], "cat /proc/self/uid_map");

@@ -1,0 +1,323 @@
+//! What a container must not reach: the host through root's IDs, the caller through control groups and processes, and what coracle
+//! mounts through what the image puts in its way.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{World, cases, eventually, finish, is_running, parent_of, skip, unique};
+
+cases![
+    root_of_a_container_is_never_root_of_the_host,
+    the_hosts_root_may_be_let_in_by_name,
+    a_container_has_control_groups_of_its_own,
+    monitor_and_helper_cannot_be_opened_from_inside,
+    masks_stay_what_they_are_whatever_the_image_holds,
+    the_hosts_tree_is_out_of_reach_of_an_added_command,
+    volumes_have_places_of_their_own,
+    a_file_capability_that_is_lacking_is_named,
+];
+
+fn detach(world: &World, name: &str, flags: &[&str], command: &[&str]) {
+    let fixed = ["run", "-d", "--name", name];
+    let words = fixed
+        .iter()
+        .chain(flags)
+        .chain(&["--rootfs", "rootfs"])
+        .chain(command);
+    finish(world.coracle(words)).success();
+}
+
+/// The user IDs that a process has for the kernel: real, effective, saved, of the file system.
+fn user_ids(pid: i32) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .expect("user IDs");
+    line.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+fn is_host_root(world: &World) -> bool {
+    world.is_root() && fs::metadata("/proc/sys/kernel").expect("/proc").uid() == 0
+}
+
+fn root_of_a_container_is_never_root_of_the_host(world: &World) {
+    if !is_host_root(world) {
+        return;
+    }
+    let name = unique("root");
+    detach(world, &name, &["--cap-add", "ALL"], &["sleep", "1000"]);
+    let init = world.init_of(&name);
+    let monitor = parent_of(init);
+    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"));
+    for pid in children.expect("a monitor").split_ascii_whitespace() {
+        let ids = user_ids(pid.parse().expect("a PID"));
+        assert!(ids.iter().all(|id| id != "0"), "{pid}: {ids:?}");
+    }
+    let inside = |script: &str| world.try_coracle(&["exec", &name, "sh", "-c", script]);
+    assert_eq!(inside("id -u").success(), "0\n");
+    // With every capability of its own namespace, and the read-only mounts undone where it may.
+    let script = "mount -o remount,rw /proc/sys; mount -t proc p /tmp; for f in /proc /tmp; do echo x >$f/sys/kernel/core_pattern; done";
+    inside(script);
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a pattern");
+    assert_ne!(pattern, "x\n");
+    world.try_coracle(&["rm", "-f", &name]).success();
+    // Its files are root's in the container, and in the directory when that is written in place.
+    let in_place = format!("{}:rw", world.rootfs().display());
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--rootfs",
+        &in_place,
+        "touch",
+        "/made",
+    ];
+    world.try_coracle(&args).success();
+    assert_eq!(
+        fs::metadata(world.rootfs().join("made"))
+            .expect("made")
+            .uid(),
+        0
+    );
+}
+
+fn the_hosts_root_may_be_let_in_by_name(world: &World) {
+    let map = |flags: &[&str]| world.sh(flags, "cat /proc/self/uid_map");
+    match is_host_root(world) {
+        true => {
+            let words = map(&["--userns", "host"]);
+            let own: Vec<&str> = words.split_ascii_whitespace().take(2).collect();
+            assert_eq!(own, ["0", "0"]);
+        }
+        false => assert_eq!(map(&["--userns", "host"]), map(&[])),
+    }
+    assert_eq!(
+        world.run(&["--userns", "keep-id"], &["true"]).code(),
+        Some(125)
+    );
+}
+
+/// Where this process's own group of the unified hierarchy is mounted.
+fn unified_group() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(Path::new(point).join(Path::new(own).strip_prefix(root).ok()?))
+}
+
+fn a_container_has_control_groups_of_its_own(world: &World) {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can delegate a control group");
+    }
+    let Some(own) = unified_group() else {
+        skip("there is no unified hierarchy of control groups here");
+    };
+    // As systemd delegates one to a user, and mounts without nsdelegate leave it.
+    let delegated = own.join(unique("coracle-test"));
+    fs::create_dir(&delegated).expect("a group");
+    for file in [
+        "",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+        "cgroup.kill",
+        "cgroup.freeze",
+    ] {
+        let path = if file.is_empty() {
+            delegated.clone()
+        } else {
+            delegated.join(file)
+        };
+        let uid = Some(world.uid());
+        std::os::unix::fs::chown(&path, uid, uid).expect("delegated");
+    }
+    let me = std::process::id().to_string();
+    fs::write(delegated.join("cgroup.procs"), &me).expect("in the group");
+    let name = unique("group");
+    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    let init = world.init_of(&name);
+    let group = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    assert_ne!(group(init), group(parent_of(init)));
+    let inside = world.try_coracle(&["exec", &name, "sh", "-c", "grep ^0: /proc/self/cgroup"]);
+    assert_eq!(inside.success(), "0::/\n");
+
+    // What the container may do to its group it does to itself.
+    let script = "unshare -UrmC sh -c 'mount -t cgroup2 none /tmp && echo 1 >/tmp/cgroup.kill'";
+    let nested = world.run(&["--cap-add", "SYS_ADMIN"], &["sh", "-c", script]);
+    let killed = nested.code() == Some(137);
+    let refused = nested.code() == Some(1) && !nested.stderr.is_empty();
+    assert!(killed || refused, "{nested:?}");
+    assert!(is_running(init), "the neighbour lives on, as we do");
+    world.try_coracle(&["rm", "-f", &name]).success();
+    let left: Vec<_> = fs::read_dir(&delegated)
+        .expect("the group")
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    // One whose monitor was killed leaves its group to the next command.
+    detach(
+        world,
+        &name,
+        &["--network", "none", "--init"],
+        &["sleep", "1000"],
+    );
+    let init = world.init_of(&name);
+    kill(Pid::from_raw(parent_of(init)), Signal::SIGKILL).expect("killed");
+    eventually("init is gone", || !is_running(init));
+    world.try_coracle(&["rm", &name]).success();
+    fs::write(own.join("cgroup.procs"), &me).expect("out of the group");
+    eventually("the group can be removed", || {
+        fs::remove_dir(&delegated).is_ok()
+    });
+}
+
+fn monitor_and_helper_cannot_be_opened_from_inside(world: &World) {
+    let name = unique("proc");
+    let flags = ["-v", "/proc:/hp", "--cap-add", "ALL"];
+    detach(world, &name, &flags, &["sleep", "1000"]);
+    let init = world.init_of(&name);
+    let monitor = parent_of(init);
+    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"));
+    let mut pids: Vec<String> = children
+        .expect("a monitor")
+        .split_ascii_whitespace()
+        .filter(|pid| *pid != init.to_string())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(pids.len(), 1, "the helper");
+    pids.push(monitor.to_string());
+    for pid in pids {
+        for file in [
+            "mem",
+            "environ",
+            "maps",
+            "fd/0",
+            "root/etc/passwd",
+            "cwd/etc/passwd",
+        ] {
+            let script = format!("head -c1 /hp/{pid}/{file}");
+            let said = world.try_coracle(&["exec", &name, "sh", "-c", &script]);
+            assert!(
+                said.stderr.contains("Permission denied"),
+                "{file}: {said:?}"
+            );
+        }
+    }
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+/// Every place that coracle mounts upon, in an image that leads it elsewhere.
+fn masks_stay_what_they_are_whatever_the_image_holds(world: &World) {
+    let masked = ["/proc/keys", "/proc/timer_list", "/proc/interrupts"];
+    let look = "stat -L -c '%F %t:%T' /dev/null /proc/keys /proc/timer_list /proc/interrupts; \
+                for f in /dev/null /proc/keys; do echo data >$f; cat $f; done";
+    let plain = world.sh(&[], look);
+    assert!(
+        plain
+            .lines()
+            .all(|line| line == "character special file 1:3"),
+        "{plain}"
+    );
+    let targets = [
+        "/dev/null",
+        "/dev/zero",
+        "/dev/shm/x",
+        "/proc/keys",
+        "/proc/sys/kernel/core_pattern",
+        "/sys/firmware",
+        "/",
+    ];
+    for file in ["hosts", "resolv.conf", "hostname"] {
+        for target in targets {
+            let place = world.rootfs().join("etc").join(file);
+            let _ = fs::remove_file(&place);
+            symlink(target, &place).expect("a link");
+            let said = world.run(&[], &["sh", "-c", look]);
+            assert_eq!(said.success(), plain, "{file} -> {target}");
+            assert!(
+                said.stderr.contains(file),
+                "it goes without, and says so: {said:?}"
+            );
+        }
+        fs::remove_file(world.rootfs().join("etc").join(file)).expect("removed");
+    }
+    for target in masked
+        .iter()
+        .chain(&["/dev/null", "/proc", "/sys/kernel", "/"])
+    {
+        let place = world.rootfs().join("u");
+        let _ = fs::remove_file(&place);
+        symlink(target, &place).expect("a link");
+        for source in ["/etc", "/etc/hostname"] {
+            let volume = format!("{source}:/u");
+            let refused = world.run(&["-v", &volume], &["true"]);
+            assert_eq!(refused.code(), Some(125), "{target}: {refused:?}");
+            assert!(refused.stderr.contains("/u"), "{refused:?}");
+        }
+    }
+}
+
+fn the_hosts_tree_is_out_of_reach_of_an_added_command(world: &World) {
+    let name = unique("tree");
+    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    let script = "grep -c ' / / ' /proc/self/mountinfo; ls -d /rootfs /home 2>/dev/null; cat /proc/1/mountinfo | grep -c ' / / '";
+    let said = world.try_coracle(&["exec", &name, "sh", "-c", script]);
+    assert_eq!(said.stdout, "1\n1\n", "{said:?}");
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn volumes_have_places_of_their_own(world: &World) {
+    symlink("/tmp", world.rootfs().join("t")).expect("a link");
+    let dir = world.path("dir");
+    fs::create_dir(&dir).expect("a directory");
+    let file = world.path("file");
+    fs::write(&file, "").expect("a file");
+    let volume = |source: &Path, target: &str| format!("{}:{target}", source.display());
+    for (volumes, said) in [
+        ([volume(&dir, "/tmp"), volume(&dir, "/t")], "same place"),
+        ([volume(&dir, "/a/b"), volume(&dir, "/a/./b/")], "/a"),
+        ([volume(&dir, "/x"), volume(&file, "/tmp")], "a directory"),
+        (
+            [volume(&file, "/x"), volume(&dir, "/x/../bin/busybox")],
+            "a file",
+        ),
+    ] {
+        let refused = world.run(&["-v", &volumes[0], "-v", &volumes[1]], &["true"]);
+        assert_eq!(refused.code(), Some(125), "{volumes:?}: {refused:?}");
+        assert!(refused.stderr.contains(said), "{volumes:?}: {refused:?}");
+    }
+}
+
+fn a_file_capability_that_is_lacking_is_named(world: &World) {
+    if !nix::unistd::geteuid().is_root() || world.has_single_id() {
+        skip("only root can give a file capabilities for a user with several IDs");
+    }
+    let program = world.rootfs().join("bin/raw");
+    fs::copy(world.rootfs().join("bin/busybox"), &program).expect("a program");
+    world.give_away(&program);
+    let set = std::process::Command::new("setcap")
+        .arg("cap_net_raw=ep")
+        .arg(&program)
+        .status();
+    if !set.is_ok_and(|status| status.success()) {
+        skip("there is no setcap here (package libcap2-bin)");
+    }
+    let refused = world.run(&[], &["/bin/raw", "true"]);
+    assert_eq!(refused.code(), Some(126), "{refused:?}");
+    assert!(refused.stderr.contains("--cap-add NET_RAW"), "{refused:?}");
+    assert_eq!(
+        world.run(&["--cap-add", "NET_RAW"], &["/bin/raw"]).code(),
+        Some(0)
+    );
+}
