@@ -8,7 +8,7 @@
 //! the moment of exec (CVE-2019-5736, CVE-2016-9962).
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -58,7 +58,6 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
 }
 
 fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // Before the container can see us.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::process::setsid()?;
@@ -71,9 +70,8 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     let spec: ProcessSpec = from_file(spec)?;
     namespaces::join_container(&init)?;
     namespaces::become_root().map_err(Failure::context("cannot become the container's root"))?;
-    // Changing IDs makes a process dumpable as the machine is set, and forgets the parent; a parent that has died meanwhile shows on the channel.
+    // Changing IDs makes a process dumpable as the machine is set.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
 
     let (ours, theirs) = channel::pair::<Never, FromInit>()?;
     let Some(child) = sys::clone_process(NewNamespaces::NONE, None)? else {
@@ -98,21 +96,15 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     accompany(&ours, main, &child)
 }
 
-/// Tells main what the command's process has to say, and how it ends.
+/// Tells main what the command's process has to say, and how it ends. When main is gone, so is the command: the launcher reaps it,
+/// without which the container could not end.
 fn accompany(
     command: &Channel<Never, FromInit>,
     main: &Channel<FromMonitor, ToLauncher>,
     child: &Child,
 ) -> Result<i32, Failure> {
     let failed = loop {
-        let interests = [command.as_fd(), main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-        let [_, main_left] = ready::wait(interests, None)?.unwrap_or_default();
-        if main_left {
-            // A process of the container may have stopped the child before it could ask to die with its parent.
-            rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL)?;
-            namespaces::wait_for(child.pid)?;
-            return Err(Failure::runner("the command that asked for this has gone"));
-        }
+        wait_beside(command.as_fd(), main, child)?;
         match command.receive()? {
             Some((FromInit::Terminal, descriptors)) => {
                 let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
@@ -126,8 +118,26 @@ fn accompany(
     if failed.is_none() {
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
+    wait_beside(child.pidfd.as_fd(), main, child)?;
     let code = namespaces::wait_for(child.pid)?;
     failed.map_or(Ok(code), Err)
+}
+
+/// Waits for `news`, and ends the child when main leaves first.
+fn wait_beside(
+    news: BorrowedFd,
+    main: &Channel<FromMonitor, ToLauncher>,
+    child: &Child,
+) -> Result<(), Failure> {
+    let interests = [news, main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
+    let [_, main_left] = ready::wait(interests, None)?.unwrap_or_default();
+    if !main_left {
+        return Ok(());
+    }
+    // Fails only when it has ended.
+    let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+    namespaces::wait_for(child.pid)?;
+    Err(Failure::runner("the command that asked for this has gone"))
 }
 
 fn become_command(

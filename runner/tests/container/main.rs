@@ -7,6 +7,7 @@ mod harness;
 mod boundaries;
 mod damage;
 mod ending;
+mod handed_down;
 mod hostile;
 mod isolation;
 mod lifecycle;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         damage::CASES,
         boundaries::CASES,
         streams::CASES,
+        handed_down::CASES,
         isolation::CASES,
         hostile::CASES,
         network::CASES,

@@ -1,6 +1,5 @@
 //! The network of a container, as far as it is the runner's business.
 
-use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
@@ -9,7 +8,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{World, cases, collect, eventually, finish, parent_of, skip, unique};
+use crate::harness::{
+    World, cases, children_of, collect, eventually, finish, need_tun, parent_of, unique,
+};
 
 cases![
     a_container_without_a_network_has_loopback,
@@ -113,26 +114,8 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
     answer.starts_with("HTTP/1.1 200").then_some(answer)
 }
 
-fn children_of(pid: i32) -> Vec<i32> {
-    let text =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .collect()
-}
-
 fn is_helper(pid: i32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"coracle-net"))
-}
-
-fn need_tun() {
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun");
-    if let Err(error) = opened {
-        skip(format!("/dev/net/tun cannot be opened: {error}"));
-    }
 }
 
 fn ports_that_the_kernel_chose_are_shown(world: &World) {

@@ -12,6 +12,7 @@
 
 mod caller;
 mod process;
+mod sys;
 mod world;
 
 use std::fs::File;
@@ -30,8 +31,10 @@ use caller::{Caller, Kind};
 use world::Program;
 
 pub use process::{
-    DEADLINE, Outcome, collect, eventually, finish, finish_with_input, is_running, parent_of, wait,
+    DEADLINE, Outcome, children_of, collect, eventually, finish, finish_with_input, is_running,
+    parent_of, wait,
 };
+pub use sys::HandedDown;
 pub use world::{World, coracle, snapshot, unique};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
@@ -59,6 +62,14 @@ pub fn skip(reason: impl std::fmt::Display) -> ! {
 }
 
 struct Skip(String);
+
+/// For cases with a network.
+pub fn need_tun() {
+    let opened = File::options().read(true).write(true).open("/dev/net/tun");
+    if let Err(error) = opened {
+        skip(format!("/dev/net/tun cannot be opened: {error}"));
+    }
+}
 
 /// Runs all trials, or, in the process that [`run_trial`] started, the one that it named.
 pub fn run(cases: &[Case]) -> ExitCode {

@@ -91,10 +91,11 @@ pub fn wait(child: &mut Child) -> ExitStatus {
             return status;
         }
         if since.elapsed() > DEADLINE {
+            let command = named(i32::try_from(child.id()).expect("a PID"));
             // SIGKILL to coracle ends the container as well.
             child.kill().expect("killed");
             child.wait().expect("a child");
-            panic!("a command did not end within {DEADLINE:?}");
+            panic!("not ended within {DEADLINE:?}: {command}");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -167,21 +168,24 @@ pub fn end_children(limit: Duration) -> bool {
 
 /// The children of this process, with their command lines.
 pub fn children_named() -> Vec<String> {
-    let name = |pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        format!(
-            "{pid} {}",
-            String::from_utf8_lossy(&line).replace('\0', " ")
-        )
-    };
-    children().into_iter().map(name).collect()
+    children().into_iter().map(named).collect()
 }
 
-fn children() -> Vec<i32> {
-    let me = getpid().as_raw();
+fn named(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    format!("{pid} {line}")
+}
+
+/// The processes whose parent this is.
+pub fn children_of(parent: i32) -> Vec<i32> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     processes
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| try_parent_of(*pid) == Some(me))
+        .filter(|pid| try_parent_of(*pid) == Some(parent))
         .collect()
+}
+
+fn children() -> Vec<i32> {
+    children_of(getpid().as_raw())
 }
