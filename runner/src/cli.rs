@@ -1,7 +1,7 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` reads single values; `elsewhere`
-//! knows the names that other engines have.
+//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` reads
+//! single values; `elsewhere` knows the names that other engines have.
 
 mod elsewhere;
 mod read;
@@ -89,19 +89,31 @@ pub struct RunArgs {
     ///
     /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
     /// The service sees the client's own address.
-    #[arg(short = 'p', long = "publish", value_parser = text(str::parse::<Publish>), value_name = "SPEC")]
+    #[arg(
+        short = 'p',
+        long = "publish",
+        value_parser = text(str::parse::<Publish>),
+        value_name = "SPEC"
+    )]
     pub publish: Vec<Publish>,
 
     /// Name the container; without, a name is made up
     #[arg(long, value_parser = text(str::parse::<String>))]
     pub name: Option<String>,
 
-    /// Bind a file or directory of the host into the container: SRC:DST, options behind another colon
+    /// Bind a file or directory of the host into the container: SRC:DST, options behind another
+    /// colon
     ///
-    /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid, nodev and their contraries; rbind
-    /// (the default) or bind; [r]private (the default), [r]slave or [r]shared for mounts that come later; U to give the
-    /// files to the container's user; z or Z where SELinux is off, and they mean nothing.
-    #[arg(short = 'v', long = "volume", value_parser = bytes(VolumeArg::parse), value_name = "SRC:DST[:OPTIONS]")]
+    /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
+    /// nodev and their contraries; rbind (the default) or bind; [r]private (the default), [r]slave
+    /// or [r]shared for mounts that come later; U to give the files to the container's user; z or Z
+    /// where SELinux is off, and they mean nothing.
+    #[arg(
+        short = 'v',
+        long = "volume",
+        value_parser = bytes(VolumeArg::parse),
+        value_name = "SRC:DST[:OPTIONS]"
+    )]
     pub volumes: Vec<VolumeArg>,
 
     /// Forget the container when it ends; so is coracle/hello without -d
@@ -112,7 +124,8 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub detach: bool,
 
-    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr, and with -i to stdin
+    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr,
+    /// and with -i to stdin
     #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
     pub attach: Vec<AttachStream>,
 
@@ -175,7 +188,8 @@ pub struct RunArgs {
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
 
-    /// The image and its arguments, or with --rootfs the command and its arguments; options come before
+    /// The image and its arguments, or with --rootfs the command and its arguments; options come
+    /// before
     ///
     /// Without an image or --rootfs it is coracle/hello, which is built in and serves a web page.
     #[arg(trailing_var_arg = true, value_name = "IMAGE|COMMAND [ARG]")]
@@ -186,11 +200,21 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct ProcessArgs {
     /// Set a variable of the command's environment; -e NAME takes the caller's value
-    #[arg(short = 'e', long = "env", value_parser = bytes(EnvArg::parse), value_name = "NAME[=VALUE]")]
+    #[arg(
+        short = 'e',
+        long = "env",
+        value_parser = bytes(EnvArg::parse),
+        value_name = "NAME[=VALUE]"
+    )]
     pub env: Vec<EnvArg>,
 
     /// Working directory in the container
-    #[arg(short = 'w', long = "workdir", value_parser = bytes(spec::parse_workdir), value_name = "DIR")]
+    #[arg(
+        short = 'w',
+        long = "workdir",
+        value_parser = bytes(spec::parse_workdir),
+        value_name = "DIR"
+    )]
     pub workdir: Option<PathBuf>,
 
     /// User in the container: NAME or UID, and GROUP or GID behind a colon
@@ -306,7 +330,13 @@ pub struct LogsArgs {
     pub follow: bool,
 
     /// Begin with the last N lines
-    #[arg(long, value_parser = text(values::parse_tail), default_value = "all", allow_negative_numbers = true, value_name = "N|all")]
+    #[arg(
+        long,
+        value_parser = text(values::parse_tail),
+        default_value = "all",
+        allow_negative_numbers = true,
+        value_name = "N|all"
+    )]
     pub tail: TailLines,
 
     /// Show when each line was written
@@ -397,7 +427,8 @@ mod tests {
         read(&typed.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
-    /// Every option of every command as somebody may type it, and words that mean something to a parser.
+    /// Every option of every command as somebody may type it, and words that mean something to a
+    /// parser.
     fn hostile_words() -> Vec<String> {
         let mut words: Vec<String> = [
             "--",

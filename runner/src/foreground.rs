@@ -233,6 +233,10 @@ impl Foreground {
                 }
                 continue;
             }
+            // Before output: the news of a terminal came first, and says how output is shown.
+            if event {
+                outcome = self.take_event()?;
+            }
             if stdin {
                 self.stdin.advance(|_| {});
                 if self.stdin.is_closed() {
@@ -244,9 +248,6 @@ impl Foreground {
             }
             if stderr {
                 self.stderr.advance(|_| {});
-            }
-            if event {
-                outcome = self.take_event()?;
             }
         }
     }

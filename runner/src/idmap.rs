@@ -372,7 +372,8 @@ pub fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<SubIdRange>
     text.lines().filter_map(parse_line).collect()
 }
 
-/// How root gives a user sub-IDs that nobody has. usermod itself does not look whether they are free.
+/// How root gives a user sub-IDs that nobody has. usermod itself does not look whether they are
+/// free.
 fn sub_ids_remedy(name: Option<&str>, uid: u32) -> String {
     let texts =
         [Kind::User, Kind::Group].map(|kind| std::fs::read(kind.subid_file()).unwrap_or_default());
@@ -383,7 +384,8 @@ fn sub_ids_remedy(name: Option<&str>, uid: u32) -> String {
     let (first, last) = (free.start, free.start + (free.count - 1));
     match name {
         Some(name) => format!(
-            "`usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}` as root gives free ones"
+            "`usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}` as root gives \
+             free ones"
         ),
         // usermod wants a name.
         None => format!(
@@ -395,7 +397,8 @@ fn sub_ids_remedy(name: Option<&str>, uid: u32) -> String {
 
 /// The first range that overlaps no line of these files, whoever the lines are for.
 fn free_sub_ids(texts: &[&str]) -> Option<SubIdRange> {
-    /// Where useradd begins, and how many it gives: SUB_UID_MIN and SUB_UID_COUNT of `login.defs(5)`.
+    /// Where useradd begins, and how many it gives: SUB_UID_MIN and SUB_UID_COUNT of
+    /// `login.defs(5)`.
     const FIRST: u32 = 100_000;
     const COUNT: u32 = 65536;
     let parse_line = |line: &str| {

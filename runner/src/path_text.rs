@@ -1,5 +1,5 @@
-//! For serde's `with`: a path in JSON. As text where it is text, which nearly all are; else as its bytes, which serde's own
-//! form of a path refuses.
+//! For serde's `with`: a path in JSON. As text where it is text, which nearly all are; else as its
+//! bytes, which serde's own form of a path refuses.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! Text that may hold anything, made fit for a terminal.
 //!
-//! Names of files, arguments of commands and what other programs said come from anywhere. What could act on the terminal,
-//! or change the order in which a line is read, is shown by its number instead. Everything that coracle says on its
-//! standard error goes through [`complain`]; tables and JSON go through [`escape`] and [`escape_json`].
+//! Names of files, arguments of commands and what other programs said come from anywhere. What
+//! could act on the terminal, or change the order in which a line is read, is shown by its number
+//! instead. Everything that coracle says on its standard error goes through [`complain`]; tables
+//! and JSON go through [`escape`] and [`escape_json`].
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -19,7 +20,8 @@ pub fn escape(text: &str) -> String {
     escape_where(text, acts)
 }
 
-/// JSON text with what serde_json leaves alone escaped as well. Such characters are within strings only.
+/// JSON text with what serde_json leaves alone escaped as well. Such characters are within strings
+/// only.
 pub fn escape_json(json: &str) -> String {
     escape_but_newlines(json)
 }
@@ -44,7 +46,8 @@ fn escape_where(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     escaped
 }
 
-/// Control characters (C0, DEL and C1), those that change the direction of text, and separators of lines.
+/// Control characters (C0, DEL and C1), those that change the direction of text, and separators of
+/// lines.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(

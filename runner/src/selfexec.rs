@@ -25,7 +25,8 @@ const SELF: &str = "/proc/self/exe";
 pub const INIT_ROLE: &str = "coracle-init";
 pub const EXEC_ROLE: &str = "coracle-exec";
 
-/// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts it keeps from spreading.
+/// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts
+/// it keeps from spreading.
 pub fn protected_program() -> io::Result<OwnedFd> {
     mount_change(
         "/",

@@ -1,7 +1,8 @@
 //! Signals as people type them: names as Podman has them, and numbers.
 //!
-//! `TERM`, `SIGTERM`, `sigterm` and `15` are the same. Real-time signals are `RTMIN` to `RTMAX` with a distance from
-//! either end: `RTMIN+3`, `RTMAX-1`. Neither nix nor rustix can hold one of these, so that the type is our own.
+//! `TERM`, `SIGTERM`, `sigterm` and `15` are the same. Real-time signals are `RTMIN` to `RTMAX`
+//! with a distance from either end: `RTMIN+3`, `RTMAX-1`. Neither nix nor rustix can hold one of
+//! these, so that the type is our own.
 
 use std::fmt;
 use std::str::FromStr;

@@ -46,7 +46,10 @@ pub enum StateError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("cannot {action} {}: {source}; {variable} may name another directory, one of your own that can be written", path.display())]
+    #[error(
+        "cannot {action} {}: {source}; set {variable} to a directory of your own that can be written",
+        path.display()
+    )]
     NoPlace {
         action: &'static str,
         path: PathBuf,

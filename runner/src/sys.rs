@@ -158,7 +158,8 @@ fn set_mount_attributes(
     }
 }
 
-/// Sends a signal, one of 1 to 64, to the process that `pidfd` refers to. rustix has no real-time signals.
+/// Sends a signal, one of 1 to 64, to the process that `pidfd` refers to. rustix has no real-time
+/// signals.
 ///
 /// # Errors
 /// ESRCH when the process has ended, EINVAL for a number that is no signal.

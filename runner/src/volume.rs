@@ -1,7 +1,8 @@
 //! `-v SRC:DST[:OPTIONS]`, as Podman and Docker have it.
 //!
-//! Owns the grammar and what may not be asked for; `rootfs` carries the options out. A source is a path when it begins with `/` or
-//! `.`. Any other is the name of a volume elsewhere, and taking it for a directory would show a program the wrong files.
+//! Owns the grammar and what may not be asked for; `rootfs` carries the options out. A source is a
+//! path when it begins with `/` or `.`. Any other is the name of a volume elsewhere, and taking it
+//! for a directory would show a program the wrong files.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -22,12 +23,12 @@ pub enum VolumeError {
     #[error("expected SRC:DST or SRC:DST:OPTIONS")]
     Form,
     #[error(
-        "an anonymous volume, which a path alone asks for, is something that coracle does not have yet; SRC:{0} binds a \
+        "a path alone asks for an anonymous volume, which coracle does not have yet; SRC:{0} binds a \
          file or directory"
     )]
     Anonymous(String),
     #[error(
-        "{0:?} names a volume, and coracle does not have named volumes yet; for a directory write ./{0}"
+        "{0:?} is a named volume, which coracle does not have yet; for a directory write ./{0}"
     )]
     Named(String),
     #[error("{0:?} is not an absolute path")]
@@ -37,8 +38,8 @@ pub enum VolumeError {
     #[error("coracle does not have the option {0:?} yet")]
     OptionElsewhere(String),
     #[error(
-        "unknown option {0:?}; there are ro, rw, [no]exec, [no]suid, [no]dev, bind, rbind, [r]private, [r]slave, \
-         [r]shared, U, z and Z"
+        "unknown option {0:?}; there are ro, rw, [no]exec, [no]suid, [no]dev, bind, rbind, \
+         [r]private, [r]slave, [r]shared, U, z and Z"
     )]
     UnknownOption(String),
     #[error("{0} and {1} cannot be given together")]

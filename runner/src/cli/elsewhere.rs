@@ -1,8 +1,10 @@
-//! Names that Podman and Docker have and coracle does not, and which of our own names somebody may have meant.
+//! Names that Podman and Docker have and coracle does not, and which of our own names somebody may
+//! have meant.
 //!
 //! People bring habits along. One who types `top` wants `top`, and no advice to `stop` something.
 
-/// A line is a command and its flags; `commands` are all commands, `coracle` has the flags before a command.
+/// A line is a command and its flags; `commands` are all commands, `coracle` has the flags before a
+/// command.
 const NAMES: &str = include_str!("elsewhere.txt");
 
 /// Whether another engine has this command.
@@ -10,8 +12,8 @@ pub fn has_command(name: &str) -> bool {
     names("commands").any(|known| known == name)
 }
 
-/// Whether another engine's command of the same name has this flag, which is given with its dashes. `None` for flags that stand
-/// before the command.
+/// Whether another engine's command of the same name has this flag, which is given with its dashes.
+/// `None` for flags that stand before the command.
 pub fn has_flag(command: Option<&str>, flag: &str) -> bool {
     names(command.unwrap_or("coracle")).any(|known| known == flag)
 }

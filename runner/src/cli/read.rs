@@ -1,7 +1,8 @@
 //! From words to a [`Cli`], and from clap's errors to one line each.
 //!
-//! Clap says what is wrong over several lines, with advice that is a guess. Here a line names the command and the option, and
-//! tells a name that other engines have ([`elsewhere`]) from a slip of the finger.
+//! Clap says what is wrong over several lines, with advice that is a guess. Here a line names the
+//! command and the option, and tells a name that other engines have ([`elsewhere`]) from a slip of
+//! the finger.
 
 use std::ffi::OsString;
 
@@ -34,8 +35,9 @@ pub fn read(words: &[OsString]) -> Result<Cli, Unread> {
     Ok(cli)
 }
 
-/// The command line as it is parsed. As with Podman, the last of two equal options counts and every switch may have a value,
-/// `--rm=false`. Behind `=` only: else the command that follows would be taken for the value.
+/// The command line as it is parsed. As with Podman, the last of two equal options counts and every
+/// switch may have a value, `--rm=false`. Behind `=` only: else the command that follows would be
+/// taken for the value.
 fn definition() -> Definition {
     with_values(Cli::command().args_override_self(true))
 }
@@ -64,7 +66,7 @@ impl Command {
             }
             Self::Run(run) => check_places(&run.volumes).map_err(|error| error.to_string()),
             Self::Exec(exec) if exec.words.len() < 2 => Err(
-                "exec needs a container and a command: coracle exec [OPTIONS] CONTAINER COMMAND [ARG]..."
+                "exec needs a container and a command: coracle exec CONTAINER COMMAND [ARG]..."
                     .into(),
             ),
             Self::Ps(ps) if ps.quiet && ps.format.is_some() => {
@@ -101,7 +103,8 @@ fn explain(error: &Error, words: &[OsString]) -> Unread {
     }
 }
 
-/// Clap's own answer to `args`, from the definition without values of switches, which would only lengthen it.
+/// Clap's own answer to `args`, from the definition without values of switches, which would only
+/// lengthen it.
 fn help(args: &[&str]) -> Error {
     Cli::command()
         .try_get_matches_from(std::iter::once(&"coracle").chain(args))

@@ -1,4 +1,5 @@
-//! Values of single options, from bytes or from text. A value that is wrong is named together with its option.
+//! Values of single options, from bytes or from text. A value that is wrong is named together with
+//! its option.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

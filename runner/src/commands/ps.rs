@@ -119,7 +119,8 @@ fn row(container: &Container, now: u64) -> [String; 7] {
     ]
 }
 
-/// Cut to `max` columns, three dots among them. Not an ellipsis, which a terminal without UTF-8 cannot show.
+/// Cut to `max` columns, three dots among them. Not an ellipsis, which a terminal without UTF-8
+/// cannot show.
 fn shortened(text: &str, max: usize) -> String {
     const DOTS: &str = "...";
     if text.width() <= max {

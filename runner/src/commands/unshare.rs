@@ -1,8 +1,8 @@
 //! `coracle unshare`: a command in a user namespace like a container's, and in nothing else of one.
 //!
-//! The way to look after files that belong to sub-IDs: inside, the caller is root and owns them. The command keeps the caller's
-//! terminal, working directory, environment and groups; mounts that it makes are its own. Tools that make user namespaces themselves
-//! are told that they are in one.
+//! The way to look after files that belong to sub-IDs: inside, the caller is root and owns them.
+//! The command keeps the caller's terminal, working directory, environment and groups; mounts that
+//! it makes are its own. Tools that make user namespaces themselves are told that they are in one.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -69,8 +69,9 @@ fn become_command(
     Err(execute_program(args, env))
 }
 
-/// What tells Podman, Buildah and Skopeo that they are in a user namespace already, and whose: without they make another,
-/// in which the caller's sub-IDs are not to be had. Where they are told so now, by an outer one, it stays as it is.
+/// What tells Podman, Buildah and Skopeo that they are in a user namespace already, and whose:
+/// without they make another, in which the caller's sub-IDs are not to be had. Where they are told
+/// so now, by an outer one, it stays as it is.
 fn for_container_tools((uid, gid): (Uid, Gid)) -> Vec<Variable> {
     const CONFIGURED: &str = "_CONTAINERS_USERNS_CONFIGURED";
     if std::env::var_os(CONFIGURED).is_some() {

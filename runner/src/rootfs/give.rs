@@ -1,8 +1,8 @@
 //! `-v SRC:DST:U`: giving the files of a volume to the user that the container's command runs as.
 //!
-//! Runs as root of the container's user namespace, which limits it to files of the caller's own IDs. The tree may have been written
-//! by a container: every name is looked up in an open directory, no symbolic link is followed, and nesting costs neither stack
-//! nor descriptors.
+//! Runs as root of the container's user namespace, which limits it to files of the caller's own
+//! IDs. The tree may have been written by a container: every name is looked up in an open
+//! directory, no symbolic link is followed, and nesting costs neither stack nor descriptors.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,8 +19,8 @@ use super::{Bind, RootfsError};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot give {} to user {uid} of the container: {source}; `coracle unshare` lists whose it is, the option U needs files \
-     of the caller's or of its sub-IDs",
+    "cannot give {} to user {uid} of the container: {source}; the option U takes files of the \
+     caller and of the caller's sub-IDs",
     path.display()
 )]
 pub struct GiveError {
@@ -53,17 +53,24 @@ impl Gift {
     pub fn give(&self, uid: u32, gid: u32) -> Result<(), GiveError> {
         let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
         let failed = |path: &Path| {
-            let path = self.source.join(path);
+            let path = match path.as_os_str().is_empty() {
+                true => self.source.clone(),
+                false => self.source.join(path),
+            };
             move |source| GiveError { path, uid, source }
         };
         chown(&self.mount, c"", owner).map_err(failed(Path::new("")))?;
         if !self.mount.is_directory().map_err(failed(Path::new("")))? {
             return Ok(());
         }
-        let mut left = vec![PathBuf::from(".")];
+        let mut left = vec![PathBuf::new()];
         while let Some(path) = left.pop() {
-            let dir = open_beneath(&self.mount, &path, OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(failed(&path))?;
+            let dir = open_beneath(
+                &self.mount,
+                &Path::new(".").join(&path),
+                OFlags::RDONLY | OFlags::DIRECTORY,
+            )
+            .map_err(failed(&path))?;
             chown_entries(&dir, owner, |name, kind| {
                 if kind == FileType::Directory {
                     left.push(path.join(name));
@@ -99,8 +106,8 @@ fn chown_entries(
     Ok(())
 }
 
-/// With an empty name, of `dir` itself. Returns what kind of file it is. What has the owner already is left alone, so that its
-/// setuid bit stays.
+/// With an empty name, of `dir` itself. Returns what kind of file it is. What has the owner already
+/// is left alone, so that its setuid bit stays.
 fn chown(dir: impl AsFd, name: &std::ffi::CStr, (uid, gid): (Uid, Gid)) -> io::Result<FileType> {
     let flags = match name.is_empty() {
         true => AtFlags::EMPTY_PATH,

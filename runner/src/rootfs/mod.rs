@@ -103,7 +103,8 @@ pub struct Bind {
 /// How a bind mount differs from the mount that it is made from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindOptions {
-    /// Whether programs may be executed, setuid files have effect, devices can be opened. `None` leaves it as it is.
+    /// Whether programs may be executed, setuid files have effect, devices can be opened. `None`
+    /// leaves it as it is.
     pub exec: Option<bool>,
     pub suid: Option<bool>,
     pub dev: Option<bool>,
@@ -122,7 +123,8 @@ pub struct BindOptions {
 pub enum Propagation {
     #[default]
     Private,
-    /// The host's. A mount of the container's never reaches the host, whose namespace belongs to another user namespace.
+    /// The host's. A mount of the container's never reaches the host, whose namespace belongs to
+    /// another user namespace.
     Slave,
     /// As `Slave`, and namespaces that the container makes see its own.
     Shared,

@@ -1,9 +1,10 @@
 //! Mounts as values.
 //!
-//! A [`Detached`] mount is made while the host's tree is in sight and attached after the container's root has become `/`, so that no
-//! path of the container is ever resolved where it could lead to the host (the class of CVE-2021-30465 and CVE-2024-45310). Flags
-//! are added to a mount, so that those locked by an outer namespace stay as they are and need no care; they are taken away only
-//! where the caller asked for just that.
+//! A [`Detached`] mount is made while the host's tree is in sight and attached after the
+//! container's root has become `/`, so that no path of the container is ever resolved where it
+//! could lead to the host (the class of CVE-2021-30465 and CVE-2024-45310). Flags are added to a
+//! mount, so that those locked by an outer namespace stay as they are and need no care; they are
+//! taken away only where the caller asked for just that.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -88,7 +89,8 @@ impl Detached {
 
     /// Sets how later mounts reach this one, and the mounts below where `recursive`.
     ///
-    /// A slave of nobody is private: only what is made from a mount that takes part in propagation can follow it.
+    /// A slave of nobody is private: only what is made from a mount that takes part in propagation
+    /// can follow it.
     pub fn propagate(&self, propagation: Propagation, recursive: bool) -> io::Result<()> {
         let propagation = match propagation {
             Propagation::Private => MountPropagationFlags::PRIVATE,

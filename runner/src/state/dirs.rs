@@ -65,7 +65,8 @@ impl Dirs {
         Ok(dirs)
     }
 
-    /// Names the variable that moves a directory which cannot be used. Root's directories have none.
+    /// Names the variable that moves a directory which cannot be used. Root's directories have
+    /// none.
     pub(super) fn with_way_out(&self, error: StateError) -> StateError {
         match error {
             StateError::Io {

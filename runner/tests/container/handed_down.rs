@@ -150,22 +150,22 @@ fn directory_on_another_disk(world: &World) {
         assert_eq!(directory, Path::new("/"), "process {process}");
     }
     if can_mount {
-        let device = fs::metadata(&disk).expect("the disk").dev();
         umount(&disk).expect("nobody uses the disk");
-        let holders = holders_of(device);
+        let holders = holders_of(&disk);
         assert!(holders.is_empty(), "still mounted for {holders:?}");
     }
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 
-/// The processes in whose mount namespace a file system is mounted.
-fn holders_of(device: u64) -> Vec<String> {
-    let device = format!(" {}:{} ", libc::major(device), libc::minor(device));
+/// The processes in whose mount namespace something is mounted at `place`. (Not by its device number, which the next
+/// file system may get.)
+fn holders_of(place: &Path) -> Vec<String> {
+    let place = format!(" {} ", place.display());
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     processes
         .filter(|process| {
             let mounts = fs::read_to_string(process.path().join("mountinfo"));
-            mounts.is_ok_and(|mounts| mounts.contains(&device))
+            mounts.is_ok_and(|mounts| mounts.contains(&place))
         })
         .map(|process| process.file_name().to_string_lossy().into_owned())
         .collect()

@@ -122,7 +122,10 @@ fn a_terminal_that_only_shows_output_shows_it_unchanged(world: &World) {
     let _ = master.read_to_end(&mut shown);
     let shown = String::from_utf8_lossy(&shown);
     // Behind a warning to a caller without sub-IDs.
-    assert!(shown.ends_with("one\r\ntwo\r\n") && !shown.contains("\r\r"), "{shown:?}");
+    assert!(
+        shown.ends_with("one\r\ntwo\r\n") && !shown.contains("\r\r"),
+        "{shown:?}"
+    );
 }
 
 fn input_that_ends_ends_a_shell_on_a_terminal(world: &World) {
