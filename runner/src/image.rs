@@ -131,7 +131,7 @@ pub fn unpack_default(images: &Path) -> Result<ImageConfig, ImageError> {
 /// it is moved away, and goes from under that container no sooner than what took its place is there.
 fn replace(images: &Path, image: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(images).map_err(failed("create", images))?;
-    let _lock = lock(&images.join("lock"))?;
+    let _lock = lock(images)?;
     if is_intact(&image.join("rootfs")) {
         return Ok(());
     }
@@ -212,18 +212,12 @@ fn remove_if_there(path: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// Keeps other processes from unpacking until the file is dropped.
-fn lock(path: &Path) -> Result<FsFile, ImageError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed("open", path))?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
-        .map_err(|errno| failed("lock", path)(errno.into()))?;
-    Ok(file)
+/// Keeps other processes from unpacking until the directory's descriptor is dropped.
+fn lock(images: &Path) -> Result<FsFile, ImageError> {
+    let directory = FsFile::open(images).map_err(failed("open", images))?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
+        .map_err(|errno| failed("lock", images)(errno.into()))?;
+    Ok(directory)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {

@@ -1,7 +1,6 @@
 //! Which user and group IDs a container has, and how they are given to its user namespace.
 //!
-//! Owns the parsing of `/etc/subuid` and `/etc/subgid` (`subuid(5)`), the choice between the three ways to map IDs, and the
-//! writing of the maps. Four ways, in this order of choice:
+//! Owns the choice between the ways to map IDs, and the writing of the maps; [`subids`] knows which sub-IDs there are. Four ways, in this order of choice:
 //! - *range*: the host's root gives IDs that nobody else has, root in the container included, since its own ID owns the host even
 //!   without capabilities (`/proc/sys/kernel`, control groups);
 //! - *own*: root of an outer container passes on its own map unchanged; so does the host's root with `--userns host`;
@@ -11,6 +10,8 @@
 //!
 //! Maps are sorted and start at 0 inside; everything else is checked by the kernel.
 
+mod subids;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid};
 use rustix::thread::CapabilitySet;
 
+use subids::{SubIdRange, parse_subids};
+
 #[derive(Debug, thiserror::Error)]
 pub enum IdMapError {
     #[error(
@@ -26,7 +29,9 @@ pub enum IdMapError {
          --userns host allows that"
     )]
     HostRoot,
-    #[error("no {} user IDs in a row are free between {} and {}", RANGE_LEN, FREE_RANGES.start, FREE_RANGES.end)]
+    #[error(
+        "no IDs are free for the containers of root: give the user `coracle` some in /etc/subuid and /etc/subgid"
+    )]
     NoFreeRange,
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -154,20 +159,16 @@ impl IdMaps {
         if !may_set_ids() {
             return Err(IdMapError::HostRoot);
         }
-        let granted = |kind: Kind| {
-            let text = kind.read_subids();
-            ["coracle", "containers"]
-                .map(|owner| in_a_row(&parse_subids(&text, Some(owner), u32::MAX)))
-                .into_iter()
-                .find(|extents| !extents.is_empty())
-        };
-        let (uids, gids) = match (granted(Kind::User), granted(Kind::Group)) {
-            (Some(uids), Some(gids)) => (uids, gids),
+        let texts = [Kind::User, Kind::Group].map(Kind::read_subids);
+        let granted = (
+            subids::granted_to_root(&texts[0]),
+            subids::granted_to_root(&texts[1]),
+        );
+        let (uids, gids) = match granted {
+            (Some(uids), Some(gids)) => (in_a_row(&uids), in_a_row(&gids)),
             _ => {
-                let texts = [Kind::User, Kind::Group].map(Kind::read_subids);
-                let start = free_range(&texts).ok_or(IdMapError::NoFreeRange)?;
-                let count = RANGE_LEN;
-                let extents = in_a_row(&[SubIdRange { start, count }]);
+                let free = subids::free_for_root(&texts).ok_or(IdMapError::NoFreeRange)?;
+                let extents = in_a_row(&[free]);
                 (extents.clone(), extents)
             }
         };
@@ -201,7 +202,7 @@ impl IdMaps {
                 return Err(SingleReason::NoSubIds {
                     file: kind.subid_file(),
                     user,
-                    remedy: sub_ids_remedy(name.as_deref(), uid.as_raw()),
+                    remedy: subids::remedy(name.as_deref(), uid.as_raw()),
                 });
             }
             Ok(ranges)
@@ -269,19 +270,6 @@ impl IdMaps {
 }
 
 impl Kind {
-    fn subid_file(self) -> &'static str {
-        match self {
-            Kind::User => "/etc/subuid",
-            Kind::Group => "/etc/subgid",
-        }
-    }
-
-    /// An absent or unreadable file grants nothing, as for newuidmap itself.
-    fn read_subids(self) -> String {
-        let text = std::fs::read(self.subid_file()).unwrap_or_default();
-        String::from_utf8_lossy(&text).into_owned()
-    }
-
     fn own_map(self) -> &'static str {
         match self {
             Kind::User => "/proc/self/uid_map",
@@ -347,118 +335,6 @@ pub fn last_contiguous(extents: &[Extent]) -> u32 {
         next = next.saturating_add(extent.count);
     }
     next.saturating_sub(1)
-}
-
-/// A range of subordinate IDs as `/etc/subuid` grants it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SubIdRange {
-    pub start: u32,
-    pub count: u32,
-}
-
-/// The ranges that the lines for `name` or for the number `uid` grant, in file order. Comments, empty lines and lines
-/// that are no `owner:start:count` grant nothing, as with newuidmap; neither do ranges beyond 32 bits.
-pub fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
-    let parse_line = |line: &str| {
-        let mut fields = line.trim_end().split(':');
-        let (owner, start, count) = (fields.next()?, fields.next()?, fields.next()?);
-        if fields.next().is_some() || !(Some(owner) == name || parse_id(owner) == Some(uid)) {
-            return None;
-        }
-        let (start, count) = (parse_id(start)?, parse_id(count)?);
-        // u32::MAX is no ID (`chown(2)` reads it as "leave alone"), so that a range must end below it.
-        (count > 0 && start.checked_add(count).is_some()).then_some(SubIdRange { start, count })
-    };
-    text.lines().filter_map(parse_line).collect()
-}
-
-/// How root gives a user sub-IDs that nobody has. usermod itself does not look whether they are
-/// free.
-fn sub_ids_remedy(name: Option<&str>, uid: u32) -> String {
-    let texts =
-        [Kind::User, Kind::Group].map(|kind| std::fs::read(kind.subid_file()).unwrap_or_default());
-    let texts = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
-    let Some(free) = free_sub_ids(&texts.each_ref().map(String::as_str)) else {
-        return "and all ranges are given away".to_owned();
-    };
-    let (first, last) = (free.start, free.start + (free.count - 1));
-    match name {
-        Some(name) => format!(
-            "`usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}` as root gives \
-             free ones"
-        ),
-        // usermod wants a name.
-        None => format!(
-            "the line `{uid}:{first}:{}` in /etc/subuid and in /etc/subgid gives free ones",
-            free.count
-        ),
-    }
-}
-
-/// The first range that overlaps no line of these files, whoever the lines are for.
-fn free_sub_ids(texts: &[&str]) -> Option<SubIdRange> {
-    /// Where useradd begins, and how many it gives: SUB_UID_MIN and SUB_UID_COUNT of
-    /// `login.defs(5)`.
-    const FIRST: u32 = 100_000;
-    const COUNT: u32 = 65536;
-    let parse_line = |line: &str| {
-        let mut fields = line.trim_end().split(':').skip(1);
-        let (start, count): (u64, u64) =
-            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some((start, start.saturating_add(count)))
-    };
-    let mut taken: Vec<(u64, u64)> = texts
-        .iter()
-        .flat_map(|text| text.lines().filter_map(parse_line))
-        .collect();
-    taken.sort_unstable();
-    let mut start = u64::from(FIRST);
-    for (from, to) in taken {
-        if from < start + u64::from(COUNT) && to > start {
-            start = to;
-        }
-    }
-    // u32::MAX is no ID.
-    let start = u32::try_from(start).ok()?;
-    start.checked_add(COUNT)?;
-    Some(SubIdRange {
-        start,
-        count: COUNT,
-    })
-}
-
-/// Digits only: `u32::from_str` would take a leading `+` as well.
-fn parse_id(text: &str) -> Option<u32> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
-}
-
-/// Where the IDs of root's containers are looked for when nobody has granted any: a part of the 32 bits that distributions, systemd
-/// and its machines leave alone.
-const FREE_RANGES: std::ops::Range<u32> = 0x7000_0000..0x8000_0000;
-/// How many IDs a container has then: those that images use.
-const RANGE_LEN: u32 = 65536;
-
-/// The beginning of a range that neither an account nor a line of the sub-ID files `texts` has.
-fn free_range(texts: &[String]) -> Option<u32> {
-    let granted: Vec<(u32, u32)> = texts.iter().flat_map(|text| all_subids(text)).collect();
-    FREE_RANGES.step_by(RANGE_LEN as usize).find(|start| {
-        let is_granted = |&(first, count): &(u32, u32)| {
-            u64::from(first) < u64::from(*start) + u64::from(RANGE_LEN)
-                && u64::from(*start) < u64::from(first) + u64::from(count)
-        };
-        !granted.iter().any(is_granted) && matches!(User::from_uid(Uid::from_raw(*start)), Ok(None))
-    })
-}
-
-/// The first ID and the number of every range in a sub-ID file, whoever owns it.
-fn all_subids(text: &str) -> impl Iterator<Item = (u32, u32)> + '_ {
-    text.lines().filter_map(|line| {
-        let mut fields = line.trim_end().split(':').skip(1);
-        Some((parse_id(fields.next()?)?, parse_id(fields.next()?)?))
-    })
 }
 
 /// The ranges one after another from 0 inside, leaving out what would map an ID twice.
@@ -594,81 +470,6 @@ mod tests {
     }
 
     #[test]
-    fn subids_are_found_by_name_and_by_number() {
-        let file = "# comment\nrhel:165536:65536\nalice:100000:65536\n\n1001:300000:10\ngke-930957db5604c7804fbd:296608:65536\n";
-        assert_eq!(
-            parse_subids(file, Some("alice"), 1001),
-            [range(100_000, 65536), range(300_000, 10)]
-        );
-        assert_eq!(
-            parse_subids(file, Some("gke-930957db5604c7804fbd"), 7),
-            [range(296_608, 65536)]
-        );
-        assert_eq!(parse_subids(file, None, 1001), [range(300_000, 10)]);
-        assert_eq!(parse_subids(file, Some("bob"), 1002), []);
-    }
-
-    #[test]
-    fn the_range_that_is_proposed_is_free() {
-        let free = |texts: &[&str]| free_sub_ids(texts).map(|range| (range.start, range.count));
-        assert_eq!(free(&["", ""]), Some((100_000, 65536)));
-        // Either file, any owner, in any order; gaps that are too small are passed over.
-        assert_eq!(free(&["a:100000:65536", ""]), Some((165_536, 65536)));
-        assert_eq!(free(&["", "a:100000:65536"]), Some((165_536, 65536)));
-        assert_eq!(
-            free(&["a:100000:1", "b:165535:65536\n"]),
-            Some((231_071, 65536))
-        );
-        assert_eq!(
-            free(&["b:165536:65536\na:100000:65536", "c:231072:1"]),
-            Some((231_073, 65536))
-        );
-        assert_eq!(free(&["a:165536:65536", "# b:1"]), Some((100_000, 65536)));
-        assert_eq!(free(&["a:0:1000000\nb:5:5"]), Some((1_000_000, 65536)));
-        assert_eq!(free(&["a:99999:2\nbad\n7:x:5"]), Some((100_001, 65536)));
-        // To the end, and beyond it.
-        assert_eq!(free(&["a:100000:4294801759"]), Some((4_294_901_759, 65536)));
-        assert_eq!(free(&["a:100000:4294801760"]), None);
-        assert_eq!(free(&["a:100000:18446744073709551615"]), None);
-    }
-
-    #[test]
-    fn the_remedy_for_no_sub_ids_is_one_command() {
-        let said = sub_ids_remedy(Some("alice"), 1001);
-        assert_eq!(said.matches("usermod").count(), 1, "{said}");
-        assert!(
-            said.contains("--add-subuids")
-                && said.contains("--add-subgids")
-                && said.contains(" alice`"),
-            "{said}"
-        );
-        assert!(sub_ids_remedy(None, 1001).contains("`1001:"));
-    }
-
-    #[test]
-    fn bad_lines_grant_nothing() {
-        for line in [
-            "alice",
-            "alice:1",
-            "alice:1:",
-            "alice::5",
-            "alice:x:5",
-            "alice:1:5:6",
-            "alice:1:0",
-            "alice:-1:5",
-            "alice:+1:5",
-            "alice:4294967295:1",
-            "alice:4294967000:400",
-            "alice:99999999999:5",
-            " alice:1:5",
-            "#alice:1:5",
-            ":1:5",
-        ] {
-            assert_eq!(parse_subids(line, Some("alice"), 1001), [], "{line}");
-        }
-    }
-
-    #[test]
     fn root_inside_is_the_caller_and_ranges_follow_without_gap() {
         let extents = after_self(1001, &[range(100_000, 65536), range(300_000, 10)]);
         assert_eq!(
@@ -706,8 +507,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_without_panic(text in "\\PC*", uid: u32) {
-            parse_subids(&text, Some("alice"), uid);
+        fn any_text_is_read_without_panic(text in "\\PC*") {
             let _ = parse_map(&text);
         }
 
