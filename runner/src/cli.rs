@@ -74,18 +74,19 @@ pub enum Command {
     override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
     after_help = "\
 The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its \
-other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. The network goes through \
+other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. Containers of the host's root \
+have other IDs than root: those of the user coracle or containers in these files, else a free range. The network goes through \
 coracle-net: address 10.0.2.100 and fd00::100, name servers 10.0.2.3 and fd00::3.
 
 In the foreground, signals that coracle receives go to the container's command. It is process 1 there, which the kernel spares \
-every signal that it has no handler for: when Ctrl-C does nothing, `coracle kill` or `coracle rm -f` from another \
-terminal does."
+every signal that it has no handler for: when Ctrl-C does nothing, `--init` helps, or `coracle kill` from another terminal. \
+Ports that are published without a host port get one from the kernel; `coracle port` shows it."
 )]
 pub struct RunArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
 
-    /// Publish a port of the container: [IP:]HOST:CONTAINER[/tcp|/udp], ranges as 8000-8010:80-90
+    /// Publish a port of the container: [[IP:]HOST:]CONTAINER[/tcp|/udp], ranges as 8000-8010:80-90
     ///
     /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
     /// The service sees the client's own address.
