@@ -112,7 +112,7 @@ struct Args {
     #[arg(short, long, value_name = "FD")]
     ready_fd: Option<RawFd>,
 
-    /// End when the other end of this descriptor is closed
+    /// End when the other end of this descriptor is closed; signals that the caller ignores do not end it then
     #[arg(short, long, value_name = "FD")]
     exit_fd: Option<RawFd>,
 
@@ -336,7 +336,7 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
         .as_deref()
         .map(StatusSocket::open)
         .transpose()?;
-    let mut exit = ExitWatch::new().map_err(StartError::Exit)?;
+    let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
     if let Some((fd, watched)) = exit_fd {
         exit.watch_hang_up(watched)
             .map_err(|source| StartError::ExitFd { fd, source })?;

@@ -226,6 +226,15 @@ pub fn start_in_namespaces(command: &mut std::process::Command) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Whether `signal` is ignored.
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with no new action given this only stores the present one; `action` lives across the call.
+    let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

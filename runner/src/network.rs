@@ -13,17 +13,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use portfwd::publish::Listener;
 use portfwd::spec::Protocol;
 use rustix::net::Shutdown;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::failure::{Failure, FailureKind};
 use crate::sys;
 
 /// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
 pub const STATUS_SOCKET: &str = "status.sock";
+/// A shutdown signals every process at once. The helper serves the container until that has ended, and leaves with the monitor.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+
 /// The interface in the container.
 const TAP: &str = "tap0";
 
@@ -127,7 +136,7 @@ impl HelperConfig {
             .map(|listener| listener.socket.as_raw_fd())
             .collect();
         inherited.extend([ready_in_helper.as_raw_fd(), exit_in_helper.as_raw_fd()]);
-        sys::prepare_command(&mut command, inherited);
+        sys::prepare_command(&mut command, inherited, &ENDING);
         let child = command.spawn().map_err(failed)?;
         // It is our child and not yet reaped, so that the PID is its own.
         let pid = rustix::process::Pid::from_child(&child);
@@ -200,7 +209,7 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         // It has nothing to lose: its state is sockets and flows. Fails only when it has ended already.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
         if self.is_waited_for {
             let _ = self.child.wait();
         }

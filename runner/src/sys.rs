@@ -236,11 +236,12 @@ pub fn received_descriptor(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Lets `command` inherit `fds` under their present numbers, and start with the signals of [`reset_signals`]. The caller keeps
-/// the descriptors open until the command is spawned.
-pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>) {
+/// Lets `command` inherit `fds` under their present numbers, and start with the signals of [`reset_signals`], but with `ignored` ones
+/// ignored. The caller keeps the descriptors open until the command is spawned.
+pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>, ignored: &'static [Signal]) {
     let prepare = move || {
         reset_signals();
+        ignored.iter().copied().for_each(ignore);
         for &fd in &fds {
             // SAFETY: F_SETFD touches no memory, and fcntl is async-signal-safe.
             if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {

@@ -14,6 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::debug;
 
+use crate::sys;
+
 use crate::guest::NamespaceMount;
 
 /// Readable once it may be time to stop.
@@ -29,11 +31,14 @@ pub struct ExitWatch {
 impl ExitWatch {
     /// Takes over the ending signals of the process. To be called before any thread is started: threads inherit which
     /// signals are blocked, and one that blocks none would be ended by the signal.
-    pub fn new() -> io::Result<ExitWatch> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
-            set.add(signal);
-        }
+    ///
+    /// With `keep_ignored`, those that the caller ignores stay so: whoever ends this process by a descriptor, and serves
+    /// something that is still to end when a shutdown signals every process at once, asks for it in this way.
+    pub fn new(keep_ignored: bool) -> io::Result<ExitWatch> {
+        let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
+            .into_iter()
+            .filter(|signal| !(keep_ignored && sys::is_ignored(*signal)))
+            .collect();
         set.thread_block()?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -129,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_hang_up_ends_it_and_a_write_does_not() {
-        let mut watch = ExitWatch::new().unwrap();
+        let mut watch = ExitWatch::new(false).unwrap();
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
         watch.watch_hang_up(read).unwrap();
         nix::unistd::write(&write, b"x").unwrap();
@@ -140,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_process_ends_it() {
-        let mut watch = ExitWatch::new().unwrap();
+        let mut watch = ExitWatch::new(false).unwrap();
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         watch.watch_process(pidfd).unwrap();
@@ -152,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_signal_to_the_thread_ends_it() {
-        let mut watch = ExitWatch::new().unwrap();
+        let mut watch = ExitWatch::new(false).unwrap();
         assert!(!is_over(&mut watch, PollTimeout::ZERO));
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
         assert!(is_over(&mut watch, PollTimeout::NONE));

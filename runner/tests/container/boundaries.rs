@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{World, cases, eventually, finish, is_running, parent_of, skip, unique};
+use crate::harness::{
+    World, cases, children_of, eventually, finish, is_running, parent_of, skip, unique,
+};
 
 cases![
     root_of_a_container_is_never_root_of_the_host,
@@ -53,9 +55,8 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
     detach(world, &name, &["--cap-add", "ALL"], &["sleep", "1000"]);
     let init = world.init_of(&name);
     let monitor = parent_of(init);
-    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"));
-    for pid in children.expect("a monitor").split_ascii_whitespace() {
-        let ids = user_ids(pid.parse().expect("a PID"));
+    for pid in children_of(monitor) {
+        let ids = user_ids(pid);
         assert!(ids.iter().all(|id| id != "0"), "{pid}: {ids:?}");
     }
     let inside = |script: &str| world.try_coracle(&["exec", &name, "sh", "-c", script]);
@@ -188,15 +189,10 @@ fn monitor_and_helper_cannot_be_opened_from_inside(world: &World) {
     detach(world, &name, &flags, &["sleep", "1000"]);
     let init = world.init_of(&name);
     let monitor = parent_of(init);
-    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"));
-    let mut pids: Vec<String> = children
-        .expect("a monitor")
-        .split_ascii_whitespace()
-        .filter(|pid| *pid != init.to_string())
-        .map(str::to_owned)
-        .collect();
+    let mut pids = children_of(monitor);
+    pids.retain(|pid| *pid != init);
     assert_eq!(pids.len(), 1, "the helper");
-    pids.push(monitor.to_string());
+    pids.push(monitor);
     for pid in pids {
         for file in [
             "mem",

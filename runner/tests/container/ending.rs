@@ -9,11 +9,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{
-    Outcome, World, cases, eventually, finish, is_running, parent_of, skip, unique, wait,
+    Outcome, World, cases, children_of, eventually, finish, is_running, need_tun, parent_of, skip,
+    unique, wait,
 };
 
 cases![
     a_database_survives_a_signal_to_every_process,
+    the_network_stays_until_the_container_has_ended,
     a_monitor_that_is_asked_to_leave_stops_its_container,
     a_container_outlives_its_main_for_as_long_as_it_takes_to_stop,
     many_containers_stop_under_one_deadline,
@@ -45,14 +47,8 @@ fn wait_for_line(world: &World, name: &str, line: &str) {
 fn signal_all(world: &World, name: &str) {
     let init = world.init_of(name);
     let monitor = parent_of(init);
-    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"));
-    let mut pids = vec![monitor];
-    pids.extend(
-        children
-            .expect("a monitor")
-            .split_ascii_whitespace()
-            .map(|pid| pid.parse::<i32>().expect("a PID")),
-    );
+    let mut pids = children_of(monitor);
+    pids.push(monitor);
     assert!(
         pids.contains(&init) && pids.len() > 2,
         "the helper is one of {pids:?}"
@@ -60,6 +56,15 @@ fn signal_all(world: &World, name: &str) {
     for pid in pids {
         kill(Pid::from_raw(pid), Signal::SIGTERM).expect("signalled");
     }
+}
+
+/// The network helper of a container.
+fn helper_of(world: &World, name: &str) -> i32 {
+    let init = world.init_of(name);
+    let mut others = children_of(parent_of(init))
+        .into_iter()
+        .filter(|pid| *pid != init);
+    others.next().expect("a helper")
 }
 
 /// Waits for the end of a container, and returns its exit code.
@@ -70,6 +75,7 @@ fn exit_code(world: &World, name: &str) -> i64 {
 }
 
 fn a_database_survives_a_signal_to_every_process(world: &World) {
+    need_tun();
     let (Some(server), Some(client)) = (find("redis-server"), find("redis-cli")) else {
         skip("there is no redis-server here (package redis-server)");
     };
@@ -109,6 +115,21 @@ fn a_database_survives_a_signal_to_every_process(world: &World) {
     );
     let saved = fs::read(data.join("dump.rdb")).expect("what the server has saved");
     assert!(saved.windows(5).any(|window| window == b"value"));
+    world.try_coracle(&["rm", &name]).success();
+}
+
+/// What is still to be sent when a shutdown begins has a way out.
+fn the_network_stays_until_the_container_has_ended(world: &World) {
+    need_tun();
+    let name = unique("late");
+    detach(world, &name, &[], &["sh", "-c", SLOW_TO_END]);
+    wait_for_line(world, &name, "ready");
+    let helper = helper_of(world, &name);
+    signal_all(world, &name);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(is_running(helper));
+    assert_eq!(exit_code(world, &name), 9);
+    eventually("the helper leaves with the monitor", || !is_running(helper));
     world.try_coracle(&["rm", &name]).success();
 }
 
