@@ -8,30 +8,18 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{
-    World, cases, children_of, eventually, finish, is_running, parent_of, skip, unique,
-};
+use crate::harness::{World, cases, children_of, eventually, is_running, parent_of, skip, unique};
 
 cases![
     root_of_a_container_is_never_root_of_the_host,
     the_hosts_root_may_be_let_in_by_name,
-    a_container_has_control_groups_of_its_own,
     monitor_and_helper_cannot_be_opened_from_inside,
     masks_stay_what_they_are_whatever_the_image_holds,
     the_hosts_tree_is_out_of_reach_of_an_added_command,
-    volumes_have_places_of_their_own,
+    volumes_have_places_of_their_own;
+    a_container_has_control_groups_of_its_own,
     a_file_capability_that_is_lacking_is_named,
 ];
-
-fn detach(world: &World, name: &str, flags: &[&str], command: &[&str]) {
-    let fixed = ["run", "-d", "--name", name];
-    let words = fixed
-        .iter()
-        .chain(flags)
-        .chain(&["--rootfs", "rootfs"])
-        .chain(command);
-    finish(world.coracle(words)).success();
-}
 
 /// The user IDs that a process has for the kernel: real, effective, saved, of the file system.
 fn user_ids(pid: i32) -> Vec<String> {
@@ -52,7 +40,7 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
         return;
     }
     let name = unique("root");
-    detach(world, &name, &["--cap-add", "ALL"], &["sleep", "1000"]);
+    world.detach(&name, &["--cap-add", "ALL"], &["sleep", "1000"]);
     let init = world.init_of(&name);
     let monitor = parent_of(init);
     for pid in children_of(monitor) {
@@ -116,9 +104,6 @@ fn unified_group() -> Option<PathBuf> {
 }
 
 fn a_container_has_control_groups_of_its_own(world: &World) {
-    if !nix::unistd::geteuid().is_root() {
-        skip("only root can delegate a control group");
-    }
     let Some(own) = unified_group() else {
         skip("there is no unified hierarchy of control groups here");
     };
@@ -144,7 +129,7 @@ fn a_container_has_control_groups_of_its_own(world: &World) {
     let me = std::process::id().to_string();
     fs::write(delegated.join("cgroup.procs"), &me).expect("in the group");
     let name = unique("group");
-    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     let init = world.init_of(&name);
     let group = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
     assert_ne!(group(init), group(parent_of(init)));
@@ -167,12 +152,7 @@ fn a_container_has_control_groups_of_its_own(world: &World) {
     assert!(left.is_empty(), "{left:?}");
 
     // One whose monitor was killed leaves its group to the next command.
-    detach(
-        world,
-        &name,
-        &["--network", "none", "--init"],
-        &["sleep", "1000"],
-    );
+    world.detach(&name, &["--network", "none", "--init"], &["sleep", "1000"]);
     let init = world.init_of(&name);
     kill(Pid::from_raw(parent_of(init)), Signal::SIGKILL).expect("killed");
     eventually("init is gone", || !is_running(init));
@@ -186,7 +166,7 @@ fn a_container_has_control_groups_of_its_own(world: &World) {
 fn monitor_and_helper_cannot_be_opened_from_inside(world: &World) {
     let name = unique("proc");
     let flags = ["-v", "/proc:/hp", "--cap-add", "ALL"];
-    detach(world, &name, &flags, &["sleep", "1000"]);
+    world.detach(&name, &flags, &["sleep", "1000"]);
     let init = world.init_of(&name);
     let monitor = parent_of(init);
     let mut pids = children_of(monitor);
@@ -266,7 +246,7 @@ fn masks_stay_what_they_are_whatever_the_image_holds(world: &World) {
 
 fn the_hosts_tree_is_out_of_reach_of_an_added_command(world: &World) {
     let name = unique("tree");
-    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     let script = "grep -c ' / / ' /proc/self/mountinfo; ls -d /rootfs /home 2>/dev/null; cat /proc/1/mountinfo | grep -c ' / / '";
     let said = world.try_coracle(&["exec", &name, "sh", "-c", script]);
     assert_eq!(said.stdout, "1\n1\n", "{said:?}");
@@ -296,9 +276,6 @@ fn volumes_have_places_of_their_own(world: &World) {
 }
 
 fn a_file_capability_that_is_lacking_is_named(world: &World) {
-    if !nix::unistd::geteuid().is_root() || world.has_single_id() {
-        skip("only root can give a file capabilities for a user with several IDs");
-    }
     let program = world.rootfs().join("bin/raw");
     fs::copy(world.rootfs().join("bin/busybox"), &program).expect("a program");
     world.give_away(&program);

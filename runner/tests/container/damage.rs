@@ -7,29 +7,14 @@ use std::process::Stdio;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
-use crate::harness::{World, cases, eventually, finish, is_running, parent_of, skip, unique};
+use crate::harness::{World, cases, eventually, is_running, parent_of, unique};
 
 cases![
-    a_full_disk_keeps_no_command_from_working,
     output_that_cannot_be_written_is_an_error,
     a_damaged_record_hides_no_running_container,
-    what_is_in_a_files_place_makes_nobody_wait,
+    what_is_in_a_files_place_makes_nobody_wait;
+    a_full_disk_keeps_no_command_from_working,
 ];
-
-fn detach(world: &World, name: &str, script: &str) {
-    let fixed = [
-        "run",
-        "-d",
-        "--name",
-        name,
-        "--network",
-        "none",
-        "--rootfs",
-        "rootfs",
-    ];
-    let command = ["sh", "-c", script];
-    finish(world.coracle(fixed.iter().chain(&command))).success();
-}
 
 /// The directory of the only container of this world.
 fn container_dir(world: &World) -> PathBuf {
@@ -40,9 +25,6 @@ fn container_dir(world: &World) -> PathBuf {
 }
 
 fn a_full_disk_keeps_no_command_from_working(world: &World) {
-    if !nix::unistd::geteuid().is_root() {
-        skip("only root can mount a small disk for the store");
-    }
     let store = &world.store();
     fs::create_dir_all(store).expect("made");
     let options = format!("size=2m,mode=700,uid={0},gid={0}", world.uid());
@@ -57,7 +39,7 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
 
     let name = unique("full");
     let script = "trap 'exit 7' TERM; echo ready; dd if=/dev/zero of=/fill bs=64k 2>/dev/null; echo x >/more; while :; do sleep 0.1 & wait $!; done";
-    detach(world, &name, script);
+    world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
     eventually("the disk is full", || {
         let found = nix::sys::statvfs::statvfs(store).expect("a file system");
         found.blocks_available() == 0
@@ -72,10 +54,14 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
     world.try_coracle(&["rm", &name]).success();
 
     // The same with nobody left to write the exit code, and for one that is still running.
-    detach(
-        world,
+    world.detach(
         &name,
-        "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+        &["--network", "none"],
+        &[
+            "sh",
+            "-c",
+            "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+        ],
     );
     let init = world.init_of(&name);
     let monitor = nix::unistd::Pid::from_raw(parent_of(init));
@@ -87,10 +73,14 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
     eventually("it has ended", || !is_running(init));
     assert_eq!(world.inspect(&name).expect("kept")["exit_code"], 137);
     world.try_coracle(&["rm", "-f", &name]).success();
-    detach(
-        world,
+    world.detach(
         &name,
-        "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+        &["--network", "none"],
+        &[
+            "sh",
+            "-c",
+            "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
+        ],
     );
     world.try_coracle(&["rm", "-f", &name]).success();
     assert!(world.inspect(&name).is_none());
@@ -99,7 +89,11 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
 
 fn output_that_cannot_be_written_is_an_error(world: &World) {
     let name = unique("output");
-    detach(world, &name, "echo out; echo err >&2; sleep 1000");
+    world.detach(
+        &name,
+        &["--network", "none"],
+        &["sh", "-c", "echo out; echo err >&2; sleep 1000"],
+    );
     eventually("it has written", || {
         !world.try_coracle(&["logs", &name]).stderr.is_empty()
     });
@@ -169,7 +163,7 @@ fn a_damaged_record_hides_no_running_container(world: &World) {
         },
     ];
     for damage in damages {
-        detach(world, &name, "sleep 1000");
+        world.detach(&name, &["--network", "none"], &["sh", "-c", "sleep 1000"]);
         let init = world.init_of(&name);
         let monitor = parent_of(init);
         let dir = container_dir(world);
@@ -203,10 +197,14 @@ fn a_damaged_record_hides_no_running_container(world: &World) {
 fn what_is_in_a_files_place_makes_nobody_wait(world: &World) {
     let name = unique("places");
     for file in ["spec.json", "log", "log.1", "monitor", "config.json.new"] {
-        detach(
-            world,
+        world.detach(
             &name,
-            "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1 & wait $!; done",
+            &["--network", "none"],
+            &[
+                "sh",
+                "-c",
+                "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1 & wait $!; done",
+            ],
         );
         let path = container_dir(world).join(file);
         let _ = fs::remove_file(&path);

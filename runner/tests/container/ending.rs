@@ -29,13 +29,6 @@ cases![
 const SLOW_TO_END: &str =
     "trap 'sleep 1; exit 9' TERM; echo ready; while :; do sleep 0.1 & wait $!; done";
 
-fn detach(world: &World, name: &str, flags: &[&str], command: &[&str]) {
-    let fixed = ["run", "-d", "--name", name];
-    let rootfs = ["--rootfs", "rootfs"];
-    let words = fixed.iter().chain(flags).chain(&rootfs).chain(command);
-    finish(world.coracle(words)).success();
-}
-
 fn wait_for_line(world: &World, name: &str, line: &str) {
     eventually("the container is ready", || {
         let logs = world.try_coracle(&["logs", name]);
@@ -97,7 +90,7 @@ fn a_database_survives_a_signal_to_every_process(world: &World) {
         "--unixsocket",
         "/tmp/socket",
     ];
-    detach(world, &name, &["-v", &volume], &command);
+    world.detach(&name, &["-v", &volume], &command);
     let set = |words: &[&str]| -> Outcome {
         let fixed = ["exec", &name, "redis-cli", "-s", "/tmp/socket"];
         world.try_coracle(&[&fixed, words].concat())
@@ -122,7 +115,7 @@ fn a_database_survives_a_signal_to_every_process(world: &World) {
 fn the_network_stays_until_the_container_has_ended(world: &World) {
     need_tun();
     let name = unique("late");
-    detach(world, &name, &[], &["sh", "-c", SLOW_TO_END]);
+    world.detach(&name, &[], &["sh", "-c", SLOW_TO_END]);
     wait_for_line(world, &name, "ready");
     let helper = helper_of(world, &name);
     signal_all(world, &name);
@@ -136,12 +129,7 @@ fn the_network_stays_until_the_container_has_ended(world: &World) {
 fn a_monitor_that_is_asked_to_leave_stops_its_container(world: &World) {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let name = unique("leave");
-        detach(
-            world,
-            &name,
-            &["--network", "none"],
-            &["sh", "-c", SLOW_TO_END],
-        );
+        world.detach(&name, &["--network", "none"], &["sh", "-c", SLOW_TO_END]);
         wait_for_line(world, &name, "ready");
         let monitor = parent_of(world.init_of(&name));
         kill(Pid::from_raw(monitor), signal).expect("signalled");
@@ -177,7 +165,7 @@ fn many_containers_stop_under_one_deadline(world: &World) {
     const SECONDS: u64 = 4;
     let names: Vec<String> = (0..4).map(|_| unique("deaf")).collect();
     for name in &names {
-        detach(world, name, &["--network", "none"], &["sleep", "1000"]);
+        world.detach(name, &["--network", "none"], &["sleep", "1000"]);
     }
     let since = Instant::now();
     let mut stop = vec!["stop".to_owned(), "-t".to_owned(), SECONDS.to_string()];
@@ -197,7 +185,7 @@ fn many_containers_stop_under_one_deadline(world: &World) {
 
 fn a_stop_that_takes_time_says_why(world: &World) {
     let name = unique("why");
-    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     let stopped = world.try_coracle(&["stop", "-t", "3", &name]);
     stopped.success();
     for part in [&*name, "--init", "3 s"] {
@@ -210,8 +198,7 @@ fn an_init_passes_signals_on_and_reaps(world: &World) {
     let name = unique("init");
     // Its orphan is process 1's to reap.
     let script = "(sh -c 'sleep 0.1; exit 3' &); trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done";
-    detach(
-        world,
+    world.detach(
         &name,
         &["--network", "none", "--init"],
         &["sh", "-c", script],
@@ -232,12 +219,7 @@ fn an_init_passes_signals_on_and_reaps(world: &World) {
     assert_eq!(exit_code(world, &name), 5);
     world.try_coracle(&["rm", &name]).success();
     // A program without handlers ends like anywhere else.
-    detach(
-        world,
-        &name,
-        &["--network", "none", "--init"],
-        &["sleep", "1000"],
-    );
+    world.detach(&name, &["--network", "none", "--init"], &["sleep", "1000"]);
     world.try_coracle(&["stop", "-t", "50", &name]).success();
     assert_eq!(exit_code(world, &name), 128 + 15);
     world.try_coracle(&["rm", &name]).success();
@@ -255,7 +237,7 @@ fn a_real_time_signal_is_an_exit_code(world: &World) {
     let kill_itself = ["sh", "-c", "kill -40 $$; exit 1"];
     assert_eq!(world.run(&["--init"], &kill_itself).code(), Some(128 + 40));
     let name = unique("rt");
-    detach(world, &name, &["--network", "none"], &["sleep", "1000"]);
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     let exec = [&["exec", &name][..], &kill_itself].concat();
     assert_eq!(world.try_coracle(&exec).code(), Some(128 + 40));
     let unshare = [&["unshare"][..], &kill_itself].concat();
@@ -268,7 +250,7 @@ fn a_real_time_signal_is_an_exit_code(world: &World) {
 fn a_command_that_is_stopped_before_it_begins_keeps_nobody(world: &World) {
     let name = unique("frozen");
     let script = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p; done; done 2>/dev/null";
-    detach(world, &name, &["--network", "none"], &["sh", "-c", script]);
+    world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
     let init = world.init_of(&name);
     for _ in 0..5 {
         let mut exec = world

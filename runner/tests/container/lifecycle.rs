@@ -71,7 +71,7 @@ fn a_container_can_be_detached_looked_at_and_stopped(world: &World) {
     let name = unique("life");
     // PID 1 has no handlers of its own: the trap is what makes it end at SIGTERM.
     let script = "trap 'exit 7' TERM; echo ready; echo oops >&2; while :; do sleep 1 & wait; done";
-    let id = world.detach(&name, script);
+    let id = world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
     assert!(
         id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
         "{id:?}"
@@ -122,14 +122,19 @@ fn a_container_can_be_detached_looked_at_and_stopped(world: &World) {
 
 fn a_container_that_does_not_listen_is_killed(world: &World) {
     let name = unique("deaf");
-    world.detach(&name, "sleep 1000");
+    world.detach(&name, &["--network", "none"], &["sh", "-c", "sleep 1000"]);
     world.try_coracle(&["stop", "-t", "0", &name]).success();
     assert_eq!(world.inspect(&name).expect("kept")["exit_code"], 137);
     world.try_coracle(&["rm", &name]).success();
 
     world.detach(
         &name,
-        "trap 'exit 9' USR1; while :; do sleep 1 & wait; done",
+        &["--network", "none"],
+        &[
+            "sh",
+            "-c",
+            "trap 'exit 9' USR1; while :; do sleep 1 & wait; done",
+        ],
     );
     let init = world.init_of(&name);
     eventually("the handler is set", || {
@@ -146,7 +151,7 @@ fn a_container_that_does_not_listen_is_killed(world: &World) {
 
 fn commands_can_be_added(world: &World) {
     let name = unique("exec");
-    world.detach(&name, "sleep 1000");
+    world.detach(&name, &["--network", "none"], &["sh", "-c", "sleep 1000"]);
     let exec = |flags: &[&str], command: &[&str]| {
         finish(world.coracle(["exec"].iter().chain(flags).chain(&[&*name]).chain(command)))
     };
@@ -295,25 +300,4 @@ fn files_of_other_users_are_removed_with_the_container(world: &World) {
 /// The coracle process itself: setpriv executes it in its own place, so that it is the child.
 fn main_of(child: u32) -> Pid {
     Pid::from_raw(i32::try_from(child).expect("a PID"))
-}
-
-impl World {
-    /// Starts a shell script in the background and returns what was printed: the container's id.
-    #[track_caller]
-    fn detach(&self, name: &str, script: &str) -> String {
-        let args = [
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            "none",
-            "--rootfs",
-            "rootfs",
-            "sh",
-            "-c",
-            script,
-        ];
-        self.try_coracle(&args).success().trim_end().to_owned()
-    }
 }

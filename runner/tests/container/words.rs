@@ -56,7 +56,7 @@ fn a_commands_flags_are_no_rights_of_ours(world: &World) {
 
 fn a_command_that_is_added_keeps_its_flags(world: &World) {
     let name = unique("words");
-    detach(world, &name, &["sleep", "1000"]);
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     for flag in ["-t", "-e", "-u", "--workdir=/no/such", "--help", "--"] {
         let said = world.try_coracle(&["exec", &name, "sh", "-c", r#"echo "x$*""#, "sh", flag]);
         assert_eq!(said.success(), format!("x{flag}\n"));
@@ -157,7 +157,7 @@ fn all_containers_can_be_meant(world: &World) {
         said.success().lines().count()
     };
     for name in ["one", "two"] {
-        detach(world, name, &["sleep", "1000"]);
+        world.detach(name, &["--network", "none"], &["sleep", "1000"]);
     }
     assert_eq!(world.try_coracle(&["rm", "-a"]).success(), "");
     assert_eq!(
@@ -165,7 +165,7 @@ fn all_containers_can_be_meant(world: &World) {
         2
     );
     assert_eq!((listed(&[]), listed(&["-a"])), (0, 2));
-    detach(world, "three", &["sleep", "1000"]);
+    world.detach("three", &["--network", "none"], &["sleep", "1000"]);
     assert_eq!(
         world
             .try_coracle(&["rm", "--all"])
@@ -178,7 +178,7 @@ fn all_containers_can_be_meant(world: &World) {
         world.try_coracle(&["stop", "-t", "0", "--all"]).success(),
         "three\n"
     );
-    detach(world, "four", &["sleep", "1000"]);
+    world.detach("four", &["--network", "none"], &["sleep", "1000"]);
     assert_eq!(
         world.try_coracle(&["rm", "-af"]).success().lines().count(),
         2
@@ -198,7 +198,7 @@ fn every_signal_arrives(world: &World) {
         let number = code - 128;
         let script =
             format!("trap 'exit {code}' {number}; echo ready; while :; do sleep 1 & wait; done");
-        detach(world, &name, &["sh", "-c", &script]);
+        world.detach(&name, &["--network", "none"], &["sh", "-c", &script]);
         eventually("the handler is set", || {
             world.try_coracle(&["logs", &name]).success() == "ready\n"
         });
@@ -259,7 +259,11 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
 fn nothing_in_a_listing_acts_on_the_terminal(world: &World) {
     let name = unique("listing");
     let hostile = "\u{9b}2J\u{7f}\u{1b}[0m\u{202e}日本";
-    detach(world, &name, &["sh", "-c", "exec sleep 1000", hostile]);
+    world.detach(
+        &name,
+        &["--network", "none"],
+        &["sh", "-c", "exec sleep 1000", hostile],
+    );
     for format in ["json", "table"] {
         let said = world.try_coracle(&["ps", "-a", "--format", format]);
         let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
@@ -498,19 +502,4 @@ fn unshare_tells_other_tools_whose_namespace_it_is(world: &World) {
 fn geteuid_of(world: &World) -> u32 {
     let said = finish(world.command(&[OsStr::new("id")], ["-u"]));
     said.success().trim().parse().expect("an ID")
-}
-
-/// `coracle run -d` with a name.
-fn detach(world: &World, name: &str, command: &[&str]) {
-    let fixed = [
-        "run",
-        "-d",
-        "--name",
-        name,
-        "--network",
-        "none",
-        "--rootfs",
-        "rootfs",
-    ];
-    world.try_coracle(&[&fixed, command].concat()).success();
 }

@@ -42,15 +42,26 @@ pub use world::{World, coracle, snapshot, unique};
 pub struct Case {
     pub name: &'static str,
     pub body: fn(&World),
+    /// Whether root has to set the scene, whoever the caller is: there is no such case for others.
+    pub root_prepares: bool,
 }
 
-/// Makes `CASES` of a module's test functions, each named by its path.
+/// Makes `CASES` of a module's test functions, each named by its path; behind a semicolon those that
+/// root prepares.
 macro_rules! cases {
-    ($($body:ident),* $(,)?) => {
-        pub const CASES: &[$crate::harness::Case] = &[$($crate::harness::Case {
-            name: concat!(module_path!(), "::", stringify!($body)),
-            body: $body,
-        }),*];
+    ($($body:ident),* $(,)? $(; $($prepared:ident),* $(,)?)?) => {
+        pub const CASES: &[$crate::harness::Case] = &[
+            $($crate::harness::Case {
+                name: concat!(module_path!(), "::", stringify!($body)),
+                body: $body,
+                root_prepares: false,
+            },)*
+            $($($crate::harness::Case {
+                name: concat!(module_path!(), "::", stringify!($prepared)),
+                body: $prepared,
+                root_prepares: true,
+            },)*)?
+        ];
     };
 }
 pub(crate) use cases;
@@ -75,7 +86,11 @@ pub fn need_tun() {
 pub fn run(cases: &[Case]) -> ExitCode {
     let trials = || {
         let kinds = Kind::all();
-        cases.iter().flat_map(move |&case| {
+        let is_root = rustix::process::geteuid().is_root();
+        let possible = cases
+            .iter()
+            .filter(move |case| is_root || !case.root_prepares);
+        possible.flat_map(move |&case| {
             kinds
                 .clone()
                 .into_iter()

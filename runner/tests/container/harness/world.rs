@@ -294,6 +294,15 @@ impl World {
             .collect()
     }
 
+    /// `coracle run -d --name NAME FLAGS --rootfs ROOTFS COMMAND`, which must succeed. Returns the
+    /// container's id.
+    #[track_caller]
+    pub fn detach(&self, name: &str, flags: &[&str], command: &[&str]) -> String {
+        let fixed = ["run", "-d", "--name", name];
+        let words = [&fixed, flags, &["--rootfs", "rootfs"], command].concat();
+        self.try_coracle(&words).success().trim_end().to_owned()
+    }
+
     /// What `coracle ps -a` knows of a container.
     pub fn inspect(&self, name: &str) -> Option<serde_json::Value> {
         let listing = self.try_coracle(&["ps", "-a", "--format", "json"]);
