@@ -108,7 +108,8 @@ pub struct RunArgs {
     /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
     /// nodev and their contraries; rbind (the default) or bind; [r]private (the default), [r]slave
     /// or [r]shared for mounts that come later; U to give the files to the container's user; z or Z
-    /// where SELinux is off, and they mean nothing.
+    /// where SELinux is off, and they mean nothing. For containers of the host's root: idmap, which
+    /// lets the container's root read and write what belongs to the host's.
     #[arg(
         short = 'v',
         long = "volume",

@@ -146,6 +146,10 @@ impl VolumeArg {
                 options.give_to_user = true;
                 Kind::Owner
             }
+            "idmap" => {
+                options.map_ids = true;
+                Kind::Mapping
+            }
             "z" | "Z" => {
                 self.relabel = true;
                 Kind::Label
@@ -188,13 +192,16 @@ enum Kind {
     Depth,
     Propagation,
     Owner,
+    Mapping,
     Label,
 }
 
 fn not_an_option(option: &str) -> VolumeError {
     let name = option.split('=').next().unwrap_or_default();
     match name {
-        "O" | "upperdir" | "workdir" | "idmap" | "copy" | "nocopy" | "cached" | "delegated"
+        // Maps that are spelled out.
+        "idmap" => VolumeError::OptionElsewhere(option.to_owned()),
+        "O" | "upperdir" | "workdir" | "copy" | "nocopy" | "cached" | "delegated"
         | "consistent" | "unbindable" | "runbindable" => {
             VolumeError::OptionElsewhere(name.to_owned())
         }
@@ -371,7 +378,7 @@ mod tests {
                 "{both}: {error}"
             );
         }
-        for elsewhere in ["O", "idmap", "idmap=uids=0-1-2", "upperdir=/x", "nocopy"] {
+        for elsewhere in ["O", "idmap=uids=0-1-2", "upperdir=/x", "nocopy"] {
             let error = parse(&format!("/a:/b:{elsewhere}")).expect_err(elsewhere);
             assert!(
                 matches!(error, VolumeError::OptionElsewhere(_)),

@@ -115,6 +115,9 @@ pub struct BindOptions {
     pub propagates_below: bool,
     /// Gives the files to the user that the container's command runs as.
     pub give_to_user: bool,
+    /// Shows the owners of files as the container's of the same number, and what it makes as theirs.
+    #[serde(default)]
+    pub map_ids: bool,
 }
 
 /// Which mounts that come later are seen, `mount_namespaces(7)`.

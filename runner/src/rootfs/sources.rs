@@ -13,7 +13,7 @@ use rustix::mount::MountAttrFlags;
 use super::give::Gift;
 use super::mounts::Detached;
 use super::overlay::Changes;
-use super::{Bind, Propagation, RootfsError, Tree};
+use super::{Bind, BindOptions, Propagation, RootfsError, Tree};
 use crate::sys;
 
 #[derive(Debug)]
@@ -30,14 +30,13 @@ pub struct Sources {
 impl Sources {
     /// Opens everything by its path, in a mount namespace that this process has the rights over.
     pub fn open(tree: &Tree) -> Result<Self, RootfsError> {
+        let why =
+            "the option idmap is for containers of the host's root, whose IDs are not its own";
+        refuse(tree, |options| options.map_ids, why)?;
         let given = tree.binds.iter().filter(|bind| bind.options.give_to_user);
-        Ok(Self {
-            rootfs: open_private(&tree.rootfs, true)?,
-            layer: None,
-            files: tree.files.iter().map(open_bind).collect::<Result<_, _>>()?,
-            binds: tree.binds.iter().map(open_bind).collect::<Result<_, _>>()?,
-            gifts: given.map(Gift::collect).collect::<Result<_, _>>()?,
-        })
+        let mut sources = Self::collect(tree)?;
+        sources.gifts = given.map(Gift::collect).collect::<Result<_, _>>()?;
+        Ok(sources)
     }
 
     /// As [`Sources::open`], for an init that may not reach the paths and is root of `user_namespace`. The warning says what the
@@ -46,16 +45,20 @@ impl Sources {
         tree: &Tree,
         user_namespace: BorrowedFd,
     ) -> Result<(Self, Option<String>), RootfsError> {
-        if let Some(bind) = tree.binds.iter().find(|bind| bind.options.give_to_user) {
-            return Err(RootfsError::Unfit {
-                mount: bind.source.clone(),
-                path: bind.target.clone(),
-                why: "the option U is for users; the host's root gives files away itself, to the IDs in the container's \
-                      /proc/self/uid_map"
-                    .to_owned(),
-            });
+        let why = "the option U is for users; the host's root gives files away itself, to the IDs in the container's \
+                   /proc/self/uid_map, or shows them by the option idmap";
+        refuse(tree, |options| options.give_to_user, why)?;
+        let mut sources = Self::collect(tree)?;
+        for (mount, bind) in sources.binds.iter().zip(&tree.binds) {
+            if bind.options.map_ids {
+                let mapped = sys::map_mount_ids(mount.as_fd(), user_namespace);
+                mapped.map_err(|source| RootfsError::Bind {
+                    path: bind.source.clone(),
+                    source,
+                    hint: " (its file system cannot show other owners, which the option idmap asks for)",
+                })?;
+            }
         }
-        let mut sources = Self::open(tree)?;
         let unmapped = sys::map_mount_ids(sources.rootfs.as_fd(), user_namespace).err();
         if let Changes::Overlay { upper, .. } = &tree.changes
             && let Some(layer) = upper.parent()
@@ -69,6 +72,16 @@ impl Sources {
             )
         });
         Ok((sources, warning))
+    }
+
+    fn collect(tree: &Tree) -> Result<Self, RootfsError> {
+        Ok(Self {
+            rootfs: open_private(&tree.rootfs, true)?,
+            layer: None,
+            files: tree.files.iter().map(open_bind).collect::<Result<_, _>>()?,
+            binds: tree.binds.iter().map(open_bind).collect::<Result<_, _>>()?,
+            gifts: Vec::new(),
+        })
     }
 
     pub fn into_descriptors(self) -> Vec<OwnedFd> {
@@ -98,6 +111,18 @@ impl Sources {
             binds,
             gifts: Vec::new(),
         })
+    }
+}
+
+/// Refuses a volume whose options ask for what is not to be had here.
+fn refuse(tree: &Tree, asks: impl Fn(&BindOptions) -> bool, why: &str) -> Result<(), RootfsError> {
+    match tree.binds.iter().find(|bind| asks(&bind.options)) {
+        None => Ok(()),
+        Some(bind) => Err(RootfsError::Unfit {
+            mount: bind.source.clone(),
+            path: bind.target.clone(),
+            why: why.to_owned(),
+        }),
     }
 }
 

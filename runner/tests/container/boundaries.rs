@@ -55,6 +55,19 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a pattern");
     assert_ne!(pattern, "x\n");
     world.try_coracle(&["rm", "-f", &name]).success();
+    // A volume is shown with root's own IDs when that is asked for by name.
+    let shared = world.path("shared");
+    fs::create_dir(&shared).expect("a directory");
+    let volume = |option: &str| format!("{}:/v{option}", shared.display());
+    assert_eq!(
+        world.run(&["-v", &volume("")], &["touch", "/v/x"]).code(),
+        Some(1)
+    );
+    assert_eq!(
+        world.sh(&["-v", &volume(":idmap")], "touch /v/x; stat -c %u /v/x"),
+        "0\n"
+    );
+    assert_eq!(fs::metadata(shared.join("x")).expect("made").uid(), 0);
     // Its files are root's in the container, and in the directory when that is written in place.
     let in_place = format!("{}:rw", world.rootfs().display());
     let args = [
@@ -84,7 +97,11 @@ fn the_hosts_root_may_be_let_in_by_name(world: &World) {
             let own: Vec<&str> = words.split_ascii_whitespace().take(2).collect();
             assert_eq!(own, ["0", "0"]);
         }
-        false => assert_eq!(map(&["--userns", "host"]), map(&[])),
+        false => {
+            assert_eq!(map(&["--userns", "host"]), map(&[]));
+            let volume = format!("{}:/v:idmap", world.path("home").display());
+            assert_eq!(world.run(&["-v", &volume], &["true"]).code(), Some(125));
+        }
     }
     assert_eq!(
         world.run(&["--userns", "keep-id"], &["true"]).code(),
