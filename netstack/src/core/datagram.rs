@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::time::{Duration, Instant};
 
+use super::flow::FlowId;
+
 /// How long an unused mapping lives: RFC 4787 REQ-5 wants two minutes at least and recommends five.
 const UDP_IDLE: Duration = Duration::from_secs(300);
 /// A question to a resolver is answered or repeated within this.
@@ -48,6 +50,10 @@ pub enum Role {
     Published {
         appears: SocketAddr,
         client: SocketAddr,
+        /// The mapping that reaches the guest in the other family, since the guest refused in this one.
+        detour: Option<FlowId>,
+        /// It is another one's detour.
+        is_detour: bool,
     },
     /// Echo requests to `remote`.
     Echo { remote: IpAddr },
@@ -118,7 +124,9 @@ impl Mapping {
         match &self.role {
             Role::Direct { peers } => peers.contains(&from.ip()).then_some(from),
             Role::Translated { appears, host } => (from == *host).then_some(*appears),
-            Role::Published { appears, client } => (from == *client).then_some(*appears),
+            Role::Published {
+                appears, client, ..
+            } => (from == *client).then_some(*appears),
             Role::Dns { appears, asked, .. } => asked.contains(&from).then_some(*appears),
             Role::Echo { .. } => None,
         }

@@ -98,6 +98,18 @@ impl<F> FlowTable<F> {
         })
     }
 
+    /// Gives a flow another tuple, which no other has.
+    pub fn rename(&mut self, id: FlowId, tuple: Tuple) {
+        if self.get(id).is_some()
+            && !self.by_tuple.contains_key(&tuple)
+            && let Some((old, _)) = &mut self.slots[id.index as usize].flow
+        {
+            self.by_tuple.remove(old);
+            *old = tuple;
+            self.by_tuple.insert(tuple, id.index);
+        }
+    }
+
     pub fn tuple(&self, id: FlowId) -> Option<Tuple> {
         let slot = self.slots.get(id.index as usize)?;
         let (tuple, _) = slot.flow.as_ref()?;
@@ -184,6 +196,7 @@ mod tests {
         Insert(u16),
         Remove(usize),
         Find(u16),
+        Rename(usize, u16),
     }
 
     fn tuple(port: u16) -> Tuple {
@@ -201,6 +214,7 @@ mod tests {
             (0u16..40).prop_map(Operation::Insert),
             (0usize..40).prop_map(Operation::Remove),
             (0u16..40).prop_map(Operation::Find),
+            (0usize..40, 0u16..40).prop_map(|(nth, port)| Operation::Rename(nth, port)),
         ], 0..200)) {
             let mut table = FlowTable::new(HashKey(1, 2));
             let mut model: Vec<(FlowId, u16)> = Vec::new();
@@ -217,7 +231,15 @@ mod tests {
                         prop_assert_eq!(table.remove(id), Some(port));
                         gone.push(id);
                     }
-                    Operation::Remove(_) => {}
+                    Operation::Rename(nth, port) if nth < model.len() => {
+                        table.rename(model[nth].0, tuple(port));
+                        if model.iter().all(|(_, tuple)| *tuple != port) {
+                            model[nth].1 = port;
+                            *table.get_mut(model[nth].0).unwrap() = port;
+                        }
+                        prop_assert_eq!(table.tuple(model[nth].0), Some(tuple(model[nth].1)));
+                    }
+                    Operation::Remove(_) | Operation::Rename(..) => {}
                     Operation::Find(port) => {
                         let expected = model.iter().find(|(_, p)| *p == port).map(|(id, _)| *id);
                         prop_assert_eq!(table.find(&tuple(port)), expected);
@@ -226,6 +248,7 @@ mod tests {
                 prop_assert_eq!(table.count(), model.len());
                 for (id, port) in &model {
                     prop_assert_eq!(table.get(*id), Some(port));
+                    prop_assert_eq!(table.tuple(*id), Some(tuple(*port)));
                 }
                 for id in &gone {
                     prop_assert_eq!(table.get(*id), None);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, UdpSlice};
 use smoltcp::time::Instant;
 
@@ -76,6 +77,9 @@ impl Core {
                 Phase::Promoted(_) => {}
                 Phase::Open(_) => {
                     flow.ingest(&mut self.engine, packet.ip, tcp, now, link);
+                    if flow.is_refused() {
+                        self.try_other_family(id, now);
+                    }
                     self.touch(id);
                 }
             }
@@ -203,6 +207,10 @@ impl Core {
             Icmpv4Type::EchoRequest(echo) => {
                 self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
             }
+            Icmpv4Type::DestinationUnreachable(why) => match why {
+                DestUnreachableHeader::FragmentationNeeded { .. } => None,
+                _ => self.handle_unreachable(icmp.payload(), now, link),
+            },
             _ => None,
         }
     }
@@ -222,6 +230,9 @@ impl Core {
                 let network = &self.config.network;
                 neighbour::handle_ndp(packet, icmp, network, self.config.mac, link);
                 None
+            }
+            Icmpv6Type::DestinationUnreachable(_) => {
+                self.handle_unreachable(icmp.payload(), now, link)
             }
             _ => None,
         }

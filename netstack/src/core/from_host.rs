@@ -12,7 +12,7 @@ use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::shares::Share;
 use super::tcp::{Cause, Phase, Readiness, TcpFlow};
-use super::{Core, DialError, Kind, MAX_CLASHES};
+use super::{Core, DialError, Kind};
 
 impl Core {
     /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
@@ -73,15 +73,7 @@ impl Core {
             return None;
         }
         self.make_room(Share::HalfOpen);
-        // Many clients may share the gateway's address; their own ports then may clash.
-        let own = appears.port();
-        let tuples = (own..=u16::MAX).chain(1024..own).map(|port| Tuple {
-            protocol: Protocol::Tcp,
-            guest,
-            remote: Some(SocketAddr::new(appears.ip(), port)),
-        });
-        let free = |tuple: &Tuple| self.flows.find(tuple).is_none();
-        let Some(tuple) = tuples.take(MAX_CLASHES).find(free) else {
+        let Some(tuple) = self.free_tuple(Protocol::Tcp, guest, appears) else {
             self.counters.limit_reached += 1;
             return None;
         };
@@ -162,9 +154,14 @@ impl Core {
             remote: Some(appears),
         };
         let id = match self.flows.find(&tuple) {
-            Some(id) => id,
+            Some(id) => self.detour_of(id, now),
             None => {
-                let role = Role::Published { appears, client };
+                let role = Role::Published {
+                    appears,
+                    client,
+                    detour: None,
+                    is_detour: false,
+                };
                 self.insert_mapping(tuple, self.guest_mac?, role, now)?
             }
         };

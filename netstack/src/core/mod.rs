@@ -23,6 +23,7 @@ mod packet;
 pub mod policy;
 mod promotion;
 mod reassembly;
+mod refusal;
 mod seniority;
 mod shares;
 pub mod tcp;
@@ -96,6 +97,8 @@ pub enum Action<'f> {
 }
 
 /// How a dial ended if it did not succeed.
+    /// Let `flow` talk through the socket of the published port that `with` has.
+    ShareSocket { flow: FlowId, with: FlowId },
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialError {
     /// RST came back.
@@ -419,6 +422,7 @@ impl Action<'_> {
             Action::SendDatagram {
                 flow,
                 to,
+            Action::ShareSocket { flow, with } => Action::ShareSocket { flow, with },
                 payload,
                 segment,
             } => Action::SendDatagram {

@@ -145,6 +145,14 @@ impl Driver {
         }
     }
 
+    /// Lets a mapping talk through the published port of another one.
+    pub(super) fn share_socket(&mut self, id: FlowId, with: FlowId) {
+        if let Some(HostSocket::PublishedUdp(index)) = self.sockets.get_mut(with) {
+            let index = *index;
+            self.sockets.insert(id, HostSocket::PublishedUdp(index));
+        }
+    }
+
     /// Datagrams of clients of the published port at `index`.
     pub(super) fn read_published(&mut self, index: u32, now: Instant) {
         let Some(Published::Udp { guest_port, socket }) = self.listeners.get(index) else {

@@ -255,6 +255,7 @@ impl Driver {
 
     /// One turn for each flow that this batch touched; what they touch again waits for the next batch.
     fn serve_touched(&mut self, now: Instant) {
+            Action::ShareSocket { flow, with } => self.share_socket(flow, with),
         for _ in 0..self.core.touched_len() {
             let Some(id) = self.core.poll_touched() else {
                 return;

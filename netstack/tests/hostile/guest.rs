@@ -33,6 +33,8 @@ pub struct Guest {
     connections: Vec<Connection>,
     /// Recent frames, to be sent again, as they were or damaged.
     sent: Vec<Vec<u8>>,
+    /// Packets of the core, to be quoted in errors; the last one of each place.
+    quotable: [Vec<u8>; 8],
     /// Frames heard since the guest last spoke.
     heard: usize,
 }
@@ -59,6 +61,7 @@ impl Guest {
             Some(etherparse::NetSlice::Arp(_)) => return,
             None => panic!("the core sent a frame of no known protocol"),
         };
+        self.quotable[self.heard % 8] = ethernet[14..].to_vec();
         let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
             return;
         };
@@ -96,7 +99,7 @@ impl Guest {
             18..40 => self.obey(entropy),
             40..62 => self.misbehave(entropy),
             62..70 => udp(entropy),
-            70..74 => icmp(entropy),
+            70..74 => self.icmp(entropy),
             74..78 => arp_or_ndp(entropy),
             78..85 => fragment(entropy),
             85..96 => self.damage(entropy),
@@ -109,6 +112,18 @@ impl Guest {
             self.sent[index] = frame.clone();
         }
         frame
+    }
+
+    /// An echo, or an error about a packet of the core or about nothing.
+    fn icmp(&self, entropy: &mut Entropy) -> Vec<u8> {
+        let quote = entropy.choose(&self.quotable);
+        match quote.is_empty() || entropy.chance(50) {
+            true => icmp(&vec![9; entropy.choose(&[0, 8, 56, 1400, 60_000])], entropy),
+            false => {
+                let most = entropy.choose(&[548, 65_000, 28, 48, 27]);
+                icmp(&quote[..quote.len().min(most)], entropy)
+            }
+        }
     }
 
     /// A SYN, of a new connection or of one that exists.
@@ -356,14 +371,13 @@ fn udp(entropy: &mut Entropy) -> Vec<u8> {
     frame
 }
 
-fn icmp(entropy: &mut Entropy) -> Vec<u8> {
+fn icmp(payload: &[u8], entropy: &mut Entropy) -> Vec<u8> {
     let remote = remote(entropy).ip();
     let source = source(entropy, remote.is_ipv4());
     let echo = IcmpEchoHeader {
         id: entropy.u16() % 8,
         seq: entropy.u16(),
     };
-    let payload = vec![9; entropy.choose(&[0, 8, 56, 1400, 60_000])];
     let mut frame = vec![0; VNET_HEADER_LEN];
     let builder = ip(source, remote);
     let written = if remote.is_ipv4() {
@@ -372,14 +386,14 @@ fn icmp(entropy: &mut Entropy) -> Vec<u8> {
             1 => Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port),
             _ => Icmpv4Type::EchoRequest(echo),
         };
-        builder.icmpv4(message).write(&mut frame, &payload)
+        builder.icmpv4(message).write(&mut frame, payload)
     } else {
         let message = match entropy.below(4) {
             0 => Icmpv6Type::EchoReply(echo),
             1 => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
             _ => Icmpv6Type::EchoRequest(echo),
         };
-        builder.icmpv6(message).write(&mut frame, &payload)
+        builder.icmpv6(message).write(&mut frame, payload)
     };
     written.expect("lengths fit");
     frame

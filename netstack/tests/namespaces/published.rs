@@ -30,6 +30,11 @@ pub const CASES: &[Case] = &[
     case("published::specific_address", specific_address),
     case("published::port_range", port_range),
     case("published::nobody_listens", nobody_listens),
+    case("published::service_of_one_family", service_of_one_family),
+    case(
+        "published::udp_service_of_one_family",
+        udp_service_of_one_family,
+    ),
     case(
         "published::service_on_guest_loopback",
         service_on_guest_loopback,
@@ -150,6 +155,56 @@ fn port_range(world: &mut World) {
         let service = listen(&world.guest.net, Family::V4.guest(), 80 + offset);
         let mut client = connect(&world.elsewhere, (Family::V4.host(), 8000 + offset).into());
         talk(&mut client, &mut accept(&service).0);
+    }
+}
+
+/// A service that listens in one family only, as many do, serves clients of the other one as the gateway's.
+fn service_of_one_family(world: &mut World) {
+    let helper = world.helper().publish("8080:80").start();
+    let baseline = helper.fd_count();
+    for (service, client) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+        // `TcpListener` binds IPv6 for both families unless it is to an address.
+        let address = match service {
+            Family::V4 => service.unspecified(),
+            Family::V6 => service.guest(),
+        };
+        let listener = listen(&world.guest.net, address, 80);
+        for (netns, host) in [
+            (&world.elsewhere, client.host()),
+            (&world.host, client.loopback()),
+        ] {
+            let mut stream = connect(netns, (host, 8080).into());
+            let (mut served, source) = accept(&listener);
+            assert_eq!(source.ip(), service.gateway());
+            talk(&mut stream, &mut served);
+        }
+        // Its own clients are seen as themselves.
+        let mut stream = connect(&world.elsewhere, (service.host(), 8080).into());
+        let (mut served, source) = accept(&listener);
+        assert_eq!(source, stream.local_addr().unwrap());
+        talk(&mut stream, &mut served);
+    }
+    helper.expect_fds_back_to(baseline);
+}
+
+/// The same over UDP: the very first datagram arrives.
+fn udp_service_of_one_family(world: &mut World) {
+    let _helper = world.helper().publish("5300:53/udp").start();
+    for (family, other) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+        let service = udp(&world.guest.net, family.guest(), 53);
+        let client = udp(&world.elsewhere, other.elsewhere(), 0);
+        client.connect((other.host(), 5300)).unwrap();
+        for query in [&b"first"[..], b"second"] {
+            let mut buffer = [0; 64];
+            client.send(query).unwrap();
+            let (count, source) = service
+                .recv_from(&mut buffer)
+                .expect("the datagram arrives");
+            assert_eq!((&buffer[..count], source.ip()), (query, family.gateway()));
+            service.send_to(b"answer", source).unwrap();
+            let count = client.recv(&mut buffer).expect("the answer comes back");
+            assert_eq!(&buffer[..count], b"answer");
+        }
     }
 }
 

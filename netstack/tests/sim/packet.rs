@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    ArpPacket, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
-    TcpOptionElement, TransportSlice,
+    ArpPacket, Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
+    TcpHeader, TcpOptionElement, TransportSlice,
 };
 use netstack::core::MacAddr;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
@@ -220,6 +220,34 @@ pub fn echo(source: &str, destination: &str, id: u16, sequence: u16, payload: &[
         IpAddr::V6(_) => builder
             .icmpv6_echo_request(id, sequence)
             .write(&mut frame, payload),
+    };
+    written.expect("the test's lengths fit");
+    frame
+}
+
+/// The frame by which the guest says that nobody listens where `frame` was to go (port unreachable), of which it quotes
+/// all that is given.
+pub fn unreachable(frame: &[u8]) -> Vec<u8> {
+    let quote = &frame[VNET_HEADER_LEN + 14..];
+    let address = |at: usize, len: usize| quote[at..at + len].to_vec();
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let ethernet = PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC);
+    let written = if quote[0] >> 4 == 4 {
+        let from = address(16, 4).try_into().expect("four bytes");
+        let to = address(12, 4).try_into().expect("four bytes");
+        let why = etherparse::icmpv4::DestUnreachableHeader::Port;
+        ethernet
+            .ipv4(from, to, 64)
+            .icmpv4(Icmpv4Type::DestinationUnreachable(why))
+            .write(&mut frame, quote)
+    } else {
+        let from = address(24, 16).try_into().expect("sixteen bytes");
+        let to = address(8, 16).try_into().expect("sixteen bytes");
+        let why = etherparse::icmpv6::DestUnreachableCode::Port;
+        ethernet
+            .ipv6(from, to, 64)
+            .icmpv6(Icmpv6Type::DestinationUnreachable(why))
+            .write(&mut frame, quote)
     };
     written.expect("the test's lengths fit");
     frame

@@ -4,15 +4,26 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use netstack::core::flow::FlowId;
 use netstack::core::tcp::Cause;
 use netstack::core::{Config, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
 
-use crate::packet::{ACK, FIN, RST, SYN, Segment};
+use crate::packet::{ACK, Datagram, FIN, RST, SYN, Segment, unreachable};
 use crate::peer::Peer;
 use crate::world::{World, address, config, guest_address};
 
 const CLIENT: &str = "203.0.113.9:50123";
+
+impl World {
+    /// A client sends a datagram to the published port 53. Returns the mapping by which it reached the guest.
+    fn client_sends(&mut self, client: &str, payload: &[u8]) -> FlowId {
+        let (now, wire) = (self.now, &mut self.wire);
+        self.core
+            .handle_published_datagram(address(client), 53, payload, None, now, wire)
+            .expect("a mapping")
+    }
+}
 
 /// The guest's end of a connection from `client` to its port 80, which has heard the SYN.
 fn service(world: &mut World, client: &str) -> (Peer, Segment) {
@@ -71,7 +82,9 @@ fn what_the_client_says_before_the_service_answers_waits() {
 
 #[test]
 fn a_service_that_is_not_there_resets_the_client() {
-    let mut world = World::default();
+    let mut only_v4 = config();
+    only_v4.network.v6 = None;
+    let mut world = World::new(only_v4);
     let flow = world.client_connects(CLIENT, 80).expect("accepted");
     let (service, _) = service(&mut world, CLIENT);
     world.send(Segment {
@@ -81,6 +94,184 @@ fn a_service_that_is_not_there_resets_the_client() {
     assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
     world.wait(Duration::from_secs(60));
     world.assert_quiet();
+}
+
+/// A service that listens in one family only serves the clients of the other one too, as the gateway's.
+#[test]
+fn a_refused_client_is_served_by_the_other_family() {
+    for (client, other) in [
+        ("[2001:db8::9]:50123", "10.0.2.2:50123"),
+        (CLIENT, "[fd00::2]:50123"),
+    ] {
+        let mut world = World::default();
+        let flow = world.client_connects(client, 80).expect("accepted");
+        let (refusing, _) = service(&mut world, client);
+        world.host_sends(flow, b"GET /");
+        world.send(Segment {
+            seq: 0,
+            ..refusing.rst()
+        });
+        assert_eq!(world.closed, []);
+        let (mut service, _) = service(&mut world, other);
+        assert_eq!(service.guest.ip(), guest_address(service.remote));
+        world.send(service.syn());
+        let request = world.segment();
+        service.hear(&request);
+        assert_eq!(request.payload, b"GET /");
+        world.send(service.data(b"200"));
+        assert_eq!(world.host_reads(flow), b"200");
+        // The first attempt has left nothing behind.
+        world.send(refusing.ack());
+        assert_eq!(world.segment().flags & RST, RST);
+        world.send(service.rst());
+        assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
+        assert_eq!(world.core.counters().connections, 1);
+    }
+}
+
+#[test]
+fn a_client_that_both_families_refuse_is_reset_and_no_third_attempt_made() {
+    let mut world = World::default();
+    let flow = world.client_connects("[2001:db8::9]:50123", 80);
+    for client in ["[2001:db8::9]:50123", "10.0.2.2:50123"] {
+        assert_eq!(world.closed, []);
+        let (refusing, _) = service(&mut world, client);
+        world.send(Segment {
+            seq: 0,
+            ..refusing.rst()
+        });
+    }
+    assert_eq!(
+        world.ended(),
+        (flow.expect("accepted"), Cause::ResetByGuest)
+    );
+    world.wait(Duration::from_secs(60));
+    world.assert_quiet();
+    assert_eq!(world.states(), []);
+}
+
+/// Only a refusal of the SYN is one: a service that resets an open connection has served the client.
+#[test]
+fn an_open_connection_that_is_reset_is_not_begun_again() {
+    let mut world = World::default();
+    let flow = world.client_connects(CLIENT, 80).expect("accepted");
+    let (mut service, _) = service(&mut world, CLIENT);
+    world.send(service.syn());
+    service.hear(&world.segment());
+    world.send(service.rst());
+    assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
+    world.assert_quiet();
+}
+
+/// The other family's port may be taken by a client whom it is the own one of.
+#[test]
+fn refused_clients_that_clash_get_other_ports() {
+    let mut world = World::default();
+    world
+        .client_connects("127.0.0.1:50123", 80)
+        .expect("accepted");
+    world.frames();
+    world.client_connects("[::1]:50123", 80).expect("accepted");
+    let (refusing, _) = service(&mut world, "[fd00::2]:50123");
+    world.send(Segment {
+        seq: 0,
+        ..refusing.rst()
+    });
+    assert_eq!(world.segment().source, address("10.0.2.2:50124"));
+}
+
+/// A firewall of the guest refuses by ICMP; only what quotes our SYN counts.
+#[test]
+fn an_icmp_error_about_the_syn_refuses_too() {
+    for (client, other) in [
+        ("[2001:db8::9]:50123", "10.0.2.2:50123"),
+        (CLIENT, "[fd00::2]:50123"),
+    ] {
+        let mut world = World::default();
+        let flow = world.client_connects(client, 80).expect("accepted");
+        let syn = world.segment();
+        let forged = Segment {
+            seq: syn.seq.wrapping_add(1),
+            ..syn.clone()
+        };
+        world.send_frame(&unreachable(&forged.frame()));
+        world.assert_quiet();
+        world.send_frame(&unreachable(&syn.frame()));
+        let again = world.segment();
+        assert_eq!((again.flags, again.source), (SYN, address(other)));
+        world.send_frame(&unreachable(&again.frame()));
+        assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
+        world.assert_quiet();
+    }
+}
+
+#[test]
+fn a_datagram_that_is_refused_goes_to_the_other_family() {
+    for (client, own, other) in [
+        (
+            "[2001:db8::9]:50123",
+            "[2001:db8::9]:50123",
+            "10.0.2.2:50123",
+        ),
+        (CLIENT, CLIENT, "[fd00::2]:50123"),
+        ("127.0.0.1:50123", "10.0.2.2:50123", "[fd00::2]:50123"),
+    ] {
+        let mut world = World::default();
+        let first = world.client_sends(client, b"query");
+        let refused = world.datagram();
+        assert_eq!(refused.source, address(own));
+        world.send_frame(&unreachable(&refused.frame()));
+        let again = world.datagram();
+        assert_eq!(
+            (again.source, &again.payload[..]),
+            (address(other), &b"query"[..])
+        );
+        assert_eq!(again.destination.ip(), guest_address(again.source));
+        let (detour, with) = world.shared.pop().expect("it has a socket");
+        assert_eq!(with, first);
+
+        let answer = Datagram {
+            source: again.destination,
+            destination: again.source,
+            payload: b"answer".to_vec(),
+        };
+        world.send_frame(&answer.frame());
+        let sent = world.sent();
+        assert_eq!((sent.flow, sent.to), (detour, address(client)));
+        // Later ones take the detour at once.
+        assert_eq!(world.client_sends(client, b"another"), detour);
+        assert_eq!(world.datagram().source, address(other));
+
+        // The service has moved: the detour ends, and the way is looked for anew.
+        world.send_frame(&unreachable(&again.frame()));
+        assert_eq!(world.ended(), (detour, Cause::Finished));
+        world.assert_quiet();
+        assert_eq!(world.client_sends(client, b"once more"), first);
+        assert_eq!(world.datagram().source, address(own));
+    }
+}
+
+/// What the guest quotes in part cannot be sent again, and where it lacks the other family there is no detour.
+#[test]
+fn a_datagram_that_cannot_be_sent_again_is_lost() {
+    let mut world = World::default();
+    world.client_sends(CLIENT, &[7; 2000]);
+    let refused = world.datagram();
+    let frame = refused.frame();
+    // As much as Linux quotes of IPv4.
+    world.send_frame(&unreachable(&frame[..10 + 14 + 548]));
+    world.assert_quiet();
+    world.client_sends(CLIENT, b"next");
+    assert_eq!(world.datagram().source, address("[fd00::2]:50123"));
+
+    let mut only_v4 = config();
+    only_v4.network.v6 = None;
+    let mut world = World::new(only_v4);
+    world.client_sends(CLIENT, b"query");
+    let refused = world.datagram();
+    world.send_frame(&unreachable(&refused.frame()));
+    world.assert_quiet();
+    assert_eq!(world.core.mappings().count(), 1);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct World {
     pub dials: VecDeque<(FlowId, SocketAddr)>,
     /// Datagrams and echo requests to the host's network, not looked at yet.
     pub datagrams: VecDeque<Sent>,
+    /// Flows that are to talk through the socket of another one.
+    pub shared: Vec<(FlowId, FlowId)>,
     pub hosts: HashMap<FlowId, Host>,
     pub closed: Vec<(FlowId, Cause)>,
     /// Flows that wanted to leave for the kernel, with their numbers. This kernel refuses them all.
@@ -106,6 +108,7 @@ impl World {
             wire: Wire::default(),
             dials: VecDeque::new(),
             datagrams: VecDeque::new(),
+            shared: Vec::new(),
             hosts: HashMap::new(),
             closed: Vec::new(),
             promotions: Vec::new(),
@@ -130,6 +133,7 @@ impl World {
         match action {
             None => {}
             Some(Action::Dial { flow, to }) => self.dials.push_back((flow, to)),
+            Some(Action::ShareSocket { flow, with }) => self.shared.push((flow, with)),
             Some(Action::SendDatagram {
                 flow,
                 to,

@@ -125,6 +125,8 @@ pub struct TcpFlow {
     vigil: Vigil,
     /// How often the guest mistook our SYN for one of an earlier connection.
     reopened: u8,
+    /// This is the second attempt of a published connection: the guest has refused it in the client's own family.
+    is_second_attempt: bool,
     /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no more turns.
     time_wait: bool,
 }
@@ -190,6 +192,7 @@ impl TcpFlow {
             time_wait: false,
         }
     }
+            is_second_attempt: false,
 
     /// Takes one IP packet of the guest, which carries `segment`.
     pub fn ingest(
@@ -235,6 +238,39 @@ impl TcpFlow {
         self.host.writable |= readiness.writable;
         self.host.hung_up |= readiness.hung_up;
         self.host.failed |= readiness.failed;
+    /// Whether the guest has answered the SYN of a client with RST.
+    pub fn is_refused(&self) -> bool {
+        self.is_half_open && self.reset_by_guest && self.initiator == Initiator::Host
+    }
+
+    /// The guest says by ICMP that the segment with number `seq` did not arrive. True if that refuses the connection, as
+    /// a RST would: if it was our SYN (RFC 1122 4.2.3.9, RFC 5927 4.1).
+    pub fn take_refusal(&mut self, seq: u32) -> bool {
+        let Phase::Open(connection) = &self.phase else {
+            return false;
+        };
+        let refused = connection.state() == State::SynSent && seq == connection.observed().iss;
+        self.reset_by_guest |= refused;
+        refused
+    }
+
+    pub fn has_tried_other_family(&self) -> bool {
+        self.is_second_attempt
+    }
+
+    /// Goes on as `connection`, which is still to be opened. Returns the one that the guest refused.
+    pub fn connect_again(&mut self, connection: Connection, now: Instant) -> Option<Connection> {
+        self.is_second_attempt = true;
+        self.reset_by_guest = false;
+        self.reopened = 0;
+        self.progress = (State::Closed, 0);
+        self.moved = now;
+        match std::mem::replace(&mut self.phase, Phase::Open(connection)) {
+            Phase::Open(refused) => Some(refused),
+            Phase::Dialling { .. } | Phase::Promoted(_) => None,
+        }
+    }
+
     }
 
     /// Moves what can be moved, both ways, and says what has to be said to the guest.
