@@ -99,7 +99,8 @@ struct Args {
 
     /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
     ///
-    /// Services see the client's own address, except for clients on the host's loopback, which appear as the gateway.
+    /// Services see the client's own address, except for clients on the host's loopback, which appear as the gateway; so does
+    /// who comes over IPv6 to a service that listens on IPv4 only, or the other way round.
     /// Delivery is to the guest's address on the tap, so what listens on its 127.0.0.1 only is not published.
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<String>,

@@ -97,6 +97,7 @@ impl Connection {
         let Some(Action::Dial { flow, .. }) = dial else {
             panic!("a SYN is a request to dial, not {dial:?}");
         };
+        assert!(core.begin_dial(flow, START), "just asked for");
         core.handle_dialled(flow, Ok(()), START, &mut wire);
         let writable = Readiness {
             writable: true,

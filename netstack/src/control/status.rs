@@ -48,6 +48,8 @@ pub struct Status {
 pub struct LimitsStatus {
     /// Descriptors of open TCP connections: one each, two when the kernel carries it.
     pub connections: LimitStatus,
+    /// SYNs of the guest that wait for their turn.
+    pub waiting: LimitStatus,
     /// TCP connections to the outside that are being made.
     pub dials: LimitStatus,
     /// TCP connections whose handshake the guest has not finished.
@@ -365,6 +367,7 @@ mod tests {
             limit_reached: 13,
             limits: LimitsStatus {
                 connections: limit(14),
+                waiting: limit(20),
                 dials: limit(15),
                 half_open: limit(16),
                 udp: limit(17),
@@ -388,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"waiting":{"used":20,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();

@@ -62,7 +62,7 @@ impl Core {
             let flow = self.flows.tcp_mut(id)?;
             match &mut flow.phase {
                 // A guest that reuses the port starts over with another sequence number; the dial serves both.
-                Phase::Dialling { syn } if opens => *syn = packet.ip.into(),
+                Phase::Dialling { syn, .. } if opens => *syn = packet.ip.into(),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
                 // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is never diverted and
@@ -107,10 +107,10 @@ impl Core {
             // Nothing is said: the guest repeats its SYN, and there may be room by then.
             return None;
         }
-        self.make_room(Share::Dials);
+        self.make_room(Share::Waiting);
         let flow = TcpFlow::dialling(packet.ip, self.config.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
-        self.begin(flow, Share::Dials, now);
+        self.begin(flow, Share::Waiting, now);
         Some(Action::Dial { flow, to })
     }
 

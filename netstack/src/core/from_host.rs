@@ -15,6 +15,20 @@ use super::tcp::{Cause, Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
 
 impl Core {
+    /// The dial that an [`Action::Dial`] asked for is about to begin. False if nobody waits for it any more.
+    pub fn begin_dial(&mut self, id: FlowId, now: Instant) -> bool {
+        let flow = self.flows.tcp(id);
+        if !flow.is_some_and(|flow| matches!(flow.phase, Phase::Dialling { .. })) {
+            return false;
+        }
+        self.advance(id, Share::Dials, now, |flow| {
+            if let Phase::Dialling { has_begun, .. } = &mut flow.phase {
+                *has_begun = true;
+            }
+        });
+        true
+    }
+
     /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
     pub fn handle_dialled(
         &mut self,
@@ -27,17 +41,16 @@ impl Core {
         let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp_mut(id)) else {
             return;
         };
-        let (Phase::Dialling { syn }, Some(remote)) = (&flow.phase, tuple.remote) else {
+        let (Phase::Dialling { syn, .. }, Some(remote)) = (&flow.phase, tuple.remote) else {
             return;
         };
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
                 let taken = connection.state() != State::Listen;
-                flow.phase = Phase::Open(connection);
-                self.shares.end_dial();
-                self.make_room(Share::HalfOpen);
-                self.begin(id, Share::HalfOpen, now);
+                self.advance(id, Share::HalfOpen, now, |flow| {
+                    flow.phase = Phase::Open(connection);
+                });
                 if !taken {
                     // Its addresses or checksum are none that TCP answers, so nobody waits for one.
                     self.close(id, Cause::GuestSilent);

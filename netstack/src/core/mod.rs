@@ -36,7 +36,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 pub use self::packet::MacAddr;
-pub use self::shares::{Limits, MAX_DIALS, MAX_FLOWS, MAX_HALF_OPEN, MAX_MAPPINGS, Share, Usage};
+pub use self::shares::{
+    Limits, MAX_DIALS, MAX_FLOWS, MAX_HALF_OPEN, MAX_MAPPINGS, MAX_WAITING, Share, Usage,
+};
 pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
@@ -74,10 +76,11 @@ pub struct Config {
     pub hash_key: HashKey,
 }
 
-/// What the driver has to do for a frame, at once.
+/// What the driver has to do for a frame; at once, unless said otherwise.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<'f> {
-    /// Connect a stream to `to`, then call [`Core::handle_dialled`].
+    /// When [`Core::may_dial`] says so, call [`Core::begin_dial`]; if that agrees, connect a stream to `to`, and call
+    /// [`Core::handle_dialled`].
     Dial { flow: FlowId, to: SocketAddr },
     /// Send `payload` to `to` from the flow's socket, made at its first datagram; cut into datagrams of `segment`
     /// bytes if that is given.
@@ -94,11 +97,11 @@ pub enum Action<'f> {
         sequence: u16,
         payload: Cow<'f, [u8]>,
     },
+    /// Let `flow` talk through the socket of the published port that `with` has.
+    ShareSocket { flow: FlowId, with: FlowId },
 }
 
 /// How a dial ended if it did not succeed.
-    /// Let `flow` talk through the socket of the published port that `with` has.
-    ShareSocket { flow: FlowId, with: FlowId },
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialError {
     /// RST came back.
@@ -419,10 +422,10 @@ impl Action<'_> {
     fn into_owned(self) -> Action<'static> {
         match self {
             Action::Dial { flow, to } => Action::Dial { flow, to },
+            Action::ShareSocket { flow, with } => Action::ShareSocket { flow, with },
             Action::SendDatagram {
                 flow,
                 to,
-            Action::ShareSocket { flow, with } => Action::ShareSocket { flow, with },
                 payload,
                 segment,
             } => Action::SendDatagram {

@@ -60,6 +60,17 @@ impl Seniority {
         self.count -= 1;
     }
 
+    /// Since when the one that began first is here.
+    pub fn first(&mut self, last_use: impl Fn(FlowId) -> Option<Instant>) -> Option<Instant> {
+        while let Some((id, queued)) = self.queue.front() {
+            if last_use(*id).is_some() {
+                return Some(*queued);
+            }
+            self.queue.pop_front();
+        }
+        None
+    }
+
     /// Takes out the flow that has to go, which is not `keep`. `None` when there is no other.
     pub fn pop(
         &mut self,
@@ -169,10 +180,13 @@ mod tests {
     fn flows_that_ended_are_forgotten() {
         let (mut seniority, mut uses) = filled(3);
         uses.remove(&id(0));
+        let first = seniority.first(|id| uses.get(&id).copied());
+        assert_eq!(first, Some(at(0)));
         assert_eq!(
             seniority.pop(None, |id| uses.get(&id).copied()),
             Some(id(1))
         );
+        assert_eq!(seniority.first(|_| None), None);
         for index in 0..10_000 {
             seniority.begin(id(index), at(1), |_| None);
         }

@@ -5,24 +5,29 @@
 //! Flows that nobody may miss, or that are soon repeated, make way within their share, the senior one first; open
 //! connections never do: when theirs is used up, a new one has to wait.
 
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 
 use super::datagram::Role;
 use super::flow::{FlowId, FlowTable};
 use super::seniority::Seniority;
-use super::tcp::{Cause, Phase};
+use super::tcp::{Cause, Phase, TcpFlow};
 use super::{Core, Entry, Kind};
 
 /// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not answered.
 pub const MAX_FLOWS: usize = 65_536;
+/// Most SYNs that wait to be dialled for. They hold no descriptor. One more, and the oldest is given up unsaid.
+pub const MAX_WAITING: usize = 4_096;
 /// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
 /// So dials that nobody answers cannot keep out those that somebody would.
 pub const MAX_DIALS: usize = 4_096;
 /// Most connections whose handshake the guest has not finished. One more, and the oldest goes: it answers within microseconds
-/// unless it never will.
+/// unless it never will, or a flood keeps its answer from us.
 pub const MAX_HALF_OPEN: usize = 4_096;
 /// Most UDP, and as many echo mappings. One more, and one that was not used lately goes.
 pub const MAX_MAPPINGS: usize = 4_096;
+/// How long a dial, and then the guest, has for its answer before another one may have its place. Longer than most round
+/// trips; and a SYN that waits for as long is not repeated yet.
+const GRACE: Duration = Duration::from_millis(200);
 /// Most pipes of relays, with two descriptors each. Without one a relay copies.
 const MAX_PIPES: usize = 256;
 /// Most sockets that are kept ready for hand-overs.
@@ -33,6 +38,8 @@ const MAX_REPAIR_SOCKETS: usize = 128;
 pub struct Limits {
     /// Descriptors of open TCP connections: one each, two when the kernel carries it.
     pub streams: usize,
+    /// SYNs that no dial has begun for.
+    pub waiting: usize,
     pub dials: usize,
     pub half_open: usize,
     pub udp: usize,
@@ -49,6 +56,7 @@ impl Limits {
         let part = |divisor: usize, most: usize| (descriptors / divisor).clamp(1, most);
         let mut limits = Limits {
             streams: 0,
+            waiting: MAX_WAITING,
             dials: part(10, MAX_DIALS),
             half_open: part(10, MAX_HALF_OPEN),
             udp: part(5, MAX_MAPPINGS),
@@ -86,6 +94,7 @@ pub struct Usage {
 /// Kinds of flows of which the senior one makes way for one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
+    Waiting,
     Dials,
     HalfOpen,
     Udp,
@@ -94,7 +103,8 @@ pub enum Share {
 }
 
 impl Share {
-    pub const ALL: [Share; 5] = [
+    pub const ALL: [Share; 6] = [
+        Share::Waiting,
         Share::Dials,
         Share::HalfOpen,
         Share::Udp,
@@ -114,6 +124,7 @@ pub struct Shares {
 impl Shares {
     pub fn new(limits: &Limits) -> Shares {
         let limit = |share| match share {
+            Share::Waiting => limits.waiting,
             Share::Dials => limits.dials,
             Share::HalfOpen => limits.half_open,
             Share::Udp => limits.udp,
@@ -138,11 +149,6 @@ impl Shares {
         self.streams += 1;
     }
 
-    /// The dial of a connection has ended well. It is to begin among the half-open ones.
-    pub fn end_dial(&mut self) {
-        self.by_kind[Share::Dials as usize].end();
-    }
-
     /// Takes `entry`'s flow out of the account.
     pub fn end(&mut self, entry: &Entry) {
         match entry.share() {
@@ -157,7 +163,8 @@ impl Entry {
     fn share(&self) -> Option<Share> {
         match &self.kind {
             Kind::Tcp(flow) => match flow.phase {
-                Phase::Dialling { .. } => Some(Share::Dials),
+                Phase::Dialling { has_begun, .. } if has_begun => Some(Share::Dials),
+                Phase::Dialling { .. } => Some(Share::Waiting),
                 Phase::Open(_) if flow.is_half_open => Some(Share::HalfOpen),
                 Phase::Open(_) | Phase::Promoted(_) => None,
             },
@@ -229,6 +236,19 @@ impl Core {
         admitted
     }
 
+    /// Whether a dial may begin: if there is no place for it, or for what comes of it, it can be taken from one that has had
+    /// time enough. Otherwise SYNs that come faster than answers would keep all from being answered.
+    pub fn may_dial(&mut self, now: Instant) -> bool {
+        let flows = &self.flows;
+        [Share::Dials, Share::HalfOpen].into_iter().all(|share| {
+            let seniority = &mut self.shares.by_kind[share as usize];
+            !seniority.is_full()
+                || seniority
+                    .first(|id| last_use(flows, share, id))
+                    .is_none_or(|since| now >= since + GRACE)
+        })
+    }
+
     /// The system has no descriptor for a socket of flow `id`, or for a client who wants to be accepted (`None`): one that
     /// will hardly be missed goes. For a client only mappings do. False if there is none.
     pub fn yield_descriptor(&mut self, id: Option<FlowId>) -> bool {
@@ -248,6 +268,25 @@ impl Core {
         }
     }
 
+    /// Flow `id` goes on from its share to `share`, for which `change` is to make it fit. Within that there is room
+    /// afterwards.
+    pub(super) fn advance(
+        &mut self,
+        id: FlowId,
+        share: Share,
+        now: Instant,
+        change: impl FnOnce(&mut TcpFlow),
+    ) {
+        if let Some(entry) = self.flows.get_mut(id) {
+            self.shares.end(entry);
+            if let Kind::Tcp(flow) = &mut entry.kind {
+                change(flow);
+            }
+            self.make_room(share);
+            self.begin(id, share, now);
+        }
+    }
+
     /// Flow `id` has become part of `share`.
     pub(super) fn begin(&mut self, id: FlowId, share: Share, now: Instant) {
         let flows = &self.flows;
@@ -260,7 +299,7 @@ impl Core {
         let senior = seniority.pop(keep, |id| last_use(flows, share, id));
         if let Some(id) = senior {
             let cause = match share {
-                Share::Dials => Cause::Cancelled,
+                Share::Waiting | Share::Dials => Cause::Cancelled,
                 Share::HalfOpen => Cause::GuestSilent,
                 Share::Udp | Share::PublishedUdp | Share::Echo => Cause::Finished,
             };

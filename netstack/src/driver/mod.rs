@@ -4,10 +4,11 @@
 //! One thread, one epoll, one wake-up for many events. tokio is not used here on purpose: the loop needs typed tokens and
 //! one turn over all flows that a batch touched, and a task per socket costs a wake-up each.
 //!
-//! A turn: take events, read a bounded number of frames, serve every flow that was touched once, close what has ended.
+//! A turn: take events, read a bounded number of frames, dial a bounded number of remotes, serve every flow that was touched once, close what has ended.
 //! Work left over shortens the next wait to nothing, so no source starves another.
 
 mod datagrams;
+mod dials;
 mod poller;
 mod promoted;
 mod promotion;
@@ -23,6 +24,7 @@ use portfwd::Listener;
 use tracing::debug;
 
 use crate::control::{ExitWatch, StatusSocket};
+use crate::core::flow::FlowId;
 use crate::core::link::Link;
 use crate::core::tcp::Cause;
 use crate::core::{Action, Core, Duration, Instant};
@@ -30,6 +32,7 @@ use crate::device::{MAX_FRAME_LEN, Tap};
 use crate::guest::Promoter;
 use crate::host::Resolvers;
 
+use self::dials::DialQueue;
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
 pub use self::promotion::Unpromoted;
@@ -40,6 +43,9 @@ use self::tap_link::TapLink;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
 const FRAMES_PER_TURN: usize = 32;
+/// SYNs read in one turn besides: more than are dialled, so that in a flood of them other frames, such as the last one of a
+/// handshake, do not have to wait for each.
+const SYNS_PER_TURN: usize = 512;
 /// How soon a full tap is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -70,6 +76,7 @@ pub struct Driver {
     link: TapLink,
     poller: Poller,
     sockets: HostSockets,
+    dials: DialQueue,
     listeners: Listeners,
     resolvers: Resolvers,
     promotion: Result<Promotion, Unpromoted>,
@@ -131,6 +138,7 @@ impl Driver {
             link: TapLink::new(parts.tap),
             poller,
             sockets: HostSockets::default(),
+            dials: DialQueue::default(),
             listeners,
             resolvers: parts.resolvers,
             promotion: parts
@@ -181,6 +189,7 @@ impl Driver {
             if frames && !self.read_frames(FRAMES_PER_TURN, now) {
                 return Ok(());
             }
+            self.start_dials(now);
             self.core.handle_deadline(now);
             if self.link.has_room() {
                 self.serve_touched(now);
@@ -197,18 +206,27 @@ impl Driver {
         }
     }
 
-    /// Takes the frames that are there, `most` at most. False when the tap is gone.
+    /// Takes the frames that are there, `most` at most but for SYNs. False when the tap is gone.
     fn read_frames(&mut self, most: usize, now: Instant) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut there = true;
-        for _ in 0..most {
+        let mut left = most;
+        for _ in 0..most + SYNS_PER_TURN {
+            if left == 0 {
+                break;
+            }
             match self.link.tap().receive(&mut buffer) {
                 Ok(len) => {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
+                    if let Some(Action::Dial { flow, to }) = action {
+                        self.dials.push(flow, to);
+                        continue;
+                    }
+                    left -= 1;
                     if let Some(action) = action {
                         // A new flow may take the place of one that has just ended.
                         self.close_ended();
-                        self.perform(action, now);
+                        self.perform(action);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -223,9 +241,9 @@ impl Driver {
         there
     }
 
-    fn perform(&mut self, action: Action<'_>, now: Instant) {
+    fn perform(&mut self, action: Action<'_>) {
         match action {
-            Action::Dial { flow, to } => self.dial(flow, to, now),
+            Action::Dial { flow, to } => self.dials.push(flow, to),
             Action::SendDatagram {
                 flow,
                 to,
@@ -238,10 +256,11 @@ impl Driver {
                 sequence,
                 payload,
             } => self.send_echo(flow, to, sequence, &payload),
+            Action::ShareSocket { flow, with } => self.share_socket(flow, with),
         }
     }
 
-    fn handle_socket(&mut self, id: crate::core::flow::FlowId, event: Event, now: Instant) {
+    fn handle_socket(&mut self, id: FlowId, event: Event, now: Instant) {
         match self.sockets.get_mut(id) {
             Some(HostSocket::Dialling(_)) => self.finish_dial(id, event, now),
             Some(HostSocket::Stream(_)) => self.core.host_ready(id, event.readiness()),
@@ -255,7 +274,6 @@ impl Driver {
 
     /// One turn for each flow that this batch touched; what they touch again waits for the next batch.
     fn serve_touched(&mut self, now: Instant) {
-            Action::ShareSocket { flow, with } => self.share_socket(flow, with),
         for _ in 0..self.core.touched_len() {
             let Some(id) = self.core.poll_touched() else {
                 return;
@@ -312,13 +330,18 @@ impl Driver {
             return Some(RETRY);
         }
         let relays_wait = self.promotion.as_ref().is_ok_and(Promotion::has_work);
-        if self.core.touched_len() > 0 || relays_wait {
+        if self.core.touched_len() > 0 || relays_wait || self.dials.has_work() {
             return Some(Duration::ZERO);
         }
-        let deadline = self.core.poll_deadline()?;
-        // Rounded up, so that a timer is due when it has run out.
-        Some(deadline - now + Duration::from_micros(50))
-            .filter(|_| deadline > now)
-            .or(Some(Duration::ZERO))
+        let held_up = (!self.dials.is_empty()).then_some(RETRY);
+        let until_deadline = self
+            .core
+            .poll_deadline()
+            .map(|deadline| match deadline > now {
+                // Rounded up, so that a timer is due when it has run out.
+                true => deadline - now + Duration::from_micros(50),
+                false => Duration::ZERO,
+            });
+        held_up.into_iter().chain(until_deadline).min()
     }
 }

@@ -57,6 +57,7 @@ fn limits(core: &Core) -> LimitsStatus {
     let share = |share| limit(core.usage(share));
     LimitsStatus {
         connections: limit(core.stream_usage()),
+        waiting: share(Share::Waiting),
         dials: share(Share::Dials),
         half_open: share(Share::HalfOpen),
         udp: share(Share::Udp),

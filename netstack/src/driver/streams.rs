@@ -19,6 +19,8 @@ use crate::core::{DialError, Instant};
 use crate::host::dial::{self, Dial};
 use crate::host::{KEEPALIVE, UdpSocket};
 
+/// Dials begun in one turn, each of which takes as long as reading some ten frames.
+const DIALS_PER_TURN: usize = 32;
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -131,7 +133,23 @@ impl Event {
 }
 
 impl Driver {
-    pub(super) fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
+    /// Dials for the SYNs that were read, as many as one turn allows.
+    pub(super) fn start_dials(&mut self, now: Instant) {
+        for _ in 0..DIALS_PER_TURN {
+            self.dials.is_held_up = !self.core.may_dial(now);
+            if self.dials.is_held_up {
+                return;
+            }
+            let Some((id, to)) = self.dials.pop(|id| self.core.begin_dial(id, now)) else {
+                return;
+            };
+            // It may have taken the place of another.
+            self.close_ended();
+            self.dial(id, to, now);
+        }
+    }
+
+    fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
         let socket = self
             .open_for(id, || dial::socket_for(to))
             .map_err(dial::dial_error);

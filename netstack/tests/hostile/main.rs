@@ -9,7 +9,7 @@ mod entropy;
 mod guest;
 mod world;
 
-use netstack::core::{Counters, MAX_DIALS, MAX_MAPPINGS};
+use netstack::core::{Counters, Limits};
 
 use entropy::Entropy;
 use world::World;
@@ -75,7 +75,8 @@ fn floods_are_bounded() {
         world.send(&guest::syn(port, remote), &mut entropy);
         world.send(&guest::datagram(port, remote), &mut entropy);
     }
-    assert_eq!(world.flows(), (MAX_DIALS, MAX_MAPPINGS));
+    let Limits { dials, udp, .. } = world.limits();
+    assert_eq!(world.flows(), (dials, udp));
     world.wind_down();
 }
 

@@ -12,8 +12,7 @@ use netstack::core::link::Link;
 use netstack::core::policy::Network;
 use netstack::core::tcp::{Cause, HostStream, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
-    Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_DIALS, MAX_FLOWS,
-    MAX_MAPPINGS,
+    Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
 };
 
 use super::entropy::Entropy;
@@ -47,7 +46,7 @@ impl World {
             guest_mac: None,
             udp_segmentation: entropy.chance(50),
             promote: entropy.choose(&[Promote::Auto, Promote::Off, Promote::Always]),
-            limits: Limits::default(),
+            limits: entropy.choose(&[Limits::default(), Limits::share_out(120)]),
             random_seed: entropy.u32().into(),
             hash_key: HashKey(entropy.u32().into(), entropy.u32().into()),
         };
@@ -83,7 +82,10 @@ impl World {
                 let frame = self.guest.speak(entropy);
                 if let Some(action) = self.core.handle_frame(&frame, self.now, &mut self.wire) {
                     match action {
-                        Action::Dial { flow, .. } => self.dials.push(flow),
+                        Action::Dial { flow, .. } => {
+                            assert!(self.core.begin_dial(flow, self.now), "just asked for");
+                            self.dials.push(flow);
+                        }
                         Action::SendDatagram { to, .. } => assert_allowed(to),
                         Action::SendEcho { .. } | Action::ShareSocket { .. } => {}
                     }
@@ -96,16 +98,41 @@ impl World {
         }
         self.turn(entropy);
         let status = self.core.tcp_flows().count() + self.core.mappings().count();
-        assert!(status <= MAX_FLOWS && self.dials.len() <= MAX_DIALS);
+        assert!(status <= MAX_FLOWS);
+        self.assert_limits();
     }
 
     /// A frame of the guest, whatever comes of it.
     pub fn send(&mut self, frame: &[u8], entropy: &mut Entropy) {
         let action = self.core.handle_frame(frame, self.now, &mut self.wire);
         if let Some(Action::Dial { flow, .. }) = action {
+            assert!(self.core.begin_dial(flow, self.now), "just asked for");
             self.dials.push(flow);
         }
         self.turn(entropy);
+    }
+
+    pub fn limits(&self) -> Limits {
+        *self.core.limits()
+    }
+
+    /// No kind has more than its share, and the account of them is right.
+    fn assert_limits(&self) {
+        let limits = self.core.limits();
+        let mut counts = [0; Share::ALL.len()];
+        for share in Share::ALL {
+            let Usage { count, limit } = self.core.usage(share);
+            assert!(count <= limit, "{share:?}: {count} of {limit}");
+            counts[share as usize] = count;
+        }
+        let [waiting, dials, half_open, ..] = counts;
+        assert_eq!((waiting, dials), (0, self.dials.len()));
+        let streams = self.core.stream_usage().count;
+        assert!(streams <= limits.streams + limits.dials + limits.half_open);
+        let tcp = self.core.tcp_flows().count();
+        assert_eq!(dials + half_open + streams, tcp + self.relayed.len());
+        let mappings = counts[3..].iter().sum::<usize>();
+        assert_eq!(mappings, self.core.mappings().count());
     }
 
     /// TCP flows (all of them dials, if none was ended) and mappings.
@@ -329,8 +356,6 @@ impl World {
                 self.core.handle_datagram_error(flow, client, why, wire);
             }
         }
-        let mappings = self.core.mappings().count();
-        assert!(mappings <= MAX_MAPPINGS, "{mappings} mappings");
     }
 
     fn let_time_pass(&mut self, entropy: &mut Entropy) {

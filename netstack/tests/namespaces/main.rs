@@ -9,6 +9,7 @@ mod harness;
 mod behind;
 mod closing;
 mod dns;
+mod floods;
 mod haul;
 mod icmp;
 mod lifecycle;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         behind::CASES,
         root::CASES,
         load::CASES,
+        floods::CASES,
         haul::CASES,
     ];
     harness::run(&subjects.concat())

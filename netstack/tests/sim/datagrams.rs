@@ -28,7 +28,7 @@ fn datagram(source: &str, destination: &str, payload: &[u8]) -> Datagram {
 
 impl World {
     /// The guest sends a datagram.
-    fn send_udp(&mut self, source: &str, destination: &str, payload: &[u8]) {
+    pub fn send_udp(&mut self, source: &str, destination: &str, payload: &[u8]) {
         self.send_frame(&datagram(source, destination, payload).frame());
     }
 

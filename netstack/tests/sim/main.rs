@@ -20,6 +20,7 @@ mod closing;
 mod datagrams;
 mod dialling;
 mod flow_control;
+mod limits;
 mod link_layer;
 mod offloads;
 mod published;

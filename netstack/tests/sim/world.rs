@@ -132,7 +132,10 @@ impl World {
         let action = self.core.handle_frame(frame, self.now, &mut self.wire);
         match action {
             None => {}
-            Some(Action::Dial { flow, to }) => self.dials.push_back((flow, to)),
+            Some(Action::Dial { flow, to }) => {
+                assert!(self.core.begin_dial(flow, self.now), "nothing is between");
+                self.dials.push_back((flow, to));
+            }
             Some(Action::ShareSocket { flow, with }) => self.shared.push((flow, with)),
             Some(Action::SendDatagram {
                 flow,

@@ -135,6 +135,8 @@ pub enum Phase {
     /// The guest's SYN, to be answered when the dial ends.
     Dialling {
         syn: Box<[u8]>,
+        /// Until then the SYN waits for its turn.
+        has_begun: bool,
     },
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
@@ -166,7 +168,10 @@ pub enum Served {
 
 impl TcpFlow {
     pub fn dialling(syn: &[u8], promote: Promote, now: Instant) -> TcpFlow {
-        let phase = Phase::Dialling { syn: syn.into() };
+        let phase = Phase::Dialling {
+            syn: syn.into(),
+            has_begun: false,
+        };
         TcpFlow::new(Initiator::Guest, phase, promote, now)
     }
 
@@ -187,12 +192,12 @@ impl TcpFlow {
             reset_by_guest: false,
             vigil: Vigil::default(),
             reopened: 0,
+            is_second_attempt: false,
             progress: (State::Closed, 0),
             moved: now,
             time_wait: false,
         }
     }
-            is_second_attempt: false,
 
     /// Takes one IP packet of the guest, which carries `segment`.
     pub fn ingest(
@@ -233,11 +238,6 @@ impl TcpFlow {
         }
     }
 
-    pub fn host_ready(&mut self, readiness: Readiness) {
-        self.host.readable |= readiness.readable;
-        self.host.writable |= readiness.writable;
-        self.host.hung_up |= readiness.hung_up;
-        self.host.failed |= readiness.failed;
     /// Whether the guest has answered the SYN of a client with RST.
     pub fn is_refused(&self) -> bool {
         self.is_half_open && self.reset_by_guest && self.initiator == Initiator::Host
@@ -271,6 +271,11 @@ impl TcpFlow {
         }
     }
 
+    pub fn host_ready(&mut self, readiness: Readiness) {
+        self.host.readable |= readiness.readable;
+        self.host.writable |= readiness.writable;
+        self.host.hung_up |= readiness.hung_up;
+        self.host.failed |= readiness.failed;
     }
 
     /// Moves what can be moved, both ways, and says what has to be said to the guest.

@@ -21,6 +21,7 @@ pub struct Setup {
     mtu: u32,
     options: Vec<OsString>,
     program: PathBuf,
+    descriptors: Option<u64>,
 }
 
 impl Setup {
@@ -32,12 +33,19 @@ impl Setup {
             mtu: 65520,
             options: Vec::new(),
             program: env!("CARGO_BIN_EXE_coracle-net").into(),
+            descriptors: None,
         }
     }
 
     /// Another path to the same program.
     pub fn program(mut self, path: impl Into<PathBuf>) -> Setup {
         self.program = path.into();
+        self
+    }
+
+    /// The hard limit of descriptors.
+    pub fn descriptors(mut self, limit: u64) -> Setup {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -135,6 +143,9 @@ impl Setup {
             .args(&self.options);
         if self.configure {
             command.arg("--configure");
+        }
+        if let Some(limit) = self.descriptors {
+            sys::limit_descriptors(&mut command, limit);
         }
         command
     }

@@ -96,6 +96,17 @@ pub fn unacknowledged(stream: &std::net::TcpStream) -> usize {
     usize::try_from(bytes).expect("not negative")
 }
 
+/// Lets `command` start with room for `limit` descriptors and no way to more.
+pub fn limit_descriptors(command: &mut std::process::Command, limit: u64) {
+    use std::os::unix::process::CommandExt;
+    let set = move || {
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, limit, limit)
+            .map_err(io::Error::from)
+    };
+    // SAFETY: between fork and exec there is one system call on integers.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Lets `fd` pass through the next `exec`, under its present number.
 pub fn inherit(fd: &impl std::os::fd::AsFd) -> i32 {
     let fd = fd.as_fd();
