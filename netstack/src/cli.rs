@@ -1,6 +1,6 @@
 //! The command line of `coracle-net`, and the order in which a helper comes up.
 //!
-//! Flags as typed become a checked [`Config`]; [`start`] turns that into running [`Parts`]; only [`main`] prints errors
+//! Flags as typed become a checked [`Config`]; `start` turns that into running [`Parts`]; only [`main`] prints errors
 //! and picks exit codes. The order of `start` is what makes it safe: inherited descriptors are claimed before any is opened,
 //! host ports are bound with the caller's own privileges, the user namespace is joined while there is one thread, the
 //! privileges go when nothing is left to set up, and "ready" is said last.

@@ -86,7 +86,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
 
-    /// Publish a port of the container: [[IP:]HOST:]CONTAINER[/tcp|/udp], ranges as 8000-8010:80-90
+    /// Publish a port of the container: `[[IP:]HOST:]CONTAINER[/tcp|/udp]`, ranges as
+    /// 8000-8010:80-90
     ///
     /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
     /// The service sees the client's own address.
@@ -106,8 +107,8 @@ pub struct RunArgs {
     /// colon
     ///
     /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
-    /// nodev and their contraries; rbind (the default) or bind; [r]private (the default), [r]slave
-    /// or [r]shared for mounts that come later; U to give the files to the container's user; z or Z
+    /// nodev and their contraries; rbind (the default) or bind; `[r]private` (the default), `[r]slave`
+    /// or `[r]shared` for mounts that come later; U to give the files to the container's user; z or Z
     /// where SELinux is off, and they mean nothing. For containers of the host's root: idmap, which
     /// lets the container's root read and write what belongs to the host's.
     #[arg(

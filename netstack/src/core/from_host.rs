@@ -15,7 +15,7 @@ use super::tcp::{Cause, Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
 
 impl Core {
-    /// The dial that an [`Action::Dial`] asked for is about to begin. False if nobody waits for it any more.
+    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for is about to begin. False if nobody waits for it any more.
     pub fn begin_dial(&mut self, id: FlowId, now: Instant) -> bool {
         let flow = self.flows.tcp(id);
         if !flow.is_some_and(|flow| matches!(flow.phase, Phase::Dialling { .. })) {
@@ -29,7 +29,7 @@ impl Core {
         true
     }
 
-    /// The dial that an [`Action::Dial`] asked for has ended. Late news of a flow that is gone are ignored.
+    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for has ended. Late news of a flow that is gone are ignored.
     pub fn handle_dialled(
         &mut self,
         id: FlowId,

@@ -84,7 +84,7 @@ pub enum Egress {
 }
 
 impl Engine {
-    /// `mtu` as in [`Limits::new`]; `random_seed` feeds initial sequence numbers.
+    /// `mtu` as in `Limits::new`; `random_seed` feeds initial sequence numbers.
     pub fn new(mtu: u16, random_seed: u64, now: Instant) -> Engine {
         let limits = Limits::new(mtu);
         let mut scratch = vec![0; MAX_FRAME_LEN].into_boxed_slice();

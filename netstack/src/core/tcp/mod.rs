@@ -93,7 +93,7 @@ pub enum Cause {
     ResetByHost,
     /// The dial failed; the guest was told as the failure asks.
     DialFailed,
-    /// The guest left a SYN or FIN unanswered (see [`patience`], or until another flow needed the room), or its SYN was none
+    /// The guest left a SYN or FIN unanswered (see `patience`, or until another flow needed the room), or its SYN was none
     /// that TCP takes.
     GuestSilent,
     /// The guest gave up while we were dialling.
