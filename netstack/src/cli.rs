@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
 /// network namespace is enough, and whoever made that namespace has it.
 #[derive(Debug, Parser)]
 #[command(name = "coracle-net", version, max_term_width = 110, after_long_help = EXAMPLES)]
-struct Args {
+pub struct Args {
     /// Whose network namespace: a process ID, or a path such as /run/netns/NAME
     #[arg(value_name = "PID|PATH")]
     target: String,
