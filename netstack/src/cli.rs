@@ -344,6 +344,8 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     }
 
     let target = Target::open(&config.target, config.user_namespace.as_deref())?;
+    // Before the guest has power over this process.
+    sandbox::close_process()?;
     target.join_user()?;
     let network_namespace = target
         .network()
@@ -371,6 +373,7 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
 
     sandbox::confine_thread(kept)?;
     guest.run(move || sandbox::confine_thread(kept))??;
+    // Again: changes of IDs have undone it.
     sandbox::close_process()?;
     info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
 

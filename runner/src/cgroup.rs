@@ -37,13 +37,42 @@ pub enum Reach {
     Own,
 }
 
+/// Whether a process in this one's groups, with the same user ID, could act on this one through them.
+pub fn may_be_harmed() -> bool {
+    own_directories().iter().any(|group| is_exposed(group))
+}
+
+/// The groups of a container by their name, where this process would make them.
+pub fn named(name: &str) -> Vec<PathBuf> {
+    let groups = own_directories().into_iter().map(|own| own.join(name));
+    groups.filter(|group| group.exists()).collect()
+}
+
+/// Lets frozen processes go on, so that they can be killed: a container may have frozen itself. Version 2 needs no thawing for
+/// that.
+pub fn thaw(groups: &[PathBuf]) {
+    for group in groups {
+        // Fails where the group has no such file.
+        let _ = fs::write(group.join("freezer.state"), "THAWED");
+    }
+}
+
+fn own_directories() -> Vec<PathBuf> {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+}
+
+/// The name of a container's groups.
+pub fn name(short_id: &str) -> String {
+    format!("coracle-{short_id}")
+}
+
 /// Makes the groups of a container and returns their directories; none where the caller may make none.
 ///
 /// # Errors
 /// When the container would have to share a group whose files it may write.
 pub fn create(name: &str, reach: Reach) -> Result<Vec<PathBuf>, CgroupError> {
-    let read = |file| fs::read_to_string(file).unwrap_or_default();
-    let parents = own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+    let parents = own_directories();
     let mut made = Vec::new();
     for parent in parents {
         if reach == Reach::Own && !is_unified(&parent) {

@@ -90,7 +90,7 @@ pub struct RunArgs {
     /// 8000-8010:80-90
     ///
     /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
-    /// The service sees the client's own address.
+    /// The service sees the client's own address, and the gateway's in place of the host's loopback.
     #[arg(
         short = 'p',
         long = "publish",
@@ -147,7 +147,7 @@ pub struct RunArgs {
     /// User IDs of the container; `host` lets the host's root be root in it, which gives the container the host
     #[arg(
         long,
-        value_enum,
+        value_parser = text(values::parse_user_namespace),
         default_value = "default",
         value_name = "default|host"
     )]
@@ -235,7 +235,7 @@ pub struct ProcessArgs {
     pub tty: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserNamespace {
     /// A user's own ID and sub-IDs; for the host's root, IDs that nobody else has.
     Default,
@@ -298,10 +298,11 @@ impl ExecArgs {
 #[derive(Debug, Args)]
 pub struct PortArgs {
     /// Name or id of the container
+    #[arg(value_parser = text(str::parse::<String>))]
     pub container: String,
 
     /// Only this port of the container's
-    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = crate::commands::parse_port)]
+    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = text(crate::commands::parse_port))]
     pub port: Option<(u16, Protocol)>,
 }
 
@@ -327,6 +328,9 @@ pub enum PsFormat {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The last 16 MiB are kept at least, and 32 MiB at most; older lines are gone."
+)]
 pub struct LogsArgs {
     /// Go on until the container ends
     #[arg(short, long)]
@@ -358,7 +362,7 @@ pub struct StopArgs {
         short = 't',
         long = "time",
         alias = "timeout",
-        value_parser = text(str::parse::<u32>),
+        value_parser = text(values::parse_seconds),
         default_value = "10",
         value_name = "SECONDS"
     )]
@@ -408,7 +412,10 @@ pub struct RmArgs {
 Nothing but the users and the mounts are the command's own:
   coracle unshare cat /proc/self/uid_map      how IDs are mapped
   coracle unshare chown -R 33:33 ./site       give files to a user of the container
-  coracle unshare rm -rf ./tree               remove files of the container's users")]
+  coracle unshare rm -rf ./tree               remove files of the container's users
+
+The host's root keeps its own IDs in there. Its containers have others, which begin where the second number in their \
+/proc/self/uid_map says.")]
 pub struct UnshareArgs {
     /// The command and its arguments; without, the shell named by SHELL
     #[arg(trailing_var_arg = true, value_name = "COMMAND [ARG]")]

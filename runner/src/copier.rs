@@ -1,20 +1,24 @@
 //! One direction of bytes between two descriptors, in small steps that never block for long.
 //!
-//! A [`Copier`] belongs to a poll loop: [`Copier::interest`] says what to wait for, [`Copier::advance`] does one step. It holds one
+//! A [`Copier`] belongs to a poll loop: [`Copier::interest`] says what to wait for, [`Copier::advance`] does one step. Nothing that
+//! a reader does, or does not, keeps the loop from its other duties. It holds one
 //! buffer at most and reads only when that is empty, so that a slow reader slows the writer down as a pipe would. When
-//! either side ends, both are closed: the writer behind gets EPIPE, the reader ahead sees the end.
+//! the writer behind ends, or the reader ahead leaves, both are closed: the one gets EPIPE, the other sees the end.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Bytes that a pipe or terminal which polls writable takes without blocking: PIPE_BUF, `pipe(7)`.
+/// Bytes that a pipe which polls writable takes without blocking: PIPE_BUF, `pipe(7)`.
 const WRITE_MAX: usize = 4096;
+/// The same of a terminal, which promises nothing: little enough to fit most of the time.
+const TERMINAL_WRITE_MAX: usize = 256;
 
 /// Copies from `from` to `to`, if there is a `to`.
 #[derive(Debug)]
@@ -22,27 +26,39 @@ pub struct Copier {
     ends: Option<(OwnedFd, Option<OwnedFd>)>,
     pending: Vec<u8>,
     written: usize,
+    /// Bytes written at a time.
+    write_max: usize,
     write_error: Option<Errno>,
+    /// Whether reading goes on when the reader ahead has left.
+    outlives_reader: bool,
 }
 
 impl Copier {
     /// Without `to`, what is read is shown to the observer only.
+    ///
+    /// A `to` of our own had better be non-blocking: one that is shared with others, as the caller's streams are, must not be made
+    /// so, and takes short writes when it polls writable.
     pub fn new(from: OwnedFd, to: Option<OwnedFd>) -> Self {
+        let write_max = to.as_ref().map_or(CHUNK, write_max);
         Self {
+            write_max,
             ends: Some((from, to)),
             pending: Vec::new(),
             written: 0,
             write_error: None,
+            outlives_reader: false,
         }
     }
 
     /// Copies nothing.
     pub fn closed() -> Self {
         Self {
+            write_max: CHUNK,
             ends: None,
             pending: Vec::new(),
             written: 0,
             write_error: None,
+            outlives_reader: false,
         }
     }
 
@@ -65,21 +81,51 @@ impl Copier {
     pub fn advance(&mut self, mut observe: impl FnMut(&[u8])) {
         if self.pending.is_empty() {
             match self.fill() {
-                Ok(true) => observe(&self.pending),
+                Ok(true) => {
+                    observe(&self.pending);
+                    if self.write_max < CHUNK {
+                        // It has not been said to be writable.
+                        return;
+                    }
+                }
                 Ok(false) => return,
                 // End of file. EIO is a terminal's way to say it: the last program has closed the slave.
                 Err(_) => return self.close(),
             }
         }
         if let Err(errno) = self.flush() {
-            self.close();
+            // A disk that is full, or a terminal that has hung up, is nothing to the writer behind; a reader that has left is.
+            match errno == Errno::PIPE && !self.outlives_reader {
+                true => self.close(),
+                false => self.let_go(),
+            }
             self.write_error = Some(errno);
         }
     }
 
+    /// Goes on reading, for the observer, when the reader ahead has left. Whoever asks for this closes it if the writer is to know.
+    pub fn outliving_reader(mut self) -> Self {
+        self.outlives_reader = true;
+        self
+    }
+
+    /// Goes on reading without writing. What is buffered is lost.
+    pub fn let_go(&mut self) {
+        if let Some((_, to)) = &mut self.ends {
+            *to = None;
+        }
+        self.pending.clear();
+    }
+
+    /// Whether the reader ahead has left.
+    pub fn has_lost_reader(&self) -> bool {
+        self.write_error == Some(Errno::PIPE)
+    }
+
     /// Closes both ends. What is buffered is lost.
     pub fn close(&mut self) {
-        *self = Self::closed();
+        self.ends = None;
+        self.pending.clear();
     }
 
     /// Why not everything was written, unless the reader has left: then nobody misses it.
@@ -111,7 +157,7 @@ impl Copier {
         let to = self.ends.as_ref().and_then(|(_, to)| to.as_ref());
         if let Some(to) = to {
             // One write per readiness: the second might block, and with it the signals that the same loop passes on.
-            let end = self.pending.len().min(self.written + WRITE_MAX);
+            let end = self.pending.len().min(self.written + self.write_max);
             match rustix::io::write(to, &self.pending[self.written..end]) {
                 Ok(count) => self.written += count,
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -126,9 +172,22 @@ impl Copier {
     }
 }
 
+/// How much may be written at a time without blocking.
+fn write_max(to: &OwnedFd) -> usize {
+    let flags = rustix::fs::fcntl_getfl(to).unwrap_or(OFlags::empty());
+    match (
+        flags.contains(OFlags::NONBLOCK),
+        rustix::termios::isatty(to),
+    ) {
+        (true, _) => CHUNK,
+        (false, true) => TERMINAL_WRITE_MAX,
+        (false, false) => WRITE_MAX,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use rustix::fs::{Mode, OFlags};
+    use rustix::fs::Mode;
 
     use super::*;
 
@@ -143,6 +202,7 @@ mod tests {
         let mut observed = Vec::new();
         rustix::io::write(&input, b"hello").expect("written");
         copier.advance(|bytes| observed.extend_from_slice(bytes));
+        copier.advance(|_| unreachable!("it is written"));
         drop(input);
         copier.advance(|_| unreachable!("nothing was written"));
         assert!(copier.is_closed());
@@ -163,6 +223,7 @@ mod tests {
         drop(output);
         rustix::io::write(&input, b"hello").expect("written");
         copier.advance(|_| {});
+        copier.advance(|_| {});
         assert!(copier.is_closed());
         assert_eq!(rustix::io::write(&input, b"more"), Err(Errno::PIPE));
     }
@@ -180,8 +241,10 @@ mod tests {
             let mut copier = Copier::new(from, Some(output().expect("opened")));
             rustix::io::write(&input, b"hello").expect("written");
             copier.advance(|_| {});
+            copier.advance(|_| {});
             let error = copier.write_error().and_then(|error| error.raw_os_error());
-            assert_eq!((copier.is_closed(), error), (true, expected));
+            // The writer behind is told of a reader that has left only.
+            assert_eq!((copier.is_closed(), error), (expected.is_none(), expected));
         }
     }
 

@@ -8,10 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
-use rustix::process::pidfd_send_signal;
 
 use crate::channel::{Channel, Never};
 use crate::copier::Copier;
@@ -22,36 +20,44 @@ use crate::ready;
 use crate::sys;
 use crate::terminal::{RawMode, set_window_size, window_size};
 
-/// Signals that are passed on. Not SIGPIPE, which is about our own output, and not the stop signals.
-const FORWARDED: [Signal; 13] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGIO,
-    Signal::SIGPWR,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGXCPU,
-    Signal::SIGTRAP,
+/// Signals that are not passed on: those that nothing can hold up, that act on coracle itself as a job, that tell of its children,
+/// output or window, and those of its own faults. The C library keeps 32 and 33.
+const KEPT: [i32; 19] = [
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGCHLD,
+    libc::SIGPIPE,
+    libc::SIGWINCH,
+    libc::SIGURG,
+    libc::SIGXFSZ,
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGSYS,
+    32,
+    33,
 ];
 
-/// Those that mean the end to whoever starts a program, until there is one that may mean something else by them.
-const ENDING: [Signal; 4] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-];
+/// Signals that end coracle while there is no program yet that could have them.
+const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// How long a program's outputs are listened to in silence when it has ended.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long the news that a program has started may take.
 const NEWS_MAX: Duration = Duration::from_millis(200);
+
+/// How long a program may take to end when nobody reads its output any more, as most programs do by themselves.
+const UNREAD_MAX: Duration = Duration::from_secs(1);
+
+/// The exit code of a program that SIGPIPE has ended.
+pub const UNREAD_EXIT_CODE: u8 = 128 + 13;
 
 /// How often a terminal is told that its input has ended. A program that takes the terminal over in between reads the first word of it
 /// as an ordinary character, or not at all.
@@ -65,9 +71,10 @@ pub struct Signals(SignalFd);
 impl Signals {
     pub fn block() -> Result<Self, Failure> {
         // What the caller ignores (`nohup`) is not passed on either.
-        let heeded = |signal: &Signal| !sys::is_ignored(*signal);
-        let mut mask: SigSet = FORWARDED.into_iter().filter(heeded).collect();
-        mask.add(Signal::SIGWINCH);
+        let is_heeded = |number: &i32| !KEPT.contains(number) && !sys::is_ignored(*number);
+        let mut numbers: Vec<i32> = (1..=64).filter(is_heeded).collect();
+        numbers.push(libc::SIGWINCH);
+        let mask = sys::signal_set(&numbers);
         mask.thread_block()?;
         Ok(Self(SignalFd::with_flags(
             &mask,
@@ -78,11 +85,11 @@ impl Signals {
 
 impl Signals {
     /// Those that have come and are to be passed on.
-    pub fn take(&self) -> Vec<Signal> {
+    pub fn take(&self) -> Vec<i32> {
         let next = || self.0.read_signal().ok().flatten();
         std::iter::from_fn(next)
-            .filter_map(|info| Signal::try_from(info.ssi_signo.cast_signed()).ok())
-            .filter(|signal| *signal != Signal::SIGWINCH)
+            .map(|info| info.ssi_signo.cast_signed())
+            .filter(|signal| *signal != libc::SIGWINCH)
             .collect()
     }
 }
@@ -107,10 +114,12 @@ pub struct Foreground {
     program: Option<OwnedFd>,
     /// Said when the program runs.
     greeting: Option<String>,
+    /// When we leave a program whose output nobody reads.
+    leave_by: Option<Instant>,
     /// When a program that has not started is given up.
     start_by: Option<Instant>,
     /// Signals that came before.
-    early: Vec<Signal>,
+    early: Vec<i32>,
 }
 
 /// The container's terminal, while it is shown on ours.
@@ -124,6 +133,8 @@ struct Terminal {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Exited(i32),
+    /// Nobody reads the program's output any more; the program may go on.
+    Unread,
     /// Whoever was to report the end was killed.
     Lost,
 }
@@ -173,6 +184,7 @@ impl Foreground {
             terminal,
             program: None,
             greeting: None,
+            leave_by: None,
             start_by: None,
             early: Vec::new(),
         })
@@ -213,6 +225,7 @@ impl Foreground {
             let Some(ready) = ready::wait(interests, limit)? else {
                 match outcome.take() {
                     Some(outcome) => return self.conclude(outcome),
+                    None if is_due(self.leave_by) => return Ok(Outcome::Unread),
                     None if self.is_overdue() => {
                         return Err(Failure::runner(
                             "the command did not start in time: a process of the container may have stopped it",
@@ -229,7 +242,7 @@ impl Foreground {
                 outcome = self.expect_program()?;
                 if self.program.is_none() && outcome.is_none() {
                     // Whoever is setting the program up notices that we are gone, and undoes it.
-                    return Ok(Outcome::Exited(128 + signal as i32));
+                    return Ok(Outcome::Exited(128 + signal));
                 }
                 continue;
             }
@@ -245,6 +258,9 @@ impl Foreground {
             }
             if stdout {
                 self.stdout.advance(|_| {});
+                if self.stdout.has_lost_reader() && self.leave_by.is_none() {
+                    self.leave_by = Some(Instant::now() + UNREAD_MAX);
+                }
             }
             if stderr {
                 self.stderr.advance(|_| {});
@@ -262,11 +278,18 @@ impl Foreground {
             .start_by
             .filter(|_| self.program.is_none())
             .map(|by| by.saturating_duration_since(Instant::now()));
-        until_start.or(self.input_has_ended().then_some(END_REPEATED))
+        let until_leaving = self
+            .leave_by
+            .map(|by| by.saturating_duration_since(Instant::now()));
+        let repeated = self.input_has_ended().then_some(END_REPEATED);
+        [until_start, until_leaving, repeated]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn is_overdue(&self) -> bool {
-        self.program.is_none() && self.start_by.is_some_and(|by| by <= Instant::now())
+        self.program.is_none() && is_due(self.start_by)
     }
 
     /// The outcome, unless the caller did not get all of the output.
@@ -363,14 +386,13 @@ impl Foreground {
     }
 
     /// Passes signals on. Returns one that ends us, because there is no program yet to have it.
-    fn take_signals(&mut self) -> Option<Signal> {
+    fn take_signals(&mut self) -> Option<i32> {
         while let Ok(Some(info)) = self.signals.0.read_signal() {
-            match (Signal::try_from(info.ssi_signo as i32), &self.program) {
-                (Ok(Signal::SIGWINCH), _) => self.resize(),
-                (Ok(signal), Some(program)) => forward(program, signal),
-                (Ok(signal), None) if ENDING.contains(&signal) => return Some(signal),
-                (Ok(signal), None) => self.early.push(signal),
-                (Err(_), _) => {}
+            match (info.ssi_signo.cast_signed(), &self.program) {
+                (libc::SIGWINCH, _) => self.resize(),
+                (signal, Some(program)) => forward(program, signal),
+                (signal, None) if ENDING.contains(&signal) => return Some(signal),
+                (signal, None) => self.early.push(signal),
             }
         }
         None
@@ -387,11 +409,13 @@ impl Foreground {
     }
 }
 
-fn forward(program: &OwnedFd, signal: Signal) {
-    if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
-        // Fails only when the program has ended.
-        let _ = pidfd_send_signal(program, signal);
-    }
+fn is_due(by: Option<Instant>) -> bool {
+    by.is_some_and(|by| by <= Instant::now())
+}
+
+fn forward(program: &OwnedFd, signal: i32) {
+    // Fails only when the program has ended.
+    let _ = sys::send_signal(program, signal);
 }
 
 /// For the user, on stderr.
@@ -423,6 +447,8 @@ mod tests {
     use std::thread;
 
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use nix::sys::signal::Signal;
 
     use super::*;
     use crate::channel;

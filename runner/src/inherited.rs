@@ -37,7 +37,7 @@ impl Inherited {
         sys::close_from(3);
         let ignored: Vec<_> = MAY_BE_IGNORED
             .into_iter()
-            .filter(|signal| sys::is_ignored(*signal))
+            .filter(|signal| sys::is_ignored(*signal as i32))
             .collect();
         sys::reset_signals();
         ignored.iter().copied().for_each(sys::ignore);

@@ -113,9 +113,10 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // Away from the caller's terminal and process group: signals reach the container through its monitor only.
     rustix::process::setsid()?;
-    let (spec, sources) = receive_task(monitor)?;
+    let (mut spec, sources) = receive_task(monitor)?;
     // While the host's /proc is still in sight.
     let gids = idmap::read_own(Kind::Group)?;
+    spec.process.single_id = idmap::is_single(&gids);
 
     let Entered {
         root,
@@ -167,5 +168,7 @@ pub fn open_terminal(dev: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
         stderr: slave,
     };
     install_streams(&streams)?;
+    // For those who get it: a terminal whose program does not read must not hold them up.
+    rustix::io::ioctl_fionbio(&master, true)?;
     Ok(master)
 }

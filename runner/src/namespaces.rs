@@ -10,7 +10,10 @@ use std::path::Path;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
-use rustix::process::{WaitOptions, WaitStatus, pidfd_send_signal, wait, waitpid};
+use rustix::process::{
+    DumpableBehavior, WaitOptions, WaitStatus, pidfd_send_signal, set_dumpable_behavior, wait,
+    waitpid,
+};
 
 use crate::failure::Failure;
 use crate::idmap::{IdMapError, IdMaps, SingleReason};
@@ -112,9 +115,8 @@ pub fn fork_with_fallback(
     cgroup: Option<BorrowedFd>,
 ) -> Result<(Fork, Option<SingleReason>), NamespaceError> {
     match fork_into_user_namespace(maps, others, cgroup) {
-        Err(NamespaceError::IdMap(
-            error @ (IdMapError::Tool { .. } | IdMapError::Spawn { .. }),
-        )) => {
+        // A tool that is not there, or may not map; not one that could not run for a moment's want of something.
+        Err(NamespaceError::IdMap(error)) if error.is_lasting() => {
             *maps = IdMaps::single();
             Ok((
                 fork_into_user_namespace(maps, others, cgroup)?,
@@ -171,6 +173,8 @@ pub fn in_that_user_namespace(
             hear(told, &child)
         }
         None => {
+            // The container, whose root has power over the namespace, is not to look into this process.
+            let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
             let joined = nix::sched::setns(user_namespace, CloneFlags::CLONE_NEWUSER);
             let ready = joined.and_then(|()| become_root());
             report(tell, ready.map_err(|e| e.to_string()).and_then(|()| job()))

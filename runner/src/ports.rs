@@ -48,14 +48,12 @@ impl Ports {
 }
 
 fn unavailable(error: BindError, protocol: Protocol, bound: &[Publish], store: &Store) -> Failure {
-    let holder = match &error {
-        BindError::InUse(addr) => holder(*addr, protocol, bound, store),
+    let message = match &error {
+        BindError::InUse(addr) => holder(*addr, protocol, bound, store)
+            .map(|holder| format!("cannot bind {addr}: {holder}; choose another host port")),
         _ => None,
     };
-    let message = match holder {
-        Some(holder) => format!("{error}; {holder}"),
-        None => error.to_string(),
-    };
+    let message = message.unwrap_or_else(|| error.to_string());
     Failure::new(FailureKind::PortUnavailable, message)
 }
 

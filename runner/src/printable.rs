@@ -6,13 +6,18 @@
 //! and JSON go through [`escape`] and [`escape_json`].
 
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 
 /// A message for the user, on stderr, with the prefix that all have. Lines stay lines.
 pub fn complain(message: impl Display) {
-    let text = escape_but_newlines(&message.to_string());
+    let mut text = format!("coracle: {}\n", escape_but_newlines(&message.to_string()));
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // Which may be in raw mode just now.
+        text = text.replace('\n', "\r\n");
+    }
     // There is nobody else to tell.
-    let _ = writeln!(std::io::stderr(), "coracle: {text}");
+    let _ = stderr.write_all(text.as_bytes());
 }
 
 /// Without anything that acts on a terminal, newlines among it.

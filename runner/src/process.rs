@@ -33,6 +33,7 @@ pub struct Prepared {
     no_new_privs: bool,
     limits: Option<SoftLimits>,
     init: bool,
+    single_id: bool,
 }
 
 impl Prepared {
@@ -68,6 +69,7 @@ impl Prepared {
             no_new_privs: spec.no_new_privs,
             limits: spec.limits,
             init: spec.init,
+            single_id: spec.single_id,
         })
     }
 
@@ -76,7 +78,12 @@ impl Prepared {
         let prepare = || -> Result<(), Failure> {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
             sys::close_on_exec_from(3).map_err(Failure::context("cannot close descriptors"))?;
-            drop_privileges(&self.identity, self.capabilities, self.no_new_privs)?;
+            drop_privileges(
+                &self.identity,
+                self.capabilities,
+                self.no_new_privs,
+                self.single_id,
+            )?;
             // The kernel forgets it when IDs change, so that this comes after.
             rustix::process::set_parent_process_death_signal(on_parent_death)
                 .map_err(Failure::context("cannot tie the container to its monitor"))?;
@@ -157,6 +164,7 @@ fn execute(
             "cannot execute {}: the interpreter that it names is missing",
             file.to_string_lossy()
         ),
+        None if program.is_empty() => "the command is an empty word".to_owned(),
         None if program.contains('/') => format!("there is no {program}"),
         None => format!("there is no {program} in PATH"),
     };

@@ -180,11 +180,13 @@ impl fmt::Display for CapabilityName {
 }
 
 /// Turns this process, root of the user namespace with every capability, into what the container's command is to be.
+/// `single_id` tells that the namespace has one user and one group, and so no groups to set.
 /// Called right before exec: what comes after has no rights left to do anything else.
 pub fn drop_privileges(
     identity: &Identity,
     capabilities: Capabilities,
     no_new_privs: bool,
+    single_id: bool,
 ) -> Result<(), SecurityError> {
     let capability_error = |errno: rustix::io::Errno| SecurityError::Capabilities {
         source: errno.into(),
@@ -207,7 +209,7 @@ pub fn drop_privileges(
             }
         }
     }
-    become_user(identity)?;
+    become_user(identity, single_id)?;
     // Only root keeps capabilities, as after exec of an ordinary program. setresuid has cleared them for everyone else.
     let kept = if identity.uid == 0 {
         CapabilitySet::from_bits_retain(capabilities.0)
@@ -234,7 +236,7 @@ pub fn drop_privileges(
 }
 
 /// Groups, then group, then user: each step still has the right to take the next.
-fn become_user(identity: &Identity) -> Result<(), SecurityError> {
+fn become_user(identity: &Identity, single_id: bool) -> Result<(), SecurityError> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     let failed = |errno: nix::errno::Errno| {
@@ -251,12 +253,12 @@ fn become_user(identity: &Identity) -> Result<(), SecurityError> {
             hint,
         }
     };
-    // With a single-ID map setgroups is denied and the caller's groups stay, as unmapped ones.
-    let setgroups_allowed =
-        std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
-    if setgroups_allowed {
-        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).map_err(failed)?;
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    match setgroups(&groups) {
+        // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped ones. Asked of the kernel's
+        // map, not of a file that the container may have put in the place of /proc.
+        Err(nix::errno::Errno::EPERM) if single_id => {}
+        other => other.map_err(failed)?,
     }
     setresgid(gid, gid, gid).map_err(failed)?;
     setresuid(uid, uid, uid).map_err(failed)

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, MemfdFlags, SealFlags, fstat, stat};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree,
 };
+use rustix::process::DumpableBehavior;
 
 use crate::channel::{self, Never};
 use crate::failure::Failure;
@@ -69,6 +70,8 @@ pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
         }
         None => {
             let attempt = || -> Result<OwnedFd, Failure> {
+                // To the container, whose root has power over the namespace, this is a process of a namespace outside.
+                rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
                 nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
                 Ok(protected_program()?)

@@ -44,6 +44,10 @@ pub struct ProcessSpec {
     /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).
     #[serde(default)]
     pub init: bool,
+    /// Whether the container has one user and one group only. Told by whoever starts the process, which may not believe what it
+    /// finds in the container's /proc.
+    #[serde(default)]
+    pub single_id: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -107,7 +111,7 @@ pub enum SpecError {
     #[error("expected NAME=VALUE or NAME")]
     Env,
     #[error(
-        "a host name has 1 to 64 letters, digits, '-' and '.', and begins with a letter or digit"
+        "a host name has 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"
     )]
     Hostname,
 }
@@ -154,7 +158,7 @@ impl EnvArg {
 pub fn parse_hostname(text: &str) -> Result<String, SpecError> {
     /// HOST_NAME_MAX of Linux.
     const HOSTNAME_MAX: usize = 64;
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let starts_well = text
         .bytes()
         .next()
@@ -233,10 +237,10 @@ mod tests {
 
     #[test]
     fn hostnames() {
-        for good in ["a", "web-1", "7.example.org", &"a".repeat(64)] {
+        for good in ["a", "web-1", "my_host", "7.example.org", &"a".repeat(64)] {
             assert_eq!(parse_hostname(good), Ok(good.to_owned()));
         }
-        for bad in ["", "-a", ".a", "a b", "a\n", "a_b", &"a".repeat(65)] {
+        for bad in ["", "-a", ".a", "a b", "a\n", "_a", &"a".repeat(65)] {
             assert_eq!(parse_hostname(bad), Err(SpecError::Hostname), "{bad}");
         }
     }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
-pub use regular::read_regular;
+pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
 
 /// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL, since the kernel kills
@@ -79,10 +79,15 @@ pub enum StateError {
     )]
     InvalidName { name: String },
     #[error(
-        "the name {name} is in use by container {}: `coracle rm {name}` frees it, or choose another with --name",
-        holder.short()
+        "the name {name} is in use by container {}: `coracle rm {}{name}` frees it, or choose another with --name",
+        holder.short(),
+        if *runs { "-f " } else { "" }
     )]
-    NameTaken { name: String, holder: ContainerId },
+    NameTaken {
+        name: String,
+        holder: ContainerId,
+        runs: bool,
+    },
     #[error("no container has the name or id {wanted:?}: `coracle ps -a` lists all")]
     NotFound { wanted: String },
     #[error("{prefix} begins the id of {}: give more digits", matches.join(" and of "))]

@@ -255,28 +255,65 @@ pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>, ignored: &'static
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Gives every signal its default action and unblocks all, as a program expects to find them.
+/// The kernel's `struct sigaction` for [`reset_signals`]: all zeroes is SIG_DFL, no flags, an empty mask. Longer than that of any
+/// architecture.
+const DEFAULT_ACTION: [u64; 8] = [0; 8];
+/// Bytes of the kernel's signal set.
+const KERNEL_SIGSET_LEN: usize = 8;
+
+/// Gives every signal its default action and unblocks all, as a program expects to find them. The C library keeps two real-time
+/// signals for itself and does not reset them, so this goes past it.
 pub fn reset_signals() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        // SAFETY: the default action runs no code of ours. SIGKILL and SIGSTOP refuse, which is as good.
-        let _ = unsafe { sigaction(signal, &default) };
+    /// `_NSIG` of the kernel.
+    const SIGNAL_MAX: libc::c_int = 64;
+    for signal in 1..=SIGNAL_MAX {
+        // SAFETY: the kernel reads one `sigaction`, which all-zero bytes are; the default action runs no code of ours. SIGKILL and
+        // SIGSTOP refuse, which is as good.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT_ACTION.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                KERNEL_SIGSET_LEN,
+            )
+        };
     }
-    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
-        // SAFETY: as above; real-time signals have no name in nix.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // Cannot fail: both the operation and the set are valid.
-    let _ = SigSet::empty().thread_set_mask();
+    let none = 0u64;
+    // SAFETY: the kernel reads a signal set of the length given.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<libc::c_void>(),
+            KERNEL_SIGSET_LEN,
+        )
+    };
 }
 
-/// Whether `signal` is ignored.
-pub fn is_ignored(signal: Signal) -> bool {
+/// Whether the signal with this number is ignored.
+pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: with no new action given this only stores the present one; `action` lives across the call.
-    let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// A set of signals by their numbers, real-time ones included.
+pub fn signal_set(numbers: &[i32]) -> SigSet {
+    // SAFETY: `sigset_t` is plain data that sigemptyset fills in; sigaddset refuses a number that is no signal.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for number in numbers {
+            libc::sigaddset(&raw mut set, *number);
+        }
+        set
+    };
+    // SAFETY: the set is initialised.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
 }
 
 /// Ignores `signal`, here and in what this process executes unless it calls [`reset_signals`].

@@ -113,10 +113,11 @@ fn help(args: &[&str]) -> Error {
 
 /// The command that was typed, if it is one of ours.
 fn command_of(words: &[OsString]) -> Option<&str> {
-    let words = words.iter().skip(1).filter_map(|word| word.to_str());
+    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
+    // A flag before it is no flag of the command's.
     let word = words
-        .skip_while(|word| *word == "help")
-        .find(|word| !word.starts_with('-'))?;
+        .find(|word| *word != "help")
+        .filter(|word| !word.starts_with('-'))?;
     Cli::command()
         .find_subcommand(word)
         .is_some()
@@ -423,6 +424,16 @@ mod tests {
                 "run --no-such-flag x",
                 "coracle run has no option --no-such-flag",
             ),
+            ("-D ps", "coracle does not have -D yet"),
+            ("port -a", "coracle port does not have -a yet"),
+            (
+                "run --userns keep-id x",
+                "does not have the user namespace \"keep-id\" yet",
+            ),
+            (
+                "run --network container:a x",
+                "does not have the network \"container:a\" yet",
+            ),
             ("frobnicate", "no command `frobnicate`"),
             ("run -X x", "no option -X"),
             ("ps web", "\"web\""),
@@ -433,7 +444,10 @@ mod tests {
             ("kill -s NOPE web", "there is no signal \"NOPE\""),
             ("ps --format yaml", "\"yaml\""),
             ("ps -q --format json", "--format"),
-            ("run --network host x", "does not have the network \"host\""),
+            (
+                "run --network host x",
+                "does not have the network \"host\" yet",
+            ),
         ] {
             let said = refused(&format!("coracle {line}"), named);
             assert!(!said.contains("did you mean"), "{said}");

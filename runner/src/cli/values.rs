@@ -6,7 +6,7 @@ use std::fmt;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::AttachStream;
+use super::{AttachStream, UserNamespace};
 use crate::spec::Network;
 
 /// What clap shows of an error.
@@ -48,11 +48,27 @@ pub fn parse_network(text: &str) -> Result<Network, String> {
     match text {
         "default" => Ok(Network::Default),
         "none" => Ok(Network::None),
-        "host" | "bridge" | "slirp4netns" | "pasta" => Err(format!(
-            "coracle does not have the network {text:?}; there are default and none"
+        // A network's name, or a way to make one.
+        _ => Err(format!(
+            "coracle does not have the network {text:?} yet; there are default and none"
         )),
-        _ => Err("there are default and none".into()),
     }
+}
+
+/// As [`parse_network`], for `--userns`.
+pub fn parse_user_namespace(text: &str) -> Result<UserNamespace, String> {
+    match text {
+        "default" | "" => Ok(UserNamespace::Default),
+        "host" => Ok(UserNamespace::Host),
+        _ => Err(format!(
+            "coracle does not have the user namespace {text:?} yet; there are default and host"
+        )),
+    }
+}
+
+/// Whole seconds.
+pub fn parse_seconds(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "expected a number of seconds")
 }
 
 pub fn parse_attach(text: &str) -> Result<AttachStream, String> {

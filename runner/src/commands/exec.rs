@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{open_store, running_init, wait_for_end};
-use crate::cgroup::Entrance;
+use crate::cgroup::{self, Entrance};
 use crate::channel::{self};
 use crate::cli::ExecArgs;
 use crate::exec;
 use crate::failure::Failure;
-use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes};
+use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes};
 use crate::idmap;
 use crate::init::Streams;
 use crate::messages::{FromMonitor, ToLauncher};
@@ -29,7 +29,10 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let container = store.find(&args.container())?;
     let init = running_init(&container)?;
     let spec = ContainerSpec::load(&store.dir(&container).data)?;
-    let spec = added(&args, spec.process);
+    let mut spec = added(&args, spec.process);
+    if let Some(init) = &container.init {
+        spec.single_id = idmap::is_single(&idmap::groups_of(init.pid)?);
+    }
     let root = container_root(container.init.as_ref())?;
 
     let ((our_stdout, our_stderr), (stdout, stderr)) = output_pipes()?;
@@ -53,9 +56,16 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let (main, theirs) = channel::pair::<ToLauncher, FromMonitor>()?;
     let mut groups = Entrance::open(&container.cgroups).unwrap_or_default();
     let clone = sys::clone_process(NewNamespaces::NONE, groups.unified())
-        // Not every caller may go from its own control group to the container's. The command runs outside then, where its cgroup
-        // namespace shows it nothing.
-        .or_else(|_| sys::clone_process(NewNamespaces::NONE, None))?;
+        // Not every caller may go from its own control group to the container's. The command runs outside then, if there it can
+        // do no harm.
+        .or_else(|error| match cgroup::may_be_harmed() {
+            true => Err(error),
+            false => sys::clone_process(NewNamespaces::NONE, None),
+        })
+        .map_err(Failure::context(
+            "cannot start the command in the container's control group, and the caller's own it could freeze or kill; run it from \
+             where the container was started",
+        ))?;
     let Some(launcher) = clone else {
         drop((main, our_stdin, our_stdout, our_stderr));
         let failure = exec::launch(&streams, &theirs.as_fd().try_clone_to_owned()?, &init);
@@ -89,6 +99,7 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     namespaces::wait_for(launcher.pid)?;
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         // The launcher dies with the container's other processes only when somebody kills it.
         Outcome::Lost => Err(Failure::runner(
             "the command's launcher was killed, and the command with it",

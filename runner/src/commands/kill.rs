@@ -3,6 +3,7 @@
 use super::{
     for_each, open_store, print_line, running_init, select, wait_for_end, wait_for_monitor,
 };
+use crate::cgroup;
 use crate::cli::KillArgs;
 use crate::failure::Failure;
 use crate::signal::Signal;
@@ -22,6 +23,7 @@ pub fn kill(args: KillArgs) -> Result<u8, Failure> {
             args.signal, container.name
         )))?;
         if args.signal == Signal::KILL {
+            cgroup::thaw(&container.cgroups);
             // Nothing survives it, so that the next command may rely on the end.
             wait_for_end(&init, None);
             wait_for_monitor(&container);

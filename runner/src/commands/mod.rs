@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup;
 use crate::cli::{Cli, Command};
@@ -25,7 +25,7 @@ use crate::inherited::Inherited;
 use crate::namespaces::in_user_namespace;
 use crate::printable::complain;
 use crate::ready;
-use crate::state::{Container, Dirs, ProcessRef, StateError, Status, Store};
+use crate::state::{Container, ContainerId, Dirs, ProcessRef, StateError, Status, Store};
 
 pub use port::parse_port;
 
@@ -92,7 +92,6 @@ fn is_orphan(container: &Container) -> bool {
 
 /// Removes a container that has ended, files of its sub-IDs among the rest.
 fn remove(store: &Store, container: &Container) -> Result<(), Failure> {
-    cgroup::remove(&container.cgroups);
     as_owner(|| store.remove(container))
 }
 
@@ -133,6 +132,30 @@ fn wait_for_monitor(container: &Container) {
     if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
         wait_for_end(&monitor, Some(MONITOR_PATIENCE));
     }
+}
+
+/// Kills the first process of a container, and with it all others, frozen ones included.
+fn kill_init(container: &Container, init: &OwnedFd) {
+    // Fails only when it has ended.
+    let _ = pidfd_send_signal(init, Signal::KILL);
+    cgroup::thaw(&container.cgroups);
+}
+
+/// Kills a container through whoever answers for it: one that has not started yet, or whose record tells nothing, or not the truth.
+/// False when it runs on.
+fn end_by_monitor(store: &Store, id: &ContainerId) -> bool {
+    let Some(monitor) = store.claimant(id) else {
+        return true;
+    };
+    if let Ok(pidfd) = pidfd_open(monitor, PidfdFlags::empty())
+        // Asked again, now that the descriptor names one process for good.
+        && store.claimant(id) == Some(monitor)
+    {
+        // The monitor's word for "at once".
+        let _ = pidfd_send_signal(&pidfd, Signal::QUIT);
+        wait_for_end(&pidfd, Some(MONITOR_PATIENCE));
+    }
+    store.claimant(id).is_none()
 }
 
 /// How long a monitor may take to clean up after a container that has ended.
@@ -187,6 +210,6 @@ fn print_line(line: &str) -> Result<(), Failure> {
 pub fn output_result(written: std::io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(Failure::context("cannot write to the standard output")),
+        other => other.map_err(Failure::context("cannot write to standard output")),
     }
 }

@@ -1,10 +1,8 @@
 //! `coracle rm`: forgets containers that have ended, and with `-f` ends them first.
 
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
 use super::{
-    MONITOR_PATIENCE, as_owner, for_each, init_pidfd, open_store, print_line, remove, select,
-    wait_for_end, wait_for_monitor,
+    as_owner, end_by_monitor, for_each, init_pidfd, kill_init, open_store, print_line, remove,
+    select, wait_for_end, wait_for_monitor,
 };
 use crate::cli::RmArgs;
 use crate::failure::{Failure, FailureKind};
@@ -39,9 +37,15 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
                 );
                 return Err(Failure::new(FailureKind::StillRunning, message));
             }
-            let _ = pidfd_send_signal(&init, Signal::KILL);
+            kill_init(&container, &init);
             wait_for_end(&init, None);
             wait_for_monitor(&container);
+        }
+        match container.status {
+            // Its monitor may be cleaning up.
+            Status::Exited { .. } => wait_for_monitor(&container),
+            // One that is just starting, or whose record is wrong.
+            _ => end_unknown(&store, &container.id, args.force)?,
         }
         match store.find(container.id.as_str()) {
             // Its monitor has removed it.
@@ -54,30 +58,15 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
 
 /// Ends a container of which nothing is known but who answers for it, if anybody does.
 fn end_unknown(store: &Store, id: &ContainerId, force: bool) -> Result<(), Failure> {
-    let Some(monitor) = store.claimant(id) else {
-        return Ok(());
-    };
     let name = id.short();
-    if !force {
-        let message = format!(
-            "container {name} is running, and its record is damaged: `coracle rm -f {name}` kills it"
-        );
+    if !force && store.claimant(id).is_some() {
+        let message = format!("container {name} is running: `coracle rm -f {name}` kills it");
         return Err(Failure::new(FailureKind::StillRunning, message));
     }
-    let pidfd = pidfd_open(monitor, PidfdFlags::empty());
-    // Asked again, now that the descriptor names one process for good.
-    if let Ok(pidfd) = pidfd
-        && store.claimant(id) == Some(monitor)
-    {
-        // The monitor's word for "at once".
-        let _ = pidfd_send_signal(&pidfd, Signal::QUIT);
-        wait_for_end(&pidfd, Some(MONITOR_PATIENCE));
-    }
-    match store.claimant(id) {
-        None => Ok(()),
-        Some(monitor) => Err(Failure::runner(format!(
-            "container {name} runs on: its monitor, process {}, does not end",
-            monitor.as_raw_nonzero()
+    match end_by_monitor(store, id) {
+        true => Ok(()),
+        false => Err(Failure::runner(format!(
+            "container {name} runs on: its monitor does not end"
         ))),
     }
 }

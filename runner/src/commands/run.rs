@@ -18,7 +18,7 @@ use crate::channel::{self, Channel, Never};
 use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
 use crate::failure::Failure;
 use crate::files;
-use crate::foreground::{Ends, Foreground, Outcome, Signals, output_pipes, warn};
+use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn};
 use crate::idmap::IdMaps;
 use crate::image;
 use crate::inherited::{Inherited, SoftLimits};
@@ -33,7 +33,7 @@ use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, Variable, environment,
     split_variable,
 };
-use crate::state::{Container, ContainerDir, NewContainer, Store};
+use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX, Store};
 use crate::sys::{self, Child, NewNamespaces};
 use crate::volume;
 
@@ -67,11 +67,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
         name: args.name.clone(),
         hostname: args.hostname.clone(),
         image: source.label.clone(),
-        command: source
-            .args
-            .iter()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect(),
+        command: shown_command(&source.args),
         publish: ports.rules.iter().map(ToString::to_string).collect(),
         remove: removes_itself(&args),
         tty: args.process.tty,
@@ -92,6 +88,20 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
         Some(signals) => follow(&args, started, signals, &store, url),
         None => detach(started, &container),
     }
+}
+
+/// The command as listings show it: a record is to stay short, whatever somebody hands to a program.
+fn shown_command(args: &[OsString]) -> Vec<String> {
+    const LEN_MAX: usize = 16 * 1024;
+    let mut left = LEN_MAX;
+    let fits = |arg: &String| {
+        left = left.saturating_sub(arg.len() + 1);
+        left > 0
+    };
+    args.iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .take_while(fits)
+        .collect()
 }
 
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
@@ -192,6 +202,24 @@ impl Source {
     }
 }
 
+/// Containers of the host's root are other users than root.
+fn warn_of_foreign_volumes<'a>(binds: impl Iterator<Item = &'a Bind>, maps: &IdMaps) {
+    for bind in binds.filter(|bind| !bind.options.map_ids) {
+        if let Ok(found) = fs::metadata(&bind.source)
+            && !maps.maps_host_uid(found.uid())
+        {
+            warn(&format!(
+                "{} belongs to user {}, who has no place in the container: it cannot be changed there, nor read where it is closed to \
+                 others; the option idmap shows it as the container's (-v {}:{}:idmap)",
+                bind.source.display(),
+                found.uid(),
+                bind.source.display(),
+                bind.target.display()
+            ));
+        }
+    }
+}
+
 /// The caller's side of a monitor that has been started.
 struct Started {
     monitor: Child,
@@ -220,8 +248,16 @@ fn start(
     spec.process.limits = Some(limits);
     if maps.root_is_another() {
         give_away(&spec.tree, maps.root())?;
+        let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
+        warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), &maps);
     }
-    fs::write(dir.data.join(SPEC_FILE), serde_json::to_vec(&spec)?)
+    let text = serde_json::to_vec(&spec)?;
+    if text.len() as u64 > REGULAR_LEN_MAX {
+        return Err(Failure::runner(
+            "the command and its environment are too long to be recorded",
+        ));
+    }
+    fs::write(dir.data.join(SPEC_FILE), text)
         .map_err(Failure::context("cannot write the container's spec"))?;
 
     let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
@@ -360,6 +396,7 @@ fn specify(
             no_new_privs: args.security_opt.contains(&SecurityOpt::NoNewPrivileges),
             limits: None,
             init: args.init,
+            single_id: false,
         },
     })
 }
@@ -426,9 +463,13 @@ fn follow(
         foreground = foreground.greeting(format!("open {url}"));
     }
     let outcome = foreground.serve();
-    namespaces::wait_for(started.monitor.pid)?;
+    if !matches!(outcome, Ok(Outcome::Unread)) {
+        // Else it stops the container, which may take its time.
+        namespaces::wait_for(started.monitor.pid)?;
+    }
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         Outcome::Lost => {
             repair(store)?;
             Err(Failure::runner(

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, pidfd_send_signal};
-
-use super::{for_each, init_pidfd, open_store, print_line, select, wait_for_end, wait_for_monitor};
+use super::{
+    end_by_monitor, for_each, init_pidfd, kill_init, open_store, print_line, select, wait_for_end,
+    wait_for_monitor,
+};
 use crate::cli::StopArgs;
 use crate::failure::Failure;
 use crate::foreground::say;
-use crate::state::Container;
+use crate::state::{Container, Status, Store};
 use crate::sys;
 
 /// A container that was asked to end.
@@ -24,7 +25,7 @@ pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     let names = select(&store, &args.containers, args.all, Container::is_alive)?;
     let asked: Vec<Result<Stopping, Failure>> = names
         .iter()
-        .map(|name| Ok(ask(store.find(name)?)))
+        .map(|name| Ok(ask(&store, store.find(name)?)))
         .collect();
     let patience = Duration::from_secs(args.timeout.into());
     let deadline = Instant::now().checked_add(patience);
@@ -35,7 +36,7 @@ pub fn stop(args: StopArgs) -> Result<u8, Failure> {
         if let Some(init) = &stopping.init {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if !wait_for_end(init, left) {
-                let _ = pidfd_send_signal(init, Signal::KILL);
+                kill_init(&stopping.container, init);
                 wait_for_end(init, None);
             }
             wait_for_monitor(&stopping.container);
@@ -44,8 +45,12 @@ pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     })
 }
 
-fn ask(container: Container) -> Stopping {
+fn ask(store: &Store, container: Container) -> Stopping {
+    // A container that is just starting has none for the stop signal, and ends at once.
     let init = init_pidfd(&container);
+    if init.is_none() && container.status == Status::Created {
+        end_by_monitor(store, &container.id);
+    }
     if let Some(init) = &init {
         // Fails only when it has ended meanwhile.
         let _ = sys::send_signal(init.as_fd(), container.stop_signal);

@@ -96,7 +96,7 @@ fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
         }
         // The terminal's own signals go to its whole foreground group, the command included; twice does not hurt.
         for signal in signals.take() {
-            let _ = sys::send_signal(child.pidfd.as_fd(), signal as i32);
+            let _ = sys::send_signal(child.pidfd.as_fd(), signal);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which user and group IDs a container has, and how they are given to its user namespace.
 //!
-//! Owns the choice between the ways to map IDs, and the writing of the maps; [`subids`] knows which sub-IDs there are. Four ways, in this order of choice:
+//! Owns the choice between the ways to map IDs, and the writing of the maps; `subids` knows which sub-IDs there are. Four ways, in this order of choice:
 //! - *range*: the host's root gives IDs that nobody else has, root in the container included, since its own ID owns the host even
 //!   without capabilities (`/proc/sys/kernel`, control groups);
 //! - *own*: root of an outer container passes on its own map unchanged; so does the host's root with `--userns host`;
@@ -25,8 +25,8 @@ use subids::{SubIdRange, parse_subids};
 #[derive(Debug, thiserror::Error)]
 pub enum IdMapError {
     #[error(
-        "this root has not got CAP_SETUID and CAP_SETGID, so that the container's root would be the host's; \
-         --userns host allows that"
+        "this root cannot give containers other IDs than its own, for want of CAP_SETUID and CAP_SETGID or of other IDs in the user \
+         namespace around it, so that their root would be the host's; --userns host allows that"
     )]
     HostRoot,
     #[error(
@@ -45,6 +45,18 @@ pub enum IdMapError {
     Spawn { tool: PathBuf, source: io::Error },
     #[error("{} failed: {message}", tool.display())]
     Tool { tool: PathBuf, message: String },
+}
+
+impl IdMapError {
+    /// Whether newuidmap or newgidmap would fail the next time, too.
+    pub fn is_lasting(&self) -> bool {
+        use io::ErrorKind::{NotFound, PermissionDenied};
+        match self {
+            Self::Tool { .. } => true,
+            Self::Spawn { source, .. } => matches!(source.kind(), NotFound | PermissionDenied),
+            _ => false,
+        }
+    }
 }
 
 /// `count` IDs from `inside` on stand for those from `outside` on.
@@ -159,6 +171,8 @@ impl IdMaps {
         if !may_set_ids() {
             return Err(IdMapError::HostRoot);
         }
+        // In a user namespace of its own the host's root may have no other IDs to give.
+        let own = read_own(Kind::User)?;
         let texts = [Kind::User, Kind::Group].map(Kind::read_subids);
         let granted = (
             subids::granted_to_root(&texts[0]),
@@ -172,6 +186,9 @@ impl IdMaps {
                 (extents.clone(), extents)
             }
         };
+        if !uids.iter().all(|extent| is_mapped(&own, extent.outside)) {
+            return Err(IdMapError::HostRoot);
+        }
         Ok(IdMaps {
             uids,
             gids,
@@ -321,6 +338,16 @@ pub fn is_mapped(extents: &[Extent], id: u32) -> bool {
     extents
         .iter()
         .any(|e| id >= e.inside && id - e.inside < e.count)
+}
+
+/// Whether there is but one ID.
+pub fn is_single(extents: &[Extent]) -> bool {
+    extents.iter().map(|e| u64::from(e.count)).sum::<u64>() <= 1
+}
+
+/// The group IDs of the user namespace of process `pid`.
+pub fn groups_of(pid: i32) -> Result<Vec<Extent>, IdMapError> {
+    read_map(Path::new(&format!("/proc/{pid}/gid_map")))
 }
 
 /// The last ID of the gapless run that starts at 0 inside.

@@ -151,7 +151,7 @@ impl Running {
             let ready = self.wait(job, code.is_some(), timeout);
 
             if ready.signal {
-                self.take_signals();
+                self.take_signals(job);
             }
             if ready.init && code.is_none() {
                 code = Some(self.take_init_code());
@@ -162,7 +162,7 @@ impl Running {
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
-                kill(self.init.pidfd.as_fd());
+                self.kill(job);
             }
             if ready.stdout {
                 self.stdout
@@ -172,6 +172,7 @@ impl Running {
                 self.stderr
                     .advance(|bytes| self.log.write(Stream::Stderr, bytes));
             }
+            self.tell_of_lost_readers(job);
             if let Some(network) = &mut self.network {
                 let now = Instant::now();
                 if ready.helper_ready {
@@ -190,12 +191,29 @@ impl Running {
         code.expect("the loop ends after init only")
     }
 
+    /// When main's reader has left, the container's writer gets EPIPE, as in a pipeline. When main itself has gone, the container
+    /// writes on to the log: it may have much to say while it ends.
+    fn tell_of_lost_readers(&mut self, job: &Job) {
+        /// Descriptors of a process that dies are closed one after the other.
+        const DEATH_MAX: Duration = Duration::from_millis(100);
+        let Self { stdout, stderr, .. } = self;
+        for copier in [stdout, stderr] {
+            if copier.has_lost_reader() && !copier.is_closed() && self.attached {
+                let main = [Some((job.main.as_fd(), PollFlags::IN))];
+                match ready::wait(main, Some(DEATH_MAX)) {
+                    Ok(Some(_)) => {}
+                    _ => copier.close(),
+                }
+            }
+        }
+    }
+
     /// Reaps orphans, and ends the container when asked to leave.
-    fn take_signals(&mut self) {
+    fn take_signals(&mut self, job: &Job) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGQUIT) => kill(self.init.pidfd.as_fd()),
+                Ok(Signal::SIGQUIT) => self.kill(job),
                 _ => self.stop(),
             }
         }
@@ -208,6 +226,12 @@ impl Running {
             let _ = sys::send_signal(self.init.pidfd.as_fd(), self.stop_signal);
             self.kill_at = Some(Instant::now() + STOP_GRACE);
         }
+    }
+
+    /// Ends the container at once, a frozen one as well.
+    fn kill(&self, job: &Job) {
+        kill(self.init.pidfd.as_fd());
+        cgroup::thaw(&job.container.cgroups);
     }
 
     /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers do.

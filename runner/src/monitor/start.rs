@@ -26,7 +26,7 @@ use crate::ready;
 use crate::rootfs::Sources;
 use crate::rootfs::lookup::file_type;
 use crate::state::{ProcessRef, Status};
-use crate::sys::{Child, NewNamespaces};
+use crate::sys::{self, Child, NewNamespaces};
 
 pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let signals = become_daemon()?;
@@ -85,14 +85,18 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = job.attached.is_some();
     let (to_stdout, to_stderr) = job.attached.take().map(|a| (a.stdout, a.stderr)).unzip();
+    // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold the monitor up.
+    for pipe in to_stdout.iter().chain(&to_stderr) {
+        rustix::io::ioctl_fionbio(pipe, true)?;
+    }
     Ok(Running {
         init,
         network,
         log,
-        stdout: Copier::new(outputs.0, to_stdout),
-        stderr: outputs
-            .1
-            .map_or_else(Copier::closed, |stderr| Copier::new(stderr, to_stderr)),
+        stdout: Copier::new(outputs.0, to_stdout).outliving_reader(),
+        stderr: outputs.1.map_or_else(Copier::closed, |stderr| {
+            Copier::new(stderr, to_stderr).outliving_reader()
+        }),
         signals,
         init_code: None,
         kill_at: None,
@@ -126,18 +130,17 @@ fn become_daemon() -> Result<SignalFd, Failure> {
     rustix::process::chdir("/")?;
     rustix::thread::set_name(c"coracle-monitor")?;
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
-    let mut mask = SigSet::empty();
-    for signal in [
+    // All are blocked; those that mean something here are heeded, the others wait for ever.
+    sys::block_all_signals();
+    let heeded: SigSet = [
         Signal::SIGCHLD,
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGHUP,
         Signal::SIGQUIT,
-    ] {
-        mask.add(signal);
-    }
-    // Everything that main blocked stays blocked but means nothing here.
-    mask.thread_set_mask()?;
+    ]
+    .into_iter()
+    .collect();
     let null = null_device()?;
     init::install_streams(&Streams {
         stdin: null.try_clone()?,
@@ -145,7 +148,7 @@ fn become_daemon() -> Result<SignalFd, Failure> {
         stderr: null,
     })?;
     Ok(SignalFd::with_flags(
-        &mask,
+        &heeded,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
 }
@@ -214,7 +217,7 @@ fn clone_init(
         true => Reach::Own,
         false => Reach::Callers,
     };
-    let group = format!("coracle-{}", job.container.id.short());
+    let group = cgroup::name(job.container.id.short());
     job.container.cgroups = cgroup::create(&group, reach)?;
     let mut groups = Entrance::open(&job.container.cgroups)?;
     let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;

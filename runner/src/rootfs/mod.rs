@@ -55,6 +55,12 @@ pub enum RootfsError {
     },
     #[error(transparent)]
     Give(#[from] give::GiveError),
+    #[error(
+        "other users of the host could run setuid programs that the container makes in {}, as root: close the directory, or one \
+         above it, to them (chmod o-x)",
+        path.display()
+    )]
+    Open { path: PathBuf },
     #[error("cannot change the root directory: {source}")]
     Pivot { source: io::Error },
     #[error("the host's tree is still mounted on the container's root directory")]

@@ -133,6 +133,18 @@ fn hint(rootfs: &Path, upper_dir: &OwnedFd) -> String {
         (0xfe53_4d42, "SMB"),
         (0x6573_5546, "FUSE"),
     ];
+    if rootfs == Path::new("/") {
+        return "; the host's own root has other file systems mounted in it, which an overlay cannot lie over: copy it, or use \
+                a directory"
+            .to_owned();
+    }
+    let below = mounts_below(rootfs);
+    if !below.is_empty() {
+        return format!(
+            "; an overlay cannot lie over what is mounted at {}: unmount it, or give it to the container by -v",
+            below.join(" and ")
+        );
+    }
     let in_place = format!(
         "--rootfs {}:rw does without an overlay, and changes the directory",
         rootfs.display()
@@ -150,6 +162,18 @@ fn hint(rootfs: &Path, upper_dir: &OwnedFd) -> String {
         ),
         None => format!("; {in_place}"),
     }
+}
+
+/// Where in a tree something is mounted, `proc_pid_mountinfo(5)`.
+fn mounts_below(rootfs: &Path) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| *point != "/" && Path::new(point).starts_with(rootfs))
+        .filter(|point| Path::new(point) != rootfs)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn open_in(layer: &OwnedFd, path: &Path) -> Result<OwnedFd, OverlayError> {

@@ -48,6 +48,16 @@ impl Sources {
         let why = "the option U is for users; the host's root gives files away itself, to the IDs in the container's \
                    /proc/self/uid_map, or shows them by the option idmap";
         refuse(tree, |options| options.give_to_user, why)?;
+        if matches!(tree.changes, Changes::InPlace) {
+            ensure_closed(&tree.rootfs)?;
+        }
+        let written = tree
+            .binds
+            .iter()
+            .filter(|bind| bind.options.map_ids && !bind.read_only);
+        written
+            .map(|bind| &bind.source)
+            .try_for_each(|path| ensure_closed(path))?;
         let mut sources = Self::collect(tree)?;
         for (mount, bind) in sources.binds.iter().zip(&tree.binds) {
             if bind.options.map_ids {
@@ -111,6 +121,22 @@ impl Sources {
             binds,
             gifts: Vec::new(),
         })
+    }
+}
+
+/// What the container's root makes in a tree with mapped owners belongs to the host's root, setuid programs among it. Nobody else on
+/// the host may get there to run them.
+fn ensure_closed(path: &Path) -> Result<(), RootfsError> {
+    use std::os::unix::fs::PermissionsExt;
+    let is_closed = |dir: &Path| {
+        let found = std::fs::metadata(dir);
+        found.is_ok_and(|found| found.permissions().mode() & 0o001 == 0)
+    };
+    match path.ancestors().any(is_closed) {
+        true => Ok(()),
+        false => Err(RootfsError::Open {
+            path: path.to_owned(),
+        }),
     }
 }
 

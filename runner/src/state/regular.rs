@@ -6,13 +6,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Far longer than any record or specification.
-const LEN_MAX: u64 = 16 << 20;
+/// Longest file in bytes: far longer than any record, and than most specifications.
+pub const REGULAR_LEN_MAX: u64 = 64 << 20;
 
 /// The whole of a regular file.
 ///
 /// # Errors
-/// InvalidData when it is something else, or longer than 16 MiB.
+/// InvalidData when it is something else, or longer than 64 MiB.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let invalid = |defect| io::Error::new(io::ErrorKind::InvalidData, defect);
     let file = OpenOptions::new()
@@ -23,8 +23,8 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
         return Err(invalid("it is no regular file"));
     }
     let mut bytes = Vec::new();
-    file.take(LEN_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LEN_MAX {
+    file.take(REGULAR_LEN_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > REGULAR_LEN_MAX {
         return Err(invalid("it is too long"));
     }
     Ok(bytes)

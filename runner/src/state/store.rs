@@ -20,6 +20,7 @@ use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
     StateError, Status,
 };
+use crate::cgroup;
 
 /// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of processes.
 #[derive(Debug, Clone)]
@@ -103,6 +104,7 @@ impl Store {
         if let Some(holder) = taken.into_iter().find(|other| other.name == name) {
             return Err(StateError::NameTaken {
                 name,
+                runs: holder.is_alive(),
                 holder: holder.id,
             });
         }
@@ -243,6 +245,8 @@ impl Store {
                 name: container.name.clone(),
             });
         }
+        // Recorded, as the caller may be in other groups than whoever made these.
+        cgroup::remove(&container.cgroups);
         self.remove_files(&container.id, &container.run_dir)
     }
 
@@ -405,6 +409,7 @@ impl Store {
 
     /// Removes a container's directories, record and all.
     fn forget(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
+        cgroup::remove(&cgroup::named(&cgroup::name(id.short())));
         // After a reboot somebody else may own the run directory's parent under /tmp: then nothing of ours is in it.
         if run_dir
             .parent()

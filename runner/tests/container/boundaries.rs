@@ -55,6 +55,24 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a pattern");
     assert_ne!(pattern, "x\n");
     world.try_coracle(&["rm", "-f", &name]).success();
+    // Where others could run setuid programs that the container's root makes as the host's, it makes none.
+    let open = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .expect("a directory");
+    let in_place = format!("{}:rw", open.path().display());
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--rootfs",
+        &in_place,
+        "true",
+    ];
+    let refused = world.try_coracle(&args);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    assert!(refused.stderr.contains("setuid"), "{refused:?}");
     // A volume is shown with root's own IDs when that is asked for by name.
     let shared = world.path("shared");
     fs::create_dir(&shared).expect("a directory");

@@ -38,7 +38,7 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
     .expect("a disk");
 
     let name = unique("full");
-    let script = "trap 'exit 7' TERM; echo ready; dd if=/dev/zero of=/fill bs=64k 2>/dev/null; echo x >/more; while :; do sleep 0.1 & wait $!; done";
+    let script = "trap 'exit 7' TERM; echo ready; sleep 0.3; dd if=/dev/zero of=/fill bs=64k 2>/dev/null; echo x >/more; while :; do sleep 0.1 & wait $!; done";
     world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
     eventually("the disk is full", || {
         let found = nix::sys::statvfs::statvfs(store).expect("a file system");

@@ -45,8 +45,10 @@ impl World {
         // What a command leaves behind becomes our child, where `left` sees it.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .expect("become a subreaper");
+        // Closed to others, who could run what containers of the host's root make in it.
         let dir = tempfile::Builder::new()
             .prefix("coracle-test-")
+            .permissions(PermissionsExt::from_mode(0o700))
             .tempdir()
             .expect("a directory");
         let mut world = World {
