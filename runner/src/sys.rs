@@ -279,17 +279,7 @@ pub fn reset_signals() {
             )
         };
     }
-    let none = 0u64;
-    // SAFETY: the kernel reads a signal set of the length given.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const none,
-            std::ptr::null_mut::<libc::c_void>(),
-            KERNEL_SIGSET_LEN,
-        )
-    };
+    set_signal_mask(0);
 }
 
 /// Whether the signal with this number is ignored.
@@ -323,14 +313,23 @@ pub fn ignore(signal: Signal) {
     let _ = unsafe { sigaction(signal, &ignored) };
 }
 
-/// Blocks every signal that can be blocked, real-time signals included, until [`reset_signals`].
+/// Blocks every signal that can be blocked, until [`reset_signals`].
 pub fn block_all_signals() {
-    // SAFETY: `sigset_t` is plain data that sigfillset fills in; both calls only read or write `all`, which lives across them.
+    set_signal_mask(u64::MAX);
+}
+
+/// Past the C library, which leaves two real-time signals out of every set.
+fn set_signal_mask(mask: u64) {
+    // SAFETY: the kernel reads a signal set of the length given.
     unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
-    }
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            std::ptr::null_mut::<libc::c_void>(),
+            KERNEL_SIGSET_LEN,
+        )
+    };
 }
 
 /// Waits for any signal, all of which are blocked, and returns its number.

@@ -17,6 +17,7 @@ cases![
     masks_stay_what_they_are_whatever_the_image_holds,
     the_hosts_tree_is_out_of_reach_of_an_added_command,
     volumes_have_places_of_their_own;
+    an_added_command_has_not_got_the_callers_groups,
     a_container_has_control_groups_of_its_own,
     a_file_capability_that_is_lacking_is_named,
 ];
@@ -285,6 +286,24 @@ fn the_hosts_tree_is_out_of_reach_of_an_added_command(world: &World) {
     let script = "grep -c ' / / ' /proc/self/mountinfo; ls -d /rootfs /home 2>/dev/null; cat /proc/1/mountinfo | grep -c ' / / '";
     let said = world.try_coracle(&["exec", &name, "sh", "-c", script]);
     assert_eq!(said.stdout, "1\n1\n", "{said:?}");
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+/// Whatever the container has put in the place of its /proc.
+fn an_added_command_has_not_got_the_callers_groups(world: &World) {
+    if world.has_single_id() {
+        // There the caller's groups stay, as setgroups(2) is denied: nobody's, and no others can be had.
+        return;
+    }
+    let name = unique("groups");
+    let script = "mount -t tmpfs none /proc && mkdir -p /proc/self && echo deny >/proc/self/setgroups; echo ready; sleep 1000";
+    let flags = ["--network", "none", "--cap-add", "SYS_ADMIN"];
+    world.detach(&name, &flags, &["sh", "-c", script]);
+    eventually("it is ready", || {
+        world.try_coracle(&["logs", &name]).stdout.contains("ready")
+    });
+    let added = world.try_coracle(&["exec", "-u", "5:5", &name, "id"]);
+    assert_eq!(added.success(), "uid=5 gid=5 groups=5\n");
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 

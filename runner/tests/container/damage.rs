@@ -12,6 +12,7 @@ use crate::harness::{World, cases, eventually, is_running, parent_of, unique};
 cases![
     output_that_cannot_be_written_is_an_error,
     a_damaged_record_hides_no_running_container,
+    a_record_that_tells_something_else_hides_no_running_container,
     what_is_in_a_files_place_makes_nobody_wait;
     a_full_disk_keeps_no_command_from_working,
 ];
@@ -192,6 +193,24 @@ fn a_damaged_record_hides_no_running_container(world: &World) {
         assert!(!is_running(init) && !is_running(monitor));
         assert!(!dir.exists());
     }
+}
+
+/// It can be read, and does not fit the container.
+fn a_record_that_tells_something_else_hides_no_running_container(world: &World) {
+    let name = unique("wrong");
+    world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
+    let init = world.init_of(&name);
+    let record = container_dir(world).join("config.json");
+    let text = fs::read_to_string(&record).expect("a record");
+    fs::write(
+        &record,
+        text.replacen(&format!("\"pid\": {init}"), "\"pid\": -1", 1),
+    )
+    .expect("changed");
+    assert_eq!(world.try_coracle(&["rm", &name]).code(), Some(2));
+    assert!(is_running(init));
+    world.try_coracle(&["rm", "-f", &name]).success();
+    assert!(!is_running(init));
 }
 
 fn what_is_in_a_files_place_makes_nobody_wait(world: &World) {

@@ -23,6 +23,9 @@ cases![
     an_init_passes_signals_on_and_reaps,
     a_real_time_signal_is_an_exit_code,
     a_command_that_is_stopped_before_it_begins_keeps_nobody,
+    signals_that_mean_nothing_end_no_monitor,
+    real_time_signals_reach_the_command,
+    a_stopped_caller_holds_nobody_up,
 ];
 
 /// Ends in its own time, with a code that tells that it was asked.
@@ -278,6 +281,68 @@ fn a_command_that_is_stopped_before_it_begins_keeps_nobody(world: &World) {
     }
     world.try_coracle(&["rm", "-f", &name]).success();
     assert!(!is_running(init));
+}
+
+fn signals_that_mean_nothing_end_no_monitor(world: &World) {
+    let name = unique("stray");
+    world.detach(&name, &["--network", "none"], &["sh", "-c", SLOW_TO_END]);
+    wait_for_line(world, &name, "ready");
+    let monitor = parent_of(world.init_of(&name));
+    for number in (1..=64).filter(|n| ![1, 2, 3, 9, 15, 17, 19].contains(n)) {
+        let sent = Command::new("kill")
+            .args([&format!("-{number}"), &monitor.to_string()])
+            .status();
+        assert!(sent.expect("kill").success(), "{number}");
+    }
+    world.try_coracle(&["stop", &name]).success();
+    assert_eq!(exit_code(world, &name), 9);
+    world.try_coracle(&["rm", &name]).success();
+}
+
+fn real_time_signals_reach_the_command(world: &World) {
+    let script = "trap 'exit 21' 40; echo ready; while :; do sleep 0.1; done";
+    let mut main = world
+        .coracle(world.run_args(&[], &["sh", "-c", script]))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("coracle");
+    let mut ready = [0; 5];
+    std::io::Read::read_exact(main.stdout.as_mut().expect("piped"), &mut ready).expect("ready");
+    let sent = Command::new("kill")
+        .args(["-40", &main.id().to_string()])
+        .status();
+    assert!(sent.expect("kill").success());
+    assert_eq!(wait(&mut main).code(), Some(21));
+}
+
+/// One that is stopped as a job, with an output that it does not read.
+fn a_stopped_caller_holds_nobody_up(world: &World) {
+    let name = unique("job");
+    let script = "trap 'exit 4' TERM; while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done";
+    let flags = ["--name", &name];
+    let mut main = world
+        .coracle(world.run_args(&flags, &["sh", "-c", script]))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("coracle");
+    eventually("it runs", || {
+        world.inspect(&name).is_some_and(|row| row["pid"].is_i64())
+    });
+    let pid = Pid::from_raw(main.id().cast_signed());
+    kill(pid, Signal::SIGSTOP).expect("stopped");
+    // The pipes to it are full by then.
+    std::thread::sleep(Duration::from_millis(500));
+    world.try_coracle(&["stop", "-t", "50", &name]).success();
+    assert!(
+        world.inspect(&name).is_none(),
+        "it has ended, and is forgotten"
+    );
+    kill(pid, Signal::SIGCONT).expect("continued");
+    wait(&mut main);
 }
 
 /// The processes of a container besides its first.
