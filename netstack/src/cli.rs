@@ -375,6 +375,11 @@ fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), Star
     guest.run(move || sandbox::confine_thread(kept))??;
     // Again: changes of IDs have undone it.
     sandbox::close_process()?;
+    if sandbox::root::is_system_root() {
+        warn!(
+            "the host's root is the only user of this user namespace, so the helper runs as that"
+        );
+    }
     info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());

@@ -13,7 +13,6 @@ use rustix::thread::{
     CapabilitySets, capabilities, set_capabilities, set_keep_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
-use tracing::warn;
 
 /// The user who owns nothing; also what an ID is shown as that has no number here (kernel.overflowuid).
 const NOBODY: u32 = 65534;
@@ -66,15 +65,11 @@ pub fn leave() -> io::Result<()> {
             ..kept
         },
     )?;
-    if is_system_root() {
-        warn!(
-            "the host's root is the only user of this user namespace, so the helper has to run as that"
-        );
-    }
     Ok(())
 }
 
-fn is_system_root() -> bool {
+/// Whether the calling thread is the system's root, whatever number he has here.
+pub fn is_system_root() -> bool {
     let owner = fs::metadata(ROOTS_OWN).map(|owner| owner.uid());
     owner.is_ok_and(|owner| owner != NOBODY && owner == geteuid().as_raw())
 }
