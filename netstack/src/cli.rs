@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,8 +17,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
-use tracing::{debug, info};
-use tracing_subscriber::EnvFilter;
+use tracing::{debug, info, warn};
 
 use crate::config::{
     Config, ConfigError, MTU_RANGE, TargetKind, parse_publish, parse_publish_fd, parse_subnet_v4,
@@ -37,6 +36,7 @@ use crate::guest::{
     configure,
 };
 use crate::host::{RESOLV_CONF, Resolvers};
+use crate::logging;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::sys;
 
@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    log_to_stderr();
+    logging::to_stderr();
     let result = Config::try_from(args)
         .map_err(StartError::from)
         .and_then(run);
@@ -509,24 +509,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         text.strip_prefix("error: ").unwrap_or(&text)
     );
     ExitCode::from(EXIT_FAILURE)
-}
-
-fn log_to_stderr() {
-    let quiet = || EnvFilter::new("warn");
-    let filter = match std::env::var("CORACLE_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).unwrap_or_else(|error| {
-            eprintln!("coracle-net: CORACLE_LOG={text:?} is not a log filter: {error}");
-            quiet()
-        }),
-        Err(_) => quiet(),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .without_time()
-        .with_target(false)
-        .init();
 }
 
 #[cfg(test)]

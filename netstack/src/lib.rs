@@ -16,6 +16,7 @@ pub mod device;
 pub mod driver;
 pub mod guest;
 pub mod host;
+mod logging;
 pub mod sandbox;
 pub mod sys;
 #[cfg(test)]

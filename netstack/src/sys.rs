@@ -162,10 +162,44 @@ pub fn map_large_allocations() {
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
             libc::mallopt(libc::M_TRIM_THRESHOLD, MMAP_THRESHOLD);
+            // The smallest that the heap grows by: with more at hand than a buffer takes, calloc would carve it out of the heap,
+            // and write it full of zeroes.
+            libc::mallopt(libc::M_TOP_PAD, 0);
             // glibc falls back to its heap past this many mappings (65,536 by default); the kernel's own limit,
             // vm.max_map_count, still holds.
             libc::mallopt(libc::M_MMAP_MAX, c_int::MAX);
         }
+    }
+}
+
+/// Gives memory that was freed back to the system, wherever in the heap it is. Takes milliseconds for a large heap. Does nothing
+/// on other C libraries than glibc.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim touches nothing that is allocated, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Gives the pages that lie within `bytes` back to the system; they read as zeroes afterwards, or as before if the system does
+/// not want them.
+pub fn discard(bytes: &mut [u8]) {
+    // SAFETY: takes no pointer.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let Some(page) = usize::try_from(page)
+        .ok()
+        .filter(|page| page.is_power_of_two())
+    else {
+        return;
+    };
+    let skipped = bytes.as_ptr().align_offset(page).min(bytes.len());
+    let whole = &mut bytes[skipped..];
+    let len = whole.len() / page * page;
+    // SAFETY: these pages are wholly within a slice that is borrowed exclusively, and zeroes are valid for bytes. Memory of the
+    // allocator's is private and anonymous, for which MADV_DONTNEED means just that.
+    unsafe {
+        libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_DONTNEED);
     }
 }
 
@@ -248,6 +282,18 @@ mod tests {
         assert_eq!(error(1), Some(libc::EBADF));
         assert_eq!(error(-1), Some(libc::EBADF));
         assert_eq!(error(1 << 20), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn whole_pages_are_discarded() {
+        const PAGE: usize = 64 << 10;
+        let mut bytes = vec![7; 8 * PAGE];
+        discard(&mut bytes[1..8 * PAGE - 1]);
+        assert_eq!((bytes[0], bytes[8 * PAGE - 1]), (7, 7));
+        assert!(bytes[PAGE..7 * PAGE].iter().all(|byte| *byte == 0));
+        discard(&mut bytes[..1]);
+        discard(&mut []);
+        assert_eq!(bytes[0], 7);
     }
 
     #[test]

@@ -5,6 +5,6 @@ mod status;
 
 pub use exit::{ExitWatch, ReadySignal};
 pub use status::{
-    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, Promoted,
-    PromotionStatus, Reason, Status, StatusError, StatusSocket,
+    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, MemoryStatus,
+    Promoted, PromotionStatus, Reason, Status, StatusError, StatusSocket,
 };

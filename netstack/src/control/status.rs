@@ -40,6 +40,7 @@ pub struct Status {
     pub limit_reached: u64,
     pub limits: LimitsStatus,
     pub promotion: PromotionStatus,
+    pub memory: MemoryStatus,
     pub flows: Vec<FlowStatus>,
 }
 
@@ -76,6 +77,21 @@ pub struct PromotionStatus {
     pub promoted: u64,
     /// Attempts that left a flow in the engine, ever.
     pub failed: u64,
+}
+
+/// What connections in user space buffer, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryStatus {
+    /// Most that it may be together.
+    pub limit: usize,
+    /// The windows that the guest was promised.
+    pub receive: usize,
+    /// Send buffers, as far as they were written to.
+    pub send: usize,
+    /// What promoted flows brought along and the host has not taken yet.
+    pub owed: usize,
+    /// How often a connection had to do with little, or to wait, because nothing was left.
+    pub exhausted: u64,
 }
 
 /// One flow that is alive.
@@ -379,6 +395,13 @@ mod tests {
                 promoted: 8,
                 failed: 9,
             },
+            memory: MemoryStatus {
+                limit: 10,
+                receive: 11,
+                send: 12,
+                owed: 13,
+                exhausted: 14,
+            },
             flows: vec![flow; flows],
         }
     }
@@ -391,7 +414,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"waiting":{"used":20,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"waiting":{"used":20,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();

@@ -52,7 +52,7 @@ use self::packet::{Frame, Packet, Transport};
 use self::policy::Network;
 use self::reassembly::Reassembly;
 use self::shares::Shares;
-use self::tcp::{Cause, Engine, HostStream, Phase, Promote, Served, TcpFlow};
+use self::tcp::{Cause, Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
 use self::timers::Timers;
 
 /// Most ports that are tried for the client of a published port whose own is taken.
@@ -303,6 +303,20 @@ impl Core {
             Served::Promote => self.promotions.push_back(id),
             Served::Closed(cause) => self.close(id, cause),
         }
+        if self.engine.memory().take_became_tight() {
+            self.touch_idle();
+        }
+    }
+
+    /// Lets every connection give back what it does not need.
+    fn touch_idle(&mut self) {
+        let open = |entry: &Entry| matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase, Phase::Open(_)));
+        let ids: Vec<FlowId> = self
+            .flows
+            .iter()
+            .filter_map(|(id, _, entry)| open(entry).then_some(id))
+            .collect();
+        ids.into_iter().for_each(|id| self.touch(id));
     }
 
     /// The next TCP flow that wants to be served.
@@ -337,6 +351,16 @@ impl Core {
 
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What connections buffer, of [`MAX_BUFFERED`](tcp::MAX_BUFFERED).
+    pub fn memory(&self) -> MemoryUse {
+        self.engine.memory_use()
+    }
+
+    /// How many flows of all kinds there are.
+    pub fn flow_count(&self) -> usize {
+        self.flows.count()
     }
 
     /// All TCP flows, for status.
@@ -404,11 +428,13 @@ impl Core {
         };
         self.timers.cancel(id, entry.scheduled);
         self.shares.end(&entry);
-        if let Kind::Tcp(flow) = entry.kind
-            && let Phase::Open(connection) = flow.phase
-        {
+        if let Kind::Tcp(flow) = entry.kind {
             let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
-            self.engine.recycle(connection, carried);
+            match flow.phase {
+                Phase::Open(connection) => self.engine.recycle(connection, carried),
+                Phase::Dialling { .. } => {}
+                Phase::Promoted(handover) => self.engine.memory().settle(handover.unread),
+            }
         }
         self.closed.push_back((id, cause));
     }

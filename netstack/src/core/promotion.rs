@@ -62,6 +62,7 @@ impl Core {
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.bytes_to_guest += to_guest;
             flow.bytes_from_guest += from_guest;
+            flow.passed_on(&mut self.engine, from_guest);
             self.counters.bytes_to_guest += to_guest;
             self.counters.bytes_from_guest += from_guest;
         }

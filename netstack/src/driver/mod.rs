@@ -31,6 +31,7 @@ use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
 use crate::guest::Promoter;
 use crate::host::Resolvers;
+use crate::sys;
 
 use self::dials::DialQueue;
 use self::poller::{Event, Interest, Poller, Token};
@@ -48,6 +49,9 @@ const FRAMES_PER_TURN: usize = 32;
 const SYNS_PER_TURN: usize = 512;
 /// How soon a full tap is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// What fewer flows leave behind is less than it costs to look for it.
+const WORTH_TRIMMING: usize = 1024;
 
 /// What the loop runs on.
 pub struct Parts {
@@ -88,6 +92,8 @@ pub struct Driver {
     /// Where frames and datagrams are read to.
     buffer: Vec<u8>,
     warned_about_ping: bool,
+    /// Most flows at a time since the heap was last trimmed.
+    peak_flows: usize,
 }
 
 /// Time since the start, as the core counts it.
@@ -150,6 +156,7 @@ impl Driver {
             clock,
             buffer: vec![0; MAX_FRAME_LEN],
             warned_about_ping: false,
+            peak_flows: 0,
         })
     }
 
@@ -293,6 +300,17 @@ impl Driver {
             {
                 stream.reset();
             }
+        }
+        self.trim_memory();
+    }
+
+    /// Gives back what many flows have left behind in the heap, once most of them have gone.
+    fn trim_memory(&mut self) {
+        let flows = self.core.flow_count();
+        self.peak_flows = self.peak_flows.max(flows);
+        if self.peak_flows > WORTH_TRIMMING && flows < self.peak_flows / 4 {
+            self.peak_flows = flows;
+            sys::trim_heap();
         }
     }
 

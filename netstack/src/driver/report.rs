@@ -6,12 +6,14 @@ use smoltcp::socket::tcp::State;
 
 use super::Unpromoted;
 use crate::control::{
-    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, Promoted,
-    PromotionStatus, Reason, Status,
+    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, MemoryStatus,
+    Promoted, PromotionStatus, Reason, Status,
 };
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
-use crate::core::tcp::{self, Handover, Motive, Phase, Reluctance, TcpFlow};
+use crate::core::tcp::{
+    self, Handover, MAX_BUFFERED, MemoryUse, Motive, Phase, Reluctance, TcpFlow,
+};
 use crate::core::{Core, Instant, Share, Usage};
 
 /// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at all, `frames_lost` how
@@ -41,6 +43,7 @@ pub fn status(
             promoted: counters.promotions,
             failed: counters.promotions_failed,
         },
+        memory: memory(core.memory()),
         flows: core
             .tcp_flows()
             .map(|(tuple, flow)| tcp_flow(tuple, flow, now))
@@ -63,6 +66,16 @@ fn limits(core: &Core) -> LimitsStatus {
         udp: share(Share::Udp),
         published_udp: share(Share::PublishedUdp),
         icmp: share(Share::Echo),
+    }
+}
+
+fn memory(memory: MemoryUse) -> MemoryStatus {
+    MemoryStatus {
+        limit: MAX_BUFFERED,
+        receive: memory.receive,
+        send: memory.send,
+        owed: memory.owed,
+        exhausted: memory.exhausted,
     }
 }
 

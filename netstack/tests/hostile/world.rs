@@ -10,7 +10,9 @@ use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
-use netstack::core::tcp::{Cause, HostStream, Promote, Readiness, Reluctance, Stragglers};
+use netstack::core::tcp::{
+    Cause, HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers,
+};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
 };
@@ -100,6 +102,8 @@ impl World {
         let status = self.core.tcp_flows().count() + self.core.mappings().count();
         assert!(status <= MAX_FLOWS);
         self.assert_limits();
+        let memory = self.core.memory();
+        assert!(memory.receive + memory.send + memory.owed <= MAX_BUFFERED);
     }
 
     /// A frame of the guest, whatever comes of it.
@@ -183,6 +187,12 @@ impl World {
             .collect();
         assert!(left.is_empty(), "TCP flows for ever: {left:?}");
         assert_eq!(self.core.mappings().count(), 0, "mappings for ever");
+        let memory = self.core.memory();
+        assert_eq!(
+            (memory.receive, memory.send, memory.owed),
+            (0, 0, 0),
+            "memory for ever"
+        );
         assert!(
             self.streams.is_empty(),
             "{} host streams were never closed",

@@ -11,9 +11,9 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::harness::traffic::{
-    EchoServer, Pattern, accept, assert_echo, assert_end, connect, listen, reset, try_connect,
+    EchoServer, Pattern, accept, assert_echo, assert_end, connect, listen, pass, reset, try_connect,
 };
-use crate::harness::{Case, Family, Netns, World, case, eventually, full, long_case, skip};
+use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, full, long_case, skip};
 
 pub const CASES: &[Case] = &[
     long_case("load::bulk_outbound_65520_cubic", |world| {
@@ -36,7 +36,13 @@ pub const CASES: &[Case] = &[
     }),
     long_case("load::both_directions_at_once", both_directions_at_once),
     case("load::connections_2000_at_once", connections_at_once),
-    case("load::idle_connections_5000", idle_connections),
+    case("load::idle_connections_9500", idle_connections),
+    case("load::unread_by_the_host", |world| {
+        unread_connections(world, true)
+    }),
+    case("load::unread_by_the_guest", |world| {
+        unread_connections(world, false)
+    }),
     long_case("load::connections_in_sequence", connections_in_sequence),
     case("load::dials_without_answer", dials_without_answer),
     case("load::out_of_descriptors", out_of_descriptors),
@@ -158,11 +164,12 @@ fn connections_at_once(world: &mut World) {
     helper.expect_fds_back_to(baseline);
 }
 
-/// Many open connections cost little memory, and their descriptors come back.
+/// Many open connections cost little memory, and that comes back with their descriptors.
 fn idle_connections(world: &mut World) {
-    const CONNECTIONS: usize = 5000;
+    /// As many as most systems give descriptors for, two to each in this process.
+    const CONNECTIONS: usize = 9_500;
     /// The helper's resident memory with all of them open, each having carried a message (measured in release builds).
-    const RSS_LIMIT_KIB: u64 = 80 * 1024;
+    const RSS_LIMIT_KIB: u64 = 100 * 1024;
     if cfg!(debug_assertions) {
         skip("memory is measured in release builds only");
     }
@@ -177,6 +184,7 @@ fn idle_connections(world: &mut World) {
         open.push(stream);
     }
     let rss = helper.rss_kib();
+    println!("{rss} KiB resident with {CONNECTIONS} connections open");
     assert!(helper.fd_count() >= baseline + CONNECTIONS);
     assert!(
         rss <= RSS_LIMIT_KIB,
@@ -187,6 +195,84 @@ fn idle_connections(world: &mut World) {
         .for_each(|stream| assert_echo(stream, b"still there"));
     drop(open);
     helper.expect_fds_back_to(baseline);
+    expect_memory_back(&helper);
+}
+
+/// Connections that nobody reads from are bounded together, and what they held comes back when they are closed.
+fn unread_connections(world: &mut World, guest_sends: bool) {
+    const CONNECTIONS: usize = 2_000;
+    /// Beside the bound: the program, and state and partly used pages of each connection.
+    const SLACK_KIB: u64 = 32 * 1024;
+    require_descriptors(2 * CONNECTIONS + 500);
+    let socket = world.dir.join("status.sock");
+    let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 7);
+    // Promoted, the kernel would have the bytes.
+    let setup = world.helper().option("--promote=off");
+    let helper = setup.option("--status-socket").option(&socket).start();
+    let baseline = helper.fd_count();
+    let pairs: Vec<(TcpStream, TcpStream)> = (0..CONNECTIONS)
+        .map(|_| {
+            let guest = connect(&world.guest.net, listener.local_addr().unwrap());
+            (guest, accept(&listener).0)
+        })
+        .collect();
+    let senders = pairs.iter().map(|(guest, remote)| match guest_sends {
+        true => guest,
+        false => remote,
+    });
+    fill(&senders.collect::<Vec<_>>());
+    let memory = &crate::options::status(&socket)["memory"];
+    let number = |name: &str| memory[name].as_u64().expect("a number");
+    let limit = number("limit");
+    let used = number("receive") + number("send") + number("owed");
+    let rss = helper.rss_kib();
+    println!("{rss} KiB resident with {CONNECTIONS} unread connections, {memory}");
+    assert!(used <= limit, "{memory}");
+    assert!(rss <= limit / 1024 + SLACK_KIB, "{rss} KiB resident");
+    assert!(
+        number(if guest_sends { "receive" } else { "send" }) > limit / 16,
+        "{memory}"
+    );
+
+    // Others go on, in both directions.
+    let talker = connect(&world.guest.net, listener.local_addr().unwrap());
+    let (remote, _) = accept(&listener);
+    for (sender, receiver) in [(&talker, &remote), (&remote, &talker)] {
+        let mut patterns = [Pattern::new(5), Pattern::new(5)];
+        pass(sender, receiver, &mut patterns, 200_000);
+    }
+    drop((pairs, talker, remote));
+    helper.expect_fds_back_to(baseline);
+    expect_memory_back(&helper);
+}
+
+/// Sends on each stream until none takes more.
+fn fill(streams: &[&TcpStream]) {
+    use std::io::Write;
+    let piece = vec![0; 256 * 1024];
+    for stream in streams {
+        stream.set_nonblocking(true).expect("O_NONBLOCK");
+    }
+    let mut quiet = 0;
+    while quiet < 10 {
+        let sent: usize = streams
+            .iter()
+            .filter_map(|stream| (&mut &**stream).write(&piece).ok())
+            .sum();
+        quiet = if sent == 0 { quiet + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// With nothing open a helper is small, whatever there was. (Without optimization the program itself is larger.)
+fn expect_memory_back(helper: &Helper) {
+    const RSS_LIMIT_KIB: u64 = if cfg!(debug_assertions) { 40 } else { 20 } * 1024;
+    let mut rss = 0;
+    eventually("memory goes back", Duration::from_secs(20), || {
+        rss = helper.rss_kib();
+        rss < RSS_LIMIT_KIB
+    });
+    println!("{rss} KiB resident afterwards");
 }
 
 /// A helper that can accept nobody waits for a descriptor at rest, and then serves who has been waiting.

@@ -117,47 +117,6 @@ fn a_slow_remote_closes_the_window_and_opens_it_again() {
     assert_eq!(world.host_reads(flow), &bytes[said..said + 1400]);
 }
 
-/// A guest may open any number of connections that nobody reads from: the more there are, the less each of them gets.
-#[test]
-fn buffers_are_smaller_when_many_connections_are_open() {
-    let mut world = World::default();
-    let connect_from = |port, world: &mut World| {
-        let mut guest = Peer::new(REMOTE);
-        guest.guest.set_port(port);
-        let (flow, answer) = guest.dial(world, Host::with_capacity(0));
-        world.send(guest.ack());
-        (guest, flow, answer.scale.expect("offered, so answered"))
-    };
-    let mut open = Vec::new();
-    for number in 1..=4097 {
-        let (guest, flow, scale) = connect_from(number, &mut world);
-        let expected = match number {
-            ..=512 => 4,
-            513..=4096 => 2,
-            _ => 0,
-        };
-        assert_eq!(scale, expected, "number {number}");
-        open.push((guest, flow));
-    }
-    // The smallest window can be filled to its end, and is opened again.
-    let (guest, flow) = open.last_mut().expect("some");
-    let bytes = pattern(65_535);
-    for chunk in bytes.chunks(usize::from(MSS)) {
-        world.send(guest.data(chunk));
-    }
-    world.wait(Duration::from_millis(50));
-    let last = world.segments().pop().expect("ACK");
-    assert_eq!((last.ack, last.window), (guest.snd_nxt, 0));
-    world.host(*flow).widen(65_535);
-    world.turn();
-    assert_eq!(world.segments().pop().expect("ACK").window, 65_535);
-    assert_eq!(world.host_reads(*flow), bytes);
-    for (guest, _) in &open {
-        world.send(guest.rst());
-    }
-    assert_eq!(connect_from(1, &mut world).2, 4);
-}
-
 /// A guest may take the unscaled window of the SYN-ACK for a scaled one and fill all of it at once.
 #[test]
 fn a_whole_window_before_the_first_ack_is_taken() {

@@ -22,6 +22,7 @@ mod dialling;
 mod flow_control;
 mod limits;
 mod link_layer;
+mod memory;
 mod offloads;
 mod published;
 mod reach;

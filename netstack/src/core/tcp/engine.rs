@@ -2,7 +2,8 @@
 //! shared set is scanned for every packet. Sockets are pooled: making their buffers costs more than a short connection.
 //!
 //! What smoltcp 0.14 needs from its user is kept here:
-//! - receive buffers of 65535 << k bytes ([`TIERS`]), or a guest that fills the unscaled window of a SYN-ACK trips an assertion;
+//! - receive buffers of 65535 << k bytes or less than 64 KiB ([`TIERS`]), or a guest that fills the unscaled window of a SYN-ACK
+//!   trips an assertion;
 //! - no FIN behind bytes that do not fit the window, which it would drop and take the FIN all the same;
 //! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but a bounded number of
 //!   segments per turn;
@@ -18,38 +19,20 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 
 use crate::core::link::{HOP_LIMIT, Hardware, Link};
+use crate::sys;
 
 use super::is_synchronized;
+use super::memory::{Memory, MemoryUse, TIERS, Written};
 use super::observed::{self, Observed};
 use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
-/// The size of buffers for connections that are opened when `open` others are.
-struct Tier {
-    open: usize,
-    shift: u8,
-}
-
-/// Each of the two buffers of a connection holds the largest window at one of these shifts: near 1 MiB for the first
-/// connections. Smaller ones cost throughput (64 KiB: 15 instead of 25 Gbit/s), larger ones the cache. Those that come when
-/// many are open already get less, since a guest may fill all of them.
-const TIERS: [Tier; 3] = [
-    Tier { open: 0, shift: 4 },
-    Tier {
-        open: 512,
-        shift: 2,
-    },
-    Tier {
-        open: 4096,
-        shift: 0,
-    },
-];
-/// Sockets of each tier that are kept for reuse.
-const POOL_LEN: usize = 1024;
-/// The largest window without a shift (RFC 9293 3.1).
-const MAX_WINDOW: usize = 65535;
-/// A socket that carried more than this has touched much of its buffers; it is freed instead of pooled so that idle
-/// memory stays small.
-const POOL_MAX_CARRIED: u64 = 64 * 1024;
+/// Of each tier's connections that are kept for reuse, what their buffers hold in memory. Enough for more of them than may be
+/// open at once, in the tiers that matter, if they carried little.
+const POOL_BYTES: usize = 1 << 20;
+/// A connection that carried more than this is freed instead.
+const POOL_MAX_CARRIED: usize = 64 * 1024;
+/// Memory comes in pages: what the least use of a connection's two buffers costs.
+const LEAST_TOUCHED: usize = 8 * 1024;
 /// Segments per turn of one connection. With super-frames this is above a full buffer.
 const EGRESS_BUDGET: usize = 64;
 
@@ -59,10 +42,19 @@ pub struct Engine {
     limits: Limits,
     /// Connections that were taken and not recycled yet.
     open: usize,
-    pools: [Vec<Connection>; TIERS.len()],
+    memory: Memory,
+    pools: [Pool; TIERS.len()],
     /// Without sockets: whatever it is given is answered with RST.
     nobody: SocketSet<'static>,
     scratch: Box<[u8]>,
+}
+
+/// Connections of one tier that are kept for reuse.
+#[derive(Default)]
+struct Pool {
+    connections: Vec<Connection>,
+    /// What their buffers hold in memory.
+    bytes: usize,
 }
 
 /// One connection's TCP.
@@ -71,6 +63,10 @@ pub struct Connection {
     handle: SocketHandle,
     /// Index of its buffers' size in [`TIERS`].
     tier: usize,
+    /// Of its send buffer.
+    written: Written,
+    /// At most so much of its buffers was ever in use, when it is in a pool.
+    touched: usize,
     hardware: Hardware,
     observed: Observed,
 }
@@ -115,6 +111,7 @@ impl Engine {
             interface,
             limits,
             open: 0,
+            memory: Memory::default(),
             pools: Default::default(),
             nobody: SocketSet::new(Vec::new()),
             scratch,
@@ -338,43 +335,122 @@ impl Engine {
         }
     }
 
-    /// Takes a connection back that moved `carried` bytes. Every connection comes back, or it would count as open for ever.
+    /// Takes a connection back that moved `carried` bytes, the more of both ways. Every connection comes back, or it would count
+    /// as open for ever.
     pub fn recycle(&mut self, mut connection: Connection, carried: u64) {
         self.open -= 1;
+        self.memory.close(connection.tier, &mut connection.written);
+        let carried = usize::try_from(carried).unwrap_or(usize::MAX);
+        let touched = carried.saturating_mul(2).saturating_add(LEAST_TOUCHED);
+        connection.touched = connection.touched.max(touched);
         let pool = &mut self.pools[connection.tier];
-        if pool.len() < POOL_LEN && carried <= POOL_MAX_CARRIED {
+        if carried <= POOL_MAX_CARRIED && pool.bytes + connection.touched <= POOL_BYTES {
             // CLOSED is where listen() and connect() start from; they reset the rest.
             connection.socket_mut().abort();
-            pool.push(connection);
+            pool.bytes += connection.touched;
+            pool.connections.push(connection);
         }
     }
 
-    fn take(&mut self, hardware: Hardware) -> Connection {
-        let open = self.open;
-        self.open += 1;
-        let tier = TIERS.iter().rposition(|tier| open >= tier.open);
-        let tier = tier.expect("the first takes all");
-        let mut connection = self.pools[tier].pop().unwrap_or_else(|| {
-            let buffer = || SocketBuffer::new(vec![0; MAX_WINDOW << TIERS[tier].shift]);
-            let mut socket = Socket::new(buffer(), buffer());
-            socket.set_nagle_enabled(false);
-            let mut sockets = SocketSet::new(Vec::with_capacity(1));
-            let handle = sockets.add(socket);
-            Connection {
-                sockets,
-                handle,
-                tier,
-                hardware,
-                observed: Observed::default(),
+    /// The host's bytes for a connection: `receive` reads up to as many as its buffer, and the memory of all, allow, and returns
+    /// how many there were. `None` if there is no room now.
+    pub fn fill<E>(
+        &mut self,
+        connection: &mut Connection,
+        receive: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Option<Result<Filled, E>> {
+        let (capacity, is_empty) = {
+            let socket = connection.socket();
+            (socket.send_capacity(), socket.send_queue() == 0)
+        };
+        if !connection.socket().can_send() {
+            return None;
+        }
+        let allowance = self
+            .memory
+            .allowance(connection.written, capacity, is_empty);
+        if allowance == 0 {
+            return None;
+        }
+        let filled = connection.socket_mut().send(|space| {
+            let room = space.len().min(allowance);
+            match receive(&mut space[..room]) {
+                Ok(count) => (count, Ok(Filled { count, room })),
+                Err(error) => (0, Err(error)),
             }
         });
+        let filled = filled.ok()?;
+        if let Ok(Filled { count, .. }) = filled {
+            self.memory
+                .note(&mut connection.written, count, capacity, is_empty);
+        }
+        Some(filled)
+    }
+
+    /// Gives a send buffer back to the system that is empty, if memory is short.
+    pub fn give_back(&mut self, connection: &mut Connection) {
+        if self.memory.wants_back(&connection.written) && connection.socket().send_queue() == 0 {
+            let given = connection.socket_mut().send(|space| {
+                sys::discard(space);
+                (0, ())
+            });
+            if given.is_ok() {
+                self.memory.release(&mut connection.written);
+            }
+        }
+    }
+
+    pub fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    pub fn memory_use(&self) -> MemoryUse {
+        self.memory.in_use(self.open)
+    }
+
+    fn take(&mut self, hardware: Hardware) -> Connection {
+        self.open += 1;
+        let tier = self.memory.open();
+        let pool = &mut self.pools[tier];
+        let mut connection = match pool.connections.pop() {
+            Some(connection) => {
+                pool.bytes -= connection.touched;
+                connection
+            }
+            None => Connection::new(tier, hardware),
+        };
         connection.hardware = hardware;
         connection.observed = Observed::default();
         connection
     }
 }
 
+/// What one read of the host brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    pub count: usize,
+    /// How many it could have been.
+    pub room: usize,
+}
+
 impl Connection {
+    fn new(tier: usize, hardware: Hardware) -> Connection {
+        let buffer = |len| SocketBuffer::new(vec![0; len]);
+        let mut socket = Socket::new(buffer(TIERS[tier].receive), buffer(TIERS[tier].send));
+        socket.set_nagle_enabled(false);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Connection {
+            sockets,
+            handle,
+            tier,
+            written: Written::default(),
+            touched: 0,
+            hardware,
+            observed: Observed::default(),
+        }
+    }
+
     pub fn socket(&self) -> &Socket<'static> {
         self.sockets.get(self.handle)
     }

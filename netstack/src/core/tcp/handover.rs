@@ -20,6 +20,9 @@ pub struct Handover {
     /// How long the host's bytes had to wait for it.
     pub pause: Duration,
     pub stragglers: Stragglers,
+    /// Bytes that the engine had received and the host has still to take, of `unread`.
+    pub owed: usize,
+    pub unread: usize,
 }
 
 /// What becomes of segments of a promoted flow that still come out of the tap.
@@ -112,6 +115,8 @@ impl TcpFlow {
             after_bytes: self.bytes_to_guest + self.bytes_from_guest,
             pause: now - self.haul.rested(),
             stragglers,
+            owed: snapshot.unread.len(),
+            unread: snapshot.unread.len(),
         };
         let phase = std::mem::replace(&mut self.phase, Phase::Promoted(handover));
         if let Phase::Open(mut connection) = phase {
@@ -119,6 +124,18 @@ impl TcpFlow {
             engine.acknowledge(&mut connection, snapshot.rcv_nxt, window, link);
             let carried = self.bytes_to_guest.max(self.bytes_from_guest);
             engine.recycle(connection, carried);
+            engine.memory().owe(handover.unread);
+        }
+    }
+
+    /// The kernel has passed `count` bytes more of the guest on, those that were unread first.
+    pub fn passed_on(&mut self, engine: &mut Engine, count: u64) {
+        if let Phase::Promoted(handover) = &mut self.phase {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            handover.owed = handover.owed.saturating_sub(count);
+            if handover.owed == 0 {
+                engine.memory().settle(std::mem::take(&mut handover.unread));
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 mod engine;
 mod handover;
 mod haul;
+mod memory;
 mod observed;
 mod port;
 mod vigil;
@@ -22,8 +23,10 @@ use smoltcp::time::{Duration, Instant};
 pub use engine::{Connection, Egress, Engine};
 pub use handover::{Handover, Snapshot, Stragglers};
 pub use haul::{Motive, Promote, Reluctance};
+pub use memory::{MAX_BUFFERED, MemoryUse};
 pub use observed::Observed;
 
+use engine::Filled;
 use haul::Haul;
 use vigil::Vigil;
 
@@ -307,9 +310,11 @@ impl TcpFlow {
             pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest);
         if self.haul.takes_from_host() {
             crossing = crossing.and_then(|()| {
-                pass_to_guest(connection, &mut self.host, host, &mut self.bytes_to_guest)
+                pass_to_guest(engine, connection, &mut self.host, host)
+                    .map(|count| self.bytes_to_guest += count)
             });
         }
+        engine.give_back(connection);
         if crossing.is_err() || self.host.failed {
             // What the remote said before it broke off comes first, as far as the guest's window goes.
             engine.egress(connection, now, link);
@@ -490,29 +495,24 @@ fn pass_from_guest(
     Ok(())
 }
 
+/// Returns how many bytes it were.
 fn pass_to_guest(
+    engine: &mut Engine,
     connection: &mut Connection,
     side: &mut HostSide,
     host: &mut impl HostStream,
-    counter: &mut u64,
-) -> io::Result<()> {
-    while side.readable && !side.fin_received && connection.socket().can_send() {
-        let received = connection.socket_mut().send(|space| {
-            let len = space.len();
-            match host.receive(space) {
-                Ok(received) => (received, Ok((received, len))),
-                Err(error) => (0, Err(error)),
+) -> io::Result<u64> {
+    let mut passed = 0;
+    while side.readable && !side.fin_received {
+        match engine.fill(connection, |space| host.receive(space)) {
+            Some(Ok(Filled { count: 0, .. })) => side.fin_received = true,
+            Some(Ok(Filled { count, room })) => {
+                passed += count as u64;
+                side.readable = side.hung_up || count == room;
             }
-        });
-        match received {
-            Ok(Ok((0, _))) => side.fin_received = true,
-            Ok(Ok((received, space))) => {
-                *counter += received as u64;
-                side.readable = side.hung_up || received == space;
-            }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => side.readable = false,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => break,
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => side.readable = false,
+            Some(Err(error)) => return Err(error),
+            None => break,
         }
     }
     // In LAST-ACK smoltcp 0.14 heeds no window update; the FIN waits until nothing depends on one.
@@ -523,5 +523,5 @@ fn pass_to_guest(
     {
         connection.socket_mut().close();
     }
-    Ok(())
+    Ok(passed)
 }
