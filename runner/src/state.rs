@@ -13,7 +13,7 @@
 //! - Records are kept with the data, not in the run directory: they survive a reboot, and are the same ones
 //!   whether or not XDG_RUNTIME_DIR happens to be set.
 
-mod claim;
+pub mod claim;
 mod dirs;
 mod process;
 mod record;

@@ -1,9 +1,12 @@
 //! `coracle rm`: forgets containers that have ended, and with `-f` ends them first.
 
+use rustix::process::{Signal, pidfd_send_signal};
+
 use super::{
-    as_owner, end_by_monitor, for_each, init_pidfd, kill_init, open_store, print_line, remove,
-    select, wait_for_end, wait_for_monitor,
+    MONITOR_PATIENCE, as_owner, end_by_monitor, for_each, init_pidfd, kill_init, open_store,
+    print_line, remove, select, wait_for_end, wait_for_monitor,
 };
+use crate::cgroup;
 use crate::cli::RmArgs;
 use crate::failure::{Failure, FailureKind};
 use crate::state::{ContainerId, StateError, Status, Store};
@@ -56,17 +59,24 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
     })
 }
 
-/// Ends a container of which nothing is known but who answers for it, if anybody does.
+/// Ends a container of which nothing is known but who answers for it, or, if nobody does, its first process.
 fn end_unknown(store: &Store, id: &ContainerId, force: bool) -> Result<(), Failure> {
     let name = id.short();
-    if !force && store.claimant(id).is_some() {
+    let init = store.claimed_init(id).and_then(|init| init.open());
+    if !force && (store.claimant(id).is_some() || init.is_some()) {
         let message = format!("container {name} is running: `coracle rm -f {name}` kills it");
         return Err(Failure::new(FailureKind::StillRunning, message));
     }
-    match end_by_monitor(store, id) {
-        true => Ok(()),
-        false => Err(Failure::runner(format!(
+    if !end_by_monitor(store, id) {
+        return Err(Failure::runner(format!(
             "container {name} runs on: its monitor does not end"
-        ))),
+        )));
     }
+    // One that changed its IDs has outlived its monitor.
+    if let Some(init) = init {
+        let _ = pidfd_send_signal(&init, Signal::KILL);
+        cgroup::thaw(&cgroup::named(&cgroup::name(name)));
+        wait_for_end(&init, Some(MONITOR_PATIENCE));
+    }
+    Ok(())
 }

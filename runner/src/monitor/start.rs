@@ -25,7 +25,7 @@ use crate::network::{Helper, HelperConfig, Supervisor};
 use crate::ready;
 use crate::rootfs::Sources;
 use crate::rootfs::lookup::file_type;
-use crate::state::{ProcessRef, Status};
+use crate::state::{ProcessRef, Status, claim};
 use crate::sys::{self, Child, NewNamespaces};
 
 pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
@@ -49,7 +49,9 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     };
     // While both are at work.
     job.container.monitor = Some(ProcessRef::current()?);
-    job.container.init = Some(ProcessRef::of(init.child().pid.as_raw())?);
+    let first = ProcessRef::of(init.child().pid.as_raw())?;
+    claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
+    job.container.init = Some(first);
     job.store.update(&job.container)?;
     let log = LogWriter::open(job.dir.log())
         .map_err(Failure::context("cannot open the container's log"))?;

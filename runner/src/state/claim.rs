@@ -1,15 +1,18 @@
 //! Who answers for a container, told by the kernel: the monitor holds a lock on a file beside the record for as long as it lives.
 //!
-//! The record says the same, but can be damaged; what the file holds does not matter. The lock is a POSIX one (`fcntl_locking(2)`),
+//! The record says the same, but can be damaged. The file holds the container's first process, for whoever finds neither record nor
+//! monitor; whether somebody answers does not depend on it. The lock is a POSIX one (`fcntl_locking(2)`),
 //! since those tell their holder's PID. A process loses it when it closes any descriptor of the file: open it once.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::process::Pid;
+
+use super::ProcessRef;
 
 /// Takes the lock for this process.
 ///
@@ -17,11 +20,20 @@ use rustix::process::Pid;
 /// WouldBlock when another process has it.
 pub fn take(path: &Path) -> io::Result<File> {
     let file = open(
-        OpenOptions::new().write(true).create(true).mode(0o600),
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600),
         path,
     )?;
     fcntl(&file, FcntlArg::F_SETLK(&whole_file()))?;
     Ok(file)
+}
+
+/// Tells, for all times, which process is the container's first.
+pub fn tell(mut file: &File, init: &ProcessRef) -> io::Result<()> {
+    file.write_all(&serde_json::to_vec(init)?)
 }
 
 /// The process that holds the lock.

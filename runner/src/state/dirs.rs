@@ -55,13 +55,9 @@ impl Dirs {
             run: run.into(),
             data: data.into(),
         };
-        let run = match claim_run(&dirs.run) {
-            // Where there is no room to make one, commands that need none go on; a new container is refused by `Store::create`.
-            Err(StateError::Io { .. }) => Ok(()),
-            claimed => claimed,
-        };
-        run.and_then(|()| claim_data(&dirs.data))
-            .map_err(|error| dirs.with_way_out(error))?;
+        // Where one cannot be had, commands that need none go on; a new container is refused by `Store::create`.
+        let _ = claim_run(&dirs.run);
+        claim_data(&dirs.data).map_err(|error| dirs.with_way_out(error))?;
         Ok(dirs)
     }
 

@@ -261,6 +261,12 @@ impl Store {
         claim::take(&path).map_err(StateError::io("lock", &path))
     }
 
+    /// The first process of a container, as its monitor has told beside the record.
+    pub fn claimed_init(&self, id: &ContainerId) -> Option<ProcessRef> {
+        let text = read_regular(&self.data_dir(id).join("monitor")).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// The process that answers for a container whose record cannot be read.
     pub fn claimant(&self, id: &ContainerId) -> Option<rustix::process::Pid> {
         claim::holder(&self.data_dir(id).join("monitor"))
@@ -366,7 +372,7 @@ impl Store {
 
     /// Picks a random id and makes its run directory, which also proves that its short form is not in use.
     fn reserve_id(&self) -> Result<(ContainerId, PathBuf), StateError> {
-        claim_run(&self.dirs.run)?;
+        claim_run(&self.dirs.run).map_err(|error| self.dirs.with_way_out(error))?;
         loop {
             let id = ContainerId::from_random(random()?);
             let run_dir = self.run_dir(&id);

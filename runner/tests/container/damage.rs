@@ -13,7 +13,9 @@ cases![
     output_that_cannot_be_written_is_an_error,
     a_damaged_record_hides_no_running_container,
     a_record_that_tells_something_else_hides_no_running_container,
+    a_container_without_monitor_and_record_is_found,
     what_is_in_a_files_place_makes_nobody_wait;
+    a_store_on_an_overlay_is_named_as_the_cause,
     a_full_disk_keeps_no_command_from_working,
 ];
 
@@ -211,6 +213,75 @@ fn a_record_that_tells_something_else_hides_no_running_container(world: &World) 
     assert!(is_running(init));
     world.try_coracle(&["rm", "-f", &name]).success();
     assert!(!is_running(init));
+}
+
+/// Changing IDs undoes what ties a process to the end of its parent.
+fn a_container_without_monitor_and_record_is_found(world: &World) {
+    if world.has_single_id() {
+        return;
+    }
+    let name = unique("alone");
+    let script = "mkdir /o && cp /bin/busybox /o/sleep && chown 7 /o/sleep \
+                  && chmod 4755 /o/sleep && exec /o/sleep 1000";
+    world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
+    let init = world.init_of(&name);
+    eventually("it runs the program of another ID", || {
+        let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap_or_default();
+        status.contains("Name:\tsleep")
+    });
+    let dir = container_dir(world);
+    let monitor = nix::unistd::Pid::from_raw(parent_of(init));
+    nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    eventually("the monitor is gone", || !is_running(monitor.as_raw()));
+    fs::write(dir.join("config.json"), "garbage").expect("damaged");
+    let id = dir.file_name().expect("an id").to_str().expect("plain");
+    world.try_coracle(&["rm", "-f", id]).success();
+    eventually("init has ended", || !is_running(init));
+}
+
+/// As in a container of another engine.
+fn a_store_on_an_overlay_is_named_as_the_cause(world: &World) {
+    let store = &world.store();
+    fs::create_dir_all(store).expect("made");
+    let dirs = ["lower", "upper", "work"].map(|name| world.path(name));
+    let base = world.path("base");
+    fs::create_dir(&base).expect("made");
+    mount(
+        Some("none"),
+        &base,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .expect("a tmpfs");
+    let [lower, upper, work] = dirs.map(|dir| base.join(dir.file_name().expect("a name")));
+    for dir in [&lower, &upper, &work] {
+        fs::create_dir(dir).expect("made");
+        world.give_away(dir);
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("ours");
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    mount(
+        Some("none"),
+        store,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(&*options),
+    )
+    .expect("an overlay");
+    let refused = world.run(&[], &["true"]);
+    nix::mount::umount2(store, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+    nix::mount::umount2(&base, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    for part in ["overlay itself", "XDG_DATA_HOME"] {
+        assert!(refused.stderr.contains(part), "{part}: {refused:?}");
+    }
 }
 
 fn what_is_in_a_files_place_makes_nobody_wait(world: &World) {

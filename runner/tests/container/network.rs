@@ -61,6 +61,9 @@ fn the_built_in_image_serves_its_page_and_ends_at_once(world: &World) {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("signalled");
     let outcome = collect(child);
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    // The port inside is of no use to whoever typed another.
+    let url = format!("coracle: open http://{address}\n");
+    assert!(outcome.stderr.contains(&url), "{outcome:?}");
     // The port is free the moment coracle has ended.
     TcpListener::bind(address).expect("a free port");
 }
