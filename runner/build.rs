@@ -1,8 +1,9 @@
-//! Builds the embedded image: compiles its web server into a static executable, and lists it with the other files of the
-//! image for `src/image.rs` to embed.
+//! Builds the embedded image: compiles its web server into a static executable, and lists it with
+//! the other files of the image for `src/image.rs` to embed.
 //!
-//! The server needs nothing but the standard library, so it is compiled by the same `rustc` for the same target, with no
-//! network and no further toolchain. It has to be static, as the image has no C library.
+//! The server needs nothing but the standard library, so it is compiled by the same `rustc` for the
+//! same target, with no network and no further toolchain. It has to be static, as the image has no
+//! C library.
 
 use std::env;
 use std::fmt::Write;
@@ -58,7 +59,8 @@ fn compile(source: &Path, program: &Path) -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
     let target = variable("TARGET")?;
     let mut rustc = Command::new(variable("RUSTC")?);
-    // With the target named, flags apply to it and not to the host, where `+crt-static` would break procedural macros.
+    // With the target named, flags apply to it and not to the host, where `+crt-static` would break
+    // procedural macros.
     rustc.args([
         "--edition",
         "2024",

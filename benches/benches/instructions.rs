@@ -1,7 +1,8 @@
-//! How many instructions single operations take, counted by callgrind: the same on a busy machine and on an idle one.
-//! `cargo bench -p coracle-benches --bench instructions`
+//! How many instructions single operations take, counted by callgrind: the same on a busy machine
+//! and on an idle one. `cargo bench -p coracle-benches --bench instructions`
 //!
-//! The program runs itself under valgrind, once for each case, and has callgrind count inside [`counted`] only.
+//! The program runs itself under valgrind, once for each case, and has callgrind count inside
+//! [`counted`] only.
 
 mod cases;
 

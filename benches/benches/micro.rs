@@ -1,5 +1,5 @@
-//! How long single operations take: `cargo bench -p coracle-benches --bench micro`. On a machine where time says too little, see
-//! `instructions`.
+//! How long single operations take: `cargo bench -p coracle-benches --bench micro`. On a machine
+//! where time says too little, see `instructions`.
 
 mod cases;
 
@@ -33,7 +33,8 @@ fn gate_in_new_namespace() -> Result<(GuestThread, Gate), Box<dyn std::error::Er
     Ok((guest, gate))
 }
 
-/// A connection is diverted and given back while a thousand others stay diverted: encoding, and two transactions of the kernel's.
+/// A connection is diverted and given back while a thousand others stay diverted: encoding, and two
+/// transactions of the kernel's.
 fn measure_gate(criterion: &mut Criterion, mut gate: Gate) {
     let endpoints = |port: u16| {
         let remote: SocketAddr = ([192, 0, 2, 1], 443).into();

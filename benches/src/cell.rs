@@ -1,8 +1,9 @@
 //! One question of the comparison, and its name.
 //!
-//! A [`Cell`] is one question ("TCP bulk, outbound, guest sends, one flow, MTU 1500, cubic, IPv4"); every peer answers it in every
-//! round. A cell's name is its words joined by `/`, and `--only` picks cells by those words, so names are part of the interface.
-//! Stored baselines hold cells by value: a field that is added later needs a default.
+//! A [`Cell`] is one question ("TCP bulk, outbound, guest sends, one flow, MTU 1500, cubic, IPv4");
+//! every peer answers it in every round. A cell's name is its words joined by `/`, and `--only`
+//! picks cells by those words, so names are part of the interface. Stored baselines hold cells by
+//! value: a field that is added later needs a default.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ pub struct Cell {
     pub route: Route,
     /// MTU of the guest's interface in bytes. The host reference has none and ignores it.
     pub mtu: u16,
-    /// TCP congestion control in the guest; the host side always uses cubic. Without meaning for UDP.
+    /// TCP congestion control in the guest; the host side always uses cubic. Without meaning for
+    /// UDP.
     pub congestion: Congestion,
     #[serde(default)]
     pub family: Family,
@@ -27,20 +29,24 @@ pub struct Cell {
 pub enum Work {
     /// `flows` TCP connections at full speed in one direction.
     Bulk { way: Way, flows: u32 },
-    /// UDP from or to `flows` client sockets: unpaced, and then at the highest rate that loses no more than one in a thousand.
+    /// UDP from or to `flows` client sockets: unpaced, and then at the highest rate that loses no
+    /// more than one in a thousand.
     Datagrams {
         way: Way,
         flows: u32,
-        /// Many datagrams per system call, with UDP_SEGMENT at the sender and UDP_GRO at the receiver.
+        /// Many datagrams per system call, with UDP_SEGMENT at the sender and UDP_GRO at the
+        /// receiver.
         segmented: bool,
     },
     /// Keep-alive HTTP: one request of 100 bytes in flight per connection, answered by 600 bytes.
     Request { connections: u32 },
-    /// The same over UDP: a datagram of 100 bytes in flight per socket, answered by one of 600 bytes.
+    /// The same over UDP: a datagram of 100 bytes in flight per socket, answered by one of 600
+    /// bytes.
     Exchange { sockets: u32 },
     /// New connections, `at_once` at any time: connect, request, response, close.
     Connect { at_once: u32 },
-    /// As `Connect`, until `connections` are through; then memory and descriptors must be what they were.
+    /// As `Connect`, until `connections` are through; then memory and descriptors must be what they
+    /// were.
     Soak { connections: u32 },
     /// Memory and descriptors of the helper while `connections` are open, and after they closed.
     Memory { connections: u32 },
@@ -54,7 +60,8 @@ pub enum Route {
     Outbound,
     /// A client on the host's loopback address connects to a published port of the guest.
     Published,
-    /// A client on another machine (a namespace behind a veth pair) connects to a published port of the guest.
+    /// A client on another machine (a namespace behind a veth pair) connects to a published port of
+    /// the guest.
     PublishedRemote,
 }
 

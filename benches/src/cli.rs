@@ -21,7 +21,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the same matrix over coracle-net, slirp4netns, pasta, RootlessKit and host loopback, interleaved
+    /// Run the same matrix over coracle-net, slirp4netns, pasta, RootlessKit and host loopback,
+    /// interleaved
     Compare(Box<Compare>),
     #[command(flatten)]
     Role(Role),
@@ -49,8 +50,9 @@ pub enum Role {
     },
 }
 
-/// Each round asks every peer every question once, peer after peer, in fresh namespaces for each figure; results are medians over
-/// the rounds. No root is needed; peers that are not installed are left out and named.
+/// Each round asks every peer every question once, peer after peer, in fresh namespaces for each
+/// figure; results are medians over the rounds. No root is needed; peers that are not installed are
+/// left out and named.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// A small matrix with short runs: about two minutes
@@ -59,8 +61,8 @@ pub struct Compare {
     /// How often everything is measured [default: 3, quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
-    /// Only cells with these words in their name, such as bulk/outbound or mtu-1500; also names a cell that does not run unasked
-    /// (repeatable: any of them)
+    /// Only cells with these words in their name, such as bulk/outbound or mtu-1500; also names a
+    /// cell that does not run unasked (repeatable: any of them)
     #[arg(long, value_name = "WORDS")]
     pub only: Vec<String>,
     /// Only these peers, besides the host reference (repeatable)
@@ -75,11 +77,12 @@ pub struct Compare {
     /// Write a page with plots to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Say what got worse than in this earlier JSON file, by ratio to the host, and fail if anything of coracle did
+    /// Say what got worse than in this earlier JSON file, by ratio to the host, and fail if
+    /// anything of coracle did
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Ask iperf3 and wrk the same questions, wrk with nginx as the service, too, where they are installed (takes twice as
-    /// long)
+    /// Ask iperf3 and wrk the same questions, wrk with nginx as the service, too, where they are
+    /// installed (takes twice as long)
     #[arg(long)]
     pub cross_check: bool,
     /// Print the cells and peers, measure nothing

@@ -1,7 +1,8 @@
-//! The comparison itself: which figures, in which order, how often; progress while it runs and the report at the end.
+//! The comparison itself: which figures, in which order, how often; progress while it runs and the
+//! report at the end.
 //!
-//! Rounds are the outermost loop and peers the innermost, so that all peers answer one question within seconds of each other and a
-//! machine that drifts drifts for all alike.
+//! Rounds are the outermost loop and peers the innermost, so that all peers answer one question
+//! within seconds of each other and a machine that drifts drifts for all alike.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

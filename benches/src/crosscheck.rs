@@ -1,4 +1,5 @@
-//! The same question asked of iperf3, wrk and nginx, so that the built-in generators are not taken on trust.
+//! The same question asked of iperf3, wrk and nginx, so that the built-in generators are not taken
+//! on trust.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -62,7 +63,8 @@ impl Iperf3 {
     }
 }
 
-/// The option for the socket buffers that our own generator asks for. Unlike it, iperf3 fails when it is given less.
+/// The option for the socket buffers that our own generator asks for. Unlike it, iperf3 fails when
+/// it is given less.
 fn buffers() -> String {
     let limit = |name| -> Option<usize> {
         let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
@@ -169,7 +171,8 @@ fn start(program: &Path, place: &Place, args: &[&str]) -> Result<Child> {
         .with_context(|| format!("failed to start {}", program.display()))
 }
 
-/// A server that says nothing once it listens gets a fixed moment (iperf3 does not when its output is no terminal).
+/// A server that says nothing once it listens gets a fixed moment (iperf3 does not when its output
+/// is no terminal).
 fn wait_listening(child: &mut Child) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(200);
     while Instant::now() < deadline {
@@ -188,7 +191,8 @@ fn parse_iperf3(text: &str) -> Result<f64> {
     }
     let number = |path| result.pointer(path).and_then(Value::as_f64);
     let received = number("/end/sum_received/bits_per_second");
-    // Before 3.13 a UDP test has one sum: the sender's rate, and the share that the receiver missed.
+    // Before 3.13 a UDP test has one sum: the sender's rate, and the share that the receiver
+    // missed.
     let sent = number("/end/sum/bits_per_second").zip(number("/end/sum/lost_percent"));
     let rate = received.or(sent.map(|(rate, lost)| rate * (1.0 - lost / 100.0)));
     Ok(rate.context("iperf3 reported no rate")? / 1e9)

@@ -7,14 +7,17 @@ use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::namespaces;
 
-/// The host's address on its uplink, where guests reach its services and remote clients its published ports.
+/// The host's address on its uplink, where guests reach its services and remote clients its
+/// published ports.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0x5100, 0, 0, 0, 2);
-/// The machine elsewhere, which is also the host's default gateway: pasta insists on a default route.
+/// The machine elsewhere, which is also the host's default gateway: pasta insists on a default
+/// route.
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const ELSEWHERE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0x5100, 0, 0, 0, 1);
 
-/// The addresses of the guest, and of the host end of its link, behind a helper or in its place: those that slirp4netns gives.
+/// The addresses of the guest, and of the host end of its link, behind a helper or in its place:
+/// those that slirp4netns gives.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -27,8 +30,8 @@ const FAR_END: &str = "far0";
 const GUEST_LINK: &str = "guest0";
 const GUEST_END: &str = "tap0";
 
-/// Brings up the host side of the world (the calling process's network namespace) and the namespace of process `elsewhere` at the
-/// other end of a veth pair.
+/// Brings up the host side of the world (the calling process's network namespace) and the namespace
+/// of process `elsewhere` at the other end of a veth pair.
 pub fn connect_elsewhere(elsewhere: i32) -> Result<()> {
     on_netlink(async |handle| {
         set_up(&handle, "lo").await?;
@@ -46,8 +49,8 @@ pub fn connect_elsewhere(elsewhere: i32) -> Result<()> {
     })
 }
 
-/// Gives the namespace of process `guest` a veth pair to the host, which routes for it: what an engine with root makes, less
-/// its bridge and address translation.
+/// Gives the namespace of process `guest` a veth pair to the host, which routes for it: what an
+/// engine with root makes, less its bridge and address translation.
 pub fn connect_guest(guest: i32, mtu: u16) -> Result<()> {
     on_netlink(async |handle| {
         add_pair(&handle, GUEST_LINK, GUEST_END, guest, mtu).await?;
@@ -71,8 +74,9 @@ pub fn connect_guest(guest: i32, mtu: u16) -> Result<()> {
     Ok(())
 }
 
-/// Makes IPv6 addresses usable at once in the namespace of process `pid`, in links to come as well: duplicate address detection
-/// takes a second or two, in which a helper that says it is ready is not.
+/// Makes IPv6 addresses usable at once in the namespace of process `pid`, in links to come as well:
+/// duplicate address detection takes a second or two, in which a helper that says it is ready is
+/// not.
 pub fn skip_duplicate_address_detection(pid: i32) -> Result<()> {
     if !has_ipv6() {
         return Ok(());

@@ -1,8 +1,10 @@
-//! `coracle-benches compare`: coracle-net beside slirp4netns, pasta, RootlessKit and the bare kernel, in one interleaved run.
+//! `coracle-benches compare`: coracle-net beside slirp4netns, pasta, RootlessKit and the bare
+//! kernel, in one interleaved run.
 //!
-//! The program starts itself again for every role a measurement needs: `__world` and `__stage` make and direct the namespaces of a
-//! figure ([`namespaces`], [`stage`]), `__traffic` is a generator ([`traffic`]), `__hold` and `__exec` keep namespaces and
-//! start programs in them. Those commands are hidden; their protocol is private.
+//! The program starts itself again for every role a measurement needs: `__world` and `__stage` make
+//! and direct the namespaces of a figure ([`namespaces`], [`stage`]), `__traffic` is a generator
+//! ([`traffic`]), `__hold` and `__exec` keep namespaces and start programs in them. Those commands
+//! are hidden; their protocol is private.
 
 mod cell;
 mod cli;
@@ -84,7 +86,8 @@ fn play(role: Role) -> Result<()> {
     }
 }
 
-/// RootlessKit finds us under the names of its tools, and we are the `true` of the containers whose start is timed.
+/// RootlessKit finds us under the names of its tools, and we are the `true` of the containers whose
+/// start is timed.
 fn called_as_another_program() -> Option<Result<()>> {
     let mut args = std::env::args();
     let called = args.next()?;

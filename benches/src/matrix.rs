@@ -1,8 +1,9 @@
 //! Which cells are measured, and how long each runs.
 //!
-//! Every combination of [`all`] can be asked for by name. [`full`] is the choice that runs unasked: a base line for each kind of
-//! work, and from there one property varied at a time, because the whole cross product would take half a day and repeat
-//! itself. docs/PERFORMANCE.md gives the reasons.
+//! Every combination of [`all`] can be asked for by name. [`full`] is the choice that runs unasked:
+//! a base line for each kind of work, and from there one property varied at a time, because the
+//! whole cross product would take half a day and repeat itself. docs/PERFORMANCE.md gives the
+//! reasons.
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -92,13 +93,15 @@ pub fn full() -> Vec<Cell> {
     cells
 }
 
-/// TCP bulk: a base line of one flow on every route, then MTU, flows, congestion control and family, each where it can matter.
+/// TCP bulk: a base line of one flow on every route, then MTU, flows, congestion control and
+/// family, each where it can matter.
 fn bulk() -> Vec<Cell> {
     let cell = |route, way, flows| Cell::new(Work::Bulk { way, flows }, route);
     let mut cells = Vec::new();
     for way in WAYS {
         cells.extend(ROUTES.map(|route| cell(route, way, 1)));
-        // A client on the host's loopback reaches most helpers' guests past the tap, whatever its MTU.
+        // A client on the host's loopback reaches most helpers' guests past the tap, whatever its
+        // MTU.
         for route in [Route::Outbound, Route::PublishedRemote] {
             cells.push(at_1500(cell(route, way, 1)));
             cells.push(cell(route, way, 64));
@@ -116,7 +119,8 @@ fn bulk() -> Vec<Cell> {
     cells
 }
 
-/// UDP: datagrams of 1400 bytes, one and many per system call, then flows and family; datagrams of 32 KiB where the MTU allows.
+/// UDP: datagrams of 1400 bytes, one and many per system call, then flows and family; datagrams of
+/// 32 KiB where the MTU allows.
 fn datagrams() -> Vec<Cell> {
     let cell = |route, way, flows, segmented| {
         at_1500(Cell::new(
@@ -219,7 +223,8 @@ pub fn all() -> Vec<Cell> {
         }
     }
     cells.retain(|cell| match cell.work {
-        // Datagrams of 32 KiB: one send has no room for two, and the link to the machine elsewhere would fragment them.
+        // Datagrams of 32 KiB: one send has no room for two, and the link to the machine elsewhere
+        // would fragment them.
         Work::Datagrams { segmented, .. } if cell.mtu == 65520 => {
             !segmented && cell.route != Route::PublishedRemote
         }
@@ -230,8 +235,8 @@ pub fn all() -> Vec<Cell> {
     cells
 }
 
-/// The cells that match at least one pattern: those of `chosen`, or, for a pattern that matches none of them, those of [`all`].
-/// Everything chosen when there is no pattern.
+/// The cells that match at least one pattern: those of `chosen`, or, for a pattern that matches
+/// none of them, those of [`all`]. Everything chosen when there is no pattern.
 ///
 /// A pattern is words joined by `/`, each of which must be a word of the cell's name, in any order.
 /// Fails when a pattern matches nothing, naming the words that exist.

@@ -14,7 +14,8 @@ pub enum Metric {
     GbitPerS,
     /// The slowest tenth of a second of a bulk transfer; far below the mean when transfers stall.
     SlowestGbitPerS,
-    /// Payload per second, 10^9 bits, of the fastest datagrams of which at most one in a thousand was lost.
+    /// Payload per second, 10^9 bits, of the fastest datagrams of which at most one in a thousand
+    /// was lost.
     LosslessGbitPerS,
     /// Datagrams that did not arrive, per million sent, when the sender did not pace itself.
     LostPpm,
@@ -34,13 +35,15 @@ pub enum Metric {
     FailedPpm,
     /// CPU seconds, user and system, of the helper's processes per 10^9 payload bytes.
     HelperCpuSPerGb,
-    /// CPU seconds of the whole machine per 10^9 payload bytes: includes generators and whatever else runs.
+    /// CPU seconds of the whole machine per 10^9 payload bytes: includes generators and whatever
+    /// else runs.
     MachineCpuSPerGb,
     /// CPU microseconds of the helper's processes per request or connection.
     HelperCpuUsPerOp,
     /// CPU microseconds of the whole machine per request or connection.
     MachineCpuUsPerOp,
-    /// Resident memory of the helper's processes, 10^6 bytes: right after start, at the end of the load, after it closed.
+    /// Resident memory of the helper's processes, 10^6 bytes: right after start, at the end of the
+    /// load, after it closed.
     RssStartMb,
     RssLoadedMb,
     RssAfterMb,
@@ -86,7 +89,8 @@ impl Metric {
         }
     }
 
-    /// Whether the metric is the rate by which peers are ranked, the only thing a ratio to the host says much about.
+    /// Whether the metric is the rate by which peers are ranked, the only thing a ratio to the host
+    /// says much about.
     pub fn is_rate(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,5 @@
-//! The world of one figure: a user namespace of its own with a "host" network namespace, and the guests and remote machines inside it.
+//! The world of one figure: a user namespace of its own with a "host" network namespace, and the
+//! guests and remote machines inside it.
 //!
 //! ```text
 //! the user who runs the comparison
@@ -8,9 +9,10 @@
 //!    └─ guest       user and network namespace, the helper's client
 //! ```
 //!
-//! Helpers are started as uid 1000 without a single capability, just as a normal user's engine starts them; that they may enter the guest
-//! follows from owning its user namespace. The PID namespace's init is the stage: when it ends, or the comparison is
-//! killed, the kernel takes everything with it, daemonised helpers included, so nothing is ever left behind.
+//! Helpers are started as uid 1000 without a single capability, just as a normal user's engine
+//! starts them; that they may enter the guest follows from owning its user namespace. The PID
+//! namespace's init is the stage: when it ends, or the comparison is killed, the kernel takes
+//! everything with it, daemonised helpers included, so nothing is ever left behind.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -28,13 +30,15 @@ use rustix::thread::{
     configure_capability_in_ambient_set, set_capabilities,
 };
 
-/// A directory that every system has and no measurement needs; the world mounts its private tmpfs there.
+/// A directory that every system has and no measurement needs; the world mounts its private tmpfs
+/// there.
 pub const SCRATCH: &str = "/mnt";
 
 /// Our user and group in the world and in guests.
 const WORLD_ID: u32 = 1000;
 
-/// Moves this single-threaded process into a new world. Its next child becomes the world's init and keeps all capabilities.
+/// Moves this single-threaded process into a new world. Its next child becomes the world's init and
+/// keeps all capabilities.
 pub fn create_world() -> Result<()> {
     die_with_parent()?;
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
@@ -69,7 +73,8 @@ pub fn settle_init() -> Result<()> {
         Some("mode=0700"),
     )
     .with_context(|| format!("failed to mount a tmpfs on {SCRATCH}"))?;
-    // Thousands of connections need thousands of descriptors, in the helpers too, which inherit the limit.
+    // Thousands of connections need thousands of descriptors, in the helpers too, which inherit the
+    // limit.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
         .context("failed to raise the limit of open files")
@@ -109,7 +114,8 @@ pub fn hold(held: Held) -> Result<()> {
     Ok(())
 }
 
-/// Joins the user (unless it is ours already) and network namespaces of a process. For single-threaded processes.
+/// Joins the user (unless it is ours already) and network namespaces of a process. For
+/// single-threaded processes.
 pub fn enter(pid: i32) -> Result<()> {
     let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}"));
     let user = open("user")
@@ -124,7 +130,8 @@ pub fn enter(pid: i32) -> Result<()> {
         .with_context(|| format!("failed to join the network namespace of process {pid}"))
 }
 
-/// Runs `work` on a thread inside the network namespace of a process, with the capabilities of the world's init.
+/// Runs `work` on a thread inside the network namespace of a process, with the capabilities of the
+/// world's init.
 pub fn in_network_of<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let net = File::open(format!("/proc/{pid}/ns/net"))
         .with_context(|| format!("failed to open the network namespace of process {pid}"))?;
@@ -138,7 +145,8 @@ pub fn in_network_of<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send)
     }
 }
 
-/// Gives up what [`create_world`] kept, so that the next `exec` starts a program without capabilities.
+/// Gives up what [`create_world`] kept, so that the next `exec` starts a program without
+/// capabilities.
 pub fn drop_capabilities() -> Result<()> {
     clear_ambient_capability_set().context("failed to clear the ambient capabilities")?;
     let mut sets = capabilities(None).context("failed to read our capabilities")?;
@@ -173,7 +181,8 @@ fn map_ids(outer_uid: u32, outer_gid: u32) -> Result<()> {
         fs::write(format!("/proc/self/{name}"), line)
             .with_context(|| format!("failed to write /proc/self/{name}"))
     };
-    // A group map without privilege is allowed only once setgroups is denied; in a nested namespace it already is.
+    // A group map without privilege is allowed only once setgroups is denied; in a nested namespace
+    // it already is.
     if fs::read_to_string("/proc/self/setgroups").is_ok_and(|state| state.trim() == "allow") {
         write("setgroups", "deny".into())?;
     }
@@ -187,7 +196,8 @@ fn die_with_parent() -> Result<()> {
 
 /// Makes `name` the congestion control of new sockets in the network namespace of `pid`.
 ///
-/// The kernel lets only the owner of the initial namespace use an algorithm that is not in `net.ipv4.tcp_allowed_congestion_control`.
+/// The kernel lets only the owner of the initial namespace use an algorithm that is not in
+/// `net.ipv4.tcp_allowed_congestion_control`.
 pub fn set_congestion(pid: i32, name: &str) -> Result<()> {
     const PATH: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
     in_network_of(pid, || {

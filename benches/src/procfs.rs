@@ -1,4 +1,5 @@
-//! What `/proc` says about a helper: CPU time, resident memory and descriptors of a process and all its descendants.
+//! What `/proc` says about a helper: CPU time, resident memory and descriptors of a process and all
+//! its descendants.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -146,7 +147,8 @@ impl Stat {
     }
 }
 
-/// Ticks in which a core did anything: all columns of the first line but idle and iowait (guest time is part of user time).
+/// Ticks in which a core did anything: all columns of the first line but idle and iowait (guest
+/// time is part of user time).
 fn parse_machine_busy(text: &str) -> Option<u64> {
     let line = text.lines().next()?.strip_prefix("cpu ")?;
     let columns: Vec<u64> = line
@@ -168,8 +170,9 @@ fn parse_rss(status: &str) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Open descriptors of a process. Since Linux 6.2 the size of the directory is their number, which needs no right to look into
-/// a process that made itself undumpable, as sandboxed helpers do; before, they are counted where that is allowed.
+/// Open descriptors of a process. Since Linux 6.2 the size of the directory is their number, which
+/// needs no right to look into a process that made itself undumpable, as sandboxed helpers do;
+/// before, they are counted where that is allowed.
 fn descriptors(pid: i32) -> u64 {
     let path = format!("/proc/{pid}/fd");
     match fs::metadata(Path::new(&path)).map(|metadata| metadata.len()) {

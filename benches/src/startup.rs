@@ -1,8 +1,9 @@
-//! How long it takes to start a container that does nothing: `coracle run` beside Podman, runc and bubblewrap. The latter two
-//! make an empty network namespace, and so does one of Podman's starts.
+//! How long it takes to start a container that does nothing: `coracle run` beside Podman, runc and
+//! bubblewrap. The latter two make an empty network namespace, and so does one of Podman's starts.
 //!
-//! Unlike the other figures these run directly as the user, in no world of ours. The container's root file system is made
-//! for the purpose: our own executable under the name `true`, and the libraries it is linked with.
+//! Unlike the other figures these run directly as the user, in no world of ours. The container's
+//! root file system is made for the purpose: our own executable under the name `true`, and the
+//! libraries it is linked with.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -33,7 +34,8 @@ impl Startup {
     }
 }
 
-/// Times every runner that is installed, interleaved; adds a line to `missing` for each that is not or does not work.
+/// Times every runner that is installed, interleaved; adds a line to `missing` for each that is not
+/// or does not work.
 pub fn measure(rounds: u32, missing: &mut Vec<String>) -> Result<Vec<Startup>> {
     let files = Files::create()?;
     let mut startups = Vec::new();
@@ -193,7 +195,8 @@ impl Files {
         Ok(())
     }
 
-    /// How runc starts the container: from a bundle made of what it proposes for a normal user itself.
+    /// How runc starts the container: from a bundle made of what it proposes for a normal user
+    /// itself.
     fn runc_command(&self, runc: &Path) -> Result<Vec<OsString>> {
         let bundle = self.path.join("bundle");
         fs::create_dir_all(&bundle).context("failed to create a bundle for runc")?;
@@ -222,7 +225,8 @@ impl Files {
     }
 }
 
-/// A bundle's configuration for `/bin/true` in `root`, with a network namespace as everybody else has.
+/// A bundle's configuration for `/bin/true` in `root`, with a network namespace as everybody else
+/// has.
 fn bundle_config(mut proposed: Value, root: &Path) -> Result<Value> {
     proposed["process"]["terminal"] = false.into();
     proposed["process"]["args"] = json!(["/bin/true"]);

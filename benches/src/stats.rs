@@ -1,4 +1,5 @@
-//! The little statistics a comparison needs: order statistics, no means, since one disturbed run must not move a result.
+//! The little statistics a comparison needs: order statistics, no means, since one disturbed run
+//! must not move a result.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +32,8 @@ impl Summary {
         })
     }
 
-    /// Half the distance between the extremes, as a share of the median: how far one round may be off.
+    /// Half the distance between the extremes, as a share of the median: how far one round may be
+    /// off.
     pub fn relative_spread(&self) -> f64 {
         if self.median == 0.0 {
             0.0
@@ -109,7 +111,8 @@ impl Latencies {
     }
 }
 
-/// The nearest-rank quantile of a sorted slice: the smallest sample that at least `quantile` of all do not exceed.
+/// The nearest-rank quantile of a sorted slice: the smallest sample that at least `quantile` of all
+/// do not exceed.
 fn nearest_rank(sorted: &[u64], quantile: f64) -> u64 {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)

@@ -1,4 +1,5 @@
-//! Starting the processes of a figure and listening to them: generators, holders and the helper under test.
+//! Starting the processes of a figure and listening to them: generators, holders and the helper
+//! under test.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -278,7 +279,8 @@ impl Running {
         }
     }
 
-    /// Waits for the program to end successfully, as one that goes to the background does when it is ready.
+    /// Waits for the program to end successfully, as one that goes to the background does when it
+    /// is ready.
     pub fn wait_exit(&mut self) -> Result<()> {
         let status = self.wait_until(|child| Ok(child.try_wait()?))?;
         if !status.success() {

@@ -1,5 +1,5 @@
-//! The frame parser, and what a core without any flow makes of one frame: at most one action and a few answers, each of
-//! which a guest's kernel takes.
+//! The frame parser, and what a core without any flow makes of one frame: at most one action and a
+//! few answers, each of which a guest's kernel takes.
 //!
 //! ```sh
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run frame -- -max_total_time=600

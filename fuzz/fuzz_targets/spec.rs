@@ -1,5 +1,5 @@
-//! The grammar of `-p`: whatever is understood reads the same when it is written and read again, and a refusal has
-//! something to say.
+//! The grammar of `-p`: whatever is understood reads the same when it is written and read again,
+//! and a refusal has something to say.
 //!
 //! ```sh
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run spec -- -max_total_time=60

@@ -1,9 +1,10 @@
 //! The command line of `coracle-net`, and the order in which a helper comes up.
 //!
-//! Flags as typed become a checked [`Config`]; `start` turns that into running [`Parts`]; only [`main`] prints errors
-//! and picks exit codes. The order of `start` is what makes it safe: inherited descriptors are claimed before any is opened,
-//! host ports are bound with the caller's own privileges, the user namespace is joined while there is one thread, the
-//! privileges go when nothing is left to set up, and "ready" is said last.
+//! Flags as typed become a checked [`Config`]; `start` turns that into running [`Parts`]; only
+//! [`main`] prints errors and picks exit codes. The order of `start` is what makes it safe:
+//! inherited descriptors are claimed before any is opened, host ports are bound with the caller's
+//! own privileges, the user namespace is joined while there is one thread, the privileges go when
+//! nothing is left to set up, and "ready" is said last.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -49,7 +50,8 @@ const PROCESS_NAME: &CStr = c"coracle-net";
 
 /// Runs the helper with the process's arguments until it is told to end.
 pub fn main() -> ExitCode {
-    // The kernel takes the name from the file that was executed, which may be /proc/self/exe. Threads have their own.
+    // The kernel takes the name from the file that was executed, which may be /proc/self/exe.
+    // Threads have their own.
     let _ = rustix::thread::set_name(PROCESS_NAME);
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -70,9 +72,10 @@ pub fn main() -> ExitCode {
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
-/// A tap interface appears in the namespace; its other end is this program, which answers with its own TCP/IP stack and
-/// talks to the outside with ordinary sockets. No root, no setuid program: CAP_NET_ADMIN in the user namespace that owns the
-/// network namespace is enough, and whoever made that namespace has it.
+/// A tap interface appears in the namespace; its other end is this program, which answers with its
+/// own TCP/IP stack and talks to the outside with ordinary sockets. No root, no setuid program:
+/// CAP_NET_ADMIN in the user namespace that owns the network namespace is enough, and whoever made
+/// that namespace has it.
 #[derive(Debug, Parser)]
 #[command(name = "coracle-net", version, max_term_width = 110, after_long_help = EXAMPLES)]
 pub struct Args {
@@ -99,9 +102,10 @@ pub struct Args {
 
     /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
     ///
-    /// Services see the client's own address, except for clients on the host's loopback, which appear as the gateway; so does
-    /// who comes over IPv6 to a service that listens on IPv4 only, or the other way round.
-    /// Delivery is to the guest's address on the tap, so what listens on its 127.0.0.1 only is not published.
+    /// Services see the client's own address, except for clients on the host's loopback, which
+    /// appear as the gateway; so does who comes over IPv6 to a service that listens on IPv4 only,
+    /// or the other way round. Delivery is to the guest's address on the tap, so what listens on
+    /// its 127.0.0.1 only is not published.
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<String>,
 
@@ -113,7 +117,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FD")]
     ready_fd: Option<RawFd>,
 
-    /// End when the other end of this descriptor is closed; signals that the caller ignores do not end it then
+    /// End when the other end of this descriptor is closed; signals that the caller ignores do not
+    /// end it then
     #[arg(short, long, value_name = "FD")]
     exit_fd: Option<RawFd>,
 
@@ -151,16 +156,18 @@ pub struct Args {
 
     /// Promote as root, too, at the price of CAP_NET_ADMIN over the host
     ///
-    /// Concerns root and namespaces of the host's own user namespace, as `ip netns add` makes them. There promotion needs
-    /// CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over the host itself: whoever took this program over by its guest could
-    /// reconfigure the host's network. Without this option they go, and connections are not promoted.
+    /// Concerns root and namespaces of the host's own user namespace, as `ip netns add` makes them.
+    /// There promotion needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over the host itself: whoever
+    /// took this program over by its guest could reconfigure the host's network. Without this
+    /// option they go, and connections are not promoted.
     #[arg(long)]
     keep_host_net_admin: bool,
 
-    /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON document
+    /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON
+    /// document
     ///
-    /// The socket is removed at the end, but for a helper that root started and a directory where only root may remove it;
-    /// the next helper replaces it then.
+    /// The socket is removed at the end, but for a helper that root started and a directory where
+    /// only root may remove it; the next helper replaces it then.
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
 }
@@ -168,7 +175,8 @@ pub struct Args {
 /// The values of `--promote`.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum PromoteWhen {
-    /// Once they haul: 256 KiB in total, 64 KiB of them within 10 ms. Where the kernel cannot, they stay
+    /// Once they haul: 256 KiB in total, 64 KiB of them within 10 ms. Where the kernel cannot, they
+    /// stay
     #[default]
     Auto,
     /// Never
@@ -311,7 +319,8 @@ fn run(config: Config) -> Result<(), StartError> {
     if let Some(ready) = ready {
         ReadySignal::new(ready).send();
     }
-    // Woken by each segment, it would interrupt the program that sends them, and find one where it could find ten.
+    // Woken by each segment, it would interrupt the program that sends them, and find one where it
+    // could find ten.
     if let Err(error) = sys::wait_for_turn_when_woken() {
         debug!(%error, "the scheduler does not take it for a batch process");
     }
@@ -418,8 +427,8 @@ fn prepare_process() {
     descriptors::raise_limit();
 }
 
-/// Opens the tap and configures the links, on the thread that is in the guest's network namespace. Returns the network
-/// that came of it: a guest may be without IPv6.
+/// Opens the tap and configures the links, on the thread that is in the guest's network namespace.
+/// Returns the network that came of it: a guest may be without IPv6.
 fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
     let name = config.tap.clone();
     let mut network = config.network.clone();
@@ -441,8 +450,8 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
     Ok((tap, network))
 }
 
-/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay with us, which is slower
-/// and nothing else.
+/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay
+/// with us, which is slower and nothing else.
 fn set_up_promotion(
     guest: &Arc<GuestThread>,
     config: &Config,
@@ -475,7 +484,8 @@ fn core_config(
         let word = random[at..at + 8].try_into().expect("eight bytes");
         u64::from_ne_bytes(word)
     });
-    // The prefix that QEMU's user network made customary, then the gateway: an address that says whose it is.
+    // The prefix that QEMU's user network made customary, then the gateway: an address that says
+    // whose it is.
     let [a, b, c, d] = network.v4.gateway.octets();
     Ok(core::Config {
         network,

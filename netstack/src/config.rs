@@ -1,7 +1,8 @@
-//! What the helper is to do, after every argument was checked: no later step meets a value that cannot work.
+//! What the helper is to do, after every argument was checked: no later step meets a value that
+//! cannot work.
 //!
-//! The addresses that matter in a subnet are fixed numbers of it, as everywhere in this family of programs: gateway
-//! .2, DNS forwarder .3, guest .100 (RFC 1918 or RFC 4193 addresses by default).
+//! The addresses that matter in a subnet are fixed numbers of it, as everywhere in this family of
+//! programs: gateway .2, DNS forwarder .3, guest .100 (RFC 1918 or RFC 4193 addresses by default).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,7 +36,8 @@ pub struct Config {
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
     pub promote: Promote,
-    /// Capabilities over the host's own network stay, where the guest's belongs to the same user namespace.
+    /// Capabilities over the host's own network stay, where the guest's belongs to the same user
+    /// namespace.
     pub keep_host_net_admin: bool,
 }
 
@@ -71,7 +73,8 @@ pub enum ConfigError {
     StatusPath(PathBuf, usize),
 }
 
-/// IPv6 needs 1280 (RFC 8200 5); a tap takes 65,521 at most, and 65,520 leaves a TCP payload that is a multiple of 8.
+/// IPv6 needs 1280 (RFC 8200 5); a tap takes 65,521 at most, and 65,520 leaves a TCP payload that
+/// is a multiple of 8.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
 
 /// `sun_path` without its terminating zero (unix(7)).
@@ -140,7 +143,8 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, Config
         ));
     }
     check_prefix(text, prefix_len, 3, 119)?;
-    // Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning already.
+    // Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning
+    // already.
     let reserved = network.octets()[0] == 0 || stands_for(network).next().is_some();
     if reserved || !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));

@@ -1,13 +1,13 @@
-//! How many descriptors this process has for the guest's flows. The one place where that is worked out; how they are shared
-//! out is [`Limits::share_out`](crate::core::Limits::share_out).
+//! How many descriptors this process has for the guest's flows. The one place where that is worked
+//! out; how they are shared out is [`Limits::share_out`](crate::core::Limits::share_out).
 
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-/// What is opened once the limits are known, and what needs one for a moment: the tap, namespaces and netlink sockets,
-/// resolv.conf's directories, clients of the status socket.
+/// What is opened once the limits are known, and what needs one for a moment: the tap, namespaces
+/// and netlink sockets, resolv.conf's directories, clients of the status socket.
 const RESERVED: usize = 64;
 
 /// Raises the limit of open files to what the user may have.
@@ -19,7 +19,8 @@ pub fn raise_limit() {
     }
 }
 
-/// How many may be opened for flows. To be called when the published ports are bound and nothing else is open yet.
+/// How many may be opened for flows. To be called when the published ports are bound and nothing
+/// else is open yet.
 pub fn left_for_flows() -> usize {
     let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, _)) => usize::try_from(soft).unwrap_or(usize::MAX),
@@ -28,7 +29,8 @@ pub fn left_for_flows() -> usize {
             return usize::MAX;
         }
     };
-    // Without /proc, what the parent left open is unknown; descriptors that run out all the same are dealt with then.
+    // Without /proc, what the parent left open is unknown; descriptors that run out all the same
+    // are dealt with then.
     let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     left_of(limit, open)
 }

@@ -1,9 +1,10 @@
-//! What the helper gives up once everything is set up: every capability that it no longer uses, the way to get any back, being
-//! the host's root, and its openness to other processes of the user.
+//! What the helper gives up once everything is set up: every capability that it no longer uses, the
+//! way to get any back, being the host's root, and its openness to other processes of the user.
 //!
-//! What stays is CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the guest's user namespace, which taking over a connection in
-//! the guest needs; not even these where that is the host's own user namespace, unless they were asked for. Capabilities and
-//! IDs belong to threads, so each thread calls this for itself.
+//! What stays is CAP_NET_ADMIN and CAP_NET_BIND_SERVICE in the guest's user namespace, which taking
+//! over a connection in the guest needs; not even these where that is the host's own user
+//! namespace, unless they were asked for. Capabilities and IDs belong to threads, so each thread
+//! calls this for itself.
 //!
 //! System calls: capget, capset, prctl, setgroups, setresgid, setresuid.
 
@@ -30,14 +31,15 @@ pub struct SandboxError {
 /// The capabilities that stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// Needed for nothing but the guest's network: its links, its firewall's set, sockets with a remote's address and port.
+    /// Needed for nothing but the guest's network: its links, its firewall's set, sockets with a
+    /// remote's address and port.
     Network,
     Nothing,
 }
 
 impl Kept {
-    /// What a helper keeps in the user namespace that it is in by now. `of_host` says that it may keep what it has over the
-    /// host's own network.
+    /// What a helper keeps in the user namespace that it is in by now. `of_host` says that it may
+    /// keep what it has over the host's own network.
     pub fn here(of_host: bool) -> Kept {
         if of_host || !root::is_in_initial_namespace() {
             Kept::Network
@@ -54,14 +56,14 @@ impl Kept {
     }
 }
 
-/// For the process as a whole: nobody may trace it, read its memory or open its descriptors, except who has
-/// CAP_SYS_PTRACE over the user namespace it was started in.
+/// For the process as a whole: nobody may trace it, read its memory or open its descriptors, except
+/// who has CAP_SYS_PTRACE over the user namespace it was started in.
 pub fn close_process() -> Result<(), SandboxError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(error("being dumpable"))
 }
 
-/// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by executing a program, and
-/// not the host's root.
+/// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
+/// executing a program, and not the host's root.
 pub fn confine_thread(kept: Kept) -> Result<(), SandboxError> {
     set_no_new_privs(true).map_err(error("new privileges"))?;
     clear_ambient_capability_set().map_err(error("ambient capabilities"))?;

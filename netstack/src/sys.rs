@@ -1,7 +1,8 @@
 //! The crate's only unsafe code: the system calls that neither nix nor rustix wraps.
 //!
-//! Each function is one call, takes borrowed descriptors, returns `io::Result` and leaves all meaning to its caller.
-//! Descriptors made here are close-on-exec. Nothing in here is called from the data path but the socket options.
+//! Each function is one call, takes borrowed descriptors, returns `io::Result` and leaves all
+//! meaning to its caller. Descriptors made here are close-on-exec. Nothing in here is called from
+//! the data path but the socket options.
 //!
 //! System calls, for the sandbox's list: ioctl, setsockopt, getsockopt, fcntl.
 #![allow(unsafe_code)]
@@ -13,8 +14,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-/// Attaches `tun`, a fresh descriptor of /dev/net/tun, to the interface `name` of the caller's network namespace and
-/// creates the interface if there is none. `flags` are `IFF_TAP` and its friends from linux/if_tun.h.
+/// Attaches `tun`, a fresh descriptor of /dev/net/tun, to the interface `name` of the caller's
+/// network namespace and creates the interface if there is none. `flags` are `IFF_TAP` and its
+/// friends from linux/if_tun.h.
 ///
 /// `InvalidInput` if `name` does not fit into an interface name (15 bytes).
 pub fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
@@ -33,8 +35,8 @@ pub fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<(
     cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
 }
 
-/// Tells the kernel which offloads (`TUN_F_*`) the reader of `tun` accepts. `InvalidInput` (EINVAL) for one that this
-/// kernel does not know.
+/// Tells the kernel which offloads (`TUN_F_*`) the reader of `tun` accepts. `InvalidInput` (EINVAL)
+/// for one that this kernel does not know.
 pub fn tun_set_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     cvt(unsafe {
@@ -80,8 +82,8 @@ pub fn tun_set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<(
     })
 }
 
-/// The user namespace that owns `namespace`, a descriptor of any other kind of namespace. `PermissionDenied` (EPERM) if
-/// it is an ancestor of the caller's own. Linux 4.9.
+/// The user namespace that owns `namespace`, a descriptor of any other kind of namespace.
+/// `PermissionDenied` (EPERM) if it is an ancestor of the caller's own. Linux 4.9.
 pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor or -1.
     let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
@@ -90,7 +92,8 @@ pub fn owning_user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The `CLONE_NEW*` flag that says of which kind `namespace` is. ENOTTY if it is no namespace. Linux 4.11.
+/// The `CLONE_NEW*` flag that says of which kind `namespace` is. ENOTTY if it is no namespace.
+/// Linux 4.11.
 pub fn namespace_kind(namespace: BorrowedFd<'_>) -> io::Result<c_int> {
     // SAFETY: NS_GET_NSTYPE takes no argument.
     let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_NSTYPE) };
@@ -98,23 +101,26 @@ pub fn namespace_kind(namespace: BorrowedFd<'_>) -> io::Result<c_int> {
     Ok(kind)
 }
 
-/// Takes over descriptor number `fd`, inherited from the parent process and named on the command line, and marks it
-/// close-on-exec.
+/// Takes over descriptor number `fd`, inherited from the parent process and named on the command
+/// line, and marks it close-on-exec.
 ///
-/// To be called once per number, before the process opens any descriptor of its own: a number the parent did not pass
-/// is then reported as EBADF, and cannot be one that somebody else in this process owns. 0, 1 and 2 are refused.
+/// To be called once per number, before the process opens any descriptor of its own: a number the
+/// parent did not pass is then reported as EBADF, and cannot be one that somebody else in this
+/// process owns. 0, 1 and 2 are refused.
 pub fn adopt_inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= libc::STDERR_FILENO {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: only borrowed for F_SETFD, which fails with EBADF when nothing is open under this number.
+    // SAFETY: only borrowed for F_SETFD, which fails with EBADF when nothing is open under this
+    // number.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: open, as fcntl just found, and by the contract above owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `setsockopt` for options that nix does not know; `value` is the option's C struct or int as bytes.
+/// `setsockopt` for options that nix does not know; `value` is the option's C struct or int as
+/// bytes.
 pub fn set_socket_option(
     socket: BorrowedFd<'_>,
     level: c_int,
@@ -122,7 +128,8 @@ pub fn set_socket_option(
     value: &[u8],
 ) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the kernel reads at most `len` bytes, which `value` has, and checks their meaning itself.
+    // SAFETY: the kernel reads at most `len` bytes, which `value` has, and checks their meaning
+    // itself.
     cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) })
 }
 
@@ -148,32 +155,34 @@ pub fn socket_option(
     Ok(len as usize)
 }
 
-/// Makes the allocator give each block of at least `MMAP_THRESHOLD` bytes its own mapping, so that the pages of a
-/// connection's ring buffers are touched lazily, and go back to the system when the buffer is freed. By default glibc
-/// raises its threshold with the first such block that is freed, and then carves the next from its heap.
+/// Makes the allocator give each block of at least `MMAP_THRESHOLD` bytes its own mapping, so that
+/// the pages of a connection's ring buffers are touched lazily, and go back to the system when the
+/// buffer is freed. By default glibc raises its threshold with the first such block that is freed,
+/// and then carves the next from its heap.
 ///
 /// Does nothing on other C libraries (musl never puts such blocks on its heap).
 pub fn map_large_allocations() {
     #[cfg(target_env = "gnu")]
     {
-        /// The smallest ring buffer is one byte less, smoltcp's unscaled window, and glibc's header is added to it.
+        /// The smallest ring buffer is one byte less, smoltcp's unscaled window, and glibc's header
+        /// is added to it.
         const MMAP_THRESHOLD: c_int = 64 << 10;
         // SAFETY: mallopt only sets allocator parameters and may be called at any time.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
             libc::mallopt(libc::M_TRIM_THRESHOLD, MMAP_THRESHOLD);
-            // The smallest that the heap grows by: with more at hand than a buffer takes, calloc would carve it out of the heap,
-            // and write it full of zeroes.
+            // The smallest that the heap grows by: with more at hand than a buffer takes, calloc
+            // would carve it out of the heap, and write it full of zeroes.
             libc::mallopt(libc::M_TOP_PAD, 0);
-            // glibc falls back to its heap past this many mappings (65,536 by default); the kernel's own limit,
-            // vm.max_map_count, still holds.
+            // glibc falls back to its heap past this many mappings (65,536 by default); the
+            // kernel's own limit, vm.max_map_count, still holds.
             libc::mallopt(libc::M_MMAP_MAX, c_int::MAX);
         }
     }
 }
 
-/// Gives memory that was freed back to the system, wherever in the heap it is. Takes milliseconds for a large heap. Does nothing
-/// on other C libraries than glibc.
+/// Gives memory that was freed back to the system, wherever in the heap it is. Takes milliseconds
+/// for a large heap. Does nothing on other C libraries than glibc.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim touches nothing that is allocated, and may be called at any time.
@@ -182,8 +191,8 @@ pub fn trim_heap() {
     }
 }
 
-/// Gives the pages that lie within `bytes` back to the system; they read as zeroes afterwards, or as before if the system does
-/// not want them.
+/// Gives the pages that lie within `bytes` back to the system; they read as zeroes afterwards, or
+/// as before if the system does not want them.
 pub fn discard(bytes: &mut [u8]) {
     // SAFETY: takes no pointer.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -196,15 +205,16 @@ pub fn discard(bytes: &mut [u8]) {
     let skipped = bytes.as_ptr().align_offset(page).min(bytes.len());
     let whole = &mut bytes[skipped..];
     let len = whole.len() / page * page;
-    // SAFETY: these pages are wholly within a slice that is borrowed exclusively, and zeroes are valid for bytes. Memory of the
-    // allocator's is private and anonymous, for which MADV_DONTNEED means just that.
+    // SAFETY: these pages are wholly within a slice that is borrowed exclusively, and zeroes are
+    // valid for bytes. Memory of the allocator's is private and anonymous, for which MADV_DONTNEED
+    // means just that.
     unsafe {
         libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_DONTNEED);
     }
 }
 
-/// Lets the calling thread wait for its turn when it is woken, instead of taking the processor from who woke it
-/// (SCHED_BATCH). A thread that was given another policy than the default keeps that.
+/// Lets the calling thread wait for its turn when it is woken, instead of taking the processor from
+/// who woke it (SCHED_BATCH). A thread that was given another policy than the default keeps that.
 pub fn wait_for_turn_when_woken() -> io::Result<()> {
     /// The calling thread.
     const SELF: libc::pid_t = 0;
@@ -215,8 +225,8 @@ pub fn wait_for_turn_when_woken() -> io::Result<()> {
     }
     // Must be 0 for this policy: the priorities of sched_param are those of real time.
     let priority: c_int = 0;
-    // SAFETY: struct sched_param is one int, which the kernel reads during the call. The C library's function of the name
-    // may be for a process, or not there (musl).
+    // SAFETY: struct sched_param is one int, which the kernel reads during the call. The C
+    // library's function of the name may be for a process, or not there (musl).
     let result = unsafe {
         libc::syscall(
             libc::SYS_sched_setscheduler,
@@ -255,8 +265,8 @@ pub fn start_in_namespaces(command: &mut std::process::Command) {
         std::fs::write("/proc/self/uid_map", &uid_map)?;
         std::fs::write("/proc/self/gid_map", &gid_map)
     };
-    // SAFETY: between fork and exec only system calls are made; the strings exist already and the short paths are
-    // turned into C strings on the stack.
+    // SAFETY: between fork and exec only system calls are made; the strings exist already and the
+    // short paths are turned into C strings on the stack.
     unsafe { command.pre_exec(enter) };
 }
 
@@ -264,7 +274,8 @@ pub fn start_in_namespaces(command: &mut std::process::Command) {
 pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
     // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: with no new action given this only stores the present one; `action` lives across the call.
+    // SAFETY: with no new action given this only stores the present one; `action` lives across the
+    // call.
     let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -1,5 +1,5 @@
-//! Tests that need namespaces of their own: the test binary runs itself again, alone with one test, in a fresh user and
-//! network namespace. Works as root and as a normal user, and needs no program.
+//! Tests that need namespaces of their own: the test binary runs itself again, alone with one test,
+//! in a fresh user and network namespace. Works as root and as a normal user, and needs no program.
 
 use std::env;
 use std::process::Command;
@@ -9,8 +9,9 @@ use crate::sys;
 /// Set in the inner run, to the name of the one test that is run there.
 const INNER: &str = "CORACLE_INNER_TEST";
 
-/// Runs `body` as root of new user and network namespaces, in a process of its own. `module` is `module_path!()`, `test`
-/// the name of the calling test function. Where the system forbids user namespaces, says so and passes.
+/// Runs `body` as root of new user and network namespaces, in a process of its own. `module` is
+/// `module_path!()`, `test` the name of the calling test function. Where the system forbids user
+/// namespaces, says so and passes.
 pub fn in_namespaces(module: &str, test: &str, body: impl FnOnce()) {
     let (_crate, module) = module
         .split_once("::")

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-/// The first probe after `idle`, then one each `interval`, and a reset after `probes` without an answer. The kernel counts in
-/// whole seconds.
+/// The first probe after `idle`, then one each `interval`, and a reset after `probes` without an
+/// answer. The kernel counts in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     pub idle: Duration,

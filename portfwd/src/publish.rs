@@ -1,8 +1,10 @@
-//! The host sockets of a [`Publish`] rule: listening TCP or bound UDP, non-blocking and close-on-exec.
+//! The host sockets of a [`Publish`] rule: listening TCP or bound UDP, non-blocking and
+//! close-on-exec.
 //!
-//! [`bind`] binds every port of a rule or none. A rule without an address gets a `0.0.0.0` and an IPv6-only `[::]` socket per
-//! port, both on the same port number; where IPv6 is off, IPv4 alone serves. [`Listener::adopt`] takes over a socket that another
-//! process bound and handed down. Accepting, and what becomes of a connection, is the caller's.
+//! [`bind`] binds every port of a rule or none. A rule without an address gets a `0.0.0.0` and an
+//! IPv6-only `[::]` socket per port, both on the same port number; where IPv6 is off, IPv4 alone
+//! serves. [`Listener::adopt`] takes over a socket that another process bound and handed down.
+//! Accepting, and what becomes of a connection, is the caller's.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -26,7 +28,8 @@ pub struct Listener {
 }
 
 impl Publish {
-    /// The rule with the ports that the kernel chose for `listeners`, which [`bind`] has made of it.
+    /// The rule with the ports that the kernel chose for `listeners`, which [`bind`] has made of
+    /// it.
     pub fn resolved(&self, listeners: &[Listener]) -> Self {
         let mut rule = self.clone();
         let ports = || listeners.iter().map(|listener| listener.host.port());
@@ -40,10 +43,12 @@ impl Publish {
 }
 
 impl Listener {
-    /// Takes over `socket`, bound by another process for the single-port `rule`. The address is the socket's own.
+    /// Takes over `socket`, bound by another process for the single-port `rule`. The address is the
+    /// socket's own.
     ///
     /// # Errors
-    /// When the rule has several ports, or the descriptor is no listening TCP or bound UDP socket as the rule says.
+    /// When the rule has several ports, or the descriptor is no listening TCP or bound UDP socket
+    /// as the rule says.
     pub fn adopt(rule: &Publish, socket: OwnedFd) -> Result<Self, AdoptError> {
         if rule.guest_ports.len() != 1 {
             return Err(AdoptError::SeveralPorts);
@@ -68,7 +73,8 @@ impl Listener {
         })
     }
 
-    /// The single-port rule that this socket serves; what [`Listener::adopt`] wants beside the descriptor.
+    /// The single-port rule that this socket serves; what [`Listener::adopt`] wants beside the
+    /// descriptor.
     pub fn rule(&self) -> Publish {
         let single = |port| {
             PortRange::new(port, port)
@@ -83,7 +89,8 @@ impl Listener {
     }
 }
 
-/// Binds every port of `rule`, in ascending order; without an address IPv4 before IPv6. Ports that the kernel chooses are in a row.
+/// Binds every port of `rule`, in ascending order; without an address IPv4 before IPv6. Ports that
+/// the kernel chooses are in a row.
 ///
 /// # Errors
 /// [`BindError`] for the first port that cannot be bound; those bound before it are closed again.
@@ -91,7 +98,8 @@ pub fn bind(rule: &Publish) -> Result<Vec<Listener>, BindError> {
     let mut attempt = 1;
     loop {
         match bind_once(rule) {
-            // The kernel chose a port whose neighbours, or whose twin in the other family, are not free: let it choose again.
+            // The kernel chose a port whose neighbours, or whose twin in the other family, are not
+            // free: let it choose again.
             Err(BindError::InUse(_))
                 if rule.host_ports == PortRange::KERNEL_CHOSEN && attempt < PORT_CHOICES =>
             {
@@ -130,7 +138,8 @@ fn bind_once(rule: &Publish) -> Result<Vec<Listener>, BindError> {
     Ok(listeners)
 }
 
-/// Why a host port cannot be published. The text is for the user: it names the address and the remedy.
+/// Why a host port cannot be published. The text is for the user: it names the address and the
+/// remedy.
 #[derive(Debug, Error)]
 pub enum BindError {
     #[error(
@@ -220,7 +229,8 @@ fn open_at(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd)
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     if protocol == Protocol::Tcp {
-        // Past connections in TIME-WAIT must not block a restart. For UDP the option would share a port that is in use.
+        // Past connections in TIME-WAIT must not block a restart. For UDP the option would share a
+        // port that is in use.
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &addr)?;
@@ -232,7 +242,8 @@ fn open_at(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd)
     Ok((bound, socket))
 }
 
-/// Connections that may wait to be accepted: SOMAXCONN since Linux 5.4; the kernel caps it at net.core.somaxconn.
+/// Connections that may wait to be accepted: SOMAXCONN since Linux 5.4; the kernel caps it at
+/// net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
 /// The lowest port that needs no privilege (Linux 4.11), 1024 where the kernel does not say.
@@ -335,7 +346,8 @@ mod tests {
 
     #[test]
     fn clash_leaves_nothing_bound() {
-        // An address of 127.0.0.0/8 that only this test uses, so that no other test takes the ports between the two calls.
+        // An address of 127.0.0.0/8 that only this test uses, so that no other test takes the ports
+        // between the two calls.
         let holder = TcpListener::bind("127.91.0.1:20002").unwrap();
         let error = bind_text("127.91.0.1:20000-20003:1-4").unwrap_err();
         assert!(matches!(error, BindError::InUse(addr) if addr == holder.local_addr().unwrap()));

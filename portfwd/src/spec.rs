@@ -1,10 +1,13 @@
-//! What a user writes after `-p`: `[[IP:][HOST]:]CTR[/tcp|/udp]`, the grammar that Docker and Podman share.
+//! What a user writes after `-p`: `[[IP:][HOST]:]CTR[/tcp|/udp]`, the grammar that Docker and
+//! Podman share.
 //!
-//! HOST and CTR are a port or a range `FIRST-LAST`; two ranges pair up port by port, so they have equal length. A host port
-//! that is left out (`80`, `127.0.0.1::80`) or 0 is chosen by the kernel. An address left out means every address of
-//! both families, `0.0.0.0` and `[::]` mean one family; IPv6 addresses go in brackets.
+//! HOST and CTR are a port or a range `FIRST-LAST`; two ranges pair up port by port, so they have
+//! equal length. A host port that is left out (`80`, `127.0.0.1::80`) or 0 is chosen by the kernel.
+//! An address left out means every address of both families, `0.0.0.0` and `[::]` mean one family;
+//! IPv6 addresses go in brackets.
 //!
-//! Pure text to value and back: `Display` writes what `FromStr` reads to the same value. Binding is [`crate::publish`]'s.
+//! Pure text to value and back: `Display` writes what `FromStr` reads to the same value. Binding is
+//! [`crate::publish`]'s.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +28,8 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// The rule's ports as `(host, guest)` pairs in ascending order; a host port of 0 is the kernel's to choose.
+    /// The rule's ports as `(host, guest)` pairs in ascending order; a host port of 0 is the
+    /// kernel's to choose.
     pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
         let chosen = self.host_ports == PortRange::KERNEL_CHOSEN;
         let first_host = self.host_ports.first;
@@ -163,7 +167,8 @@ impl PortRange {
     /// The ports from `first` to `last`, both included.
     ///
     /// # Errors
-    /// [`SpecError::InvalidPort`] when `first` is 0, [`SpecError::ReversedRange`] when `last` lies before `first`.
+    /// [`SpecError::InvalidPort`] when `first` is 0, [`SpecError::ReversedRange`] when `last` lies
+    /// before `first`.
     pub fn new(first: u16, last: u16) -> Result<Self, SpecError> {
         match first {
             0 => Err(SpecError::InvalidPort(first.to_string())),

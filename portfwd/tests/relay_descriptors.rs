@@ -1,4 +1,5 @@
-//! Nothing stays open after relays have ended, however they ended. Alone in its process, since it counts descriptors.
+//! Nothing stays open after relays have ended, however they ended. Alone in its process, since it
+//! counts descriptors.
 
 #[allow(dead_code, reason = "shared with the other relay tests")]
 #[path = "relay/harness.rs"]

@@ -1,8 +1,9 @@
 //! Control groups of a container's own, `cgroups(7)`.
 //!
-//! A container that shared its caller's group could, where the caller may write that group's files, freeze or kill the caller
-//! through a cgroup file system that it mounts for itself. So each container gets a group below the caller's in every hierarchy in
-//! which the caller may make one, and is born there; its cgroup namespace begins at that group. Where the caller may not, neither
+//! A container that shared its caller's group could, where the caller may write that group's files,
+//! freeze or kill the caller through a cgroup file system that it mounts for itself. So each
+//! container gets a group below the caller's in every hierarchy in which the caller may make one,
+//! and is born there; its cgroup namespace begins at that group. Where the caller may not, neither
 //! may the container.
 
 use std::fs::{self, File, OpenOptions};
@@ -37,7 +38,8 @@ pub enum Reach {
     Own,
 }
 
-/// Whether a process in this one's groups, with the same user ID, could act on this one through them.
+/// Whether a process in this one's groups, with the same user ID, could act on this one through
+/// them.
 pub fn may_be_harmed() -> bool {
     own_directories().iter().any(|group| is_exposed(group))
 }
@@ -48,8 +50,8 @@ pub fn named(name: &str) -> Vec<PathBuf> {
     groups.filter(|group| group.exists()).collect()
 }
 
-/// Lets frozen processes go on, so that they can be killed: a container may have frozen itself. Version 2 needs no thawing for
-/// that.
+/// Lets frozen processes go on, so that they can be killed: a container may have frozen itself.
+/// Version 2 needs no thawing for that.
 pub fn thaw(groups: &[PathBuf]) {
     for group in groups {
         // Fails where the group has no such file.
@@ -67,7 +69,8 @@ pub fn name(short_id: &str) -> String {
     format!("coracle-{short_id}")
 }
 
-/// Makes the groups of a container and returns their directories; none where the caller may make none.
+/// Makes the groups of a container and returns their directories; none where the caller may make
+/// none.
 ///
 /// # Errors
 /// When the container would have to share a group whose files it may write.
@@ -94,7 +97,8 @@ pub fn create(name: &str, reach: Reach) -> Result<Vec<PathBuf>, CgroupError> {
     Ok(made)
 }
 
-/// Removes the groups of a container that has ended, with those that it made below. What cannot be removed stays.
+/// Removes the groups of a container that has ended, with those that it made below. What cannot be
+/// removed stays.
 pub fn remove(groups: &[PathBuf]) {
     /// A process that has just ended may hold its group for a moment.
     const PATIENCE: Duration = Duration::from_millis(200);
@@ -202,7 +206,8 @@ fn is_unified(group: &Path) -> bool {
         .is_ok_and(|magic| magic == CGROUP2_SUPER_MAGIC)
 }
 
-/// The directories of the groups that the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo` tell of.
+/// The directories of the groups that the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo`
+/// tell of.
 fn own_groups(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
     let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
     let directory = |line: &str| {
@@ -246,7 +251,8 @@ impl<'a> Mount<'a> {
         })
     }
 
-    /// `controllers` is empty for the unified hierarchy, else a list such as `cpu,cpuacct` or `name=systemd`.
+    /// `controllers` is empty for the unified hierarchy, else a list such as `cpu,cpuacct` or
+    /// `name=systemd`.
     fn carries(&self, controllers: &str) -> bool {
         match controllers {
             "" => self.unified,

@@ -1,8 +1,10 @@
-//! One-way typed messages between the processes of a container, with descriptors attached where needed.
+//! One-way typed messages between the processes of a container, with descriptors attached where
+//! needed.
 //!
-//! A [`pair`] is a SOCK_SEQPACKET socket pair whose two ends each know what they send and what they receive. Both ends are
-//! close-on-exec: a program that takes over one end's process hangs up, which the other end reads as end of stream. That is how
-//! a successful exec is told from a failed one, and how the death of a process is noticed without polling.
+//! A [`pair`] is a SOCK_SEQPACKET socket pair whose two ends each know what they send and what they
+//! receive. Both ends are close-on-exec: a program that takes over one end's process hangs up,
+//! which the other end reads as end of stream. That is how a successful exec is told from a failed
+//! one, and how the death of a process is noticed without polling.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
@@ -42,7 +44,8 @@ pub fn pair<A, B>() -> io::Result<(Channel<A, B>, Channel<B, A>)> {
 }
 
 impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
-    /// Sends one message. A message is never split, and never waits for longer than the peer takes to read.
+    /// Sends one message. A message is never split, and never waits for longer than the peer takes
+    /// to read.
     ///
     /// # Errors
     /// BrokenPipe when the peer has gone.
@@ -51,7 +54,8 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         if bytes.len() > MESSAGE_MAX {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
-        // A bare unit variant still is a non-empty JSON text; an empty packet would read as end of stream.
+        // A bare unit variant still is a non-empty JSON text; an empty packet would read as end of
+        // stream.
         debug_assert!(!bytes.is_empty());
         let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
         let control = [ControlMessage::ScmRights(&raw)];
@@ -86,7 +90,8 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
                     MsgFlags::MSG_CMSG_CLOEXEC,
                 ) {
                     Err(nix::errno::Errno::EINTR) => continue,
-                    // A peer that died with unread messages in its queue resets the connection: it is gone all the same.
+                    // A peer that died with unread messages in its queue resets the connection: it
+                    // is gone all the same.
                     Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
                     other => break other?,
                 }

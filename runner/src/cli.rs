@@ -63,7 +63,8 @@ pub enum Command {
     Kill(KillArgs),
     /// Remove containers that have ended
     Rm(RmArgs),
-    /// Run a command as root of a user namespace like a container's, for files that belong to sub-IDs
+    /// Run a command as root of a user namespace like a container's, for files that belong to
+    /// sub-IDs
     Unshare(UnshareArgs),
 }
 
@@ -89,8 +90,9 @@ pub struct RunArgs {
     /// Publish a port of the container: `[[IP:]HOST:]CONTAINER[/tcp|/udp]`, ranges as
     /// 8000-8010:80-90
     ///
-    /// The host side is bound before anything else happens; without an IP it is every address of the host, IPv4 and IPv6.
-    /// The service sees the client's own address, and the gateway's in place of the host's loopback.
+    /// The host side is bound before anything else happens; without an IP it is every address of
+    /// the host, IPv4 and IPv6. The service sees the client's own address, and the gateway's in
+    /// place of the host's loopback.
     #[arg(
         short = 'p',
         long = "publish",
@@ -107,10 +109,10 @@ pub struct RunArgs {
     /// colon
     ///
     /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
-    /// nodev and their contraries; rbind (the default) or bind; `[r]private` (the default), `[r]slave`
-    /// or `[r]shared` for mounts that come later; U to give the files to the container's user; z or Z
-    /// where SELinux is off, and they mean nothing. For containers of the host's root: idmap, which
-    /// lets the container's root read and write what belongs to the host's.
+    /// nodev and their contraries; rbind (the default) or bind; `[r]private` (the default),
+    /// `[r]slave` or `[r]shared` for mounts that come later; U to give the files to the container's
+    /// user; z or Z where SELinux is off, and they mean nothing. For containers of the host's root:
+    /// idmap, which lets the container's root read and write what belongs to the host's.
     #[arg(
         short = 'v',
         long = "volume",
@@ -144,7 +146,8 @@ pub struct RunArgs {
     #[arg(long)]
     pub init: bool,
 
-    /// User IDs of the container; `host` lets the host's root be root in it, which gives the container the host
+    /// User IDs of the container; `host` lets the host's root be root in it, which gives the
+    /// container the host
     #[arg(
         long,
         value_parser = text(values::parse_user_namespace),
@@ -155,13 +158,14 @@ pub struct RunArgs {
 
     /// Run on this directory instead of an image
     ///
-    /// Changes go to a layer of the container's own and end with it: the directory is not written. `:O` behind its name says just
-    /// that. With `:rw` there is no such layer and the directory itself is changed. (A name that ends in one of these is given
-    /// as `NAME:rw/`.)
+    /// Changes go to a layer of the container's own and end with it: the directory is not written.
+    /// `:O` behind its name says just that. With `:rw` there is no such layer and the directory
+    /// itself is changed. (A name that ends in one of these is given as `NAME:rw/`.)
     #[arg(long, value_parser = bytes(RootfsArg::parse), value_name = "DIR[:O|:rw]")]
     pub rootfs: Option<RootfsArg>,
 
-    /// Give the container's root more capabilities, or ALL; with commas, or repeated. Users other than root have none
+    /// Give the container's root more capabilities, or ALL; with commas, or repeated. Users other
+    /// than root have none
     #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_add: Vec<CapabilityName>,
 
@@ -173,7 +177,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
 
-    /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either case. -e goes before them
+    /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either
+    /// case. -e goes before them
     #[arg(
         long,
         num_args = 0..=1,
@@ -222,7 +227,8 @@ pub struct ProcessArgs {
 
     /// User in the container: NAME or UID, and GROUP or GID behind a colon
     ///
-    /// Names are those of /etc/passwd and /etc/group in the container. A named group replaces all groups that the user has there.
+    /// Names are those of /etc/passwd and /etc/group in the container. A named group replaces all
+    /// groups that the user has there.
     #[arg(short, long, value_parser = text(str::parse::<String>), value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 

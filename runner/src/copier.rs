@@ -1,9 +1,10 @@
 //! One direction of bytes between two descriptors, in small steps that never block for long.
 //!
-//! A [`Copier`] belongs to a poll loop: [`Copier::interest`] says what to wait for, [`Copier::advance`] does one step. Nothing that
-//! a reader does, or does not, keeps the loop from its other duties. It holds one
-//! buffer at most and reads only when that is empty, so that a slow reader slows the writer down as a pipe would. When
-//! the writer behind ends, or the reader ahead leaves, both are closed: the one gets EPIPE, the other sees the end.
+//! A [`Copier`] belongs to a poll loop: [`Copier::interest`] says what to wait for,
+//! [`Copier::advance`] does one step. Nothing that a reader does, or does not, keeps the loop from
+//! its other duties. It holds one buffer at most and reads only when that is empty, so that a slow
+//! reader slows the writer down as a pipe would. When the writer behind ends, or the reader ahead
+//! leaves, both are closed: the one gets EPIPE, the other sees the end.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -36,8 +37,8 @@ pub struct Copier {
 impl Copier {
     /// Without `to`, what is read is shown to the observer only.
     ///
-    /// A `to` of our own had better be non-blocking: one that is shared with others, as the caller's streams are, must not be made
-    /// so, and takes short writes when it polls writable.
+    /// A `to` of our own had better be non-blocking: one that is shared with others, as the
+    /// caller's streams are, must not be made so, and takes short writes when it polls writable.
     pub fn new(from: OwnedFd, to: Option<OwnedFd>) -> Self {
         let write_max = to.as_ref().map_or(CHUNK, write_max);
         Self {
@@ -76,8 +77,8 @@ impl Copier {
         }
     }
 
-    /// One step: a write if there is something to write, else a read that `observe` is shown, and a write. Call it when what
-    /// [`Copier::interest`] named is ready.
+    /// One step: a write if there is something to write, else a read that `observe` is shown, and a
+    /// write. Call it when what [`Copier::interest`] named is ready.
     pub fn advance(&mut self, mut observe: impl FnMut(&[u8])) {
         if self.pending.is_empty() {
             match self.fill() {
@@ -89,12 +90,14 @@ impl Copier {
                     }
                 }
                 Ok(false) => return,
-                // End of file. EIO is a terminal's way to say it: the last program has closed the slave.
+                // End of file. EIO is a terminal's way to say it: the last program has closed the
+                // slave.
                 Err(_) => return self.close(),
             }
         }
         if let Err(errno) = self.flush() {
-            // A disk that is full, or a terminal that has hung up, is nothing to the writer behind; a reader that has left is.
+            // A disk that is full, or a terminal that has hung up, is nothing to the writer behind;
+            // a reader that has left is.
             match errno == Errno::PIPE && !self.outlives_reader {
                 true => self.close(),
                 false => self.let_go(),
@@ -103,7 +106,8 @@ impl Copier {
         }
     }
 
-    /// Goes on reading, for the observer, when the reader ahead has left. Whoever asks for this closes it if the writer is to know.
+    /// Goes on reading, for the observer, when the reader ahead has left. Whoever asks for this
+    /// closes it if the writer is to know.
     pub fn outliving_reader(mut self) -> Self {
         self.outlives_reader = true;
         self
@@ -156,7 +160,8 @@ impl Copier {
     fn flush(&mut self) -> Result<(), Errno> {
         let to = self.ends.as_ref().and_then(|(_, to)| to.as_ref());
         if let Some(to) = to {
-            // One write per readiness: the second might block, and with it the signals that the same loop passes on.
+            // One write per readiness: the second might block, and with it the signals that the
+            // same loop passes on.
             let end = self.pending.len().min(self.written + self.write_max);
             match rustix::io::write(to, &self.pending[self.written..end]) {
                 Ok(count) => self.written += count,

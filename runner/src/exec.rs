@@ -3,9 +3,10 @@
 //! ```text
 //! main (commands::exec) -> launcher (role coracle-exec: joins the namespaces) -> the command
 //! ```
-//! The launcher exists because a PID namespace is joined for children only. It is executed from a protected copy of coracle
-//! before it joins, and cannot be traced: to the container it and its child are a user's processes of a namespace outside, until
-//! the moment of exec (CVE-2019-5736, CVE-2016-9962).
+//! The launcher exists because a PID namespace is joined for children only. It is executed from a
+//! protected copy of coracle before it joins, and cannot be traced: to the container it and its
+//! child are a user's processes of a namespace outside, until the moment of exec (CVE-2019-5736,
+//! CVE-2016-9962).
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +29,8 @@ use crate::selfexec::{self, EXEC_ROLE};
 use crate::spec::ProcessSpec;
 use crate::sys::{self, Child, NewNamespaces};
 
-/// Goes on as the launcher. Runs in a child of main; `main` is the socket of a channel of [`FromMonitor`] and [`ToLauncher`].
+/// Goes on as the launcher. Runs in a child of main; `main` is the socket of a channel of
+/// [`FromMonitor`] and [`ToLauncher`].
 pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         let program = selfexec::protected_program_from(init)?;
@@ -96,8 +98,8 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     accompany(&ours, main, &child)
 }
 
-/// Tells main what the command's process has to say, and how it ends. When main is gone, so is the command: the launcher reaps it,
-/// without which the container could not end.
+/// Tells main what the command's process has to say, and how it ends. When main is gone, so is the
+/// command: the launcher reaps it, without which the container could not end.
 fn accompany(
     command: &Channel<Never, FromInit>,
     main: &Channel<FromMonitor, ToLauncher>,

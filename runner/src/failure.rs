@@ -1,7 +1,7 @@
 //! Why a command ended without the container's own exit code, and which code says so.
 //!
-//! A failure crosses process boundaries as text plus kind, so that `main` alone prints it and picks the exit code. The codes
-//! are those of `podman run` and `docker run`, which scripts test for.
+//! A failure crosses process boundaries as text plus kind, so that `main` alone prints it and picks
+//! the exit code. The codes are those of `podman run` and `docker run`, which scripts test for.
 
 use std::error::Error;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! The three files that coracle provides to a container: resolv.conf, hosts and hostname.
 //!
-//! They lie in the container's run directory and are bound over the image's own, so that an image is never changed for them.
+//! They lie in the container's run directory and are bound over the image's own, so that an image
+//! is never changed for them.
 
 use std::fs;
 use std::io;

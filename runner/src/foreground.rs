@@ -1,8 +1,10 @@
-//! The caller's side of a program in a container: its terminal or streams, its signals, its exit code.
+//! The caller's side of a program in a container: its terminal or streams, its signals, its exit
+//! code.
 //!
-//! Used by `run` for a container's command and by `exec` for an added one. Input goes straight to the container; output comes through
-//! pipes, so that a program can never do to the caller's terminal what a terminal's owner can. Signals are passed on
-//! as they are; those that stop or continue a job act on coracle itself.
+//! Used by `run` for a container's command and by `exec` for an added one. Input goes straight to
+//! the container; output comes through pipes, so that a program can never do to the caller's
+//! terminal what a terminal's owner can. Signals are passed on as they are; those that stop or
+//! continue a job act on coracle itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,8 +22,9 @@ use crate::ready;
 use crate::sys;
 use crate::terminal::{RawMode, set_window_size, window_size};
 
-/// Signals that are not passed on: those that nothing can hold up, that act on coracle itself as a job, that tell of its children,
-/// output or window, and those of its own faults. The C library keeps 32 and 33.
+/// Signals that are not passed on: those that nothing can hold up, that act on coracle itself as a
+/// job, that tell of its children, output or window, and those of its own faults. The C library
+/// keeps 32 and 33.
 const KEPT: [i32; 19] = [
     libc::SIGKILL,
     libc::SIGSTOP,
@@ -53,18 +56,19 @@ const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// How long the news that a program has started may take.
 const NEWS_MAX: Duration = Duration::from_millis(200);
 
-/// How long a program may take to end when nobody reads its output any more, as most programs do by themselves.
+/// How long a program may take to end when nobody reads its output any more, as most programs do by
+/// themselves.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
 
 /// The exit code of a program that SIGPIPE has ended.
 pub const UNREAD_EXIT_CODE: u8 = 128 + 13;
 
-/// How often a terminal is told that its input has ended. A program that takes the terminal over in between reads the first word of it
-/// as an ordinary character, or not at all.
+/// How often a terminal is told that its input has ended. A program that takes the terminal over in
+/// between reads the first word of it as an ordinary character, or not at all.
 const END_REPEATED: Duration = Duration::from_millis(100);
 
-/// Signals taken from now on, to be passed on once there is a program to have them. Made before anything else, so that a
-/// signal that comes early does not kill us half-way.
+/// Signals taken from now on, to be passed on once there is a program to have them. Made before
+/// anything else, so that a signal that comes early does not kill us half-way.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
@@ -157,7 +161,8 @@ impl Foreground {
     ) -> Result<Self, Failure> {
         let stdin = match ends.stdin {
             Some(to) => {
-                // A program that does not read its input must not keep its signals from being passed on.
+                // A program that does not read its input must not keep its signals from being
+                // passed on.
                 rustix::io::ioctl_fionbio(&to, true)?;
                 own(rustix::stdio::stdin())
                     .map_or_else(Copier::closed, |stdin| Copier::new(stdin, Some(to)))
@@ -196,7 +201,8 @@ impl Foreground {
         self
     }
 
-    /// Gives a program up that has not started in time, which a process of its container may bring about.
+    /// Gives a program up that has not started in time, which a process of its container may bring
+    /// about.
     pub fn starting_within(mut self, limit: Duration) -> Self {
         self.start_by = Some(Instant::now() + limit);
         self
@@ -352,7 +358,8 @@ impl Foreground {
             true => RawMode::enter(rustix::stdio::stdin()).ok(),
             false => None,
         };
-        // Where nothing is typed for the container, our terminal only shows what the container's has made ready.
+        // Where nothing is typed for the container, our terminal only shows what the container's
+        // has made ready.
         let raw = raw.or_else(|| RawMode::for_output(rustix::stdio::stdout()).ok());
         if self.interactive
             && let Some(stdin) = own(rustix::stdio::stdin())
@@ -367,18 +374,21 @@ impl Foreground {
         Ok(())
     }
 
-    /// Whether what was typed for the container's terminal has come to its end, as input from a file does.
+    /// Whether what was typed for the container's terminal has come to its end, as input from a
+    /// file does.
     fn input_has_ended(&self) -> bool {
         self.interactive && self.terminal.is_some() && self.stdin.is_closed()
     }
 
-    /// A terminal says that there is no more input with a character, once for each time that it is read.
+    /// A terminal says that there is no more input with a character, once for each time that it is
+    /// read.
     fn end_terminal_input(&self) {
         /// Ctrl-D, which `termios(3)` has as VEOF unless the program chose another.
         const END_OF_INPUT: &[u8] = b"\x04";
         if let Some(terminal) = self.terminal.as_ref().filter(|_| self.input_has_ended()) {
             let writable = [Some((terminal.master.as_fd(), PollFlags::OUT))];
-            // One that is full has been told already. Fails only when the program has closed its end.
+            // One that is full has been told already. Fails only when the program has closed its
+            // end.
             if let Ok(Some([true])) = ready::wait(writable, Some(Duration::ZERO)) {
                 let _ = rustix::io::write(&terminal.master, END_OF_INPUT);
             }

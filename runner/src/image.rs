@@ -1,8 +1,10 @@
-//! The image that comes with the program, so that `coracle run` has something to show on any machine.
+//! The image that comes with the program, so that `coracle run` has something to show on any
+//! machine.
 //!
-//! It holds one static program, a web server, and the few files a root file system must have. It is unpacked once per user
-//! and version into a directory named by its content, and checked before each use: its files are few and small, and
-//! comparing them costs less than finding out later that one is damaged.
+//! It holds one static program, a web server, and the few files a root file system must have. It is
+//! unpacked once per user and version into a directory named by its content, and checked before
+//! each use: its files are few and small, and comparing them costs less than finding out later that
+//! one is damaged.
 //!
 //! `build.rs` compiles the program and lists the files.
 
@@ -20,8 +22,8 @@ pub const DEFAULT: &str = "coracle/hello";
 /// Where it serves its page.
 pub const PORT: u16 = 8080;
 
-/// Where the embedded image's program looks for the network helper's status socket, inside the container. The directory is
-/// in the image.
+/// Where the embedded image's program looks for the network helper's status socket, inside the
+/// container. The directory is in the image.
 pub const STATUS_SOCKET: &str = "/run/coracle/status.sock";
 
 /// What an image is and how it wants to be run.
@@ -108,8 +110,8 @@ const DIRECTORIES: &[Directory] = &[
     },
 ];
 
-/// Makes sure that the embedded image is unpacked below `images`, a directory of the user's own, and says how to run it.
-/// Any number of processes may call this at once.
+/// Makes sure that the embedded image is unpacked below `images`, a directory of the user's own,
+/// and says how to run it. Any number of processes may call this at once.
 pub fn unpack_default(images: &Path) -> Result<ImageConfig, ImageError> {
     let image = images.join(ID);
     let rootfs = image.join("rootfs");
@@ -127,8 +129,9 @@ pub fn unpack_default(images: &Path) -> Result<ImageConfig, ImageError> {
     })
 }
 
-/// Puts a fresh copy at `image`, in one step for whoever looks at the same time. A damaged copy may be in use by a container:
-/// it is moved away, and goes from under that container no sooner than what took its place is there.
+/// Puts a fresh copy at `image`, in one step for whoever looks at the same time. A damaged copy may
+/// be in use by a container: it is moved away, and goes from under that container no sooner than
+/// what took its place is there.
 fn replace(images: &Path, image: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(images).map_err(failed("create", images))?;
     let _lock = lock(images)?;

@@ -1,8 +1,10 @@
-//! What a caller hands down to every program that it starts: descriptors, signal dispositions and mask, file mode mask, limits.
+//! What a caller hands down to every program that it starts: descriptors, signal dispositions and
+//! mask, file mode mask, limits.
 //!
-//! [`Inherited::put_in_order`] comes first in `main`, so that nothing here depends on who called. What the container's command
-//! is to find as the caller left it, the soft limits, is kept and given back right before the command is executed. The nice value,
-//! the scheduling policy and the out-of-memory score are the caller's to choose and stay.
+//! [`Inherited::put_in_order`] comes first in `main`, so that nothing here depends on who called.
+//! What the container's command is to find as the caller left it, the soft limits, is kept and
+//! given back right before the command is executed. The nice value, the scheduling policy and the
+//! out-of-memory score are the caller's to choose and stay.
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -28,7 +30,8 @@ pub struct SoftLimits {
     cpu_seconds: Option<u64>,
 }
 
-/// Signals that a caller ignores on purpose: `nohup`, and a shell for jobs that a Ctrl-C at its terminal is not meant for.
+/// Signals that a caller ignores on purpose: `nohup`, and a shell for jobs that a Ctrl-C at its
+/// terminal is not meant for.
 const MAY_BE_IGNORED: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
 
 impl Inherited {
@@ -41,7 +44,8 @@ impl Inherited {
             .collect();
         sys::reset_signals();
         ignored.iter().copied().for_each(sys::ignore);
-        // A closed pipe and a file that grows beyond a limit are errors of the call that meets them.
+        // A closed pipe and a file that grows beyond a limit are errors of the call that meets
+        // them.
         sys::ignore(Signal::SIGPIPE);
         sys::ignore(Signal::SIGXFSZ);
         let limits = SoftLimits::current();
@@ -88,7 +92,8 @@ impl SoftLimits {
         }
     }
 
-    /// Sets the limits for what this process executes next. A hard limit that is lower by now stays what it is.
+    /// Sets the limits for what this process executes next. A hard limit that is lower by now stays
+    /// what it is.
     pub fn restore(&self) {
         let values = [self.open_files, self.file_size, self.cpu_seconds];
         for (resource, soft) in Self::RESOURCES.into_iter().zip(values) {

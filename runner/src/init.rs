@@ -1,7 +1,9 @@
-//! The first process in a container, from its birth in the new namespaces to the exec of the container's command.
+//! The first process in a container, from its birth in the new namespaces to the exec of the
+//! container's command.
 //!
-//! Two lives: [`launch`] runs in the process that the monitor cloned and executes coracle again in the role `coracle-init`;
-//! [`main`] is that role. The order of the steps in `start` is the design: each comment says why not earlier or later.
+//! Two lives: [`launch`] runs in the process that the monitor cloned and executes coracle again in
+//! the role `coracle-init`; [`main`] is that role. The order of the steps in `start` is the design:
+//! each comment says why not earlier or later.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -27,7 +29,8 @@ use crate::sys;
 use crate::terminal::Pty;
 use crate::user;
 
-/// Where init's descriptors 0, 1 and 2 lead. With a terminal they are the null device until there is one.
+/// Where init's descriptors 0, 1 and 2 lead. With a terminal they are the null device until there
+/// is one.
 #[derive(Debug)]
 pub struct Streams {
     pub stdin: OwnedFd,
@@ -35,7 +38,8 @@ pub struct Streams {
     pub stderr: OwnedFd,
 }
 
-/// Goes on as init. Runs in the cloned process; `monitor` is the socket of a channel of [`FromInit`] and [`ToInit`].
+/// Goes on as init. Runs in the cloned process; `monitor` is the socket of a channel of
+/// [`FromInit`] and [`ToInit`].
 pub fn launch(streams: &Streams, monitor: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         // Now that this process is in the container's group: the namespace begins there.
@@ -109,9 +113,11 @@ fn receive_task(
 }
 
 fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
-    // First, so that a monitor that is killed takes us along. One that is dead already has hung up on the channel.
+    // First, so that a monitor that is killed takes us along. One that is dead already has hung up
+    // on the channel.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // Away from the caller's terminal and process group: signals reach the container through its monitor only.
+    // Away from the caller's terminal and process group: signals reach the container through its
+    // monitor only.
     rustix::process::setsid()?;
     let (mut spec, sources) = receive_task(monitor)?;
     // While the host's /proc is still in sight.
@@ -152,8 +158,9 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     Err(prepared.exec(Some(rustix::process::Signal::KILL)))
 }
 
-/// Opens a terminal of the container's own devpts, makes it this session's and its standard streams, and returns its master. With
-/// `dev`, the root of the container's /dev, it becomes the console as well.
+/// Opens a terminal of the container's own devpts, makes it this session's and its standard
+/// streams, and returns its master. With `dev`, the root of the container's /dev, it becomes the
+/// console as well.
 pub fn open_terminal(dev: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
     let failed = || "cannot open a terminal in the container";
     let Pty { master, slave } =

@@ -1,9 +1,10 @@
 //! The container runner: everything behind the `coracle` command.
 //!
-//! `commands` carry out what `cli` parsed. A container is three processes: main (`commands::run`, `foreground`), the `monitor`, and
-//! `init`, which builds the `rootfs` and becomes the container's command; they talk through `channel` in the words of
-//! `messages`. Beside them runs the `network` helper. `state` remembers containers, `logs` what they wrote. What is said to the
-//! user goes through `printable`.
+//! `commands` carry out what `cli` parsed. A container is three processes: main (`commands::run`,
+//! `foreground`), the `monitor`, and `init`, which builds the `rootfs` and becomes the container's
+//! command; they talk through `channel` in the words of `messages`. Beside them runs the `network`
+//! helper. `state` remembers containers, `logs` what they wrote. What is said to the user goes
+//! through `printable`.
 
 pub mod cgroup;
 pub mod channel;

@@ -8,10 +8,10 @@
 //! 2026-11-21T23:59:59.300000000Z stderr F ne
 //! ```
 //!
-//! `F` ends a line, `P` is a part of one that goes on in the stream's next entry: output is logged when it is written,
-//! newline or not. Content is the container's bytes, unchanged, whatever their encoding; an entry has none that is a
-//! newline. Per stream, the contents with a newline after each `F` are exactly what was written, save for what a full disk
-//! kept out.
+//! `F` ends a line, `P` is a part of one that goes on in the stream's next entry: output is logged
+//! when it is written, newline or not. Content is the container's bytes, unchanged, whatever their
+//! encoding; an entry has none that is a newline. Per stream, the contents with a newline after
+//! each `F` are exactly what was written, save for what a full disk kept out.
 //!
 //! A log is two files at most: `LOG`, and `LOG.1` from before the last rotation.
 
@@ -27,7 +27,8 @@ pub use reader::LogReader;
 pub use timestamp::Timestamp;
 pub use writer::LogWriter;
 
-/// Longest content of one entry, in bytes; longer lines are logged in parts. The same as the limit of Kubernetes' tools.
+/// Longest content of one entry, in bytes; longer lines are logged in parts. The same as the limit
+/// of Kubernetes' tools.
 pub const MAX_CONTENT_LEN: usize = 16 * 1024;
 
 /// Size in bytes at which a log file is rotated, so that a log takes up to twice as much.

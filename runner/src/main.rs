@@ -1,5 +1,5 @@
-//! The `coracle` program. Which of its roles it plays is told by the name that it was started under; this file alone prints errors
-//! and picks exit codes.
+//! The `coracle` program. Which of its roles it plays is told by the name that it was started
+//! under; this file alone prints errors and picks exit codes.
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -5,10 +5,12 @@
 //! init    -> monitor                  Terminal (with -t)   Prepared    | end of stream: the program runs | Failed
 //! monitor -> main      Warning*  Terminal (with -t)   Started | Failed     Exited
 //! ```
-//! For a command that `exec` adds, a launcher is between main and the command in the monitor's place, and is told first what to do.
+//! For a command that `exec` adds, a launcher is between main and the command in the monitor's
+//! place, and is told first what to do.
 //!
-//! Either end hanging up early is a death and handled as such: init leaves when its monitor is gone, the monitor ends the container
-//! when a main that waits for it is gone, and main cleans up after a monitor that was killed.
+//! Either end hanging up early is a death and handled as such: init leaves when its monitor is
+//! gone, the monitor ends the container when a main that waits for it is gone, and main cleans up
+//! after a monitor that was killed.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +31,9 @@ pub enum FromInit {
 /// From the monitor to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Make this container. Attached is a file with the [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a
-    /// message. This many mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none if init is to make them.
+    /// Make this container. Attached is a file with the
+    /// [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a message. This many
+    /// mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none if init is to make them.
     Start { mounts: usize },
     /// Some of them are attached.
     Mounts,

@@ -1,8 +1,9 @@
 //! Making and joining namespaces.
 //!
-//! Owns the hand-shake between a process that makes a user namespace and the child that is born into it, and the order in which
-//! the namespaces of a running container are joined. Which IDs are mapped is `idmap`'s business; what happens inside is the
-//! caller's. Every process here is single-threaded, as `setns(2)` and `unshare(2)` demand of a change of user namespace.
+//! Owns the hand-shake between a process that makes a user namespace and the child that is born
+//! into it, and the order in which the namespaces of a running container are joined. Which IDs are
+//! mapped is `idmap`'s business; what happens inside is the caller's. Every process here is
+//! single-threaded, as `setns(2)` and `unshare(2)` demand of a change of user namespace.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,7 +36,8 @@ pub enum NamespaceError {
 pub enum Fork {
     /// The IDs of the child's namespace are mapped.
     Parent(Held),
-    /// This process has every capability in a new user namespace whose IDs are mapped; [`become_root`] comes next.
+    /// This process has every capability in a new user namespace whose IDs are mapped;
+    /// [`become_root`] comes next.
     Child,
 }
 
@@ -72,8 +74,9 @@ impl Drop for Held {
     }
 }
 
-/// Forks a child into a user namespace of its own, and into `others` and the control group that `cgroup` leads to. In the parent
-/// this returns once the IDs are mapped, in the child once it is released; when IDs cannot be mapped there is no child.
+/// Forks a child into a user namespace of its own, and into `others` and the control group that
+/// `cgroup` leads to. In the parent this returns once the IDs are mapped, in the child once it is
+/// released; when IDs cannot be mapped there is no child.
 pub fn fork_into_user_namespace(
     maps: &IdMaps,
     others: NewNamespaces,
@@ -107,15 +110,16 @@ pub fn fork_into_user_namespace(
     Ok(Fork::Parent(held))
 }
 
-/// As [`fork_into_user_namespace`], but when newuidmap or newgidmap fails the single map is used and the reason reported.
-/// The reason is of use in the parent only.
+/// As [`fork_into_user_namespace`], but when newuidmap or newgidmap fails the single map is used
+/// and the reason reported. The reason is of use in the parent only.
 pub fn fork_with_fallback(
     maps: &mut IdMaps,
     others: NewNamespaces,
     cgroup: Option<BorrowedFd>,
 ) -> Result<(Fork, Option<SingleReason>), NamespaceError> {
     match fork_into_user_namespace(maps, others, cgroup) {
-        // A tool that is not there, or may not map; not one that could not run for a moment's want of something.
+        // A tool that is not there, or may not map; not one that could not run for a moment's want
+        // of something.
         Err(NamespaceError::IdMap(error)) if error.is_lasting() => {
             *maps = IdMaps::single();
             Ok((
@@ -127,8 +131,8 @@ pub fn fork_with_fallback(
     }
 }
 
-/// Makes this process root of the user namespace that it is in. Whoever comes from outside keeps an ID that the namespace may have
-/// no name for: the host's root, whose containers have other IDs.
+/// Makes this process root of the user namespace that it is in. Whoever comes from outside keeps an
+/// ID that the namespace may have no name for: the host's root, whose containers have other IDs.
 pub fn become_root() -> nix::Result<()> {
     use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
     if geteuid().is_root() {
@@ -140,8 +144,8 @@ pub fn become_root() -> nix::Result<()> {
     setresuid(uid, uid, uid)
 }
 
-/// Runs `job` as root of a user namespace with the caller's IDs, in a child, and returns what it returned. For work on files
-/// of sub-IDs, which nobody may touch outside.
+/// Runs `job` as root of a user namespace with the caller's IDs, in a child, and returns what it
+/// returned. For work on files of sub-IDs, which nobody may touch outside.
 pub fn in_user_namespace(
     maps: &IdMaps,
     job: impl FnOnce() -> Result<(), String>,
@@ -173,7 +177,8 @@ pub fn in_that_user_namespace(
             hear(told, &child)
         }
         None => {
-            // The container, whose root has power over the namespace, is not to look into this process.
+            // The container, whose root has power over the namespace, is not to look into this
+            // process.
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
             let joined = nix::sched::setns(user_namespace, CloneFlags::CLONE_NEWUSER);
             let ready = joined.and_then(|()| become_root());
@@ -182,7 +187,8 @@ pub fn in_that_user_namespace(
     }
 }
 
-/// What the child has to say. It says something in either case, so that its death cannot pass for success.
+/// What the child has to say. It says something in either case, so that its death cannot pass for
+/// success.
 fn hear(mut told: io::PipeReader, child: &Child) -> Result<(), Failure> {
     let mut message = String::new();
     io::Read::read_to_string(&mut told, &mut message)?;
@@ -202,11 +208,11 @@ fn report(mut tell: io::PipeWriter, result: Result<(), String>) -> ! {
     std::process::exit(0)
 }
 
-/// Joins every namespace of the process that `pidfd` refers to but the time namespace. The PID namespace is joined for children
-/// only, as always with `setns(2)`.
+/// Joins every namespace of the process that `pidfd` refers to but the time namespace. The PID
+/// namespace is joined for children only, as always with `setns(2)`.
 ///
-/// The user namespace comes with the others in one call, in which the kernel joins it first: that gives the rights that the rest
-/// needs.
+/// The user namespace comes with the others in one call, in which the kernel joins it first: that
+/// gives the rights that the rest needs.
 pub fn join_container(pidfd: &OwnedFd) -> Result<(), NamespaceError> {
     let container = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -244,8 +250,8 @@ pub fn wait_for(pid: Pid) -> io::Result<i32> {
     }
 }
 
-/// The code that a shell would show: the exit code, or 128 plus the signal's number, real-time signals included. `None` while the
-/// process lives.
+/// The code that a shell would show: the exit code, or 128 plus the signal's number, real-time
+/// signals included. `None` while the process lives.
 fn exit_code(status: WaitStatus) -> Option<i32> {
     status
         .exit_status()
@@ -261,7 +267,8 @@ fn wait_for_byte(reader: OwnedFd) -> bool {
     )
 }
 
-/// The setting that forbids user namespaces on this machine, where one is known to. Begins with a separator.
+/// The setting that forbids user namespaces on this machine, where one is known to. Begins with a
+/// separator.
 fn user_namespace_hint(error: &io::Error) -> String {
     let read = |name: &str| {
         std::fs::read_to_string(Path::new("/proc/sys").join(name))

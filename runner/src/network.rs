@@ -1,9 +1,11 @@
-//! The container's way out: one `coracle-net` process, started beside the container and replaced when it dies.
+//! The container's way out: one `coracle-net` process, started beside the container and replaced
+//! when it dies.
 //!
-//! The helper is this very program under the name `coracle-net`. It joins the container's user namespace and stays in the host's
-//! network namespace. Published ports are bound before any of this and stay open here, so that a new helper takes over the same sockets
-//! and clients only notice that connections in flight are lost. The helper leaves when its exit descriptor hangs up, which
-//! happens however the monitor ends.
+//! The helper is this very program under the name `coracle-net`. It joins the container's user
+//! namespace and stays in the host's network namespace. Published ports are bound before any of
+//! this and stay open here, so that a new helper takes over the same sockets and clients only
+//! notice that connections in flight are lost. The helper leaves when its exit descriptor hangs up,
+//! which happens however the monitor ends.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,7 +27,8 @@ use crate::sys;
 
 /// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
 pub const STATUS_SOCKET: &str = "status.sock";
-/// A shutdown signals every process at once. The helper serves the container until that has ended, and leaves with the monitor.
+/// A shutdown signals every process at once. The helper serves the container until that has ended,
+/// and leaves with the monitor.
 const ENDING: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -153,7 +156,8 @@ impl HelperConfig {
 }
 
 impl Helper {
-    /// Readable when the helper is ready or has died before; `None` once [`Helper::take_readiness`] has said so.
+    /// Readable when the helper is ready or has died before; `None` once [`Helper::take_readiness`]
+    /// has said so.
     pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
         self.ready.as_ref().map(AsFd::as_fd)
     }
@@ -200,7 +204,8 @@ impl Helper {
 }
 
 impl Helper {
-    /// Kills it and does not wait for its end. For a monitor that is about to end itself, whose children the system reaps.
+    /// Kills it and does not wait for its end. For a monitor that is about to end itself, whose
+    /// children the system reaps.
     fn abandon(mut self) {
         self.is_waited_for = false;
     }
@@ -208,7 +213,8 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // It has nothing to lose: its state is sockets and flows. Fails only when it has ended already.
+        // It has nothing to lose: its state is sockets and flows. Fails only when it has ended
+        // already.
         let _ = pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
         if self.is_waited_for {
             let _ = self.child.wait();
@@ -258,8 +264,9 @@ impl Supervisor {
 
     /// Ends the helper for good. When this returns the ports can be bound again.
     ///
-    /// A dying helper takes tens of milliseconds, most of them in the kernel's removal of its tap. For TCP there is no need to
-    /// wait for that: a listener that is shut down lets go of its port, whoever else has it open.
+    /// A dying helper takes tens of milliseconds, most of them in the kernel's removal of its tap.
+    /// For TCP there is no need to wait for that: a listener that is shut down lets go of its port,
+    /// whoever else has it open.
     pub fn end(self) {
         let mut all_free = true;
         for listener in &self.config.listeners {
@@ -282,7 +289,8 @@ impl Supervisor {
         self.restart_at
     }
 
-    /// The helper has ended: plans the next one. A helper that dies young is waited for longer each time.
+    /// The helper has ended: plans the next one. A helper that dies young is waited for longer each
+    /// time.
     pub fn handle_end(&mut self, now: Instant) {
         let Some(helper) = self.helper.take() else {
             return;

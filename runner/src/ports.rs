@@ -1,4 +1,5 @@
-//! The host ports of a new container. They are bound before anything else is made, so that a clash has nothing to undo.
+//! The host ports of a new container. They are bound before anything else is made, so that a clash
+//! has nothing to undo.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,7 +21,8 @@ impl Ports {
     /// Binds the host's side of `rules`.
     ///
     /// # Errors
-    /// [`FailureKind::PortUnavailable`] names whoever of this command and the user's containers has the port.
+    /// [`FailureKind::PortUnavailable`] names whoever of this command and the user's containers has
+    /// the port.
     pub fn bind(rules: &[Publish], store: &Store) -> Result<Self, Failure> {
         let mut ports = Self::default();
         for rule in rules {
@@ -57,7 +59,8 @@ fn unavailable(error: BindError, protocol: Protocol, bound: &[Publish], store: &
     Failure::new(FailureKind::PortUnavailable, message)
 }
 
-/// Who of this command and the user's containers has an address. What cannot be listed is not known.
+/// Who of this command and the user's containers has an address. What cannot be listed is not
+/// known.
 fn holder(
     addr: SocketAddr,
     protocol: Protocol,

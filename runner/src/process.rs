@@ -1,7 +1,9 @@
-//! From a prepared container to the program in it: the last steps of init and of `exec`, which are the same.
+//! From a prepared container to the program in it: the last steps of init and of `exec`, which are
+//! the same.
 //!
-//! [`Prepared::new`] does everything that can fail for want of something in the container and changes only this process;
-//! [`Prepared::exec`] gives up all rights and does not come back. Between the two the network becomes ready.
+//! [`Prepared::new`] does everything that can fail for want of something in the container and
+//! changes only this process; [`Prepared::exec`] gives up all rights and does not come back.
+//! Between the two the network becomes ready.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -37,8 +39,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Looks up the user, enters the working directory and hands the standard streams over. `root` is the container's root
-    /// directory and this process's.
+    /// Looks up the user, enters the working directory and hands the standard streams over. `root`
+    /// is the container's root directory and this process's.
     pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Prepared, Failure> {
         let identity = user::resolve(&spec.user, root)?;
         enter_workdir(&spec.workdir, root)?;
@@ -73,7 +75,8 @@ impl Prepared {
         })
     }
 
-    /// Becomes the program. Every descriptor from 3 on closes with the exec; a failure leaves them open, to be reported on.
+    /// Becomes the program. Every descriptor from 3 on closes with the exec; a failure leaves them
+    /// open, to be reported on.
     pub fn exec(self, on_parent_death: Option<rustix::process::Signal>) -> Failure {
         let prepare = || -> Result<(), Failure> {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -104,7 +107,8 @@ impl Prepared {
     }
 }
 
-/// Becomes `args[0]`, found as a shell finds it with the PATH of `env`, in this process's view of the file system.
+/// Becomes `args[0]`, found as a shell finds it with the PATH of `env`, in this process's view of
+/// the file system.
 pub fn execute_program(args: Vec<OsString>, env: Vec<OsString>) -> Failure {
     let attempt = || -> Result<Failure, Failure> {
         let program = args
@@ -204,7 +208,8 @@ fn variable<'a>(env: &'a [OsString], name: &str) -> Option<&'a OsStr> {
     env.iter().find_map(value).map(OsStr::from_bytes)
 }
 
-/// Magic links are refused: `/proc/self/fd/N` as working directory was a way out of the container (CVE-2024-21626).
+/// Magic links are refused: `/proc/self/fd/N` as working directory was a way out of the container
+/// (CVE-2024-21626).
 fn enter_workdir(workdir: &Path, root: BorrowedFd) -> Result<(), Failure> {
     let refused = |error: io::Error| {
         let why = match error.raw_os_error().map(Errno::from_raw) {
@@ -224,8 +229,8 @@ fn enter_workdir(workdir: &Path, root: BorrowedFd) -> Result<(), Failure> {
     rustix::process::fchdir(&dir).map_err(|errno| refused(errno.into()))
 }
 
-/// Lets a user other than root open `/dev/stdout` and its like anew. Pipes and terminals only: coracle made these for the
-/// container, whereas the null device is the host's.
+/// Lets a user other than root open `/dev/stdout` and its like anew. Pipes and terminals only:
+/// coracle made these for the container, whereas the null device is the host's.
 fn give_streams_to(identity: &Identity) -> io::Result<()> {
     if identity.uid == 0 {
         return Ok(());

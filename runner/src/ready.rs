@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Waits until at least one interest is ready, for `timeout` at most, and says which are, in the same order. `None` when
-/// the time is up. Errors and hang-ups are ready, too.
+/// Waits until at least one interest is ready, for `timeout` at most, and says which are, in the
+/// same order. `None` when the time is up. Errors and hang-ups are ready, too.
 pub fn wait<const N: usize>(
     interests: [Option<(BorrowedFd, PollFlags)>; N],
     timeout: Option<Duration>,

@@ -1,7 +1,9 @@
-//! Process 1 of a container that was started with `--init`: it passes signals on to the command and reaps whatever ends.
+//! Process 1 of a container that was started with `--init`: it passes signals on to the command and
+//! reaps whatever ends.
 //!
-//! The kernel spares process 1 of a PID namespace every signal that it has no handler for, and hands it all orphans. A program that
-//! is not written for that place neither ends at SIGTERM nor reaps.
+//! The kernel spares process 1 of a PID namespace every signal that it has no handler for, and
+//! hands it all orphans. A program that is not written for that place neither ends at SIGTERM nor
+//! reaps.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +14,8 @@ use rustix::process::{PidfdFlags, pidfd_open, setpgid};
 use crate::namespaces;
 use crate::sys::{self, NewNamespaces};
 
-/// Returns in a child, which is to become the command. The calling process stays behind and ends with the child's exit code.
+/// Returns in a child, which is to become the command. The calling process stays behind and ends
+/// with the child's exit code.
 pub fn part() -> io::Result<()> {
     sys::block_all_signals();
     match sys::clone_process(NewNamespaces::NONE, None)? {
@@ -26,7 +29,8 @@ pub fn part() -> io::Result<()> {
     }
 }
 
-/// Puts the command in a process group of its own, to which the terminal's signals go: they do not reach it twice then.
+/// Puts the command in a process group of its own, to which the terminal's signals go: they do not
+/// reach it twice then.
 fn take_terminal() -> io::Result<()> {
     setpgid(None, None)?;
     let stdin = rustix::stdio::stdin();

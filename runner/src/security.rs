@@ -1,8 +1,9 @@
 //! What a container's process may do: capabilities, `no_new_privs`, keyring.
 //!
-//! Owns the names and the default set of capabilities, and the order in which rights are given up. A container's capabilities are
-//! those of its user namespace only. The inheritable and ambient sets are always empty: a non-empty one let files with inheritable
-//! capabilities raise them (CVE-2022-24769, CVE-2022-27649).
+//! Owns the names and the default set of capabilities, and the order in which rights are given up.
+//! A container's capabilities are those of its user namespace only. The inheritable and ambient
+//! sets are always empty: a non-empty one let files with inheritable capabilities raise them
+//! (CVE-2022-24769, CVE-2022-27649).
 
 use std::ffi::CStr;
 use std::fmt;
@@ -83,12 +84,13 @@ const NAMES: [&str; 41] = [
 ];
 
 impl Capabilities {
-    /// What Podman gives a container: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, NET_BIND_SERVICE, SETFCAP, SETGID, SETPCAP,
-    /// SETUID, SYS_CHROOT.
+    /// What Podman gives a container: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, NET_BIND_SERVICE,
+    /// SETFCAP, SETGID, SETPCAP, SETUID, SYS_CHROOT.
     pub const DEFAULT: Self = Self(0x0000_0000_8004_05fb);
     pub const ALL: Self = Self((1 << NAMES.len()) - 1);
 
-    /// The set that `--cap-add` and `--cap-drop` ask for. `ALL` comes first, so that `--cap-drop ALL --cap-add X` leaves X.
+    /// The set that `--cap-add` and `--cap-drop` ask for. `ALL` comes first, so that
+    /// `--cap-drop ALL --cap-add X` leaves X.
     pub fn adjusted(self, add: &[CapabilityName], drop: &[CapabilityName]) -> Self {
         let mut bits = self.0;
         for (names, all) in [(add, Self::ALL.0), (drop, 0)] {
@@ -109,7 +111,8 @@ impl Capabilities {
         self.0 & (1 << number) != 0
     }
 
-    /// What the file capabilities of a program give that these do not allow: the kernel refuses to execute it then (EPERM).
+    /// What the file capabilities of a program give that these do not allow: the kernel refuses to
+    /// execute it then (EPERM).
     pub fn lacking_for(self, program: &CStr) -> Vec<CapabilityName> {
         let wanted = file_capabilities(program).unwrap_or_default();
         (0..NAMES.len() as u32)
@@ -119,9 +122,11 @@ impl Capabilities {
     }
 }
 
-/// The permitted set that executing a file gives, from the attribute that `capabilities(7)` describes.
+/// The permitted set that executing a file gives, from the attribute that `capabilities(7)`
+/// describes.
 fn file_capabilities(program: &CStr) -> Option<u64> {
-    /// `linux/capability.h`: a word that tells the version, then the low and the high half of each set, little-endian.
+    /// `linux/capability.h`: a word that tells the version, then the low and the high half of each
+    /// set, little-endian.
     const PERMITTED: [usize; 2] = [4, 12];
     let mut attribute = [0; 24];
     let length = rustix::fs::getxattr(program, c"security.capability", &mut attribute).ok()?;
@@ -133,7 +138,8 @@ fn file_capabilities(program: &CStr) -> Option<u64> {
     Some(low? | high.unwrap_or(0) << 32)
 }
 
-/// One argument of `--cap-add` or `--cap-drop`: a name with or without `CAP_`, in any case, or `ALL`.
+/// One argument of `--cap-add` or `--cap-drop`: a name with or without `CAP_`, in any case, or
+/// `ALL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CapabilityName {
     All,
@@ -179,9 +185,10 @@ impl fmt::Display for CapabilityName {
     }
 }
 
-/// Turns this process, root of the user namespace with every capability, into what the container's command is to be.
-/// `single_id` tells that the namespace has one user and one group, and so no groups to set.
-/// Called right before exec: what comes after has no rights left to do anything else.
+/// Turns this process, root of the user namespace with every capability, into what the container's
+/// command is to be. `single_id` tells that the namespace has one user and one group, and so no
+/// groups to set. Called right before exec: what comes after has no rights left to do anything
+/// else.
 pub fn drop_privileges(
     identity: &Identity,
     capabilities: Capabilities,
@@ -192,11 +199,13 @@ pub fn drop_privileges(
         source: errno.into(),
     };
     match sys::join_fresh_session_keyring() {
-        // A kernel without keyrings, or an outer container whose filter forbids them, leaves nothing to protect.
+        // A kernel without keyrings, or an outer container whose filter forbids them, leaves
+        // nothing to protect.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
         other => other.map_err(|source| SecurityError::Keyring { source })?,
     }
-    // The bounding set goes first: lowering it takes CAP_SETPCAP, which the container may not be meant to have.
+    // The bounding set goes first: lowering it takes CAP_SETPCAP, which the container may not be
+    // meant to have.
     rustix::thread::clear_ambient_capability_set().map_err(capability_error)?;
     for number in 0..u64::BITS {
         if !capabilities.contains(number) {
@@ -210,7 +219,8 @@ pub fn drop_privileges(
         }
     }
     become_user(identity, single_id)?;
-    // Only root keeps capabilities, as after exec of an ordinary program. setresuid has cleared them for everyone else.
+    // Only root keeps capabilities, as after exec of an ordinary program. setresuid has cleared
+    // them for everyone else.
     let kept = if identity.uid == 0 {
         CapabilitySet::from_bits_retain(capabilities.0)
     } else {
@@ -255,8 +265,9 @@ fn become_user(identity: &Identity, single_id: bool) -> Result<(), SecurityError
     };
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
     match setgroups(&groups) {
-        // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped ones. Asked of the kernel's
-        // map, not of a file that the container may have put in the place of /proc.
+        // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped
+        // ones. Asked of the kernel's map, not of a file that the container may have put in the
+        // place of /proc.
         Err(nix::errno::Errno::EPERM) if single_id => {}
         other => other.map_err(failed)?,
     }

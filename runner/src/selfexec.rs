@@ -1,8 +1,9 @@
 //! Running this program again inside a container, without giving the container a way to change it.
 //!
-//! An image can make its own entry point `/proc/self/exe`, and any process of a container can open `/proc/PID/exe` of whoever runs
-//! in it. If that led to the coracle binary of a user who may write it, the container could replace it (CVE-2019-5736). What is
-//! executed here is therefore reached through a read-only mount that is attached nowhere and that nobody can remount.
+//! An image can make its own entry point `/proc/self/exe`, and any process of a container can open
+//! `/proc/PID/exe` of whoever runs in it. If that led to the coracle binary of a user who may write
+//! it, the container could replace it (CVE-2019-5736). What is executed here is therefore reached
+//! through a read-only mount that is attached nowhere and that nobody can remount.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
@@ -44,13 +45,15 @@ pub fn protected_program() -> io::Result<OwnedFd> {
             )?;
             Ok(mount)
         }
-        // The file was replaced or removed since we started, or is out of this user's reach: a copy does as well.
+        // The file was replaced or removed since we started, or is out of this user's reach: a copy
+        // does as well.
         _ => sealed_copy(),
     }
 }
 
-/// As [`protected_program`], for a process that is to stay out of the container's user namespace: what the container may do to a
-/// process depends on where that process last executed a program. A child goes in and sends the program out.
+/// As [`protected_program`], for a process that is to stay out of the container's user namespace:
+/// what the container may do to a process depends on where that process last executed a program. A
+/// child goes in and sends the program out.
 pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
     let (ours, theirs) = channel::pair::<Never, Option<Failure>>()?;
     match sys::clone_process(NewNamespaces::NONE, None)? {
@@ -70,7 +73,8 @@ pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
         }
         None => {
             let attempt = || -> Result<OwnedFd, Failure> {
-                // To the container, whose root has power over the namespace, this is a process of a namespace outside.
+                // To the container, whose root has power over the namespace, this is a process of a
+                // namespace outside.
                 rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
                 nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
@@ -85,7 +89,8 @@ pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Executes `program` in the role `role`, with the socket of its channel still open and no environment. Returns only on failure.
+/// Executes `program` in the role `role`, with the socket of its channel still open and no
+/// environment. Returns only on failure.
 pub fn run_role(program: &OwnedFd, role: &str, channel: &OwnedFd) -> Failure {
     let attempt = || -> io::Result<std::convert::Infallible> {
         let argv = [

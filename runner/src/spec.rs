@@ -1,7 +1,7 @@
 //! A container as it is to be: everything validated, nothing looked up again later.
 //!
-//! Made from flags by `commands::run`, handed to the container's init as JSON, and kept beside its record for `exec`. Paths are
-//! absolute; what they lead to is checked where they are opened.
+//! Made from flags by `commands::run`, handed to the container's init as JSON, and kept beside its
+//! record for `exec`. Paths are absolute; what they lead to is checked where they are opened.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -44,8 +44,8 @@ pub struct ProcessSpec {
     /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).
     #[serde(default)]
     pub init: bool,
-    /// Whether the container has one user and one group only. Told by whoever starts the process, which may not believe what it
-    /// finds in the container's /proc.
+    /// Whether the container has one user and one group only. Told by whoever starts the process,
+    /// which may not believe what it finds in the container's /proc.
     #[serde(default)]
     pub single_id: bool,
 }
@@ -179,7 +179,8 @@ pub fn parse_workdir(text: &OsStr) -> Result<PathBuf, SpecError> {
 /// A variable with its value.
 pub type Variable = (OsString, OsString);
 
-/// The environment of a program: `base` in order, each later setting of a name replacing an earlier one.
+/// The environment of a program: `base` in order, each later setting of a name replacing an earlier
+/// one.
 pub fn environment(base: impl IntoIterator<Item = Variable>, asked: &[EnvArg]) -> Vec<OsString> {
     let mut variables: Vec<Variable> = Vec::new();
     let mut set =

@@ -1,17 +1,19 @@
 //! Where coracle keeps things, and what it knows of each container.
 //!
-//! Owns the two directories of a user ([`Dirs`]), the record of each container ([`Container`]) and the
-//! operations on all of them ([`Store`]). What is in a container's directories besides its record belongs to others,
-//! who find it through [`ContainerDir`].
+//! Owns the two directories of a user ([`Dirs`]), the record of each container ([`Container`]) and
+//! the operations on all of them ([`Store`]). What is in a container's directories besides its
+//! record belongs to others, who find it through [`ContainerDir`].
 //!
 //! Invariants:
-//! - A record is replaced by rename, under one lock per data directory: a reader sees an old record or a new one. Replacing one takes
-//!   no room on the disk, so that a container which has filled it can be stopped, and its exit code kept.
-//! - A directory without a record is a creation or a removal that was cut short. It is swept, nothing else is.
-//! - No process has to be alive for the store to be right: a record names its processes by PID, start time and boot,
-//!   and whoever reads it next repairs what a crash left behind.
-//! - Records are kept with the data, not in the run directory: they survive a reboot, and are the same ones
-//!   whether or not XDG_RUNTIME_DIR happens to be set.
+//! - A record is replaced by rename, under one lock per data directory: a reader sees an old record
+//!   or a new one. Replacing one takes no room on the disk, so that a container which has filled it
+//!   can be stopped, and its exit code kept.
+//! - A directory without a record is a creation or a removal that was cut short. It is swept,
+//!   nothing else is.
+//! - No process has to be alive for the store to be right: a record names its processes by PID,
+//!   start time and boot, and whoever reads it next repairs what a crash left behind.
+//! - Records are kept with the data, not in the run directory: they survive a reboot, and are the
+//!   same ones whether or not XDG_RUNTIME_DIR happens to be set.
 
 pub mod claim;
 mod dirs;
@@ -30,11 +32,12 @@ pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
 
-/// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL, since the kernel kills
-/// what is left in a PID namespace whose init has died.
+/// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL,
+/// since the kernel kills what is left in a PID namespace whose init has died.
 pub const LOST_EXIT_CODE: i32 = 137;
 
-/// Exit code of a container whose runner died before the command was started: 125, a failure of the runner itself.
+/// Exit code of a container whose runner died before the command was started: 125, a failure of the
+/// runner itself.
 pub const NEVER_STARTED_EXIT_CODE: i32 = 125;
 
 /// Why the state of containers could not be read or changed.

@@ -1,7 +1,8 @@
 //! The system calls that neither nix nor rustix wraps, and the only `unsafe` of this crate.
 //!
-//! Each function is one kernel interface with an owned or borrowed descriptor at its edge; policy is the callers'.
-//! Everything here is called by single-threaded processes only: coracle starts no thread before it forks.
+//! Each function is one kernel interface with an owned or borrowed descriptor at its edge; policy
+//! is the callers'. Everything here is called by single-threaded processes only: coracle starts no
+//! thread before it forks.
 
 #![allow(unsafe_code)]
 
@@ -29,7 +30,8 @@ pub struct NewNamespaces(u64);
 impl NewNamespaces {
     pub const NONE: Self = Self(0);
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
-    /// All of a container's but the cgroup namespace, which begins at the group that its maker is in: the child makes that.
+    /// All of a container's but the cgroup namespace, which begins at the group that its maker is
+    /// in: the child makes that.
     pub const CONTAINER: Self = Self(
         (libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
@@ -44,8 +46,8 @@ impl NewNamespaces {
     }
 }
 
-/// Forks into new namespaces, and into the group of the unified cgroup hierarchy whose directory is `cgroup` (Linux 5.7).
-/// Returns `None` in the child, as `fork` returns 0 there.
+/// Forks into new namespaces, and into the group of the unified cgroup hierarchy whose directory is
+/// `cgroup` (Linux 5.7). Returns `None` in the child, as `fork` returns 0 there.
 ///
 /// # Errors
 /// EPERM, ENOSPC and EUSERS tell of limits on user namespaces; see `user_namespaces(7)`.
@@ -64,8 +66,9 @@ pub fn clone_process(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on with a copy of this memory. The
-    // process is single-threaded, so no lock is held by a thread that the child lacks. `args` lives across the call.
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child goes on with a
+    // copy of this memory. The process is single-threaded, so no lock is held by a thread that the
+    // child lacks. `args` lives across the call.
     let pid = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -77,7 +80,8 @@ pub fn clone_process(
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
         pid => {
-            // SAFETY: the kernel stored a new descriptor (close-on-exec by definition) that nobody else owns.
+            // SAFETY: the kernel stored a new descriptor (close-on-exec by definition) that nobody
+            // else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Some(Child {
                 pid: Pid::from_raw(pid as i32),
@@ -96,8 +100,8 @@ pub struct MountChange {
     pub propagation: u64,
 }
 
-/// Adds attributes to the mount that `mount` refers to, and with `recursive` to those below it. Attributes that are
-/// set already, locked ones among them, are left as they are. Linux 5.12.
+/// Adds attributes to the mount that `mount` refers to, and with `recursive` to those below it.
+/// Attributes that are set already, locked ones among them, are left as they are. Linux 5.12.
 pub fn mount_setattr(mount: BorrowedFd, add: u64, recursive: bool) -> io::Result<()> {
     let change = MountChange {
         set: add,
@@ -117,8 +121,8 @@ pub fn change_mount(mount: BorrowedFd, change: MountChange, recursive: bool) -> 
     set_mount_attributes(mount, &attr, recursive)
 }
 
-/// Shows the files of the detached mount `mount`, and of those below it, with the owners that `user_namespace` maps theirs to.
-/// Linux 5.12, and CAP_SYS_ADMIN over the file system.
+/// Shows the files of the detached mount `mount`, and of those below it, with the owners that
+/// `user_namespace` maps theirs to. Linux 5.12, and CAP_SYS_ADMIN over the file system.
 ///
 /// # Errors
 /// EINVAL when the file system has no such mounts.
@@ -140,7 +144,8 @@ fn set_mount_attributes(
     recursive: bool,
 ) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is an empty NUL-terminated string, `attr` is read only and of the size given.
+    // SAFETY: the path is an empty NUL-terminated string, `attr` is read only and of the size
+    // given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -184,7 +189,8 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 /// Marks every descriptor from `first` on close-on-exec. Linux 5.11.
 pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
-    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; no memory is involved.
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; no memory is
+    // involved.
     let result = unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -202,10 +208,11 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
 
 /// Closes every descriptor from `first` on. Linux 5.9.
 ///
-/// For a process that has just begun: what is open then was left so by the caller, and nothing here owns it.
+/// For a process that has just begun: what is open then was left so by the caller, and nothing here
+/// owns it.
 pub fn close_from(first: RawFd) {
-    // SAFETY: no memory is involved, and by the contract above no owner of a descriptor exists. The only error is EINVAL for an
-    // inverted range.
+    // SAFETY: no memory is involved, and by the contract above no owner of a descriptor exists. The
+    // only error is EINVAL for an inverted range.
     unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -225,19 +232,21 @@ pub fn adopt_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and by the contract between the process that started us and this role nobody else in this
-    // process knows its number.
+    // SAFETY: it is open, and by the contract between the process that started us and this role
+    // nobody else in this process knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes ownership of a descriptor that the kernel has just installed on receipt of SCM_RIGHTS.
 pub fn received_descriptor(fd: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg installed it for this call's sole receiver, which passes each number here once.
+    // SAFETY: recvmsg installed it for this call's sole receiver, which passes each number here
+    // once.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Lets `command` inherit `fds` under their present numbers, and start with the signals of [`reset_signals`], but with `ignored` ones
-/// ignored. The caller keeps the descriptors open until the command is spawned.
+/// Lets `command` inherit `fds` under their present numbers, and start with the signals of
+/// [`reset_signals`], but with `ignored` ones ignored. The caller keeps the descriptors open until
+/// the command is spawned.
 pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>, ignored: &'static [Signal]) {
     let prepare = move || {
         reset_signals();
@@ -250,25 +259,25 @@ pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>, ignored: &'static
         }
         Ok(())
     };
-    // SAFETY: the closure runs between fork and exec. It calls sigaction, signal, sigprocmask and fcntl, which are
-    // async-signal-safe, and does not allocate.
+    // SAFETY: the closure runs between fork and exec. It calls sigaction, signal, sigprocmask and
+    // fcntl, which are async-signal-safe, and does not allocate.
     unsafe { command.pre_exec(prepare) };
 }
 
-/// The kernel's `struct sigaction` for [`reset_signals`]: all zeroes is SIG_DFL, no flags, an empty mask. Longer than that of any
-/// architecture.
+/// The kernel's `struct sigaction` for [`reset_signals`]: all zeroes is SIG_DFL, no flags, an empty
+/// mask. Longer than that of any architecture.
 const DEFAULT_ACTION: [u64; 8] = [0; 8];
 /// Bytes of the kernel's signal set.
 const KERNEL_SIGSET_LEN: usize = 8;
 
-/// Gives every signal its default action and unblocks all, as a program expects to find them. The C library keeps two real-time
-/// signals for itself and does not reset them, so this goes past it.
+/// Gives every signal its default action and unblocks all, as a program expects to find them. The C
+/// library keeps two real-time signals for itself and does not reset them, so this goes past it.
 pub fn reset_signals() {
     /// `_NSIG` of the kernel.
     const SIGNAL_MAX: libc::c_int = 64;
     for signal in 1..=SIGNAL_MAX {
-        // SAFETY: the kernel reads one `sigaction`, which all-zero bytes are; the default action runs no code of ours. SIGKILL and
-        // SIGSTOP refuse, which is as good.
+        // SAFETY: the kernel reads one `sigaction`, which all-zero bytes are; the default action
+        // runs no code of ours. SIGKILL and SIGSTOP refuse, which is as good.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,
@@ -286,14 +295,16 @@ pub fn reset_signals() {
 pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: with no new action given this only stores the present one; `action` lives across the call.
+    // SAFETY: with no new action given this only stores the present one; `action` lives across the
+    // call.
     let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// A set of signals by their numbers, real-time ones included.
 pub fn signal_set(numbers: &[i32]) -> SigSet {
-    // SAFETY: `sigset_t` is plain data that sigemptyset fills in; sigaddset refuses a number that is no signal.
+    // SAFETY: `sigset_t` is plain data that sigemptyset fills in; sigaddset refuses a number that
+    // is no signal.
     let set = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -346,7 +357,8 @@ pub fn wait_for_signal() -> io::Result<i32> {
     }
 }
 
-/// Leaves the caller's session keyring for a fresh one, so that a container cannot read the user's keys.
+/// Leaves the caller's session keyring for a fresh one, so that a container cannot read the user's
+/// keys.
 pub fn join_fresh_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_ulong = 1;
     // SAFETY: a null name asks for an anonymous keyring; nothing is read or written.
@@ -376,7 +388,8 @@ pub fn bring_loopback_up() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(CStr::to_bytes(c"lo")) {
         *to = *from as libc::c_char;
     }
-    // SAFETY: both ioctls take a pointer to an `ifreq` that lives across the call; SIOCGIFFLAGS fills the flags.
+    // SAFETY: both ioctls take a pointer to an `ifreq` that lives across the call; SIOCGIFFLAGS
+    // fills the flags.
     unsafe {
         if libc::ioctl(
             socket.as_raw_fd(),

@@ -1,6 +1,7 @@
 //! Pseudo-terminals: opening one, setting the caller's own terminal raw and back, and window sizes.
 //!
-//! Copying between the two terminals, and telling when the window was resized (SIGWINCH), is the caller's part.
+//! Copying between the two terminals, and telling when the window was resized (SIGWINCH), is the
+//! caller's part.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,30 +15,32 @@ use rustix::termios::{
 
 pub use rustix::termios::Winsize;
 
-/// The multiplexer of the devpts instance that is mounted beside it at /dev/pts. Not /dev/pts/ptmx, which hosts keep at
-/// mode 000.
+/// The multiplexer of the devpts instance that is mounted beside it at /dev/pts. Not /dev/pts/ptmx,
+/// which hosts keep at mode 000.
 const PTMX: &str = "/dev/ptmx";
 
-/// Both ends of a new pseudo-terminal, close-on-exec; neither becomes anybody's controlling terminal by being opened.
+/// Both ends of a new pseudo-terminal, close-on-exec; neither becomes anybody's controlling
+/// terminal by being opened.
 #[derive(Debug)]
 pub struct Pty {
-    /// The end of whoever shows the terminal. Reading it fails with EIO once all slave descriptors are closed.
+    /// The end of whoever shows the terminal. Reading it fails with EIO once all slave descriptors
+    /// are closed.
     pub master: OwnedFd,
     /// The end of the programs that run in the terminal.
     pub slave: OwnedFd,
 }
 
 impl Pty {
-    /// Opens a terminal of the devpts instance at /dev/pts. Called in the container's mount namespace, it is one that
-    /// programs in the container find by name (ttyname(3)).
+    /// Opens a terminal of the devpts instance at /dev/pts. Called in the container's mount
+    /// namespace, it is one that programs in the container find by name (ttyname(3)).
     pub fn open() -> io::Result<Pty> {
         Pty::open_from(Path::new(PTMX))
     }
 
     /// Opens a terminal of the devpts instance whose multiplexer is `ptmx`.
     ///
-    /// The slave comes from the master (TIOCGPTPEER, Linux 4.13) and not by its path: what is found under /dev/pts may be
-    /// something else by the time it is opened, which was CVE-2025-52565.
+    /// The slave comes from the master (TIOCGPTPEER, Linux 4.13) and not by its path: what is found
+    /// under /dev/pts may be something else by the time it is opened, which was CVE-2025-52565.
     pub fn open_from(ptmx: &Path) -> io::Result<Pty> {
         let master = open(
             ptmx,
@@ -54,7 +57,8 @@ impl Pty {
     }
 }
 
-/// Keeps a terminal in raw mode: every byte passes unchanged, Ctrl-C included. Dropping it restores the mode it found.
+/// Keeps a terminal in raw mode: every byte passes unchanged, Ctrl-C included. Dropping it restores
+/// the mode it found.
 #[derive(Debug)]
 pub struct RawMode {
     terminal: OwnedFd,
@@ -79,8 +83,8 @@ impl RawMode {
         })
     }
 
-    /// Passes output unchanged, for a program whose own terminal has processed it, and hides the terminal's answers to it. Ctrl-C
-    /// keeps its meaning.
+    /// Passes output unchanged, for a program whose own terminal has processed it, and hides the
+    /// terminal's answers to it. Ctrl-C keeps its meaning.
     ///
     /// Fails with ENOTTY when `terminal` is none.
     pub fn for_output(terminal: impl AsFd) -> io::Result<RawMode> {
@@ -113,7 +117,8 @@ pub fn window_size(terminal: impl AsFd) -> io::Result<Winsize> {
     Ok(rustix::termios::tcgetwinsize(terminal)?)
 }
 
-/// Sets the size of the window; when it changes, the terminal's foreground process group gets SIGWINCH.
+/// Sets the size of the window; when it changes, the terminal's foreground process group gets
+/// SIGWINCH.
 pub fn set_window_size(terminal: impl AsFd, size: Winsize) -> io::Result<()> {
     Ok(tcsetwinsize(terminal, size)?)
 }

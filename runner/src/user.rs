@@ -1,8 +1,10 @@
-//! Who the container's process is: `-u` values, looked up in the container's own `/etc/passwd` and `/etc/group`.
+//! Who the container's process is: `-u` values, looked up in the container's own `/etc/passwd` and
+//! `/etc/group`.
 //!
-//! Both files belong to the image and are hostile: they are opened below the container's root, must be regular files, and are read
-//! up to a limit (a FIFO or `/dev/zero` in their place must not hang or fill us, CVE-2024-9676). Parsing is pure. Lines that
-//! are not in the format of `passwd(5)` or `group(5)` are passed over, as the C library does.
+//! Both files belong to the image and are hostile: they are opened below the container's root, must
+//! be regular files, and are read up to a limit (a FIFO or `/dev/zero` in their place must not hang
+//! or fill us, CVE-2024-9676). Parsing is pure. Lines that are not in the format of `passwd(5)` or
+//! `group(5)` are passed over, as the C library does.
 
 use std::fs::File;
 use std::io::ErrorKind::{NotADirectory, NotFound};
@@ -48,7 +50,8 @@ pub struct Identity {
     pub home: String,
 }
 
-/// Looks up `spec` (`USER`, `UID`, `USER:GROUP`, `UID:GID`, `:GROUP` or empty for root) below the directory `root`.
+/// Looks up `spec` (`USER`, `UID`, `USER:GROUP`, `UID:GID`, `:GROUP` or empty for root) below the
+/// directory `root`.
 pub fn resolve(spec: &str, root: BorrowedFd) -> Result<Identity, UserError> {
     let passwd = read_limited(root, "etc/passwd")?;
     let group = read_limited(root, "etc/group")?;

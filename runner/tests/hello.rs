@@ -1,5 +1,5 @@
-//! The embedded image's web server, spoken to over real connections as a stranger would. It runs outside any container,
-//! with a network helper that the test plays.
+//! The embedded image's web server, spoken to over real connections as a stranger would. It runs
+//! outside any container, with a network helper that the test plays.
 //!
 //! The unit tests of its parts run here as well, since the server is no crate of its own.
 
@@ -292,7 +292,8 @@ fn tells_which_path_carries_the_visitor() {
     let listener = UnixListener::bind(&socket).unwrap();
     let server = Server::start(&socket);
     let (add_client, clients) = mpsc::channel::<SocketAddr>();
-    // Ends with the test's process; a server that asks after that gets no answer, like from a helper that died.
+    // Ends with the test's process; a server that asks after that gets no answer, like from a
+    // helper that died.
     thread::spawn(move || {
         let mut flows = Vec::new();
         for stream in listener.incoming() {

@@ -1,4 +1,5 @@
-//! The core between a guest and a host that are both in this process: parsing, lookup, TCP and what is written in answer.
+//! The core between a guest and a host that are both in this process: parsing, lookup, TCP and what
+//! is written in answer.
 
 use std::hint::black_box;
 use std::io;

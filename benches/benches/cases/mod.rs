@@ -1,6 +1,8 @@
-//! What the micro-benches measure: parsers, the flow table, the core's way from a frame to what it answers, and the grammar of `-p`.
+//! What the micro-benches measure: parsers, the flow table, the core's way from a frame to what it
+//! answers, and the grammar of `-p`.
 //!
-//! A case is one operation on a state that the operation leaves as it was, so that it can be repeated for as long as one likes.
+//! A case is one operation on a state that the operation leaves as it was, so that it can be
+//! repeated for as long as one likes.
 
 mod core;
 mod packets;

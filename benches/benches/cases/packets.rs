@@ -11,7 +11,8 @@ pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 100];
 pub const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM, as on every TCP segment of an offloaded tap: nobody has computed the checksum.
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM, as on every TCP segment of an offloaded tap: nobody has computed
+/// the checksum.
 const NEEDS_CHECKSUM: u8 = 1;
 
 /// A datagram of `len` bytes to a remote.

@@ -30,8 +30,8 @@ pub fn attach(program: &Path, wanted: Wanted) -> Result<Attached> {
     })
 }
 
-/// Brings `coracle-net` and `coracle` beside us up to date when we were started by `cargo run`, which built only ourselves. Started in any
-/// other way we measure what is there.
+/// Brings `coracle-net` and `coracle` beside us up to date when we were started by `cargo run`,
+/// which built only ourselves. Started in any other way we measure what is there.
 pub fn build_if_run_by_cargo() -> Result<()> {
     let (Some(cargo), Some(package)) = (
         std::env::var_os("CARGO"),

@@ -1,5 +1,6 @@
-//! The reference: no helper, no tap, no guest. Outbound and published cells run over the host's `lo`, remote ones over the uplink's
-//! veth pair; what a helper reaches of it is the ratio in the report.
+//! The reference: no helper, no tap, no guest. Outbound and published cells run over the host's
+//! `lo`, remote ones over the uplink's veth pair; what a helper reaches of it is the ratio in the
+//! report.
 
 use super::{Attached, Kind, Peer};
 use crate::procfs::Processes;

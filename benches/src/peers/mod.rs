@@ -1,7 +1,8 @@
 //! The network helpers that are compared: how each is found, started and attached to a guest.
 //!
-//! Every peer is started as a normal user's engine would start it, with host loopback blocked and, for published cells, one
-//! port forwarded from all addresses of the host. What differs between peers stays in the peer's own file.
+//! Every peer is started as a normal user's engine would start it, with host loopback blocked and,
+//! for published cells, one port forwarded from all addresses of the host. What differs between
+//! peers stays in the peer's own file.
 
 pub mod coracle;
 pub mod loopback;
@@ -43,14 +44,16 @@ pub struct Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// No helper and no guest: both ends in the host's network namespace. What the kernel alone can do.
+    /// No helper and no guest: both ends in the host's network namespace. What the kernel alone can
+    /// do.
     Host,
     /// No helper either, but a guest: connected by a veth pair, as only root can.
     Veth,
     Coracle,
     Slirp4netns,
     Pasta,
-    /// RootlessKit's builtin port driver, which moves bytes between two kernel sockets; outbound it is slirp4netns.
+    /// RootlessKit's builtin port driver, which moves bytes between two kernel sockets; outbound it
+    /// is slirp4netns.
     Rootlesskit,
     /// RootlessKit with the ports of its slirp4netns, which is how it keeps the client's address.
     RootlesskitSlirp4netns,
@@ -103,7 +106,8 @@ pub struct Attached {
     /// Where clients find the guest when no port of the host leads there.
     pub address: Option<IpAddr>,
     pub processes: Processes,
-    /// From starting the program until the network was up; forwarding a port through an API comes after.
+    /// From starting the program until the network was up; forwarding a port through an API comes
+    /// after.
     pub ready: Option<Duration>,
     /// Held so that the programs' pipes stay open.
     pub _programs: Vec<Running>,
@@ -166,7 +170,8 @@ pub struct Programs {
     pub rootlesskit: Vec<PathBuf>,
 }
 
-/// The host reference and every helper that is installed or named, and a line for each that is missing.
+/// The host reference and every helper that is installed or named, and a line for each that is
+/// missing.
 ///
 /// Fails when a program that was named cannot be run.
 pub fn detect(programs: &Programs) -> Result<(Vec<Peer>, Vec<String>)> {
@@ -273,7 +278,8 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The version a program prints, from its first line that has a digit; "version unknown" when it knows none.
+/// The version a program prints, from its first line that has a digit; "version unknown" when it
+/// knows none.
 pub fn version(program: &Path) -> Result<String> {
     let output = Command::new(program)
         .arg("--version")

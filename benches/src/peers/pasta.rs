@@ -1,5 +1,6 @@
-//! pasta, with the addresses that RootlessKit gives it. It goes to the background when it is ready and leaves its process ID in a
-//! file. A client on host loopback is spliced by it, any other goes through the tap.
+//! pasta, with the addresses that RootlessKit gives it. It goes to the background when it is ready
+//! and leaves its process ID in a file. A client on host loopback is spliced by it, any other goes
+//! through the tap.
 
 use std::path::Path;
 

@@ -1,9 +1,10 @@
-//! RootlessKit, with its builtin port driver, the default of rootless Docker and (as a library) of Podman with slirp4netns, or
-//! with the ports of slirp4netns.
+//! RootlessKit, with its builtin port driver, the default of rootless Docker and (as a library) of
+//! Podman with slirp4netns, or with the ports of slirp4netns.
 //!
-//! RootlessKit makes the guest itself and insists on sub-IDs through `newuidmap`, which cannot work inside the world's user
-//! namespace: it holds one ID and no setuid program. The programs RootlessKit looks for in its PATH are therefore ourselves
-//! ([`shim`]), mapping just that one ID. Nothing of the network or the port driver is affected.
+//! RootlessKit makes the guest itself and insists on sub-IDs through `newuidmap`, which cannot work
+//! inside the world's user namespace: it holds one ID and no setuid program. The programs
+//! RootlessKit looks for in its PATH are therefore ourselves ([`shim`]), mapping just that one ID.
+//! Nothing of the network or the port driver is affected.
 
 use std::ffi::OsString;
 use std::fs;
@@ -76,7 +77,8 @@ pub fn attach(
     })
 }
 
-/// The command in RootlessKit's guest: says that it runs, which is after network and ports are up, and stays.
+/// The command in RootlessKit's guest: says that it runs, which is after network and ports are up,
+/// and stays.
 pub fn report_pid(file: &Path) -> Result<()> {
     // Renaming makes the content appear at once.
     let unfinished = file.with_extension("tmp");
@@ -92,7 +94,8 @@ const SHIMS: [&str; 3] = ["newuidmap", "newgidmap", "getsubids"];
 
 /// Stands in for the tools of the shadow suite when we are called by one of their names.
 ///
-/// `getsubids` promises a range, as RootlessKit demands one; `newuidmap PID INNER OUTER 1 …` maps the first ID and ignores that range.
+/// `getsubids` promises a range, as RootlessKit demands one; `newuidmap PID INNER OUTER 1 …` maps
+/// the first ID and ignores that range.
 pub fn shim(name: &str, args: &[String]) -> Option<Result<()>> {
     if !SHIMS.contains(&name) {
         return None;

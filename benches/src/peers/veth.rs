@@ -1,5 +1,6 @@
-//! What root can have: the guest is connected by a veth pair and routed by the host's kernel, and clients connect to the guest's own
-//! address. A rootful engine adds a bridge and address translation to this, and is a little slower.
+//! What root can have: the guest is connected by a veth pair and routed by the host's kernel, and
+//! clients connect to the guest's own address. A rootful engine adds a bridge and address
+//! translation to this, and is a little slower.
 
 use anyhow::Result;
 

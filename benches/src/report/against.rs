@@ -1,7 +1,8 @@
 //! A report against an earlier one: what got better or worse beyond the noise.
 //!
-//! Machines differ and drift, so times are never compared as such: each figure is first divided by the host reference's figure of its own
-//! run. What remains is judged against the spread of the rounds on both sides. Only memory is compared in absolute numbers.
+//! Machines differ and drift, so times are never compared as such: each figure is first divided by
+//! the host reference's figure of its own run. What remains is judged against the spread of the
+//! rounds on both sides. Only memory is compared in absolute numbers.
 
 use std::fmt::Write;
 

@@ -157,7 +157,8 @@ impl Report {
         fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
     }
 
-    /// Whether a peer is coracle or a reference, which must not fail; that another peer cannot do something is a result.
+    /// Whether a peer is coracle or a reference, which must not fail; that another peer cannot do
+    /// something is a result.
     pub fn is_ours(&self, peer: &str) -> bool {
         self.peers
             .iter()

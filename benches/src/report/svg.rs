@@ -1,7 +1,9 @@
-//! Three kinds of plots as inline SVG: horizontal bars, lines over a few categories, and latency distributions.
+//! Three kinds of plots as inline SVG: horizontal bars, lines over a few categories, and latency
+//! distributions.
 //!
-//! Every plot is drawn for a width of [`WIDTH`] units and scales with its card, so one drawing serves phone and desk. Colours
-//! and fonts come from the page's style sheet through the classes `s0`, `s1`, … of the series. Nothing here runs a script.
+//! Every plot is drawn for a width of [`WIDTH`] units and scales with its card, so one drawing
+//! serves phone and desk. Colours and fonts come from the page's style sheet through the classes
+//! `s0`, `s1`, … of the series. Nothing here runs a script.
 
 use std::fmt::Write;
 
@@ -147,7 +149,8 @@ pub struct Distribution {
     pub curve: Vec<Quantile>,
 }
 
-/// Latency over the share of operations that are faster, both logarithmic, so that the tail has as much room as the rest.
+/// Latency over the share of operations that are faster, both logarithmic, so that the tail has as
+/// much room as the rest.
 pub fn distributions(title: &str, all: &[Distribution]) -> String {
     const HEIGHT: f64 = 210.0;
     const LEFT: f64 = 44.0;

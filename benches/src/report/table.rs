@@ -1,5 +1,5 @@
-//! The report as text: one block per kind of work, a line per cell, a column per peer, medians with the extremes in brackets and
-//! the ratio to the host reference of the same run.
+//! The report as text: one block per kind of work, a line per cell, a column per peer, medians with
+//! the extremes in brackets and the ratio to the host reference of the same run.
 
 use std::fmt::Write;
 

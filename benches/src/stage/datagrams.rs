@@ -1,4 +1,5 @@
-//! UDP figures: what an unpaced sender gets through, and the highest rate at which at most one datagram in a thousand is lost.
+//! UDP figures: what an unpaced sender gets through, and the highest rate at which at most one
+//! datagram in a thousand is lost.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::worker::Generator;
 
 /// The share that may be lost, per million.
 const LIMIT_PPM: f64 = 1_000.0;
-/// A rate that lost too much gets a second chance: the generators share the machine with whatever else runs.
+/// A rate that lost too much gets a second chance: the generators share the machine with whatever
+/// else runs.
 const CHANCES: usize = 2;
 /// What fits into a packet on any path, IPv6 and a tunnel included.
 const SMALL_BYTES: u16 = 1_400;

@@ -1,4 +1,5 @@
-//! Memory and descriptors of the helper: under open connections, after they closed, and after very many.
+//! Memory and descriptors of the helper: under open connections, after they closed, and after very
+//! many.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use crate::procfs::Footprint;
 use crate::traffic::{Job, connect};
 use crate::worker::Generator;
 
-/// How long a helper may take to let go of closed connections: longer than any TIME-WAIT of 10 s it may implement.
+/// How long a helper may take to let go of closed connections: longer than any TIME-WAIT of 10 s it
+/// may implement.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long opening connections may take: 10,000 at 500 a second.
@@ -20,7 +22,8 @@ const OPENING: Duration = Duration::from_secs(20);
 impl Stage {
     pub(super) fn memory(&self, connections: u32) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        // A helper that goes to the background leaves its first process to end, and frees what only the set-up needed.
+        // A helper that goes to the background leaves its first process to end, and frees what only
+        // the set-up needed.
         thread::sleep(Duration::from_millis(200));
         let start = self.footprint()?;
         let _service = self.service()?;
@@ -47,7 +50,8 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// Connection after connection. What a helper keeps for reuse it has after the first few thousand; from then on its memory may not grow.
+    /// Connection after connection. What a helper keeps for reuse it has after the first few
+    /// thousand; from then on its memory may not grow.
     pub(super) fn soak(&self, order: &Order, connections: u32) -> Result<Outcome> {
         const FIRST: u32 = 20_000;
         let idle = self.footprint()?;
@@ -77,8 +81,8 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// The footprint once the descriptors of closed connections are gone. Closing takes the helper a moment, TIME-WAIT
-    /// longer; what is still held after the patience runs out counts.
+    /// The footprint once the descriptors of closed connections are gone. Closing takes the helper
+    /// a moment, TIME-WAIT longer; what is still held after the patience runs out counts.
     fn settled(&self, before: Footprint) -> Result<Footprint> {
         let deadline = Instant::now() + PATIENCE;
         loop {

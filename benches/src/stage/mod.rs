@@ -1,8 +1,9 @@
-//! One figure, inside its world: lays the links, starts the helper, finds both ends of the traffic their place, and reads the
-//! instruments. What each kind of work does on this stage is in the modules below.
+//! One figure, inside its world: lays the links, starts the helper, finds both ends of the traffic
+//! their place, and reads the instruments. What each kind of work does on this stage is in the
+//! modules below.
 //!
-//! Runs as init of the world's PID namespace. It gets an [`Order`] and prints an [`Outcome`]; whatever goes wrong is an error of this figure
-//! alone, and the comparison goes on.
+//! Runs as init of the world's PID namespace. It gets an [`Order`] and prints an [`Outcome`];
+//! whatever goes wrong is an error of this figure alone, and the comparison goes on.
 
 mod bulk;
 mod datagrams;
@@ -89,7 +90,8 @@ impl Stage {
         links::skip_duplicate_address_detection(idle_guest.pid())?;
         let host = std::process::id().cast_signed();
         let mut notes = Vec::new();
-        // Before any socket exists, so that the helper's own sockets follow too; none may pace by accident.
+        // Before any socket exists, so that the helper's own sockets follow too; none may pace by
+        // accident.
         for pid in [host, elsewhere.pid()] {
             if let Err(e) = namespaces::set_congestion(pid, Congestion::Cubic.name()) {
                 notes.push(e.to_string());

@@ -1,4 +1,5 @@
-//! Figures that count operations: requests over open connections, datagrams and their answers, new connections.
+//! Figures that count operations: requests over open connections, datagrams and their answers, new
+//! connections.
 
 use anyhow::Result;
 
@@ -115,7 +116,8 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// The same load by wrk, against the service that runs and then against nginx in its place, if that was ordered.
+    /// The same load by wrk, against the service that runs and then against nginx in its place, if
+    /// that was ordered.
     fn cross_check(&self, outcome: &mut Outcome, order: &Order, load: &Wrk, service: Generator) {
         if !order.cross_check {
             return;

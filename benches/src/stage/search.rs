@@ -14,10 +14,12 @@ pub struct Unpaced {
     pub delivered: f64,
 }
 
-/// The highest rate that `attempt` reports as free of loss, below the one at which the unpaced sender lost some; zero when none is.
+/// The highest rate that `attempt` reports as free of loss, below the one at which the unpaced
+/// sender lost some; zero when none is.
 ///
-/// `attempt` sends at the rate it is given and returns the rate it reached, or `None` when too much was lost. A helper that
-/// drowns delivers less than it could, so the search goes up from what was delivered as well as down.
+/// `attempt` sends at the rate it is given and returns the rate it reached, or `None` when too much
+/// was lost. A helper that drowns delivers less than it could, so the search goes up from what was
+/// delivered as well as down.
 pub fn highest_rate(
     unpaced: Unpaced,
     mut attempt: impl FnMut(f64) -> Result<Option<f64>>,

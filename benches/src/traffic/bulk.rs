@@ -1,7 +1,9 @@
-//! TCP at full speed in one direction. The receiver measures: it starts its clock at the first byte after all connections are up,
-//! lets the warm-up pass, counts bytes in buckets of 100 ms and ends the transfer by closing.
+//! TCP at full speed in one direction. The receiver measures: it starts its clock at the first byte
+//! after all connections are up, lets the warm-up pass, counts bytes in buckets of 100 ms and ends
+//! the transfer by closing.
 //!
-//! Reads and writes are 128 KiB, as iperf3's are, and the bytes are copied to and from user space as a program's would be.
+//! Reads and writes are 128 KiB, as iperf3's are, and the bytes are copied to and from user space
+//! as a program's would be.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,10 @@
-//! New connections: `at_once` slots, each of which connects, asks once, reads to the end and closes, again and again. The
-//! server closes first, as a web server does after `Connection: close`, so TIME-WAIT stays at its end.
+//! New connections: `at_once` slots, each of which connects, asks once, reads to the end and
+//! closes, again and again. The server closes first, as a web server does after
+//! `Connection: close`, so TIME-WAIT stays at its end.
 //!
-//! A latency is the whole life of a connection, from `connect` to the end of the stream. Failures are counted by cause and the
-//! slot goes on: a helper that refuses or stalls under load shows here, it does not end the run.
+//! A latency is the whole life of a connection, from `connect` to the end of the stream. Failures
+//! are counted by cause and the slot goes on: a helper that refuses or stalls under load shows
+//! here, it does not end the run.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -93,8 +95,8 @@ enum Step {
 }
 
 impl Load<'_> {
-    /// Starts a new connection in a free slot. A slot whose attempt fails at once stays empty until the next sweep, so that
-    /// exhausted ports cannot make a busy loop of errors.
+    /// Starts a new connection in a free slot. A slot whose attempt fails at once stays empty until
+    /// the next sweep, so that exhausted ports cannot make a busy loop of errors.
     fn open(&mut self, index: usize) -> Result<()> {
         let started = Instant::now();
         match self.sockets.start_connect(self.address) {

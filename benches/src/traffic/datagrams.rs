@@ -1,11 +1,13 @@
-//! UDP in one direction, commanded: the stage says at which rate the sender sends and when the receiver counts.
+//! UDP in one direction, commanded: the stage says at which rate the sender sends and when the
+//! receiver counts.
 //!
-//! The serving end has one socket, as a DNS or QUIC server has; the client has one per flow. Before anything is measured each
-//! client socket greets the server until the server greets back, which makes the mapping that a helper needs. Greetings are one
-//! byte long and are not counted.
+//! The serving end has one socket, as a DNS or QUIC server has; the client has one per flow. Before
+//! anything is measured each client socket greets the server until the server greets back, which
+//! makes the mapping that a helper needs. Greetings are one byte long and are not counted.
 //!
-//! Sockets ask for large receive buffers, since a helper's losses are in question and not the kernel's default. A datagram per
-//! system call is sent and received the way most programs do it, a segmented send the way QUIC servers do.
+//! Sockets ask for large receive buffers, since a helper's losses are in question and not the
+//! kernel's default. A datagram per system call is sent and received the way most programs do it, a
+//! segmented send the way QUIC servers do.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, ErrorKind};
@@ -34,7 +36,8 @@ pub struct Datagrams {
 /// What the stage asks of an end, one JSON document a line on standard input.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Send for this long, at so many datagrams a second or as fast as it goes. Answered by a [`Report`] of what was sent.
+    /// Send for this long, at so many datagrams a second or as fast as it goes. Answered by a
+    /// [`Report`] of what was sent.
     Send { rate: Option<f64>, millis: u64 },
     /// Wait for silence. Answered by a [`Report`] of what has arrived since the last time.
     Count,
@@ -53,7 +56,8 @@ const DATAGRAMS_PER_TURN: usize = 64;
 const LARGEST: usize = 65_536;
 /// Asked for; the kernel gives what `net.core.rmem_max` allows.
 pub const RECEIVE_BUFFER: usize = 4 << 20;
-/// Between two bursts of a paced sender. Shorter would be all system call, longer would fill receive buffers.
+/// Between two bursts of a paced sender. Shorter would be all system call, longer would fill
+/// receive buffers.
 const TICK: Duration = Duration::from_micros(200);
 
 /// The serving end: until standard input ends.
@@ -210,7 +214,8 @@ fn send_for(
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 poller.wait(&mut [EpollEvent::empty(); 1], Duration::from_millis(1))?;
             }
-            // The receiver's queue was full, or a helper said so: the datagram is lost, which is what is being measured.
+            // The receiver's queue was full, or a helper said so: the datagram is lost, which is
+            // what is being measured.
             Err(e) if matches!(e.raw_os_error(), Some(ENOBUFS | ECONNREFUSED)) => {
                 sent += u64::from(datagrams.per_send);
             }
@@ -258,7 +263,8 @@ fn receive(flows: &[Flow], datagrams: Datagrams) -> Result<()> {
 
 const COMMAND: u64 = u64::MAX;
 
-/// One command, or the end. The stage sends the next one only after an answer, so a line is never left in the buffer.
+/// One command, or the end. The stage sends the next one only after an answer, so a line is never
+/// left in the buffer.
 fn read_command() -> Result<Option<Command>> {
     let mut line = String::new();
     match io::stdin()

@@ -1,7 +1,8 @@
-//! Request and response over UDP, as DNS has them: a service that answers each datagram, and a load with one in flight per socket.
+//! Request and response over UDP, as DNS has them: a service that answers each datagram, and a load
+//! with one in flight per socket.
 //!
-//! A datagram begins with its number, which the answer repeats: an answer that comes after its question was given up for lost
-//! belongs to nothing.
+//! A datagram begins with its number, which the answer repeats: an answer that comes after its
+//! question was given up for lost belongs to nothing.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,7 +14,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::tally::Tally;
 use super::{Event, Poller, REQUEST_BYTES, RESPONSE_BYTES, Sockets, emit};
 
-/// An answer is given up for lost after this long, and the next question asked: resolvers wait longer, but only to be polite.
+/// An answer is given up for lost after this long, and the next question asked: resolvers wait
+/// longer, but only to be polite.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often sockets are searched for lost answers.
 const SWEEP: Duration = Duration::from_millis(50);

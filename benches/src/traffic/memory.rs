@@ -1,5 +1,5 @@
-//! Many idle connections: opens them, sends one request over each so that both ends know of it, and holds them until the stage
-//! closes standard input.
+//! Many idle connections: opens them, sends one request over each so that both ends know of it, and
+//! holds them until the stage closes standard input.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail};
 
 use super::{Event, RESPONSE_BYTES, Report, Sockets, emit, request_head};
 
-/// Reports [`Event::Begin`] when all connections are open and used, [`Event::Done`] when they are closed.
+/// Reports [`Event::Begin`] when all connections are open and used, [`Event::Done`] when they are
+/// closed.
 pub fn run(sockets: &Sockets, address: SocketAddr, connections: u32) -> Result<()> {
     let head = request_head(address, false);
     let mut streams = Vec::new();
-    // One after the other, since some helpers lose answers when many come at once; here it is about memory.
+    // One after the other, since some helpers lose answers when many come at once; here it is about
+    // memory.
     for index in 0..connections {
         let mut stream = sockets
             .connect_all(address, 1)?

@@ -1,8 +1,11 @@
-//! The traffic generator: small single-threaded processes that the stage starts in the namespaces of a figure.
+//! The traffic generator: small single-threaded processes that the stage starts in the namespaces
+//! of a figure.
 //!
-//! A process gets one [`Task`] as JSON in its argument and reports [`Event`]s, one JSON document a line, on its standard
-//! output; results therefore never travel through the helper under test. All sockets are non-blocking and served by one epoll loop
-//! per process. Only datagrams take orders while they run, on standard input. The processes keep the capabilities of their namespace so that they may choose a congestion control.
+//! A process gets one [`Task`] as JSON in its argument and reports [`Event`]s, one JSON document a
+//! line, on its standard output; results therefore never travel through the helper under test. All
+//! sockets are non-blocking and served by one epoll loop per process. Only datagrams take orders
+//! while they run, on standard input. The processes keep the capabilities of their namespace so
+//! that they may choose a congestion control.
 
 pub mod bulk;
 pub mod connect;
@@ -186,7 +189,8 @@ pub fn emit(event: Event) -> Result<()> {
 
 /// How long connecting may take before it counts as failed: longer than two SYN retransmissions.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for many at once, some of which may meet a short accept queue and wait for a third retransmission, after 7 s.
+/// The same for many at once, some of which may meet a short accept queue and wait for a third
+/// retransmission, after 7 s.
 pub const CONNECT_ALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Makes the sockets of a task.
@@ -251,7 +255,8 @@ impl Sockets {
         Ok(streams)
     }
 
-    /// A UDP socket at `address`, non-blocking, with a receive buffer that a short pause does not fill.
+    /// A UDP socket at `address`, non-blocking, with a receive buffer that a short pause does not
+    /// fill.
     pub fn datagram(&self, address: SocketAddr) -> Result<UdpSocket> {
         let socket =
             UdpSocket::bind(address).with_context(|| format!("failed to bind {address}"))?;
@@ -341,7 +346,8 @@ impl Poller {
             .context("failed to stop watching a socket")
     }
 
-    /// Number of events; zero after `timeout`, which is rounded up so that a short wait cannot spin.
+    /// Number of events; zero after `timeout`, which is rounded up so that a short wait cannot
+    /// spin.
     pub fn wait(&self, events: &mut [EpollEvent], timeout: Duration) -> Result<usize> {
         let millis = u16::try_from(timeout.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
         match self.0.wait(events, millis) {
@@ -352,7 +358,8 @@ impl Poller {
     }
 }
 
-/// The head of a request of [`REQUEST_BYTES`]; the server closes after a `last` one, as HTTP/1.1 asks.
+/// The head of a request of [`REQUEST_BYTES`]; the server closes after a `last` one, as HTTP/1.1
+/// asks.
 pub fn request_head(address: SocketAddr, last: bool) -> Vec<u8> {
     let connection = if last { "close" } else { "keep-alive" };
     let mut head =

@@ -1,4 +1,5 @@
-//! Keep-alive requests: `connections` connections with one request in flight each; every latency is kept.
+//! Keep-alive requests: `connections` connections with one request in flight each; every latency is
+//! kept.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +13,8 @@ use super::{Event, Poller, RESPONSE_BYTES, Sockets, emit, request_head};
 
 /// Runs the load and reports it.
 ///
-/// Fails when a connection breaks: with keep-alive nothing may, so there is no figure without the cause.
+/// Fails when a connection breaks: with keep-alive nothing may, so there is no figure without the
+/// cause.
 pub fn run(
     sockets: &Sockets,
     address: SocketAddr,

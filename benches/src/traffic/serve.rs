@@ -1,5 +1,6 @@
-//! The service behind request, connect and memory cells: answers each HTTP request head with a fixed response and closes after one that
-//! says `Connection: close`. Plain HTTP/1.1, so that wrk can be pointed at it for a cross-check.
+//! The service behind request, connect and memory cells: answers each HTTP request head with a
+//! fixed response and closes after one that says `Connection: close`. Plain HTTP/1.1, so that wrk
+//! can be pointed at it for a cross-check.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -84,8 +85,8 @@ impl Service {
 }
 
 impl Client {
-    /// Whether the connection stays open. A client that breaks the protocol or the connection is its own business: the
-    /// generator at the other end counts it.
+    /// Whether the connection stays open. A client that breaks the protocol or the connection is
+    /// its own business: the generator at the other end counts it.
     fn answer(&mut self, response: &[u8]) -> bool {
         let mut buffer = [0_u8; HEAD_LIMIT];
         let bytes = match self.stream.read(&mut buffer) {

@@ -1,5 +1,5 @@
-//! What request and exchange count: the questions that are both asked and answered within the measured part of a run, which
-//! follows a warm-up.
+//! What request and exchange count: the questions that are both asked and answered within the
+//! measured part of a run, which follows a warm-up.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ impl Tally {
         }
     }
 
-    /// Begins the measured part when the warm-up is over. Returns when it began once it is over, too.
+    /// Begins the measured part when the warm-up is over. Returns when it began once it is over,
+    /// too.
     pub fn advance(&mut self, now: Instant) -> Result<Option<Instant>> {
         match self.begun {
             None if now >= self.warm_until => {

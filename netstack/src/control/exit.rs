@@ -1,9 +1,11 @@
-//! The ends of a helper's working life: the word that it is ready, and everything that tells it to stop.
+//! The ends of a helper's working life: the word that it is ready, and everything that tells it to
+//! stop.
 //!
-//! All reasons to stop are gathered behind one descriptor, an epoll instance that is itself polled by the driver: readable
-//! means to ask [`ExitWatch::is_over`], and to stop with exit code 0 if so. The reasons are SIGTERM, SIGINT and SIGQUIT, the end
-//! of the process whose namespace was named, the end of the mount at the path that was, and a hang-up of the descriptor
-//! that `--exit-fd` names.
+//! All reasons to stop are gathered behind one descriptor, an epoll instance that is itself polled
+//! by the driver: readable means to ask [`ExitWatch::is_over`], and to stop with exit code 0 if so.
+//! The reasons are SIGTERM, SIGINT and SIGQUIT, the end of the process whose namespace was named,
+//! the end of the mount at the path that was, and a hang-up of the descriptor that `--exit-fd`
+//! names.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,11 +31,13 @@ pub struct ExitWatch {
 }
 
 impl ExitWatch {
-    /// Takes over the ending signals of the process. To be called before any thread is started: threads inherit which
-    /// signals are blocked, and one that blocks none would be ended by the signal.
+    /// Takes over the ending signals of the process. To be called before any thread is started:
+    /// threads inherit which signals are blocked, and one that blocks none would be ended by the
+    /// signal.
     ///
-    /// With `keep_ignored`, those that the caller ignores stay so: whoever ends this process by a descriptor, and serves
-    /// something that is still to end when a shutdown signals every process at once, asks for it in this way.
+    /// With `keep_ignored`, those that the caller ignores stay so: whoever ends this process by a
+    /// descriptor, and serves something that is still to end when a shutdown signals every process
+    /// at once, asks for it in this way.
     pub fn new(keep_ignored: bool) -> io::Result<ExitWatch> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
             .into_iter()
@@ -70,8 +74,8 @@ impl ExitWatch {
         Ok(())
     }
 
-    /// Whether it is time to stop. To be asked when the descriptor is readable, and once when it is watched: that mounts have
-    /// changed is told only once, to whoever polls first.
+    /// Whether it is time to stop. To be asked when the descriptor is readable, and once when it is
+    /// watched: that mounts have changed is told only once, to whoever polls first.
     pub fn is_over(&mut self) -> bool {
         let mut events = [EpollEvent::empty(); 8];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO);
@@ -107,7 +111,8 @@ impl ReadySignal {
         ReadySignal(fd)
     }
 
-    /// Tells the waiting process that the network is up and the ports are bound: writes `1` and closes.
+    /// Tells the waiting process that the network is up and the ports are bound: writes `1` and
+    /// closes.
     pub fn send(self) {
         if let Err(error) = File::from(self.0).write_all(b"1") {
             // Nobody waits any more. If that is a reason to stop, the exit descriptor says so.

@@ -1,8 +1,10 @@
-//! The status socket: whoever connects reads one JSON document about flows and counters, then the end of the stream.
+//! The status socket: whoever connects reads one JSON document about flows and counters, then the
+//! end of the stream.
 //!
-//! Nothing is ever read from a client, so none can delay the helper: a document goes into the socket's send buffer as
-//! far as it fits, the rest waits for the client, and at most [`MAX_CLIENTS`] may be waiting. The driver polls one
-//! descriptor for all of it, which is readable when there is something to do.
+//! Nothing is ever read from a client, so none can delay the helper: a document goes into the
+//! socket's send buffer as far as it fits, the rest waits for the client, and at most
+//! [`MAX_CLIENTS`] may be waiting. The driver polls one descriptor for all of it, which is readable
+//! when there is something to do.
 
 use std::fs;
 use std::io::{self, Write};
@@ -44,7 +46,8 @@ pub struct Status {
     pub flows: Vec<FlowStatus>,
 }
 
-/// How many flows of each kind there are now, and may be: shares of the descriptors that this process may have.
+/// How many flows of each kind there are now, and may be: shares of the descriptors that this
+/// process may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LimitsStatus {
     /// Descriptors of open TCP connections: one each, two when the kernel carries it.
@@ -138,7 +141,8 @@ pub enum FlowPath {
     Kernel,
 }
 
-/// Why a TCP flow is on its path. The first ones leave it in the engine, the last two brought it to the kernel.
+/// Why a TCP flow is on its path. The first ones leave it in the engine, the last two brought it to
+/// the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "reason", rename_all = "lowercase")]
 pub enum Reason {
@@ -206,15 +210,16 @@ struct Client {
 }
 
 impl StatusSocket {
-    /// Listens at `path`, for this user only. A socket that is there but that nobody serves any more is replaced, if it
-    /// belongs to this user; anything else is left alone.
+    /// Listens at `path`, for this user only. A socket that is there but that nobody serves any
+    /// more is replaced, if it belongs to this user; anything else is left alone.
     pub fn open(path: &Path) -> Result<StatusSocket, StatusError> {
         remove_stale(path)?;
         let open = || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // The file takes the mode of the descriptor, so it is never open to others, not even briefly.
+            // The file takes the mode of the descriptor, so it is never open to others, not even
+            // briefly.
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&socket, BACKLOG)?;
@@ -236,10 +241,11 @@ impl StatusSocket {
         })
     }
 
-    /// To be called when the descriptor is readable: sends each new client what `status` returns, and goes on with those
-    /// that were slow. `status` is called once if at all. Never blocks.
+    /// To be called when the descriptor is readable: sends each new client what `status` returns,
+    /// and goes on with those that were slow. `status` is called once if at all. Never blocks.
     ///
-    /// Fails when there is no descriptor for a client, who waits: until there is one, the socket stays readable.
+    /// Fails when there is no descriptor for a client, who waits: until there is one, the socket
+    /// stays readable.
     pub fn serve(&mut self, status: impl FnOnce() -> Status) -> io::Result<()> {
         self.clients.retain_mut(Client::is_waiting);
         let was_full = self.clients.len() == MAX_CLIENTS;

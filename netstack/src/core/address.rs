@@ -1,15 +1,15 @@
 //! What an address means, whatever way it is spelled.
 //!
-//! Many IPv6 addresses stand for an IPv4 address: translators and tunnels on the way, or the host's own kernel, turn one
-//! into the other. [`stands_for`] reads them. Forms that are known to one network only (6rd, a NAT64 prefix of its own)
-//! cannot be told from any other address.
+//! Many IPv6 addresses stand for an IPv4 address: translators and tunnels on the way, or the host's
+//! own kernel, turn one into the other. [`stands_for`] reads them. Forms that are known to one
+//! network only (6rd, a NAT64 prefix of its own) cannot be told from any other address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The IPv4 addresses that `ip` may be read as, none for most.
 ///
-/// A packet to it may end up at each of them, so all must be allowed where it is to go. No allocation and hardly a cost:
-/// datagrams are judged one by one.
+/// A packet to it may end up at each of them, so all must be allowed where it is to go. No
+/// allocation and hardly a cost: datagrams are judged one by one.
 pub fn stands_for(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let bits = ip.to_bits();
     let is_within = |prefix: u128, len: u32| (bits ^ prefix) >> (128 - len) == 0;
@@ -36,9 +36,10 @@ pub fn stands_for(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     others.into_iter().chain(local_nat64).flatten()
 }
 
-/// What an address of the NAT64 prefix for local use may stand for. The prefix that is in use begins with it and is 48, 56, 64
-/// or 96 bits long, which only its network knows; with all but the last the address lies around bits 64 to 71 (RFC 6052
-/// 2.2). A reading that is no unicast host comes of another length, unless all are such.
+/// What an address of the NAT64 prefix for local use may stand for. The prefix that is in use
+/// begins with it and is 48, 56, 64 or 96 bits long, which only its network knows; with all but the
+/// last the address lies around bits 64 to 71 (RFC 6052 2.2). A reading that is no unicast host
+/// comes of another length, unless all are such.
 fn local_nat64(bits: u128) -> [Option<Ipv4Addr>; 4] {
     let behind_48 = (bits >> 64 << 16) as u32 | (bits >> 40) as u16 as u32;
     let behind_56 = (bits >> 64 << 24) as u32 | (bits >> 32) as u32 & 0xff_ffff;
@@ -53,10 +54,12 @@ fn local_nat64(bits: u128) -> [Option<Ipv4Addr>; 4] {
     }
 }
 
-/// Whether `ip`, as it is written, is the address of one host that may be somebody else's than ours.
+/// Whether `ip`, as it is written, is the address of one host that may be somebody else's than
+/// ours.
 ///
-/// Not so are loopback, link-local, multicast, unspecified and reserved addresses, and those of the services that a cloud
-/// offers to each of its machines, credentials among them. Private addresses are: the host's neighbours are no secret.
+/// Not so are loopback, link-local, multicast, unspecified and reserved addresses, and those of the
+/// services that a cloud offers to each of its machines, credentials among them. Private addresses
+/// are: the host's neighbours are no secret.
 pub fn is_another_host(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
@@ -67,8 +70,9 @@ pub fn is_another_host(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => {
             let bits = ip.to_bits();
-            // ::ffff:a.b.c.d and the deprecated ::a.b.c.d, loopback and unspecified among them: a host socket would take
-            // the former for IPv4, and neither is ever seen on a wire (RFC 4291 2.5.5).
+            // ::ffff:a.b.c.d and the deprecated ::a.b.c.d, loopback and unspecified among them: a
+            // host socket would take the former for IPv4, and neither is ever seen on a wire (RFC
+            // 4291 2.5.5).
             let is_written_v4 = bits >> 32 == MAPPED >> 32 || bits >> 32 == COMPATIBLE >> 32;
             let is_cloud_service = bits >> 96 == AWS_SERVICES >> 96 || bits == GCP_METADATA;
             !(is_written_v4 || ip.is_unicast_link_local() || ip.is_multicast() || is_cloud_service)
@@ -76,7 +80,8 @@ pub fn is_another_host(ip: IpAddr) -> bool {
     }
 }
 
-/// 0/8 is "this host" (a connect to 0.0.0.0 reaches loopback), 224/4 multicast; 240/4 is reserved and ends in broadcast.
+/// 0/8 is "this host" (a connect to 0.0.0.0 reaches loopback), 224/4 multicast; 240/4 is reserved
+/// and ends in broadcast.
 fn is_unicast_host(ip: Ipv4Addr) -> bool {
     (1..224).contains(&ip.octets()[0])
 }
@@ -103,7 +108,8 @@ const CLOUD_SERVICES: [Ipv4Addr; 2] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// fd00:ec2::/32 is to AWS what 169.254/16 is: metadata at ::254, credentials of pods at ::23, time, DNS.
+/// fd00:ec2::/32 is to AWS what 169.254/16 is: metadata at ::254, credentials of pods at ::23,
+/// time, DNS.
 const AWS_SERVICES: u128 = 0xfd00_0ec2 << 96;
 /// fd20:ce::254. What is around it belongs to customers.
 const GCP_METADATA: u128 = 0xfd20_00ce << 96 | 0x254;

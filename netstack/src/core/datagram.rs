@@ -1,9 +1,10 @@
 //! Mappings without a connection: UDP and ICMP echo. Each has one host socket and an idle timer.
 //!
-//! UDP of the guest has one mapping per source port for all remotes (endpoint-independent mapping, RFC 4787 REQ-1) and
-//! lets in only what comes from an address that it sent to (address-dependent filtering, REQ-8). Packets to an
-//! address that stands for another one (DNS forwarder, gateway) have a mapping of their own, so that the answer comes
-//! from the address that was asked. A published UDP client has a mapping with its real address as the remote.
+//! UDP of the guest has one mapping per source port for all remotes (endpoint-independent mapping,
+//! RFC 4787 REQ-1) and lets in only what comes from an address that it sent to (address-dependent
+//! filtering, REQ-8). Packets to an address that stands for another one (DNS forwarder, gateway)
+//! have a mapping of their own, so that the answer comes from the address that was asked. A
+//! published UDP client has a mapping with its real address as the remote.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -43,14 +44,16 @@ pub enum Role {
     Dns {
         appears: SocketAddr,
         asked: Vec<SocketAddr>,
-        /// ID of the last question and how often it was repeated: a repetition goes to the next resolver.
+        /// ID of the last question and how often it was repeated: a repetition goes to the next
+        /// resolver.
         question: Option<(u16, usize)>,
     },
     /// `client` of a published port, which the guest sees as `appears`.
     Published {
         appears: SocketAddr,
         client: SocketAddr,
-        /// The mapping that reaches the guest in the other family, since the guest refused in this one.
+        /// The mapping that reaches the guest in the other family, since the guest refused in this
+        /// one.
         detour: Option<FlowId>,
         /// It is another one's detour.
         is_detour: bool,
@@ -81,7 +84,8 @@ impl Mapping {
             }
     }
 
-    /// Where on the host a datagram of the guest to `remote` goes. `None` when there is no resolver.
+    /// Where on the host a datagram of the guest to `remote` goes. `None` when there is no
+    /// resolver.
     pub fn route(
         &mut self,
         remote: SocketAddr,
@@ -119,7 +123,8 @@ impl Mapping {
         }
     }
 
-    /// How a datagram from the host address `from` appears to the guest. `None` when it is not let in.
+    /// How a datagram from the host address `from` appears to the guest. `None` when it is not let
+    /// in.
     pub fn appearance(&self, from: SocketAddr) -> Option<SocketAddr> {
         match &self.role {
             Role::Direct { peers } => peers.contains(&from.ip()).then_some(from),

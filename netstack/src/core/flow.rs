@@ -1,7 +1,9 @@
-//! The one table of all flows: a slab of entries with generations, and a keyed hash from tuple to entry.
+//! The one table of all flows: a slab of entries with generations, and a keyed hash from tuple to
+//! entry.
 //!
-//! A `FlowId` outlives its flow harmlessly: the generation of a reused slot differs, so a late event of the host
-//! finds nothing. Lookup never scans; the hash is keyed because the guest chooses the tuples.
+//! A `FlowId` outlives its flow harmlessly: the generation of a reused slot differs, so a late
+//! event of the host finds nothing. Lookup never scans; the hash is keyed because the guest chooses
+//! the tuples.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -35,8 +37,8 @@ pub enum Protocol {
 pub struct Tuple {
     pub protocol: Protocol,
     pub guest: SocketAddr,
-    /// The address the guest believes it talks to. `None` for UDP from the guest, where one mapping serves all
-    /// remotes (endpoint-independent mapping, RFC 4787 REQ-1).
+    /// The address the guest believes it talks to. `None` for UDP from the guest, where one mapping
+    /// serves all remotes (endpoint-independent mapping, RFC 4787 REQ-1).
     pub remote: Option<SocketAddr>,
 }
 

@@ -1,5 +1,5 @@
-//! What the guest's packets set off: a packet finds its flow, or makes one if policy allows, or is answered with the
-//! refusal that it would get without us.
+//! What the guest's packets set off: a packet finds its flow, or makes one if policy allows, or is
+//! answered with the refusal that it would get without us.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -61,12 +61,13 @@ impl Core {
         if let Some(id) = self.flows.find(&tuple) {
             let flow = self.flows.tcp_mut(id)?;
             match &mut flow.phase {
-                // A guest that reuses the port starts over with another sequence number; the dial serves both.
+                // A guest that reuses the port starts over with another sequence number; the dial
+                // serves both.
                 Phase::Dialling { syn, .. } if opens => *syn = packet.ip.into(),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
-                // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is never diverted and
-                // would come back for ever.
+                // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is
+                // never diverted and would come back for ever.
                 Phase::Promoted(handover) if !tcp.syn() => {
                     self.stray_seen |= now >= handover.at + IN_FLIGHT;
                     if handover.stragglers == Stragglers::Return {
@@ -92,7 +93,8 @@ impl Core {
         }
         let to = match self.config.network.judge(Protocol::Tcp, remote) {
             Verdict::Dial(to) => to,
-            // Over TCP a repeated question is a new connection: nothing tells it from the first one.
+            // Over TCP a repeated question is a new connection: nothing tells it from the first
+            // one.
             Verdict::Resolve => *self.resolvers.first()?,
             Verdict::Refuse => {
                 self.engine.refuse(packet.ip, hardware, now, link);
@@ -114,8 +116,8 @@ impl Core {
         Some(Action::Dial { flow, to })
     }
 
-    /// A guest may use a port again as soon as its own half is closed: what is left of ours must not take the new SYN,
-    /// whose number is `isn`.
+    /// A guest may use a port again as soon as its own half is closed: what is left of ours must
+    /// not take the new SYN, whose number is `isn`.
     fn make_way(&mut self, tuple: &Tuple, isn: u32) {
         if let Some(id) = self.flows.find(tuple)
             && let Some(cause) = self.flows.tcp(id).and_then(|flow| flow.makes_way(isn))
@@ -289,7 +291,8 @@ impl Core {
         })
     }
 
-    /// Tells the guest why a packet of it goes nowhere. Silent for packets that were not meant for one host.
+    /// Tells the guest why a packet of it goes nowhere. Silent for packets that were not meant for
+    /// one host.
     fn reject(&mut self, packet: &Packet, verdict: Verdict, link: &mut impl Link) {
         let why = match verdict {
             Verdict::Prohibit => {

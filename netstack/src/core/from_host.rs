@@ -1,4 +1,5 @@
-//! What events of the host set off: dials that end, clients that connect, datagrams and errors that arrive.
+//! What events of the host set off: dials that end, clients that connect, datagrams and errors that
+//! arrive.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -15,7 +16,8 @@ use super::tcp::{Cause, Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
 
 impl Core {
-    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for is about to begin. False if nobody waits for it any more.
+    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for is about to begin. False if
+    /// nobody waits for it any more.
     pub fn begin_dial(&mut self, id: FlowId, now: Instant) -> bool {
         let flow = self.flows.tcp(id);
         if !flow.is_some_and(|flow| matches!(flow.phase, Phase::Dialling { .. })) {
@@ -29,7 +31,8 @@ impl Core {
         true
     }
 
-    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for has ended. Late news of a flow that is gone are ignored.
+    /// The dial that an [`Action::Dial`](super::Action::Dial) asked for has ended. Late news of a
+    /// flow that is gone are ignored.
     pub fn handle_dialled(
         &mut self,
         id: FlowId,
@@ -72,8 +75,8 @@ impl Core {
         self.close(id, Cause::DialFailed);
     }
 
-    /// A client has connected to a published port. `None` when the guest cannot be reached (yet) or a limit is
-    /// reached; the caller resets the client then.
+    /// A client has connected to a published port. `None` when the guest cannot be reached (yet) or
+    /// a limit is reached; the caller resets the client then.
     pub fn handle_accepted(
         &mut self,
         client: SocketAddr,
@@ -119,7 +122,8 @@ impl Core {
         }
     }
 
-    /// A datagram has arrived on the socket of mapping `id`; cut into datagrams of `segment` bytes if given.
+    /// A datagram has arrived on the socket of mapping `id`; cut into datagrams of `segment` bytes
+    /// if given.
     pub fn handle_datagram(
         &mut self,
         id: FlowId,
@@ -150,7 +154,8 @@ impl Core {
         }
     }
 
-    /// A datagram of a client of a published UDP port. Returns the mapping it belongs to, which is new or known.
+    /// A datagram of a client of a published UDP port. Returns the mapping it belongs to, which is
+    /// new or known.
     pub fn handle_published_datagram(
         &mut self,
         client: SocketAddr,
@@ -253,8 +258,8 @@ impl Core {
         self.resolvers = resolvers;
     }
 
-    /// Where in the guest a client of a published port goes, and who it appears to be. A client of a family that the
-    /// guest lacks appears as the gateway of the other one.
+    /// Where in the guest a client of a published port goes, and who it appears to be. A client of
+    /// a family that the guest lacks appears as the gateway of the other one.
     fn published_addresses(
         &self,
         client: SocketAddr,

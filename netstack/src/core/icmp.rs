@@ -1,5 +1,5 @@
-//! ICMP and ICMPv6 errors: what the guest is told when a packet of it cannot go where it wanted (RFC 792, RFC 1812
-//! 5.2.7, RFC 4443 3.1).
+//! ICMP and ICMPv6 errors: what the guest is told when a packet of it cannot go where it wanted
+//! (RFC 792, RFC 1812 5.2.7, RFC 4443 3.1).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,8 @@ use etherparse::{
 
 use super::link::{HOP_LIMIT, Hardware, Link};
 
-/// Most bytes of an offending packet that are quoted: with our headers, within IPv6's minimum MTU (RFC 4443 2.4c).
+/// Most bytes of an offending packet that are quoted: with our headers, within IPv6's minimum MTU
+/// (RFC 4443 2.4c).
 const MAX_QUOTE_LEN: usize = 512;
 
 /// Why a packet did not arrive.
@@ -75,7 +76,8 @@ pub fn send_unreachable(
     }
 }
 
-/// The headers of a UDP datagram of the guest, made again for an error that arrived after the datagram was gone.
+/// The headers of a UDP datagram of the guest, made again for an error that arrived after the
+/// datagram was gone.
 pub fn quoted_datagram(guest: SocketAddr, remote: SocketAddr) -> Option<Vec<u8>> {
     let udp = UdpHeader {
         source_port: guest.port(),

@@ -1,5 +1,5 @@
-//! The way out to the guest: what a device must offer, and the frames that are not TCP (ARP, NDP, ICMP, UDP).
-//! TCP segments are written by `tcp::port`.
+//! The way out to the guest: what a device must offer, and the frames that are not TCP (ARP, NDP,
+//! ICMP, UDP). TCP segments are written by `tcp::port`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -17,8 +17,8 @@ pub const HOP_LIMIT: u8 = 64;
 
 /// Where frames to the guest go.
 pub trait Link {
-    /// Whether the device would take a frame now. Large transfers ask first; small answers are sent regardless, and
-    /// the device keeps what it cannot pass on at once: no frame is lost unsaid.
+    /// Whether the device would take a frame now. Large transfers ask first; small answers are sent
+    /// regardless, and the device keeps what it cannot pass on at once: no frame is lost unsaid.
     fn has_room(&self) -> bool;
 
     /// Sends the frame `head ++ payload`; `head` begins with the virtio header.
@@ -112,8 +112,9 @@ impl Hardware {
         link.transmit(&head, payload);
     }
 
-    /// Sends `payload` as one UDP datagram, or as datagrams of `segment` bytes (the last may be shorter) that the
-    /// guest's kernel cuts itself. The checksum is left to the guest's kernel too, which never needs it.
+    /// Sends `payload` as one UDP datagram, or as datagrams of `segment` bytes (the last may be
+    /// shorter) that the guest's kernel cuts itself. The checksum is left to the guest's kernel
+    /// too, which never needs it.
     pub fn send_udp(
         &self,
         link: &mut impl Link,
@@ -183,7 +184,8 @@ impl Hardware {
         link.transmit(&head, payload);
     }
 
-    /// Sends a whole IP packet as it is, offloads included: one that the guest has sent, back to where it came from.
+    /// Sends a whole IP packet as it is, offloads included: one that the guest has sent, back to
+    /// where it came from.
     pub fn send_packet(&self, link: &mut impl Link, offload: Offload, packet: &[u8]) {
         let ether_type = match packet.first().map(|byte| byte >> 4) {
             Some(4) => EtherType::IPV4,
@@ -202,7 +204,8 @@ impl Hardware {
     }
 }
 
-/// The folded sum over a pseudo-header (RFC 9293 3.1, RFC 8200 8.1), as a partial checksum wants it: not complemented.
+/// The folded sum over a pseudo-header (RFC 9293 3.1, RFC 8200 8.1), as a partial checksum wants
+/// it: not complemented.
 pub fn pseudo_header_sum(source: &[u8], destination: &[u8], length: u32, protocol: u8) -> u16 {
     let words = source.chunks_exact(2).chain(destination.chunks_exact(2));
     let mut sum: u32 = words
@@ -215,8 +218,9 @@ pub fn pseudo_header_sum(source: &[u8], destination: &[u8], length: u32, protoco
     sum as u16
 }
 
-/// A header without fragmentation: a packet above the link's MTU reaches the guest whole, because nothing on the
-/// receiving side of a tap enforces the MTU. DF stays clear so that the guest can forward it in fragments.
+/// A header without fragmentation: a packet above the link's MTU reaches the guest whole, because
+/// nothing on the receiving side of a tap enforces the MTU. DF stays clear so that the guest can
+/// forward it in fragments.
 fn ipv4_header(
     source: Ipv4Addr,
     destination: Ipv4Addr,

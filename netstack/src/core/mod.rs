@@ -1,15 +1,19 @@
-//! The network as a machine without input or output: frames of the guest and events of the host go in with the time,
-//! frames to the guest and actions for the host come out. No socket, no clock, no thread, nothing random inside.
+//! The network as a machine without input or output: frames of the guest and events of the host go
+//! in with the time, frames to the guest and actions for the host come out. No socket, no clock, no
+//! thread, nothing random inside.
 //!
 //! Order of calls, by the driver, in each of its turns:
-//! 1. [`Core::handle_frame`] for each frame, carrying out the [`Action`] it returns at once; `handle_*` for host events;
+//! 1. [`Core::handle_frame`] for each frame, carrying out the [`Action`] it returns at once;
+//!    `handle_*` for host events;
 //! 2. [`Core::handle_deadline`] when the time of [`Core::poll_deadline`] has come;
-//! 3. [`Core::poll_touched`] until `None`, calling [`Core::serve`] with the host stream of each flow;
-//! 4. [`Core::poll_promotion`] until `None`, handing each flow over to the kernel, and the frames that were on their way;
+//! 3. [`Core::poll_touched`] until `None`, calling [`Core::serve`] with the host stream of each
+//!    flow;
+//! 4. [`Core::poll_promotion`] until `None`, handing each flow over to the kernel, and the frames
+//!    that were on their way;
 //! 5. [`Core::poll_closed`] until `None`, closing what belonged to the flow.
 //!
-//! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or `datagram` acts on it.
-//! Hostile input is counted and dropped; every table has a limit (`shares`).
+//! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or
+//! `datagram` acts on it. Hostile input is counted and dropped; every table has a limit (`shares`).
 
 // No clock: the methods that read one are listed in clippy.toml.
 #![deny(clippy::disallowed_methods)]
@@ -82,11 +86,11 @@ pub struct Config {
 /// What the driver has to do for a frame; at once, unless said otherwise.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<'f> {
-    /// When [`Core::may_dial`] says so, call [`Core::begin_dial`]; if that agrees, connect a stream to `to`, and call
-    /// [`Core::handle_dialled`].
+    /// When [`Core::may_dial`] says so, call [`Core::begin_dial`]; if that agrees, connect a stream
+    /// to `to`, and call [`Core::handle_dialled`].
     Dial { flow: FlowId, to: SocketAddr },
-    /// Send `payload` to `to` from the flow's socket, made at its first datagram; cut into datagrams of `segment`
-    /// bytes if that is given.
+    /// Send `payload` to `to` from the flow's socket, made at its first datagram; cut into
+    /// datagrams of `segment` bytes if that is given.
     SendDatagram {
         flow: FlowId,
         to: SocketAddr,
@@ -122,7 +126,8 @@ pub struct Counters {
     pub bytes_from_guest: u64,
     /// Frames that were malformed or of a kind this network does not carry.
     pub frames_dropped: u64,
-    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for another.
+    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for
+    /// another.
     pub limit_reached: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
@@ -263,7 +268,8 @@ impl Core {
         }
     }
 
-    /// Moves bytes of a TCP flow both ways. Call it for each flow of [`Core::poll_touched`] that has a host stream.
+    /// Moves bytes of a TCP flow both ways. Call it for each flow of [`Core::poll_touched`] that
+    /// has a host stream.
     pub fn serve(
         &mut self,
         id: FlowId,
@@ -289,8 +295,8 @@ impl Core {
         match served {
             Served::Waiting => {
                 if let Some(deadline) = flow.deadline(&mut self.engine, now) {
-                    // A deadline in the past would be served again at once, and for ever if nothing comes of it. A muted
-                    // flow is exempt, for a millisecond.
+                    // A deadline in the past would be served again at once, and for ever if nothing
+                    // comes of it. A muted flow is exempt, for a millisecond.
                     let deadline = if flow.haul.may_speak() {
                         deadline.max(now + Duration::from_millis(1))
                     } else {

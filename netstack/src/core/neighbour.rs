@@ -1,9 +1,10 @@
-//! Who has which address on the guest's Ethernet: ARP (RFC 826) and neighbour discovery (RFC 4861 7.2).
+//! Who has which address on the guest's Ethernet: ARP (RFC 826) and neighbour discovery (RFC 4861
+//! 7.2).
 //!
-//! We own the gateway's and the forwarder's addresses, and answer for every other one of the guest's subnets except
-//! its own: a client of a published port may come from there, and an address that does not exist is better refused
-//! by ICMP at once than by ARP after seconds. Duplicate address detection (RFC 5227, RFC 4862 5.4) is only
-//! answered for what is ours.
+//! We own the gateway's and the forwarder's addresses, and answer for every other one of the
+//! guest's subnets except its own: a client of a published port may come from there, and an address
+//! that does not exist is better refused by ICMP at once than by ARP after seconds. Duplicate
+//! address detection (RFC 5227, RFC 4862 5.4) is only answered for what is ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

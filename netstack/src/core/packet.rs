@@ -1,8 +1,10 @@
-//! A frame from the guest, taken apart: offloads, source MAC, and an ARP message or an IP packet with its transport.
+//! A frame from the guest, taken apart: offloads, source MAC, and an ARP message or an IP packet
+//! with its transport.
 //!
-//! etherparse does the parsing. Here is decided what this network carries at all: untagged Ethernet; IPv4 with
-//! options ignored; IPv6 without extension headers but fragments. IP fragments come back as `Fragment`, for the
-//! caller to collect. Everything else is `None`: counted and dropped by the caller.
+//! etherparse does the parsing. Here is decided what this network carries at all: untagged
+//! Ethernet; IPv4 with options ignored; IPv6 without extension headers but fragments. IP fragments
+//! come back as `Fragment`, for the caller to collect. Everything else is `None`: counted and
+//! dropped by the caller.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -137,8 +139,8 @@ impl Packet<'_> {
         SocketAddr::new(self.destination, port)
     }
 
-    /// The guest's kernel leaves the sum to us (`Partial`); a frame with a complete one comes from a raw socket or
-    /// from beyond a bridge, where it may be wrong by accident or on purpose.
+    /// The guest's kernel leaves the sum to us (`Partial`); a frame with a complete one comes from
+    /// a raw socket or from beyond a bridge, where it may be wrong by accident or on purpose.
     fn checksum_holds(&self) -> bool {
         if self.offload.checksum != Checksum::Unchecked {
             return true;

@@ -4,12 +4,12 @@
 //! - the DNS address forwards port 53 to the host's resolvers and refuses everything else;
 //! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses;
 //! - other addresses of the guest's own subnet do not exist;
-//! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are metadata services of
-//!   clouds, which are link-local or have an address of their own;
+//! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are
+//!   metadata services of clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
 //!
-//! An IPv6 address that stands for an IPv4 address (`address`) goes where that one goes, and is dialled as it is only
-//! if that one would be.
+//! An IPv6 address that stands for an IPv4 address (`address`) goes where that one goes, and is
+//! dialled as it is only if that one would be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -102,8 +102,8 @@ impl Network {
         Some(ip) == self.gateway(ip) || Some(ip) == self.dns(ip)
     }
 
-    /// The address under which a client of a published port appears to the guest: its own, unless that cannot be
-    /// told from something else there. `None` when the guest lacks the family.
+    /// The address under which a client of a published port appears to the guest: its own, unless
+    /// that cannot be told from something else there. `None` when the guest lacks the family.
     pub fn appearance(&self, client: IpAddr) -> Option<IpAddr> {
         let gateway = self.gateway(client)?;
         let is_plain = |ip| is_another_host(ip) && !self.on_link(ip);

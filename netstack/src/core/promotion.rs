@@ -1,4 +1,5 @@
-//! The core's part of a hand-over: which flow rests, its numbers, and what became of it in the kernel.
+//! The core's part of a hand-over: which flow rests, its numbers, and what became of it in the
+//! kernel.
 
 use smoltcp::time::Instant;
 
@@ -8,8 +9,9 @@ use super::link::Link;
 use super::tcp::{Cause, Reluctance, Snapshot, Stragglers};
 
 impl Core {
-    /// The next flow that rests and wants to be handed over to the kernel. Take its [`Core::snapshot`], and answer with
-    /// [`Core::promoted`] or [`Core::promotion_failed`] before any other call.
+    /// The next flow that rests and wants to be handed over to the kernel. Take its
+    /// [`Core::snapshot`], and answer with [`Core::promoted`] or [`Core::promotion_failed`] before
+    /// any other call.
     pub fn poll_promotion(&mut self) -> Option<FlowId> {
         self.promotions.pop_front()
     }
@@ -20,7 +22,8 @@ impl Core {
         self.flows.tcp_mut(id)?.snapshot(guest, remote?)
     }
 
-    /// The kernel has taken the flow over. `stragglers` says what to do with frames of it that still arrive.
+    /// The kernel has taken the flow over. `stragglers` says what to do with frames of it that
+    /// still arrive.
     pub fn promoted(
         &mut self,
         id: FlowId,
@@ -51,8 +54,8 @@ impl Core {
         }
     }
 
-    /// Whether frames of promoted flows have arrived since the last call that cannot have been in flight at the
-    /// hand-over: nothing diverts them any more.
+    /// Whether frames of promoted flows have arrived since the last call that cannot have been in
+    /// flight at the hand-over: nothing diverts them any more.
     pub fn take_stray_seen(&mut self) -> bool {
         std::mem::take(&mut self.stray_seen)
     }

@@ -1,5 +1,6 @@
-//! IP fragments of the guest, collected until the packet is whole (RFC 791 3.2, RFC 8200 4.5). etherparse does the
-//! collecting; here are the bounds, because reassembly has been the soft spot of every user-space stack.
+//! IP fragments of the guest, collected until the packet is whole (RFC 791 3.2, RFC 8200 4.5).
+//! etherparse does the collecting; here are the bounds, because reassembly has been the soft spot
+//! of every user-space stack.
 
 use etherparse::defrag::IpDefragPool;
 use etherparse::{IpNumber, SlicedPacket};
@@ -9,8 +10,8 @@ use super::vnet::{Checksum, Offload};
 
 /// How long a packet may stay incomplete.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Fragments taken within [`PATIENCE`]; more are dropped until the oldest are forgotten. Times 64 KiB is the memory
-/// that a hostile guest can hold, for that long.
+/// Fragments taken within [`PATIENCE`]; more are dropped until the oldest are forgotten. Times 64
+/// KiB is the memory that a hostile guest can hold, for that long.
 const MAX_PENDING: usize = 512;
 
 /// IPv6's minimum MTU (RFC 8200 5).
@@ -33,7 +34,8 @@ impl Default for Reassembly {
 }
 
 impl Reassembly {
-    /// A reassembled packet has no offloads; fragments carry complete checksums and the host's kernel makes new ones.
+    /// A reassembled packet has no offloads; fragments carry complete checksums and the host's
+    /// kernel makes new ones.
     pub const OFFLOAD: Offload = Offload {
         checksum: Checksum::Unchecked,
         super_frame: None,
@@ -56,7 +58,8 @@ impl Reassembly {
             .process_sliced_packet(fragment, now, ())
             .ok()
             .flatten()?;
-        // What was completed holds no memory any more. Fragments of an honest sender are about this long.
+        // What was completed holds no memory any more. Fragments of an honest sender are about this
+        // long.
         let fragments = whole.payload.len().div_ceil(HONEST_FRAGMENT_LEN);
         self.pending = self.pending.saturating_sub(fragments);
         Some((whole.ip_number, whole.payload))

@@ -1,10 +1,11 @@
-//! When the guest refuses what a client of a published port wants: then the other family is tried, before the client
-//! notices anything.
+//! When the guest refuses what a client of a published port wants: then the other family is tried,
+//! before the client notices anything.
 //!
-//! A published port is open on the host in both families, and many a service listens in one. Whoever comes over the other
-//! one appears as the gateway there, since its own address cannot be expressed. A TCP client gets one more attempt: the
-//! refusal is a RST, or an ICMP error of the guest's firewall, in answer to our SYN. A UDP client gets a *detour*, a second
-//! mapping, for as long as the service there does not refuse as well.
+//! A published port is open on the host in both families, and many a service listens in one.
+//! Whoever comes over the other one appears as the gateway there, since its own address cannot be
+//! expressed. A TCP client gets one more attempt: the refusal is a RST, or an ICMP error of the
+//! guest's firewall, in answer to our SYN. A UDP client gets a *detour*, a second mapping, for as
+//! long as the service there does not refuse as well.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,7 +19,8 @@ use super::tcp::Cause;
 use super::{Action, Core, MAX_CLASHES};
 
 impl Core {
-    /// The guest says of a packet to it, of which `quote` is the beginning, that it will not arrive (RFC 792, RFC 4443 3.1).
+    /// The guest says of a packet to it, of which `quote` is the beginning, that it will not arrive
+    /// (RFC 792, RFC 4443 3.1).
     pub(super) fn handle_unreachable<'f>(
         &mut self,
         quote: &[u8],
@@ -52,8 +54,8 @@ impl Core {
         }
     }
 
-    /// Opens the connection of a client, which the guest has refused, over the other family. If that cannot be, the flow
-    /// ends when it is served.
+    /// Opens the connection of a client, which the guest has refused, over the other family. If
+    /// that cannot be, the flow ends when it is served.
     pub(super) fn try_other_family(&mut self, id: FlowId, now: Instant) -> Option<()> {
         if self.flows.tcp(id)?.has_tried_other_family() {
             return None;
@@ -130,7 +132,8 @@ impl Core {
         })
     }
 
-    /// The flow of a client with the ends that it has in the other family. `None` when the guest lacks that.
+    /// The flow of a client with the ends that it has in the other family. `None` when the guest
+    /// lacks that.
     fn other_family(&self, tuple: &Tuple) -> Option<Tuple> {
         let network = &self.config.network;
         let like = match tuple.guest.ip() {
@@ -142,7 +145,8 @@ impl Core {
         self.free_tuple(tuple.protocol, guest, appears)
     }
 
-    /// Many clients may share the gateway's address, and their own ports may clash: then another one is taken.
+    /// Many clients may share the gateway's address, and their own ports may clash: then another
+    /// one is taken.
     pub(super) fn free_tuple(
         &self,
         protocol: Protocol,

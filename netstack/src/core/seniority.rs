@@ -1,5 +1,6 @@
-//! Which flow of a limited kind goes when the limit is reached: the one that began first and has not been used since it
-//! was last looked at ("second chance", as for pages of memory). Neither a new flow nor a packet costs a scan.
+//! Which flow of a limited kind goes when the limit is reached: the one that began first and has
+//! not been used since it was last looked at ("second chance", as for pages of memory). Neither a
+//! new flow nor a packet costs a scan.
 
 use std::collections::VecDeque;
 
@@ -10,8 +11,8 @@ use super::flow::FlowId;
 /// Flows that are spared in a row because they were used; then the next one goes all the same.
 const MAX_SPARED: usize = 16;
 
-/// The flows of one kind: how many there are, and, in the order in which they began, each with its last use when it was
-/// queued. Some in the queue have ended since.
+/// The flows of one kind: how many there are, and, in the order in which they began, each with its
+/// last use when it was queued. Some in the queue have ended since.
 pub struct Seniority {
     queue: VecDeque<(FlowId, Instant)>,
     count: usize,
@@ -40,7 +41,8 @@ impl Seniority {
         self.count >= self.limit
     }
 
-    /// A flow has begun. `last_use` tells about flows of this kind, `None` of those that have ended.
+    /// A flow has begun. `last_use` tells about flows of this kind, `None` of those that have
+    /// ended.
     pub fn begin(
         &mut self,
         id: FlowId,

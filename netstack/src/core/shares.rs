@@ -1,9 +1,10 @@
 //! How many flows of each kind there may be, and which one goes when one more comes.
 //!
-//! All that a guest, or a client of a published port, can make us keep holds descriptors, of which the system grants a
-//! process a fixed number. Each kind has its own share of them ([`Limits`]), so that none can use up what another needs.
-//! Flows that nobody may miss, or that are soon repeated, make way within their share, the senior one first; open
-//! connections never do: when theirs is used up, a new one has to wait.
+//! All that a guest, or a client of a published port, can make us keep holds descriptors, of which
+//! the system grants a process a fixed number. Each kind has its own share of them ([`Limits`]), so
+//! that none can use up what another needs. Flows that nobody may miss, or that are soon repeated,
+//! make way within their share, the senior one first; open connections never do: when theirs is
+//! used up, a new one has to wait.
 
 use smoltcp::time::{Duration, Instant};
 
@@ -13,20 +14,22 @@ use super::seniority::Seniority;
 use super::tcp::{Cause, Phase, TcpFlow};
 use super::{Core, Entry, Kind};
 
-/// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not answered.
+/// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not
+/// answered.
 pub const MAX_FLOWS: usize = 65_536;
-/// Most SYNs that wait to be dialled for. They hold no descriptor. One more, and the oldest is given up unsaid.
+/// Most SYNs that wait to be dialled for. They hold no descriptor. One more, and the oldest is
+/// given up unsaid.
 pub const MAX_WAITING: usize = 4_096;
-/// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it, it repeats its SYN.
-/// So dials that nobody answers cannot keep out those that somebody would.
+/// Most dials under way. One more, and the oldest is given up unsaid: if the guest still wants it,
+/// it repeats its SYN. So dials that nobody answers cannot keep out those that somebody would.
 pub const MAX_DIALS: usize = 4_096;
-/// Most connections whose handshake the guest has not finished. One more, and the oldest goes: it answers within microseconds
-/// unless it never will, or a flood keeps its answer from us.
+/// Most connections whose handshake the guest has not finished. One more, and the oldest goes: it
+/// answers within microseconds unless it never will, or a flood keeps its answer from us.
 pub const MAX_HALF_OPEN: usize = 4_096;
 /// Most UDP, and as many echo mappings. One more, and one that was not used lately goes.
 pub const MAX_MAPPINGS: usize = 4_096;
-/// How long a dial, and then the guest, has for its answer before another one may have its place. Longer than most round
-/// trips; and a SYN that waits for as long is not repeated yet.
+/// How long a dial, and then the guest, has for its answer before another one may have its place.
+/// Longer than most round trips; and a SYN that waits for as long is not repeated yet.
 const GRACE: Duration = Duration::from_millis(200);
 /// Most pipes of relays, with two descriptors each. Without one a relay copies.
 const MAX_PIPES: usize = 256;
@@ -51,7 +54,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Shares out `descriptors`. Half of them are for open connections, as long as there are not plenty.
+    /// Shares out `descriptors`. Half of them are for open connections, as long as there are not
+    /// plenty.
     pub fn share_out(descriptors: usize) -> Limits {
         let part = |divisor: usize, most: usize| (descriptors / divisor).clamp(1, most);
         let mut limits = Limits {
@@ -226,18 +230,21 @@ impl Core {
         }
     }
 
-    /// Whether there may be one more connection, or one more in the kernel. If not, that is counted.
+    /// Whether there may be one more connection, or one more in the kernel. If not, that is
+    /// counted.
     ///
-    /// Connections come in as dials or half-open ones and have a share of their own until they are open, so this may be
-    /// exceeded by as much as there is room in those, for which there are descriptors.
+    /// Connections come in as dials or half-open ones and have a share of their own until they are
+    /// open, so this may be exceeded by as much as there is room in those, for which there are
+    /// descriptors.
     pub fn admits_stream(&mut self) -> bool {
         let admitted = self.shares.streams < self.shares.max_streams;
         self.counters.limit_reached += u64::from(!admitted);
         admitted
     }
 
-    /// Whether a dial may begin: if there is no place for it, or for what comes of it, it can be taken from one that has had
-    /// time enough. Otherwise SYNs that come faster than answers would keep all from being answered.
+    /// Whether a dial may begin: if there is no place for it, or for what comes of it, it can be
+    /// taken from one that has had time enough. Otherwise SYNs that come faster than answers would
+    /// keep all from being answered.
     pub fn may_dial(&mut self, now: Instant) -> bool {
         let flows = &self.flows;
         [Share::Dials, Share::HalfOpen].into_iter().all(|share| {
@@ -249,8 +256,9 @@ impl Core {
         })
     }
 
-    /// The system has no descriptor for a socket of flow `id`, or for a client who wants to be accepted (`None`): one that
-    /// will hardly be missed goes. For a client only mappings do. False if there is none.
+    /// The system has no descriptor for a socket of flow `id`, or for a client who wants to be
+    /// accepted (`None`): one that will hardly be missed goes. For a client only mappings do. False
+    /// if there is none.
     pub fn yield_descriptor(&mut self, id: Option<FlowId>) -> bool {
         const ORDER: [Share; 4] = [Share::Udp, Share::Echo, Share::HalfOpen, Share::Dials];
         let candidates = if id.is_some() { 4 } else { 2 };
@@ -268,8 +276,8 @@ impl Core {
         }
     }
 
-    /// Flow `id` goes on from its share to `share`, for which `change` is to make it fit. Within that there is room
-    /// afterwards.
+    /// Flow `id` goes on from its share to `share`, for which `change` is to make it fit. Within
+    /// that there is room afterwards.
     pub(super) fn advance(
         &mut self,
         id: FlowId,

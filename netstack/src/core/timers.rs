@@ -1,7 +1,9 @@
-//! One deadline for many flows, each of which has at most one entry: an ordered set of (time, flow).
+//! One deadline for many flows, each of which has at most one entry: an ordered set of (time,
+//! flow).
 //!
-//! Deadlines move later far more often than earlier, so only the latter costs anything: a flow remembers the time of
-//! its entry, a later deadline waits until that one comes up and is asked for again then, an earlier one replaces it.
+//! Deadlines move later far more often than earlier, so only the latter costs anything: a flow
+//! remembers the time of its entry, a later deadline waits until that one comes up and is asked for
+//! again then, an earlier one replaces it.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +18,8 @@ pub struct Timers {
 }
 
 impl Timers {
-    /// Sees to it that `id` comes out of [`Timers::pop`] at `deadline` or before. `scheduled` is the flow's memory of
-    /// its entry.
+    /// Sees to it that `id` comes out of [`Timers::pop`] at `deadline` or before. `scheduled` is
+    /// the flow's memory of its entry.
     pub fn schedule(&mut self, id: FlowId, deadline: Instant, scheduled: &mut Option<Instant>) {
         if scheduled.is_none_or(|entry| deadline < entry) {
             self.cancel(id, *scheduled);
@@ -73,7 +75,8 @@ mod tests {
     }
 
     proptest! {
-        /// A flow comes up at its deadline or before, never twice for one entry, and holds one entry at most.
+        /// A flow comes up at its deadline or before, never twice for one entry, and holds one
+        /// entry at most.
         #[test]
         fn each_flow_has_one_entry(operations in operations()) {
             let mut timers = Timers::default();

@@ -1,5 +1,5 @@
-//! The `virtio_net_hdr` in front of every frame of a tap opened with IFF_VNET_HDR: what is left for the other
-//! side to do (finish a checksum, cut a super-frame into segments).
+//! The `virtio_net_hdr` in front of every frame of a tap opened with IFF_VNET_HDR: what is left for
+//! the other side to do (finish a checksum, cut a super-frame into segments).
 //!
 //! Layout, native byte order (linux/virtio_net.h, kernel 2.6.26; UDP_L4 since 6.2):
 //!
@@ -30,8 +30,8 @@ pub enum Checksum {
     Unchecked,
     /// The sender vouches for the data.
     Valid,
-    /// The field holds the pseudo-header sum; whoever puts the frame on a wire sums from byte `start` of the frame
-    /// to its end and stores the result at `start + offset`.
+    /// The field holds the pseudo-header sum; whoever puts the frame on a wire sums from byte
+    /// `start` of the frame to its end and stores the result at `start + offset`.
     Partial { start: u16, offset: u16 },
 }
 
@@ -59,7 +59,8 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Splits a frame as read from the tap. `None` when it is too short or asks for a segmentation nobody offered.
+    /// Splits a frame as read from the tap. `None` when it is too short or asks for a segmentation
+    /// nobody offered.
     pub fn split(frame: &[u8]) -> Option<(Offload, &[u8])> {
         let (header, frame) = frame.split_at_checked(VNET_HEADER_LEN)?;
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);

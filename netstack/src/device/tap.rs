@@ -1,12 +1,14 @@
-//! The tap: an Ethernet interface in the guest whose other end is a file descriptor that the driver polls.
+//! The tap: an Ethernet interface in the guest whose other end is a file descriptor that the driver
+//! polls.
 //!
-//! Opened with IFF_VNET_HDR and every segmentation offload, so one read or write moves up to 64 KiB whatever the MTU, and
-//! checksums are left to whoever needs them: frames from the guest may carry partial checksums and super-frames, frames to
-//! the guest may too. ECN with segmentation (TUN_F_TSO_ECN) is not offered: the engine never negotiates ECN, and the
-//! kernel segments the few such frames itself.
+//! Opened with IFF_VNET_HDR and every segmentation offload, so one read or write moves up to 64 KiB
+//! whatever the MTU, and checksums are left to whoever needs them: frames from the guest may carry
+//! partial checksums and super-frames, frames to the guest may too. ECN with segmentation
+//! (TUN_F_TSO_ECN) is not offered: the engine never negotiates ECN, and the kernel segments the few
+//! such frames itself.
 //!
-//! Reading: drivers/net/tun.c up to Linux 6.18 *drops* a frame that finds the ring (tx_queue_len frames) full and never
-//! stops its queue. What `guest::link` does about that is said there.
+//! Reading: drivers/net/tun.c up to Linux 6.18 *drops* a frame that finds the ring (tx_queue_len
+//! frames) full and never stops its queue. What `guest::link` does about that is said there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -24,7 +26,8 @@ const OFFLOAD: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
 /// UDP segmentation; the kernel takes both or neither. Linux 6.2.
 const UDP_OFFLOAD: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// A non-blocking tap descriptor. It works from any thread and outlives its opener's stay in the namespace.
+/// A non-blocking tap descriptor. It works from any thread and outlives its opener's stay in the
+/// namespace.
 #[derive(Debug)]
 pub struct Tap {
     device: File,
@@ -65,8 +68,9 @@ pub enum TapError {
 }
 
 impl Tap {
-    /// Creates tap `name` in the calling thread's network namespace, or attaches to it when it exists and nobody else
-    /// has. A tap created here disappears with the last copy of the descriptor.
+    /// Creates tap `name` in the calling thread's network namespace, or attaches to it when it
+    /// exists and nobody else has. A tap created here disappears with the last copy of the
+    /// descriptor.
     pub fn open(name: &str) -> Result<Tap, TapError> {
         if !is_interface_name(name) {
             return Err(TapError::Name(name.to_owned()));
@@ -99,10 +103,11 @@ impl Tap {
         })
     }
 
-    /// Reads one frame with its virtio-net header and returns its length in bytes. `buffer` should have
-    /// [`MAX_FRAME_LEN`](super::MAX_FRAME_LEN) bytes; what does not fit is lost.
+    /// Reads one frame with its virtio-net header and returns its length in bytes. `buffer` should
+    /// have [`MAX_FRAME_LEN`](super::MAX_FRAME_LEN) bytes; what does not fit is lost.
     ///
-    /// `WouldBlock` when there is none; `EBADFD` or `EIO` once the interface was deleted or its namespace is gone.
+    /// `WouldBlock` when there is none; `EBADFD` or `EIO` once the interface was deleted or its
+    /// namespace is gone.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match rustix::io::read(&self.device, &mut *buffer) {
@@ -112,16 +117,18 @@ impl Tap {
         }
     }
 
-    /// Writes one frame that begins with its virtio-net header. The kernel takes it whole or not at all.
+    /// Writes one frame that begins with its virtio-net header. The kernel takes it whole or not at
+    /// all.
     ///
-    /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the interface (`EIO`: it is
-    /// down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send buffer (INT_MAX by default), so it is not
-    /// expected, but a caller keeps the frame then.
+    /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the
+    /// interface (`EIO`: it is down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send
+    /// buffer (INT_MAX by default), so it is not expected, but a caller keeps the frame then.
     pub fn transmit(&self, frame: &[u8]) -> io::Result<()> {
         self.transmit_vectored(&[IoSlice::new(frame)])
     }
 
-    /// [`transmit`](Self::transmit) for a frame in pieces; the first begins with the virtio-net header.
+    /// [`transmit`](Self::transmit) for a frame in pieces; the first begins with the virtio-net
+    /// header.
     pub fn transmit_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         loop {
             match rustix::io::writev(&self.device, pieces) {

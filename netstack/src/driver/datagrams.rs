@@ -50,7 +50,8 @@ impl Driver {
         let Err(error) = socket.send(payload, segment, to) else {
             return;
         };
-        // The kernel reports an earlier datagram's ICMP error by failing the next send; that one has not been sent.
+        // The kernel reports an earlier datagram's ICMP error by failing the next send; that one
+        // has not been sent.
         let mut retry = false;
         while let Some((failed, why)) = socket.take_error() {
             retry = true;
@@ -158,7 +159,8 @@ impl Driver {
         let Some(Published::Udp { guest_port, socket }) = self.listeners.get(index) else {
             return;
         };
-        // An error of the shared socket belongs to a client that has gone; it must only be taken off the queue.
+        // An error of the shared socket belongs to a client that has gone; it must only be taken
+        // off the queue.
         while socket.take_error().is_some() {}
         for _ in 0..READS_PER_TURN {
             let Ok(received) = socket.receive(&mut self.buffer) else {

@@ -1,5 +1,6 @@
-//! What is to be dialled, when SYNs come faster than that goes: each remote has its turn, so that a flood of SYNs to one
-//! delays no connection to another (as stochastic fairness queueing does, P. McKenney 1990).
+//! What is to be dialled, when SYNs come faster than that goes: each remote has its turn, so that a
+//! flood of SYNs to one delays no connection to another (as stochastic fairness queueing does, P.
+//! McKenney 1990).
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +10,8 @@ use crate::core::flow::FlowId;
 /// Remotes that share a lane wait for each other.
 const LANES: usize = 64;
 
-/// Dials that have not begun. The core says how many that may be, and gives up the oldest: those are still in here.
+/// Dials that have not begun. The core says how many that may be, and gives up the oldest: those
+/// are still in here.
 pub struct DialQueue {
     lanes: [VecDeque<(FlowId, SocketAddr)>; LANES],
     /// Whose turn it is.

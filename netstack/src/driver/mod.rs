@@ -1,11 +1,13 @@
-//! The event loop: the only clock, and the owner of every descriptor. It carries frames and events to the core, carries
-//! out what the core asks for, and knows nothing of protocols.
+//! The event loop: the only clock, and the owner of every descriptor. It carries frames and events
+//! to the core, carries out what the core asks for, and knows nothing of protocols.
 //!
-//! One thread, one epoll, one wake-up for many events. tokio is not used here on purpose: the loop needs typed tokens and
-//! one turn over all flows that a batch touched, and a task per socket costs a wake-up each.
+//! One thread, one epoll, one wake-up for many events. tokio is not used here on purpose: the loop
+//! needs typed tokens and one turn over all flows that a batch touched, and a task per socket costs
+//! a wake-up each.
 //!
-//! A turn: take events, read a bounded number of frames, dial a bounded number of remotes, serve every flow that was touched once, close what has ended.
-//! Work left over shortens the next wait to nothing, so no source starves another.
+//! A turn: take events, read a bounded number of frames, dial a bounded number of remotes, serve
+//! every flow that was touched once, close what has ended. Work left over shortens the next wait to
+//! nothing, so no source starves another.
 
 mod datagrams;
 mod dials;
@@ -44,8 +46,8 @@ use self::tap_link::TapLink;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
 const FRAMES_PER_TURN: usize = 32;
-/// SYNs read in one turn besides: more than are dialled, so that in a flood of them other frames, such as the last one of a
-/// handshake, do not have to wait for each.
+/// SYNs read in one turn besides: more than are dialled, so that in a flood of them other frames,
+/// such as the last one of a handshake, do not have to wait for each.
 const SYNS_PER_TURN: usize = 512;
 /// How soon a full tap is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
@@ -111,7 +113,8 @@ impl Clock {
 }
 
 impl Driver {
-    /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that `parts.core` was made by.
+    /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that
+    /// `parts.core` was made by.
     pub fn new(parts: Parts, clock: Clock) -> Result<Driver, DriverError> {
         let poller = Poller::new().map_err(|error| DriverError::Watch("epoll", error))?;
         let watch =
@@ -279,7 +282,8 @@ impl Driver {
         }
     }
 
-    /// One turn for each flow that this batch touched; what they touch again waits for the next batch.
+    /// One turn for each flow that this batch touched; what they touch again waits for the next
+    /// batch.
     fn serve_touched(&mut self, now: Instant) {
         for _ in 0..self.core.touched_len() {
             let Some(id) = self.core.poll_touched() else {

@@ -1,8 +1,9 @@
 //! Handing a flow over to the kernel, and what becomes of it there.
 //!
-//! The order matters, because each step but the last can be undone in silence: snapshot the resting flow; make the kernel
-//! socket, which says nothing while it is in repair mode; divert the guest's segments to it; let it speak; tell the guest
-//! how far we are. From then on a relay joins it to the host socket. A step that fails leaves the flow in the engine.
+//! The order matters, because each step but the last can be undone in silence: snapshot the resting
+//! flow; make the kernel socket, which says nothing while it is in repair mode; divert the guest's
+//! segments to it; let it speak; tell the guest how far we are. From then on a relay joins it to
+//! the host socket. A step that fails leaves the flow in the engine.
 //!
 //! At the end the diversion outlives the last segment: without it the engine would answer with RST.
 
@@ -119,8 +120,9 @@ impl Driver {
         };
         self.core
             .promoted(id, snapshot, stragglers, now, &mut self.link);
-        // What the guest said before it was diverted goes back to it before the socket speaks. Once a window more has been
-        // acknowledged, the kernel would take these segments for forged ones and drop them (RFC 5961 5.2).
+        // What the guest said before it was diverted goes back to it before the socket speaks. Once
+        // a window more has been acknowledged, the kernel would take these segments for forged ones
+        // and drop them (RFC 5961 5.2).
         self.read_frames(RING_FRAMES as usize, now);
         let Stream(host) = host;
         let registered = self
@@ -181,7 +183,8 @@ impl Driver {
         }
     }
 
-    /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's firewall.
+    /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's
+    /// firewall.
     pub(super) fn heal_gate(&mut self, now: Instant) {
         if let Ok(promotion) = &mut self.promotion
             && now >= promotion.healed + HEAL_PAUSE
@@ -249,7 +252,8 @@ impl Driver {
         }
     }
 
-    /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not live to see).
+    /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not
+    /// live to see).
     fn finish_closing(&mut self, id: FlowId) {
         if let Some(HostSocket::Promoted(Promoted {
             diversion,

@@ -1,6 +1,6 @@
-//! When descriptors run out all the same: the shares of the core's limits are worked out at the start, but whoever may
-//! lowers the limit of a running process, and the system has one for all. What can wait waits a little; for the rest a
-//! flow goes that will hardly be missed.
+//! When descriptors run out all the same: the shares of the core's limits are worked out at the
+//! start, but whoever may lowers the limit of a running process, and the system has one for all.
+//! What can wait waits a little; for the rest a flow goes that will hardly be missed.
 
 use std::io;
 
@@ -30,8 +30,8 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// A source of work that is not looked at for a moment: it is ready, but there is no descriptor for what it would bring,
-/// so that the loop would spin.
+/// A source of work that is not looked at for a moment: it is ready, but there is no descriptor for
+/// what it would bring, so that the loop would spin.
 #[derive(Debug, Default)]
 pub struct Pause {
     until: Option<Instant>,

@@ -19,7 +19,8 @@ pub enum HostSocket {
     Promoted(Promoted),
     Udp(UdpSocket),
     Ping(PingSocket),
-    /// A client of the published UDP port at this place in the table of listeners; the listener's socket is shared.
+    /// A client of the published UDP port at this place in the table of listeners; the listener's
+    /// socket is shared.
     PublishedUdp(u32),
 }
 

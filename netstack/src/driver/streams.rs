@@ -27,8 +27,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// The published ports.
 pub struct Listeners {
     listeners: Vec<Published>,
-    /// There are as many connections as may be, or no descriptor for one more: nobody is accepted, and who connects waits
-    /// in the kernel's queue. A listener is never closed for that.
+    /// There are as many connections as may be, or no descriptor for one more: nobody is accepted,
+    /// and who connects waits in the kernel's queue. A listener is never closed for that.
     pause: Pause,
 }
 
@@ -221,7 +221,8 @@ impl Driver {
                     self.listeners.pause(&self.poller, now);
                     return;
                 }
-                // The client has gone meanwhile (accept(2) passes network errors of the new socket on).
+                // The client has gone meanwhile (accept(2) passes network errors of the new socket
+                // on).
                 Err(_) => continue,
             };
             let flow = self.core.handle_accepted(client, guest_port, now);

@@ -1,4 +1,5 @@
-//! The tap as the core's [`Link`]: frames are written at once; what the tap does not take now is kept in order.
+//! The tap as the core's [`Link`]: frames are written at once; what the tap does not take now is
+//! kept in order.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -6,7 +7,8 @@ use std::io::{self, IoSlice};
 use crate::core::link::Link;
 use crate::device::Tap;
 
-/// Frames kept while the tap takes none. Large transfers stop at the first; only small answers go on to come.
+/// Frames kept while the tap takes none. Large transfers stop at the first; only small answers go
+/// on to come.
 const MAX_KEPT: usize = 1024;
 
 /// A tap and what it still has to take.

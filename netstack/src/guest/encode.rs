@@ -1,7 +1,9 @@
-//! Encodes netlink messages of the families that have no crate of their own here: netfilter's and the socket table's.
+//! Encodes netlink messages of the families that have no crate of their own here: netfilter's and
+//! the socket table's.
 //!
-//! A message is a header, its family's fixed part, and attributes, which nest (RFC 3549 2.2). Lengths are filled in when a
-//! message or nest ends. What is encoded here is our own and small: lengths do not overflow.
+//! A message is a header, its family's fixed part, and attributes, which nest (RFC 3549 2.2).
+//! Lengths are filled in when a message or nest ends. What is encoded here is our own and small:
+//! lengths do not overflow.
 
 use rtnetlink::packet_core::NLM_F_ACK;
 
@@ -23,7 +25,8 @@ impl Encoder {
         }
     }
 
-    /// Adds a message of type `kind` with `flags` (`NLM_F_*`); `body` adds the fixed part ([`put`](Self::put)), then the attributes.
+    /// Adds a message of type `kind` with `flags` (`NLM_F_*`); `body` adds the fixed part
+    /// ([`put`](Self::put)), then the attributes.
     pub fn message(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Encoder)) {
         let start = self.bytes.len();
         self.put(&[0; 4]);

@@ -1,5 +1,5 @@
-//! The two ends of a TCP connection of the guest, as its kernel sees them: what names the connection to the firewall's
-//! set, to connection tracking and to the kernel's table of sockets.
+//! The two ends of a TCP connection of the guest, as its kernel sees them: what names the
+//! connection to the firewall's set, to connection tracking and to the kernel's table of sockets.
 
 use std::fmt;
 use std::net::SocketAddr;

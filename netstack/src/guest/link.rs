@@ -1,12 +1,15 @@
-//! What `--configure` does in the guest's network namespace: loopback up, the tap up with its MTU, addresses and default
-//! routes, and the settings without which frames would be lost or delayed. Runs on the guest thread.
+//! What `--configure` does in the guest's network namespace: loopback up, the tap up with its MTU,
+//! addresses and default routes, and the settings without which frames would be lost or delayed.
+//! Runs on the guest thread.
 //!
-//! - The tap gets no queueing discipline (`noqueue`) and a ring of `RING_FRAMES`. The tun driver drops a frame that finds
-//!   its ring full; with a queueing discipline in between TCP never hears of it and waits for a retransmission timeout of
-//!   200 ms or more. Without one the driver's NET_XMIT_DROP reaches the sender, which counts the segment as not sent
-//!   (tcp_output.c, `tcp_write_xmit`): back-pressure instead of loss.
-//! - IPv6 addresses are usable at once: no duplicate address detection (RFC 4862 5.4), since there is nobody to duplicate
-//!   them, and no router advertisements, since addresses and routes are given here.
+//! - The tap gets no queueing discipline (`noqueue`) and a ring of `RING_FRAMES`. The tun driver
+//!   drops a frame that finds its ring full; with a queueing discipline in between TCP never hears
+//!   of it and waits for a retransmission timeout of 200 ms or more. Without one the driver's
+//!   NET_XMIT_DROP reaches the sender, which counts the segment as not sent (tcp_output.c,
+//!   `tcp_write_xmit`): back-pressure instead of loss.
+//! - IPv6 addresses are usable at once: no duplicate address detection (RFC 4862 5.4), since there
+//!   is nobody to duplicate them, and no router advertisements, since addresses and routes are
+//!   given here.
 //! - A guest without IPv6 gets IPv4 only.
 
 use std::fs;
@@ -59,8 +62,8 @@ pub enum LinkError {
     },
 }
 
-/// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes nothing. Returns whether
-/// the guest got IPv6.
+/// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes
+/// nothing. Returns whether the guest got IPv6.
 pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
     let name = settings.name.as_str();
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(LinkError::Open)?;
@@ -135,9 +138,10 @@ pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
     Ok(ipv6.is_some())
 }
 
-/// Waits until the kernel takes packets to `address`. It adds the local route of an IPv6 address from a work queue, after
-/// the request was acknowledged (addrconf.c, `addrconf_dad_work`); until then our answer to the guest's first neighbour
-/// solicitation would be dropped, and the guest asks again only a second later.
+/// Waits until the kernel takes packets to `address`. It adds the local route of an IPv6 address
+/// from a work queue, after the request was acknowledged (addrconf.c, `addrconf_dad_work`); until
+/// then our answer to the guest's first neighbour solicitation would be dropped, and the guest asks
+/// again only a second later.
 fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
     let local_route = format!("{:032x} 80 ", address.to_bits());
     let deadline = Instant::now() + patience;
@@ -193,8 +197,8 @@ fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
     )
 }
 
-/// Before the interface comes up, or its link-local address would be detected as a duplicate for a second. Returns whether
-/// there is IPv6 at all.
+/// Before the interface comes up, or its link-local address would be detected as a duplicate for a
+/// second. Returns whether there is IPv6 at all.
 fn prepare_ipv6(name: &str) -> bool {
     let setting = |key: &str| format!("/proc/sys/net/ipv6/conf/{name}/{key}");
     match fs::read_to_string(setting("disable_ipv6")) {
@@ -210,19 +214,22 @@ fn prepare_ipv6(name: &str) -> bool {
     }
     for key in ["accept_dad", "accept_ra"] {
         if let Err(error) = fs::write(setting(key), "0") {
-            // Read-only /proc/sys: the address below is exempt by itself, only the link-local one is late.
+            // Read-only /proc/sys: the address below is exempt by itself, only the link-local one
+            // is late.
             info!("cannot set net.ipv6.conf.{name}.{key}: {error}");
         }
     }
     true
 }
 
-/// How long an IPv6 address may take to become usable. Usually it is there at once; the queue waits for the kernel's lock
-/// of all network configuration, which the removal of other namespaces may hold.
+/// How long an IPv6 address may take to become usable. Usually it is there at once; the queue waits
+/// for the kernel's lock of all network configuration, which the removal of other namespaces may
+/// hold.
 const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its way before the helper
-/// gets to run; what a hostile guest can pin in kernel memory is bounded by 64 KiB times this (256 MiB).
+/// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its
+/// way before the helper gets to run; what a hostile guest can pin in kernel memory is bounded by
+/// 64 KiB times this (256 MiB).
 pub const RING_FRAMES: u32 = 4096;
 
 #[cfg(test)]

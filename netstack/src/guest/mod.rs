@@ -1,5 +1,5 @@
-//! Everything that happens inside the guest's namespaces: entering them, and the thread that lives in its network
-//! namespace, where links are set up and sockets are made.
+//! Everything that happens inside the guest's namespaces: entering them, and the thread that lives
+//! in its network namespace, where links are set up and sockets are made.
 
 mod encode;
 mod endpoints;

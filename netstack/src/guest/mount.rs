@@ -1,17 +1,19 @@
-//! The mount at a path such as /run/netns/NAME, which holds a network namespace without any process, and by which its owner
-//! ends it: `ip netns del`, a container engine's clean-up, the end of whoever has the mount namespace.
+//! The mount at a path such as /run/netns/NAME, which holds a network namespace without any
+//! process, and by which its owner ends it: `ip netns del`, a container engine's clean-up, the end
+//! of whoever has the mount namespace.
 //!
-//! inotify does not tell of it: unmounting changes no directory. The list of mounts (proc_pid_mountinfo(5)) does. It belongs to
-//! the mount namespace it was opened in for good, whatever this process may see or may do later, and names mounts by
-//! numbers that do not depend on paths.
+//! inotify does not tell of it: unmounting changes no directory. The list of mounts
+//! (proc_pid_mountinfo(5)) does. It belongs to the mount namespace it was opened in for good,
+//! whatever this process may see or may do later, and names mounts by numbers that do not depend on
+//! paths.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-/// Reads in which the mount is missing before it is held for gone: before Linux 5.8 an entry may slip through one that takes
-/// place while other mounts go.
+/// Reads in which the mount is missing before it is held for gone: before Linux 5.8 an entry may
+/// slip through one that takes place while other mounts go.
 const READS: usize = 3;
 
 /// A network namespace's mount. The descriptor has POLLPRI once mounts have changed, whichever.
@@ -35,8 +37,8 @@ impl NamespaceMount {
         File::open(list)
     }
 
-    /// The mount that `network`, an open namespace, was opened at; `None` if it is not in the list `mounts`, as with
-    /// /proc/PID/ns/net.
+    /// The mount that `network`, an open namespace, was opened at; `None` if it is not in the list
+    /// `mounts`, as with /proc/PID/ns/net.
     pub fn find(mounts: File, network: BorrowedFd<'_>) -> io::Result<Option<NamespaceMount>> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", network.as_raw_fd()))?;
         let Some(id) = info.lines().find_map(|line| line.strip_prefix("mnt_id:")) else {
@@ -51,8 +53,8 @@ impl NamespaceMount {
         Ok(mount.is_there().then_some(mount))
     }
 
-    /// Whether the namespace is still to be found where it was: not unmounted, and nothing mounted over it. If that cannot be
-    /// told, it is.
+    /// Whether the namespace is still to be found where it was: not unmounted, and nothing mounted
+    /// over it. If that cannot be told, it is.
     pub fn is_there(&mut self) -> bool {
         (0..READS).any(|_| self.is_listed().unwrap_or(true))
     }
@@ -65,8 +67,8 @@ impl NamespaceMount {
     }
 }
 
-/// Each line begins with the mount's number, its parent's, a device and what is mounted. A parent that is a file can only
-/// be covered.
+/// Each line begins with the mount's number, its parent's, a device and what is mounted. A parent
+/// that is a file can only be covered.
 fn is_listed(list: &str, id: &str, root: &str) -> bool {
     let mut found = false;
     for line in list.lines() {

@@ -1,11 +1,12 @@
 //! Finding and entering the guest's namespaces.
 //!
-//! What decides is the user namespace that *owns* the network namespace: only in there have we got CAP_NET_ADMIN over the
-//! guest's network. The process joins it as a whole, while it is single-threaded; it stays in the host's network
-//! namespace. One thread, [`GuestThread`](super::GuestThread), joins the network namespace later.
+//! What decides is the user namespace that *owns* the network namespace: only in there have we got
+//! CAP_NET_ADMIN over the guest's network. The process joins it as a whole, while it is
+//! single-threaded; it stays in the host's network namespace. One thread,
+//! [`GuestThread`](super::GuestThread), joins the network namespace later.
 //!
-//! Everything is opened before anything is joined, so that a process that goes away half-way cannot be mistaken for
-//! another one that got its number.
+//! Everything is opened before anything is joined, so that a process that goes away half-way cannot
+//! be mistaken for another one that got its number.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -36,13 +37,14 @@ pub enum TargetName {
 #[derive(Debug)]
 pub struct Target {
     network: OwnedFd,
-    /// `None` if the kernel does not let us see the owner, which means that it is not below our own user namespace.
+    /// `None` if the kernel does not let us see the owner, which means that it is not below our own
+    /// user namespace.
     user: Option<OwnedFd>,
     holders: Holders,
 }
 
-/// What the guest's network namespace stands and falls with. Neither is known of one that another program's descriptor
-/// keeps.
+/// What the guest's network namespace stands and falls with. Neither is known of one that another
+/// program's descriptor keeps.
 #[derive(Debug)]
 pub struct Holders {
     /// The pidfd of the process whose namespace it is; readable when that process ends.
@@ -87,7 +89,8 @@ pub enum NamespaceError {
 }
 
 impl Target {
-    /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner of the network namespace.
+    /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner
+    /// of the network namespace.
     pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Target, NamespaceError> {
         let path = match name {
             TargetName::Process(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into(),
@@ -133,9 +136,9 @@ impl Target {
         })
     }
 
-    /// Joins the user namespace and becomes its root, or does nothing when the process is in it already. The host's root becomes
-    /// nobody first: once inside, it may be the only one who has a number. The process must be single-threaded, or the kernel
-    /// refuses.
+    /// Joins the user namespace and becomes its root, or does nothing when the process is in it
+    /// already. The host's root becomes nobody first: once inside, it may be the only one who has a
+    /// number. The process must be single-threaded, or the kernel refuses.
     pub fn join_user(&self) -> Result<(), NamespaceError> {
         let Some(user) = &self.user else {
             return Ok(());
@@ -166,8 +169,8 @@ pub(super) fn process_in_path(path: &Path) -> Option<Pid> {
     Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?)
 }
 
-/// Where a symbolic link in the place of the namespace's file leads to; `path` itself if it is none. A namespace's own file is
-/// a link as well, to a name that no file has.
+/// Where a symbolic link in the place of the namespace's file leads to; `path` itself if it is
+/// none. A namespace's own file is a link as well, to a name that no file has.
 fn followed(path: &Path) -> PathBuf {
     /// Links in a row, as in path_resolution(7).
     const MAX_LINKS: usize = 40;
@@ -241,9 +244,9 @@ fn open_error(path: &Path) -> impl FnOnce(io::Error) -> NamespaceError {
     }
 }
 
-/// In the namespace just joined we have every capability but still our old IDs, perhaps unmapped. Files that its root owns
-/// (/proc/sys/net, our own /proc entries) are easier to reach as root. Stays as it is where 0 is not mapped, or is the host's
-/// root.
+/// In the namespace just joined we have every capability but still our old IDs, perhaps unmapped.
+/// Files that its root owns (/proc/sys/net, our own /proc entries) are easier to reach as root.
+/// Stays as it is where 0 is not mapped, or is the host's root.
 fn become_root() -> nix::Result<()> {
     let optional = |result| match result {
         // Not mapped; or setgroups is denied in this namespace (user_namespaces(7)).
@@ -297,7 +300,8 @@ mod tests {
                 };
                 let (target, inside) = thread::spawn(open).join().unwrap();
                 assert_ne!(inside, outside);
-                // Owned by the user namespace that we are in: nothing to join, although the process has threads.
+                // Owned by the user namespace that we are in: nothing to join, although the process
+                // has threads.
                 target.join_user().unwrap();
                 let network = target.network().try_clone_to_owned().unwrap();
                 let guest = GuestThread::spawn(network).unwrap();

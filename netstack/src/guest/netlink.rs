@@ -1,8 +1,9 @@
 //! A small netlink client: a request goes out, the kernel's verdict comes back with its own words.
 //!
-//! The kernel carries out these families' requests within the call that sends them, so the answer is there on return and
-//! nothing ever blocks. A socket belongs to the network namespace of the thread that opened it and works from any
-//! thread. Messages are rtnetlink's (route family) or encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
+//! The kernel carries out these families' requests within the call that sends them, so the answer
+//! is there on return and nothing ever blocks. A socket belongs to the network namespace of the
+//! thread that opened it and works from any thread. Messages are rtnetlink's (route family) or
+//! encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
 
 use std::io;
 
@@ -47,7 +48,8 @@ impl Netlink {
     pub fn open(protocol: i32) -> io::Result<Netlink> {
         let socket = Socket::new(protocol as isize)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Without these the refusal has no words, or repeats the request; both are only less comfortable.
+        // Without these the refusal has no words, or repeats the request; both are only less
+        // comfortable.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         Ok(Netlink {
@@ -72,8 +74,9 @@ impl Netlink {
         self.exchange(&bytes, self.sequence, Some(self.sequence), |_| {})
     }
 
-    /// Sends the messages that `write` adds, hands the payload of each answer to `take`, and returns the verdict: the
-    /// first refusal, if any. To be sure that a message was heard, let it ask for an acknowledgement.
+    /// Sends the messages that `write` adds, hands the payload of each answer to `take`, and
+    /// returns the verdict: the first refusal, if any. To be sure that a message was heard, let it
+    /// ask for an acknowledgement.
     pub fn query(
         &mut self,
         write: impl FnOnce(&mut Encoder),
@@ -86,7 +89,8 @@ impl Netlink {
         self.exchange(encoder.bytes(), first, encoder.awaited(), take)
     }
 
-    /// Sends the messages that `write` adds as one netfilter transaction of `subsystem`: all of them take effect, or none.
+    /// Sends the messages that `write` adds as one netfilter transaction of `subsystem`: all of
+    /// them take effect, or none.
     pub fn transaction(
         &mut self,
         subsystem: u16,
@@ -106,8 +110,8 @@ impl Netlink {
         )
     }
 
-    /// All answers are in the queue when the send returns. Those to a request before `first` are what an earlier failure
-    /// left behind.
+    /// All answers are in the queue when the send returns. Those to a request before `first` are
+    /// what an earlier failure left behind.
     fn exchange(
         &mut self,
         requests: &[u8],
@@ -171,8 +175,8 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl Message<'_> {
-    /// The meaning of an NLMSG_ERROR: a negated errno, the header of the request (and the request itself unless capped),
-    /// attributes.
+    /// The meaning of an NLMSG_ERROR: a negated errno, the header of the request (and the request
+    /// itself unless capped), attributes.
     fn verdict(&self) -> Result<(), NetlinkError> {
         let code = read_u32(self.payload, 0).unwrap_or_default().cast_signed();
         if code == 0 {

@@ -1,5 +1,5 @@
-//! Everything in the guest that it takes to hand a flow over to the kernel, in the order that keeps every step but the
-//! last one silent: repair socket, diversion, first word.
+//! Everything in the guest that it takes to hand a flow over to the kernel, in the order that keeps
+//! every step but the last one silent: repair socket, diversion, first word.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ pub struct Promoter {
 pub struct Diversion {
     /// Its ends as they show on the tap.
     shown: Endpoints,
-    /// Its ends as the repair socket and the gate know them. Others than shown if the guest translated them as long as
-    /// the segments came this way.
+    /// Its ends as the repair socket and the gate know them. Others than shown if the guest
+    /// translated them as long as the segments came this way.
     inside: Endpoints,
     /// Whose they are: the guest's own, or of somebody behind it.
     reach: Reach,
@@ -37,7 +37,8 @@ impl Diversion {
         self.shown
     }
 
-    /// Whether segments that were on the way to the tap look different from those that the gate diverts.
+    /// Whether segments that were on the way to the tap look different from those that the gate
+    /// diverts.
     pub fn is_translated(&self) -> bool {
         self.shown != self.inside
     }
@@ -62,7 +63,8 @@ pub enum PromoterError {
 }
 
 impl Promoter {
-    /// Prepares the guest behind the tap `tap`: routes, firewall table, sockets, of which `sockets` at most are kept ready.
+    /// Prepares the guest behind the tap `tap`: routes, firewall table, sockets, of which `sockets`
+    /// at most are kept ready.
     pub fn set_up(
         guest: Arc<GuestThread>,
         tap: &str,
@@ -84,8 +86,8 @@ impl Promoter {
         })
     }
 
-    /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest. `snapshot` is of the
-    /// flow as it shows on the tap. On an error the guest has noticed nothing.
+    /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest.
+    /// `snapshot` is of the flow as it shows on the tap. On an error the guest has noticed nothing.
     pub fn take_over(
         &mut self,
         snapshot: &Snapshot,
@@ -125,12 +127,13 @@ impl Promoter {
         })
     }
 
-    /// Ends the diversion of a flow, and makes its tuple free for the guest to use again. To be called when the socket has been
-    /// closed in order, but before it is reset: a guest that takes the RST's number for wrong asks back (RFC 5961 3.2), and is
-    /// heard on the tap.
+    /// Ends the diversion of a flow, and makes its tuple free for the guest to use again. To be
+    /// called when the socket has been closed in order, but before it is reset: a guest that takes
+    /// the RST's number for wrong asks back (RFC 5961 3.2), and is heard on the tap.
     pub fn release(&mut self, diversion: &Diversion) -> Result<(), PromoterError> {
         let undiverted = self.gate.remove(diversion.inside);
-        // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in the engine.
+        // Without an answer the tuple stays in TIME-WAIT, and a flow that uses it again stays in
+        // the engine.
         let _ = self.table.forget(&diversion.inside);
         if diversion.reach == Reach::Forwarded {
             // Without an answer the entry stays until it is too old.

@@ -1,17 +1,20 @@
 //! Kernel sockets that take over a TCP connection in mid-flow (TCP_REPAIR, Linux 3.5).
 //!
-//! User space has served the connection so far and knows its whole state, the [`Snapshot`]. The socket made from it lives in
-//! the guest's network namespace, has the *remote's* address and port (IP_TRANSPARENT), and speaks to the guest's own
-//! socket. The order of a hand-over:
+//! User space has served the connection so far and knows its whole state, the [`Snapshot`]. The
+//! socket made from it lives in the guest's network namespace, has the *remote's* address and port
+//! (IP_TRANSPARENT), and speaks to the guest's own socket. The order of a hand-over:
 //!
-//! 1. [`SocketPool::take`], [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket leaves no trace.
+//! 1. [`SocketPool::take`], [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket
+//!    leaves no trace.
 //! 2. [`Gate::add`](super::nft::Gate::add): the guest's segments come here instead of to the tap.
-//! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the guest.
+//! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the
+//!    guest.
 //! 4. [`RepairSocket::leave`]: an ordinary connected socket.
 //! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, [`SocketTable::forget`].
 //!
-//! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is from it. Needs
-//! CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user namespace of the guest's network.
+//! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is
+//! from it. Needs CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user
+//! namespace of the guest's network.
 //!
 //! System calls on the driver's thread: bind, connect, setsockopt, getsockopt.
 
@@ -34,28 +37,30 @@ use crate::sys;
 pub use pool::{FreshSocket, SocketPool};
 pub use table::SocketTable;
 
-/// For the sockets that were made here: a guest that has forgotten the connection answers with RST. Its own may have been
-/// lost, or have overtaken what it had sent before: then its number is not the expected one, and the kernel asks back only
-/// once in 500 ms (RFC 5961 3.2).
+/// For the sockets that were made here: a guest that has forgotten the connection answers with RST.
+/// Its own may have been lost, or have overtaken what it had sent before: then its number is not
+/// the expected one, and the kernel asks back only once in 500 ms (RFC 5961 3.2).
 pub const KEEPALIVE: Keepalive = Keepalive {
     idle: Duration::from_secs(15),
     interval: Duration::from_secs(5),
     probes: 12,
 };
 
-/// The state of a connection at rest: everything sent has been acknowledged (SND.UNA is SND.NXT). Everything received has
-/// been passed on, or is kept by whoever relays from here on. No timestamps (RFC 7323 3) were negotiated.
+/// The state of a connection at rest: everything sent has been acknowledged (SND.UNA is SND.NXT).
+/// Everything received has been passed on, or is kept by whoever relays from here on. No timestamps
+/// (RFC 7323 3) were negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     pub endpoints: Endpoints,
-    /// The guest's end is not in this network namespace but behind it, and its segments are not tracked any more: see
-    /// [`Reach::Forwarded`](super::nft::Reach::Forwarded).
+    /// The guest's end is not in this network namespace but behind it, and its segments are not
+    /// tracked any more: see [`Reach::Forwarded`](super::nft::Reach::Forwarded).
     pub forwarded: bool,
     /// The next byte to the guest.
     pub snd_nxt: u32,
     /// The next byte expected from the guest.
     pub rcv_nxt: u32,
-    /// The MSS that the guest announced in its SYN (without one 536, or 1220 with IPv6: RFC 9293 3.7.1).
+    /// The MSS that the guest announced in its SYN (without one 536, or 1220 with IPv6: RFC 9293
+    /// 3.7.1).
     pub smss: u16,
     /// The guest's window scale (RFC 7323 2); `None` if it offered none, and then nobody scales.
     pub guest_window_scale: Option<u8>,
@@ -67,14 +72,14 @@ pub struct Snapshot {
     pub snd_wnd: u32,
     /// The largest window that the guest ever offered, in bytes.
     pub max_window: u32,
-    /// How many bytes from `rcv_nxt` on we have told the guest that it may send, or are about to tell it in the ACK of
-    /// step 3. Never less than it has been told.
+    /// How many bytes from `rcv_nxt` on we have told the guest that it may send, or are about to
+    /// tell it in the ACK of step 3. Never less than it has been told.
     pub rcv_wnd: u32,
 }
 
 impl Snapshot {
-    /// Payload of a full segment to the guest, in bytes: no more than half of what the guest ever took at once, lest it waits
-    /// for a window that never comes (as Linux, tcp_bound_to_half_wnd).
+    /// Payload of a full segment to the guest, in bytes: no more than half of what the guest ever
+    /// took at once, lest it waits for a window that never comes (as Linux, tcp_bound_to_half_wnd).
     fn segment_len(&self) -> u32 {
         /// What TCP_MAXSEG takes.
         const RANGE: std::ops::RangeInclusive<u32> = 88..=32767;
@@ -86,10 +91,11 @@ impl Snapshot {
 
     /// The guest's window less one unit of its scale, in bytes.
     ///
-    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets up header prediction with
-    /// the window there is by then), and it does not look at what it expects: it would send on into a window that closes. The
-    /// first window that differs from the one it knows ends that. A guest whose window has not been used up cannot have
-    /// closed it before.
+    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets
+    /// up header prediction with the window there is by then), and it does not look at what it
+    /// expects: it would send on into a window that closes. The first window that differs from the
+    /// one it knows ends that. A guest whose window has not been used up cannot have closed it
+    /// before.
     fn cautious_window(&self) -> u32 {
         let unit = 1 << self.guest_window_scale.unwrap_or(0);
         match self.snd_wnd.checked_sub(unit) {
@@ -104,7 +110,8 @@ impl Snapshot {
 pub enum RepairError {
     #[error("no socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
-    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`]), or not closed yet.
+    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`]), or not
+    /// closed yet.
     #[error("the guest's kernel still remembers {0}")]
     Remembered(Endpoints),
     #[error("cannot restore {endpoints}: {step}: {source}")]
@@ -117,7 +124,8 @@ pub enum RepairError {
     Guest(#[from] GuestThreadEnded),
 }
 
-/// A socket in repair mode: connected and with the connection's state, but it does not speak, not even when dropped.
+/// A socket in repair mode: connected and with the connection's state, but it does not speak, not
+/// even when dropped.
 #[derive(Debug)]
 pub struct RepairSocket {
     socket: OwnedFd,
@@ -140,8 +148,9 @@ impl RepairSocket {
             this.set(libc::TCP_REPAIR_QUEUE, &[queue], "choose a queue")?;
             this.set(libc::TCP_QUEUE_SEQ, &[sequence], "set a sequence number")?;
         }
-        // The connect chooses the size of segments, once, before the options can be told: 536 bytes if nobody asks for more.
-        // It is chosen again only when the guest offers a larger window than ever.
+        // The connect chooses the size of segments, once, before the options can be told: 536 bytes
+        // if nobody asks for more. It is chosen again only when the guest offers a larger window
+        // than ever.
         this.set(libc::TCP_MAXSEG, &[snapshot.segment_len()], "set the MSS")?;
         if snapshot.forwarded {
             let mark = UNTRACKED_MARK.to_ne_bytes();
@@ -155,7 +164,8 @@ impl RepairSocket {
             error => this.error("connect", error.into()),
         })?;
 
-        // Without scaling it must be said too: the kernel has chosen a scale of its own for the connect.
+        // Without scaling it must be said too: the kernel has chosen a scale of its own for the
+        // connect.
         let (guest_scale, our_scale) = match snapshot.guest_window_scale {
             Some(scale) => (scale, snapshot.our_window_scale),
             None => (0, 0),
@@ -182,14 +192,16 @@ impl RepairSocket {
         Ok(this)
     }
 
-    /// Turns it into an ordinary connected socket, non-blocking and close-on-exec. From here on it speaks, and dropping it
-    /// ends the connection; if this fails it has not spoken.
+    /// Turns it into an ordinary connected socket, non-blocking and close-on-exec. From here on it
+    /// speaks, and dropping it ends the connection; if this fails it has not spoken.
     pub fn leave(self) -> Result<OwnedFd, RepairError> {
-        // Without a window probe: it would carry an old sequence number, which Linux guests drop unread.
+        // Without a window probe: it would carry an old sequence number, which Linux guests drop
+        // unread.
         let off = TCP_REPAIR_OFF_NO_WP.cast_unsigned();
         self.set(libc::TCP_REPAIR, &[off], "leave repair mode")?;
-        // Leaving has cleared it. The guest may want to serve on the port number that this socket has; with this, a server
-        // that sets SO_REUSEADDR can bind. There is no way for it to fail, and none back either.
+        // Leaving has cleared it. The guest may want to serve on the port number that this socket
+        // has; with this, a server that sets SO_REUSEADDR can bind. There is no way for it to fail,
+        // and none back either.
         let _ = rustix::net::sockopt::set_socket_reuseaddr(&self.socket, true);
         let _ = KEEPALIVE.set(&self.socket);
         Ok(self.socket)
@@ -215,8 +227,8 @@ impl RepairSocket {
     }
 }
 
-/// Whether the connection of TCP socket `socket` is over: both FINs exchanged and acknowledged, or reset. A socket that went
-/// to TIME-WAIT counts as closed; the kernel keeps that state elsewhere.
+/// Whether the connection of TCP socket `socket` is over: both FINs exchanged and acknowledged, or
+/// reset. A socket that went to TIME-WAIT counts as closed; the kernel keeps that state elsewhere.
 pub fn is_closed(socket: impl AsFd) -> io::Result<bool> {
     /// include/net/tcp_states.h.
     const TCP_CLOSE: u8 = 7;

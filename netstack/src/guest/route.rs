@@ -1,10 +1,11 @@
-//! How diverted segments find their repair socket: a rule sends packets with the gate's mark to a table whose only route
-//! says that every address is local. And one setting of the tap, so that segments may be written back that were in flight
-//! at a hand-over: they carry the guest's own address as source, which the kernel drops by default.
+//! How diverted segments find their repair socket: a rule sends packets with the gate's mark to a
+//! table whose only route says that every address is local. And one setting of the tap, so that
+//! segments may be written back that were in flight at a hand-over: they carry the guest's own
+//! address as source, which the kernel drops by default.
 //!
-//! Reverse path filters (RFC 3704) are left alone: that source is an address of the tap, and what comes by `lo` has been
-//! routed on its way out. All of this is idle until the gate marks a packet; it stays when the helper ends, and making it
-//! again is no error.
+//! Reverse path filters (RFC 3704) are left alone: that source is an address of the tap, and what
+//! comes by `lo` has been routed on its way out. All of this is idle until the gate marks a packet;
+//! it stays when the helper ends, and making it again is no error.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,8 +40,8 @@ pub enum DiversionError {
     },
 }
 
-/// Sets up the routing of diverted segments in the calling thread's network namespace, whose tap is `tap`; `ipv6` says
-/// whether it has IPv6.
+/// Sets up the routing of diverted segments in the calling thread's network namespace, whose tap is
+/// `tap`; `ipv6` says whether it has IPv6.
 pub fn divert_marked(tap: &str, ipv6: bool) -> Result<(), DiversionError> {
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(DiversionError::Open)?;
     let (tap_index, lo_index) = (index(tap)?, index("lo")?);
@@ -113,8 +114,8 @@ fn divert(
         })
 }
 
-/// Lets packets in by interface `index` whose IPv4 source is an address of our own. By netlink, since /proc/sys is often
-/// read-only. (IPv6 has no such check.)
+/// Lets packets in by interface `index` whose IPv4 source is an address of our own. By netlink,
+/// since /proc/sys is often read-only. (IPv6 has no such check.)
 fn accept_local(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
     netlink.query(
         |encoder| {
@@ -155,7 +156,8 @@ mod tests {
     use crate::sys;
     use crate::testing::in_namespaces;
 
-    /// The address that a packet with this mark goes from: what is routed locally is its own source.
+    /// The address that a packet with this mark goes from: what is routed locally is its own
+    /// source.
     fn source_with_mark(mark: u32, remote: &str) -> String {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let set = |level, option, value: &[u8]| {

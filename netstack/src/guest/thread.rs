@@ -1,7 +1,8 @@
-//! The one thread that is in the guest's network namespace. Whatever must be opened or set up in there is a closure sent
-//! to it; descriptors made there work from any thread.
+//! The one thread that is in the guest's network namespace. Whatever must be opened or set up in
+//! there is a closure sent to it; descriptors made there work from any thread.
 //!
-//! The thread holds the namespace alive. It ends, and with it the hold, when its `GuestThread` is dropped.
+//! The thread holds the namespace alive. It ends, and with it the hold, when its `GuestThread` is
+//! dropped.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
@@ -27,7 +28,8 @@ pub struct GuestThread {
 pub struct GuestThreadEnded;
 
 impl GuestThread {
-    /// Starts the thread in `network`, a network namespace of the user namespace that the process is in by now.
+    /// Starts the thread in `network`, a network namespace of the user namespace that the process
+    /// is in by now.
     pub fn spawn(network: OwnedFd) -> Result<GuestThread, NamespaceError> {
         let (jobs, queue) = channel::<Job>();
         let (entered, outcome) = channel();

@@ -60,7 +60,8 @@ pub fn dial_error(error: io::Error) -> DialError {
             DialError::Unreachable(Unreachable::Host)
         }
         Some(libc::EACCES | libc::EPERM) => DialError::Unreachable(Unreachable::Prohibited),
-        // ETIMEDOUT: nobody answered us, nobody answers the guest. EMFILE, ENFILE, ENOBUFS, ENOMEM: it may try again.
+        // ETIMEDOUT: nobody answered us, nobody answers the guest. EMFILE, ENFILE, ENOBUFS, ENOMEM:
+        // it may try again.
         _ => DialError::Silent,
     }
 }

@@ -13,8 +13,8 @@ pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, Resolvers};
 pub use udp::{Received, UdpSocket};
 
-/// Finds out that a remote has gone without a word, within four minutes. The guest cannot: keepalive probes of its own are
-/// answered by us.
+/// Finds out that a remote has gone without a word, within four minutes. The guest cannot:
+/// keepalive probes of its own are answered by us.
 pub const KEEPALIVE: Keepalive = Keepalive {
     idle: Duration::from_secs(120),
     interval: Duration::from_secs(30),

@@ -1,5 +1,6 @@
-//! ICMP echo without privileges: SOCK_DGRAM sockets of protocol ICMP and ICMPv6 (kernel 3.0 and 3.11), which the host
-//! allows to the groups of net.ipv4.ping_group_range. The kernel owns the identifier and the checksum.
+//! ICMP echo without privileges: SOCK_DGRAM sockets of protocol ICMP and ICMPv6 (kernel 3.0 and
+//! 3.11), which the host allows to the groups of net.ipv4.ping_group_range. The kernel owns the
+//! identifier and the checksum.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -52,7 +53,8 @@ impl PingSocket {
         Ok(())
     }
 
-    /// Reads the next message. `Ok(None)` when it is not an echo reply; otherwise its sequence number and payload.
+    /// Reads the next message. `Ok(None)` when it is not an echo reply; otherwise its sequence
+    /// number and payload.
     pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<(u16, &'b [u8])>> {
         let (len, _) = rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT)?;
         let message = &buffer[..len];

@@ -1,8 +1,8 @@
 //! The host's resolvers, as resolv.conf(5) lists them, followed live.
 //!
-//! Roaming and VPNs rewrite the file, mostly by renaming a new one over it; often it is a symbolic link into another
-//! directory (/run/systemd/resolve). So the directories on the way are watched, never the file, and held open: the
-//! sandbox may take the paths away, not the handles.
+//! Roaming and VPNs rewrite the file, mostly by renaming a new one over it; often it is a symbolic
+//! link into another directory (/run/systemd/resolve). So the directories on the way are watched,
+//! never the file, and held open: the sandbox may take the paths away, not the handles.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -66,9 +66,11 @@ impl Resolvers {
         &self.addresses
     }
 
-    /// To be called when the descriptor is readable: takes the news and says whether the list is another one now.
+    /// To be called when the descriptor is readable: takes the news and says whether the list is
+    /// another one now.
     pub fn changed(&mut self) -> bool {
-        // What exactly happened does not matter; an overflow of the queue is an event like any other.
+        // What exactly happened does not matter; an overflow of the queue is an event like any
+        // other.
         while self.inotify.read_events().is_ok() {}
         let before = self.addresses.clone();
         self.reload();
@@ -82,7 +84,8 @@ impl Resolvers {
     fn reload(&mut self) {
         match self.read() {
             Ok(text) => self.addresses = parse(&text),
-            // No descriptor to read it with, or the right to read it given up since: that says nothing about the file.
+            // No descriptor to read it with, or the right to read it given up since: that says
+            // nothing about the file.
             Err(error) if !self.addresses.is_empty() && is_about_us(&error) => {
                 warn!("cannot read {}: {error}", self.path.display());
             }
@@ -93,8 +96,8 @@ impl Resolvers {
         }
     }
 
-    /// Follows the links by hand, to watch each directory on the way. Watches come before reads, so that no change falls
-    /// between.
+    /// Follows the links by hand, to watch each directory on the way. Watches come before reads, so
+    /// that no change falls between.
     fn read(&mut self) -> io::Result<String> {
         let mut known = std::mem::take(&mut self.places);
         let mut watches = BTreeSet::new();
@@ -193,8 +196,8 @@ fn is_about_us(error: &io::Error) -> bool {
     )
 }
 
-/// The `nameserver` lines; a resolver on this machine if there is none (resolv.conf(5)). Search lists are of no use here:
-/// names are completed by the guest.
+/// The `nameserver` lines; a resolver on this machine if there is none (resolv.conf(5)). Search
+/// lists are of no use here: names are completed by the guest.
 fn parse(text: &str) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = text
         .lines()

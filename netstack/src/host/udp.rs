@@ -1,5 +1,5 @@
-//! One UDP socket per mapping: unconnected, with segmentation in both directions (UDP_SEGMENT since kernel 4.18, UDP_GRO
-//! since 5.0) and ICMP errors from the error queue (IP_RECVERR).
+//! One UDP socket per mapping: unconnected, with segmentation in both directions (UDP_SEGMENT since
+//! kernel 4.18, UDP_GRO since 5.0) and ICMP errors from the error queue (IP_RECVERR).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -15,8 +15,9 @@ use crate::core::icmp::Unreachable;
 
 /// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
 const MAX_SEGMENTS: usize = 64;
-/// Bytes that may wait to be read, as the kernel counts them: bursts that come while others are served. The kernel grants
-/// `net.core.rmem_max` at most, and memory is used only while something waits.
+/// Bytes that may wait to be read, as the kernel counts them: bursts that come while others are
+/// served. The kernel grants `net.core.rmem_max` at most, and memory is used only while something
+/// waits.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Origins in `sock_extended_err` (linux/errqueue.h).
 const ORIGIN_LOCAL: u8 = 1;
@@ -37,7 +38,8 @@ pub struct Received {
 }
 
 impl UdpSocket {
-    /// A socket that can talk to addresses of the family of `like`, from a port that the kernel chooses.
+    /// A socket that can talk to addresses of the family of `like`, from a port that the kernel
+    /// chooses.
     pub fn open(like: SocketAddr) -> io::Result<UdpSocket> {
         let family = match like {
             SocketAddr::V4(_) => AddressFamily::Inet,
@@ -122,7 +124,8 @@ impl UdpSocket {
         })
     }
 
-    /// The next datagram that did not arrive: where it was sent to, and why it did not. `None` when there is no more.
+    /// The next datagram that did not arrive: where it was sent to, and why it did not. `None` when
+    /// there is no more.
     pub fn take_error(&self) -> Option<(SocketAddr, Unreachable)> {
         loop {
             // Data of the datagram is of no use; the name is where it was sent to.
@@ -187,7 +190,8 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
-/// Reads an entry of the error queue. Quench, time exceeded and the like say nothing that the guest could use.
+/// Reads an entry of the error queue. Quench, time exceeded and the like say nothing that the guest
+/// could use.
 fn unreachable_by(error: &libc::sock_extended_err) -> Option<Unreachable> {
     let too_big = || Unreachable::TooBig {
         mtu: u16::try_from(error.ee_info).unwrap_or(u16::MAX),

@@ -1,5 +1,6 @@
-//! The system's root: user 0 of the initial user namespace, who owns the host's files whatever his capabilities are. In a
-//! namespace he may have another number, or none, and who is 0 there may be anybody.
+//! The system's root: user 0 of the initial user namespace, who owns the host's files whatever his
+//! capabilities are. In a namespace he may have another number, or none, and who is 0 there may be
+//! anybody.
 //!
 //! IDs belong to threads as far as the kernel is concerned, and here as well.
 
@@ -14,7 +15,8 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-/// The user who owns nothing; also what an ID is shown as that has no number here (kernel.overflowuid).
+/// The user who owns nothing; also what an ID is shown as that has no number here
+/// (kernel.overflowuid).
 const NOBODY: u32 = 65534;
 /// A file of the system's root in every user namespace.
 const ROOTS_OWN: &str = "/proc";
@@ -38,14 +40,15 @@ impl ZeroIs {
     }
 }
 
-/// Whether the process is in the user namespace that the host itself is in, so that its capabilities are the host's.
+/// Whether the process is in the user namespace that the host itself is in, so that its
+/// capabilities are the host's.
 pub fn is_in_initial_namespace() -> bool {
     fs::metadata("/proc/self/ns/user")
         .is_ok_and(|namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
 }
 
-/// Makes the calling thread nobody if it is the system's root, in all its IDs. It keeps its capabilities. Where nobody has no
-/// number it has to stay.
+/// Makes the calling thread nobody if it is the system's root, in all its IDs. It keeps its
+/// capabilities. Where nobody has no number it has to stay.
 pub fn leave() -> io::Result<()> {
     if !is_system_root() {
         return Ok(());

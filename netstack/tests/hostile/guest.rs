@@ -1,5 +1,5 @@
-//! The hostile guest: frames that are right, nearly right, or noise. It listens to what the core answers, so that its
-//! connections get as far as established before it misbehaves in them.
+//! The hostile guest: frames that are right, nearly right, or noise. It listens to what the core
+//! answers, so that its connections get as far as established before it misbehaves in them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -40,7 +40,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Learns from a frame that the core sent. Panics when it is not a frame that a kernel would take.
+    /// Learns from a frame that the core sent. Panics when it is not a frame that a kernel would
+    /// take.
     pub fn hear(&mut self, frame: &[u8]) {
         self.heard += 1;
         let ethernet = frame
@@ -159,7 +160,8 @@ impl Guest {
         )
     }
 
-    /// What a well-behaved peer would send next: everything heard is acknowledged, a little data goes out.
+    /// What a well-behaved peer would send next: everything heard is acknowledged, a little data
+    /// goes out.
     fn obey(&mut self, entropy: &mut Entropy) -> Vec<u8> {
         let Some(connection) = self.pick(entropy) else {
             return self.open(entropy);
@@ -271,8 +273,8 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// A frame around one TCP segment. The virtio header asks for the offloads that a guest's kernel would ask for, or for
-/// wrong ones.
+/// A frame around one TCP segment. The virtio header asks for the offloads that a guest's kernel
+/// would ask for, or for wrong ones.
 #[allow(clippy::too_many_arguments, reason = "one per field of the header")]
 fn segment(
     guest: SocketAddr,
@@ -336,7 +338,8 @@ pub fn datagram(guest_port: u16, remote: SocketAddr) -> Vec<u8> {
     frame
 }
 
-/// Fills in the virtio header: the checksum is partial, and `gso_type` other than 0 asks for segmentation.
+/// Fills in the virtio header: the checksum is partial, and `gso_type` other than 0 asks for
+/// segmentation.
 fn offload(
     frame: &mut [u8],
     gso_type: u8,

@@ -1,5 +1,6 @@
-//! The rest of the world around a core under attack: the link, the host's streams and dials, and a driver that calls the
-//! core as the real one does, and that notices when there is no end to what the core wants.
+//! The rest of the world around a core under attack: the link, the host's streams and dials, and a
+//! driver that calls the core as the real one does, and that notices when there is no end to what
+//! the core wants.
 
 use std::collections::HashMap;
 use std::io;
@@ -144,7 +145,8 @@ impl World {
         (self.core.tcp_flows().count(), self.core.mappings().count())
     }
 
-    /// The guest falls silent and the host breaks everything: within a virtual hour nothing may be left.
+    /// The guest falls silent and the host breaks everything: within a virtual hour nothing may be
+    /// left.
     pub fn wind_down(&mut self) {
         self.wire.full = false;
         let mut entropy = Entropy::Bytes(&[]);
@@ -205,7 +207,8 @@ impl World {
         self.core.counters()
     }
 
-    /// What the driver does after a batch of events, repeated until the core wants nothing more at this moment.
+    /// What the driver does after a batch of events, repeated until the core wants nothing more at
+    /// this moment.
     fn turn(&mut self, entropy: &mut Entropy) {
         let mut served = 0;
         self.core.handle_deadline(self.now);
@@ -460,7 +463,8 @@ impl HostStream for Stream {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // smoltcp takes data behind a FIN (RFC 9293 3.10.7.4 wants it ignored); a kernel's socket then says EPIPE.
+        // smoltcp takes data behind a FIN (RFC 9293 3.10.7.4 wants it ignored); a kernel's socket
+        // then says EPIPE.
         if self.broken || self.fin_received {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -481,5 +485,6 @@ impl HostStream for Stream {
 
 /// Turns that one event may cause in all flows together.
 const SERVED_LIMIT: usize = 200_000;
-/// Frames that one pass over all flows may send. A flow's buffer of 1 MiB in the smallest segments is far below it.
+/// Frames that one pass over all flows may send. A flow's buffer of 1 MiB in the smallest segments
+/// is far below it.
 const FRAMES_LIMIT: usize = 200_000;

@@ -1,5 +1,5 @@
-//! Containers on a bridge inside the guest, behind its masquerading and its firewall, as Docker and netavark make them: their
-//! hauling connections leave the engine too, and see nothing of it.
+//! Containers on a bridge inside the guest, behind its masquerading and its firewall, as Docker and
+//! netavark make them: their hauling connections leave the engine too, and see nothing of it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -28,8 +28,8 @@ enum Direction {
     Published,
 }
 
-/// What an engine sets up: masquerading for what leaves the bridge, a published port, and a firewall that forwards nothing but
-/// what belongs to a connection or comes from the bridge.
+/// What an engine sets up: masquerading for what leaves the bridge, a published port, and a
+/// firewall that forwards nothing but what belongs to a connection or comes from the bridge.
 const RULES: &str = "
     table inet engine {
         chain nat_in {
@@ -155,8 +155,8 @@ fn promotion(world: &mut World, direction: Direction) {
     }
 }
 
-/// Nothing of an ended connection is left that would stand in the way of the next one with the same ends: no entry of the
-/// gate, no socket, no tracked connection.
+/// Nothing of an ended connection is left that would stand in the way of the next one with the same
+/// ends: no entry of the gate, no socket, no tracked connection.
 fn ports_are_used_again(world: &mut World) {
     let (_helper, status_socket) = start(world);
     let container = add_container(world);

@@ -103,7 +103,8 @@ fn published(world: &World, family: Family) -> Connector<'_> {
     })
 }
 
-/// The same connections after they have moved enough, both ways, for a helper to treat them as hauling.
+/// The same connections after they have moved enough, both ways, for a helper to treat them as
+/// hauling.
 fn hauled(connector: Connector<'_>) -> Connector<'_> {
     const HAUL: usize = 16 << 20;
     Box::new(move || {
@@ -154,7 +155,8 @@ fn both_half_closes(connector: Connector) {
     half_close(remote, guest);
 }
 
-/// `first` says all it has and closes its side; only then does `second` answer, at length, and close.
+/// `first` says all it has and closes its side; only then does `second` answer, at length, and
+/// close.
 fn half_close(mut first: TcpStream, mut second: TcpStream) {
     first.write_all(b"all I have to say").unwrap();
     first.shutdown(Shutdown::Write).unwrap();
@@ -213,7 +215,8 @@ fn data_before_reset(world: &mut World) {
     drop(helper);
 }
 
-/// A remote that resets while the guest does not read: the guest learns it although its window is closed.
+/// A remote that resets while the guest does not read: the guest learns it although its window is
+/// closed.
 fn reset_behind_closed_window(world: &mut World) {
     let helper = world.helper().start();
     let baseline = helper.fd_count();
@@ -271,7 +274,8 @@ fn both_slow_readers(connector: Connector) {
     slow_reader(remote, guest);
 }
 
-/// A reader that does not read holds the writer back before all is sent; once it reads, everything arrives.
+/// A reader that does not read holds the writer back before all is sent; once it reads, everything
+/// arrives.
 fn slow_reader(mut writer: TcpStream, mut reader: TcpStream) {
     const TOTAL: usize = 96 << 20;
     let sent = Arc::new(AtomicUsize::new(0));
@@ -297,8 +301,9 @@ fn slow_reader(mut writer: TcpStream, mut reader: TcpStream) {
     assert_end(&mut reader);
 }
 
-/// A client may bind the same source port again at once: after a reset, or when the remote closed first and so keeps
-/// the TIME-WAIT. The helper's memory of the old connection must not swallow the new one.
+/// A client may bind the same source port again at once: after a reset, or when the remote closed
+/// first and so keeps the TIME-WAIT. The helper's memory of the old connection must not swallow the
+/// new one.
 fn guest_port_reused(world: &mut World, by_reset: bool) {
     let helper = world.helper().start();
     let baseline = helper.fd_count();

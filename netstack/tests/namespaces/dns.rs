@@ -64,7 +64,8 @@ fn over_tcp(world: &mut World) {
     }
 }
 
-/// systemd-resolved and dnsmasq listen on the host's loopback; the forwarder may go there, the guest may not.
+/// systemd-resolved and dnsmasq listen on the host's loopback; the forwarder may go there, the
+/// guest may not.
 fn resolver_on_host_loopback(world: &mut World) {
     set_resolvers(write_in_place, "127.0.0.53");
     let _resolver = Resolver::start(&world.host, "127.0.0.53".parse().unwrap(), 53);
@@ -110,7 +111,8 @@ fn first_resolver_refuses(world: &mut World) {
     );
 }
 
-/// A first resolver that is silent costs a timeout: the question repeated, as a stub resolver does, goes to the second.
+/// A first resolver that is silent costs a timeout: the question repeated, as a stub resolver does,
+/// goes to the second.
 fn first_resolver_is_silent(world: &mut World) {
     set_resolvers(write_in_place, "203.0.113.9\nnameserver 198.51.100.1");
     let _second = Resolver::start(&world.host, Family::V4.host(), 2);
@@ -132,7 +134,8 @@ fn first_resolver_is_silent(world: &mut World) {
     );
 }
 
-/// Each question comes from a port of its own; more of them than the helper has mappings, faster than those expire.
+/// Each question comes from a port of its own; more of them than the helper has mappings, faster
+/// than those expire.
 fn many_questions(world: &mut World) {
     let _resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
     let _helper = world.helper().start();
@@ -235,7 +238,8 @@ impl Resolver {
         listener.set_nonblocking(true).unwrap();
         let answer = move |query: &[u8]| {
             let mut answer = query.to_vec();
-            // A response, recursion available, one answer: a pointer to the name, A, IN, TTL 60, four octets.
+            // A response, recursion available, one answer: a pointer to the name, A, IN, TTL 60,
+            // four octets.
             answer[2] |= 0x80;
             answer[3] |= 0x80;
             answer[7] = 1;

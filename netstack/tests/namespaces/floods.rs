@@ -1,5 +1,6 @@
-//! A guest that wants more than there is: datagrams from very many ports, SYNs that are never followed up, connections.
-//! Everything else has to go on at once, under the hard limit of descriptors that most systems have by default.
+//! A guest that wants more than there is: datagrams from very many ports, SYNs that are never
+//! followed up, connections. Everything else has to go on at once, under the hard limit of
+//! descriptors that most systems have by default.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -28,7 +29,8 @@ pub const CASES: &[Case] = &[
 
 /// The hard limit of many shells and services.
 const HARD_LIMIT: usize = 1024;
-/// What a helper does at once, it does in this time, even on a machine that builds something meanwhile.
+/// What a helper does at once, it does in this time, even on a machine that builds something
+/// meanwhile.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// Servers on each side, and what to ask of them.
@@ -80,7 +82,8 @@ fn assert_answered(client: &UdpSocket, server: SocketAddr) {
     }
 }
 
-/// Sends one datagram from each of `count` ports. The sockets are to stay, as a program's that has forgotten them.
+/// Sends one datagram from each of `count` ports. The sockets are to stay, as a program's that has
+/// forgotten them.
 fn datagrams(world: &World, server: SocketAddr, count: usize) -> Vec<UdpSocket> {
     let sockets = (0..count).map(|_| {
         let socket = udp(&world.guest.net, Family::V4.guest(), 0);
@@ -144,7 +147,8 @@ fn echo_requests(world: &mut World) {
     assert!(helper.fd_count() < HARD_LIMIT - 100, "room for others");
 }
 
-/// The shares were worked out for more than there is now: those who were not heard of for longest give theirs.
+/// The shares were worked out for more than there is now: those who were not heard of for longest
+/// give theirs.
 fn limit_that_sinks_later(world: &mut World) {
     const LEFT: usize = 40;
     let neighbours = Neighbours::new(world);
@@ -154,7 +158,8 @@ fn limit_that_sinks_later(world: &mut World) {
     neighbours.assert_reachable(world);
 }
 
-/// Connections stay open when there are as many as may be, and who comes then is served when one has gone.
+/// Connections stay open when there are as many as may be, and who comes then is served when one
+/// has gone.
 fn more_connections(world: &mut World) {
     const CONNECTIONS: usize = 1000;
     require_descriptors(4 * CONNECTIONS);
@@ -178,8 +183,8 @@ fn more_connections(world: &mut World) {
     neighbours.assert_reachable(world);
 }
 
-/// SYNs of addresses that nobody has, to a port that accepts: their handshakes are never finished. Each second of it, and
-/// afterwards, everything else works.
+/// SYNs of addresses that nobody has, to a port that accepts: their handshakes are never finished.
+/// Each second of it, and afterwards, everything else works.
 fn syns_to_an_open_port(world: &mut World) {
     const FLOOD: Duration = Duration::from_secs(4);
     /// What a helper may have for dials and half-open connections under this limit, and some more.

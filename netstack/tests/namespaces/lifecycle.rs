@@ -1,4 +1,5 @@
-//! How a helper begins and ends: readiness, signals, its guest's end, a crash, and set-up that cannot succeed.
+//! How a helper begins and ends: readiness, signals, its guest's end, a crash, and set-up that
+//! cannot succeed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -174,7 +175,8 @@ fn no_such_target(_: &mut World) {
     }
 }
 
-/// A helper of a mounted namespace goes when the mount does, although the namespace lives on, and not before.
+/// A helper of a mounted namespace goes when the mount does, although the namespace lives on, and
+/// not before.
 fn path_goes(world: &mut World, go: fn(&Path)) {
     let path = world.dir.join("netns");
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
@@ -207,7 +209,8 @@ pub fn bind(source: &Path, target: &Path) {
     mount(Some(source), target, none, MsFlags::MS_BIND, none).expect("mount a namespace");
 }
 
-/// Removes the file in a mount namespace where nothing is mounted over it, and with it the mount in ours.
+/// Removes the file in a mount namespace where nothing is mounted over it, and with it the mount in
+/// ours.
 fn remove_from_elsewhere(path: &Path) {
     let remove = || {
         unshare(CloneFlags::CLONE_NEWNS).expect("unshare a mount namespace");

@@ -1,4 +1,5 @@
-//! Much of something: bytes, connections at once, connections in sequence, and dials that nobody answers.
+//! Much of something: bytes, connections at once, connections in sequence, and dials that nobody
+//! answers.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -168,7 +169,8 @@ fn connections_at_once(world: &mut World) {
 fn idle_connections(world: &mut World) {
     /// As many as most systems give descriptors for, two to each in this process.
     const CONNECTIONS: usize = 9_500;
-    /// The helper's resident memory with all of them open, each having carried a message (measured in release builds).
+    /// The helper's resident memory with all of them open, each having carried a message (measured
+    /// in release builds).
     const RSS_LIMIT_KIB: u64 = 100 * 1024;
     if cfg!(debug_assertions) {
         skip("memory is measured in release builds only");
@@ -198,7 +200,8 @@ fn idle_connections(world: &mut World) {
     expect_memory_back(&helper);
 }
 
-/// Connections that nobody reads from are bounded together, and what they held comes back when they are closed.
+/// Connections that nobody reads from are bounded together, and what they held comes back when they
+/// are closed.
 fn unread_connections(world: &mut World, guest_sends: bool) {
     const CONNECTIONS: usize = 2_000;
     /// Beside the bound: the program, and state and partly used pages of each connection.
@@ -264,7 +267,8 @@ fn fill(streams: &[&TcpStream]) {
     }
 }
 
-/// With nothing open a helper is small, whatever there was. (Without optimization the program itself is larger.)
+/// With nothing open a helper is small, whatever there was. (Without optimization the program
+/// itself is larger.)
 fn expect_memory_back(helper: &Helper) {
     const RSS_LIMIT_KIB: u64 = if cfg!(debug_assertions) { 40 } else { 20 } * 1024;
     let mut rss = 0;
@@ -275,7 +279,8 @@ fn expect_memory_back(helper: &Helper) {
     println!("{rss} KiB resident afterwards");
 }
 
-/// A helper that can accept nobody waits for a descriptor at rest, and then serves who has been waiting.
+/// A helper that can accept nobody waits for a descriptor at rest, and then serves who has been
+/// waiting.
 fn out_of_descriptors(world: &mut World) {
     const SERVED: usize = 20;
     const CLIENTS: usize = 2 * SERVED;
@@ -357,8 +362,8 @@ fn connections_in_sequence(world: &mut World) {
     );
 }
 
-/// A guest that dials 20,000 times into silence: the helper's sockets for them are bounded, and neither open nor new
-/// connections of other programs suffer.
+/// A guest that dials 20,000 times into silence: the helper's sockets for them are bounded, and
+/// neither open nor new connections of other programs suffer.
 fn dials_without_answer(world: &mut World) {
     const DIALS: u32 = 20_000;
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
@@ -393,7 +398,8 @@ fn dials_without_answer(world: &mut World) {
     reset(open);
 }
 
-/// Sends one SYN to a silent address. Closing the socket sends nothing more, so the dial stays with the helper.
+/// Sends one SYN to a silent address. Closing the socket sends nothing more, so the dial stays with
+/// the helper.
 fn dial_silence(number: u32) {
     use nix::sys::socket::{SockaddrIn, connect};
     use std::os::fd::AsRawFd;
@@ -429,8 +435,8 @@ pub fn require_descriptors(count: usize) {
     }
 }
 
-/// Makes the guest's sockets use this congestion control. It may be a kernel module, which a namespace
-/// cannot load, or one that the machine does not allow to its namespaces.
+/// Makes the guest's sockets use this congestion control. It may be a kernel module, which a
+/// namespace cannot load, or one that the machine does not allow to its namespaces.
 pub fn use_congestion_control(world: &World, name: &str) {
     let set = world
         .guest

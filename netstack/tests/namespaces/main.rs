@@ -1,5 +1,6 @@
-//! Tests of the built `coracle-net` between real namespaces: what a guest, the host and a third party see. One file per
-//! subject; `harness` makes the namespaces. See [`harness`] for the environment variables that shape a run.
+//! Tests of the built `coracle-net` between real namespaces: what a guest, the host and a third
+//! party see. One file per subject; `harness` makes the namespaces. See [`harness`] for the
+//! environment variables that shape a run.
 
 #[allow(dead_code, reason = "shared with the hostile guest")]
 #[path = "../hostile/entropy.rs"]

@@ -1,4 +1,5 @@
-//! Options and targets: addresses, families, MTU, namespaces named in different ways, the status socket.
+//! Options and targets: addresses, families, MTU, namespaces named in different ways, the status
+//! socket.
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -25,7 +26,8 @@ pub const CASES: &[Case] = &[
     case("options::status_document", status_document),
 ];
 
-/// What `unshare -Urn` makes, and every rootless container: the helper has to join the user namespace first.
+/// What `unshare -Urn` makes, and every rootless container: the helper has to join the user
+/// namespace first.
 fn own_user_namespace(world: &mut World) {
     let guest = Guest::new(GuestUsers::Own);
     let _helper = Setup::new(guest.pid.to_string()).publish("8080:80").start();
@@ -195,7 +197,8 @@ pub fn assert_works(world: &World, guest: &Guest) {
     }
 }
 
-/// IPv4 reaches elsewhere, and an attempt over IPv6 fails at once, so that programs fall back without a delay.
+/// IPv4 reaches elsewhere, and an attempt over IPv6 fails at once, so that programs fall back
+/// without a delay.
 fn assert_only_ipv4_works(world: &World) {
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
     assert_echo(&mut connect(&world.guest.net, server.address), b"IPv4");

@@ -54,7 +54,8 @@ fn host_address(world: &mut World) {
     }
 }
 
-/// Ready means ready: addresses are not tentative and the first SYN needs no retransmission (which takes 1 s).
+/// Ready means ready: addresses are not tentative and the first SYN needs no retransmission (which
+/// takes 1 s).
 fn first_packet_after_ready(world: &mut World) {
     let servers =
         Family::BOTH.map(|family| EchoServer::start(&world.elsewhere, family.elsewhere(), 7));
@@ -67,7 +68,8 @@ fn first_packet_after_ready(world: &mut World) {
     }
 }
 
-/// The greeting of a server, as with SSH or SMTP, may be there before the helper knows that it is connected.
+/// The greeting of a server, as with SSH or SMTP, may be there before the helper knows that it is
+/// connected.
 fn remote_speaks_first(world: &mut World) {
     let _helper = world.helper().start();
     let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
@@ -114,7 +116,8 @@ fn unreachable(world: &mut World) {
     }
 }
 
-/// A neighbour that does not answer ARP or NDP: the kernel learns it late, and the guest must still be told.
+/// A neighbour that does not answer ARP or NDP: the kernel learns it late, and the guest must still
+/// be told.
 fn absent_neighbour(world: &mut World) {
     let _helper = world.helper().start();
     for address in ["198.51.100.99:7", "[2001:db8::99]:7"] {
@@ -128,7 +131,8 @@ fn absent_neighbour(world: &mut World) {
     }
 }
 
-/// A remote that drops the SYN is not answered on its behalf, neither with a RST nor with a SYN-ACK.
+/// A remote that drops the SYN is not answered on its behalf, neither with a RST nor with a
+/// SYN-ACK.
 fn silence_stays_silence(world: &mut World) {
     let _helper = world.helper().start();
     for family in Family::BOTH {
@@ -161,5 +165,6 @@ pub fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
 
-/// Long enough for a busy machine and the retransmission of a lost SYN, far shorter than a connect timeout.
+/// Long enough for a busy machine and the retransmission of a lost SYN, far shorter than a connect
+/// timeout.
 const SOON: Duration = Duration::from_secs(5);

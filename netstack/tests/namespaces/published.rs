@@ -71,7 +71,8 @@ fn from_elsewhere(world: &mut World, family: Family) {
     helper.expect_fds_back_to(baseline);
 }
 
-/// A client on the host's loopback appears as the gateway: as 127.0.0.1 it would pass for a process of the container.
+/// A client on the host's loopback appears as the gateway: as 127.0.0.1 it would pass for a process
+/// of the container.
 fn from_host_loopback(world: &mut World, family: Family) {
     let _helper = world.helper().publish("8080:80").start();
     let service = listen(&world.guest.net, family.unspecified(), 80);
@@ -93,7 +94,8 @@ fn from_host_address(world: &mut World) {
     }
 }
 
-/// Two loopback clients whose tuples become the same once their address is replaced by the gateway's.
+/// Two loopback clients whose tuples become the same once their address is replaced by the
+/// gateway's.
 fn same_client_port_twice(world: &mut World) {
     let _helper = world.helper().publish("8080:80").start();
     let service = listen(&world.guest.net, Family::V4.unspecified(), 80);
@@ -158,7 +160,8 @@ fn port_range(world: &mut World) {
     }
 }
 
-/// A service that listens in one family only, as many do, serves clients of the other one as the gateway's.
+/// A service that listens in one family only, as many do, serves clients of the other one as the
+/// gateway's.
 fn service_of_one_family(world: &mut World) {
     let helper = world.helper().publish("8080:80").start();
     let baseline = helper.fd_count();
@@ -218,7 +221,8 @@ fn nobody_listens(world: &mut World) {
     helper.expect_fds_back_to(baseline);
 }
 
-/// Delivery is to the guest's own address, so that what listens on the container's 127.0.0.1 stays private.
+/// Delivery is to the guest's own address, so that what listens on the container's 127.0.0.1 stays
+/// private.
 fn service_on_guest_loopback(world: &mut World) {
     let _helper = world.helper().publish("8080:80").start();
     for family in Family::BOTH {
@@ -339,8 +343,8 @@ fn talk(client: &mut std::net::TcpStream, served: &mut std::net::TcpStream) {
     assert_end(client);
 }
 
-/// A client from elsewhere is let go soon and without a byte. The handshake is the host kernel's, so what the client sees
-/// depends on how far it got: refused, reset, or an end.
+/// A client from elsewhere is let go soon and without a byte. The handshake is the host kernel's,
+/// so what the client sees depends on how far it got: refused, reset, or an end.
 fn assert_ends_at_once(world: &World, address: SocketAddr) {
     use std::io::Read;
     let heard = try_connect(&world.elsewhere, address, SOON).and_then(|mut client| {

@@ -1,5 +1,5 @@
-//! Helpers that the host's root starts: they end up as somebody else, without a capability over the host, and work all the
-//! same. What a helper has is looked at thread by thread.
+//! Helpers that the host's root starts: they end up as somebody else, without a capability over the
+//! host, and work all the same. What a helper has is looked at thread by thread.
 
 use std::fs;
 use std::path::Path;
@@ -98,8 +98,8 @@ fn promote_always_asks_for_it(world: &mut World) {
     );
 }
 
-/// In a user namespace of the guest's own the helper is `uid` of the host, and the capabilities that it keeps are worth nothing
-/// outside.
+/// In a user namespace of the guest's own the helper is `uid` of the host, and the capabilities
+/// that it keeps are worth nothing outside.
 fn guest_of(world: &mut World, users: GuestUsers, uid: u32) {
     world.guest = Guest::new(users);
     let helper = Watched::start(world.helper().option("--promote=always"), &world.dir);
@@ -144,7 +144,8 @@ fn ip_netns(world: &mut World) {
     fs::remove_dir_all(dir).expect("remove the directory");
 }
 
-/// Every thread has `id` for all its user and group IDs, no other group, and no more than `capabilities`.
+/// Every thread has `id` for all its user and group IDs, no other group, and no more than
+/// `capabilities`.
 fn assert_privileges(helper: &Helper, id: u32, capabilities: u64) {
     let threads = helper.of_each_thread("status");
     assert!(threads.len() > 1, "the guest's thread is there");

@@ -70,7 +70,8 @@ fn one_source_port_for_all_remotes(world: &mut World) {
     }
 }
 
-/// A third party that guesses the host port does not reach the guest (RFC 4787 section 5, address-dependent filtering).
+/// A third party that guesses the host port does not reach the guest (RFC 4787 section 5,
+/// address-dependent filtering).
 fn answers_only_from_whom_was_asked(world: &mut World) {
     let _helper = world.helper().start();
     let server = udp(&world.elsewhere, Family::V4.elsewhere(), 0);
@@ -90,8 +91,8 @@ fn answers_only_from_whom_was_asked(world: &mut World) {
     );
 }
 
-/// A program that uses each source port once (a resolver, a scanner) runs into no limit: mappings that are not used any
-/// more make way. One that is in use stays, and the sockets are bounded.
+/// A program that uses each source port once (a resolver, a scanner) runs into no limit: mappings
+/// that are not used any more make way. One that is in use stays, and the sockets are bounded.
 fn many_source_ports(world: &mut World) {
     const PORTS: usize = 10_000;
     const MAPPINGS_LIMIT: usize = 4096 + 64;
@@ -122,7 +123,8 @@ fn large_datagram(world: &mut World) {
     }
 }
 
-/// One `send` with UDP_SEGMENT becomes many datagrams, each of which arrives whole and alone, there and back.
+/// One `send` with UDP_SEGMENT becomes many datagrams, each of which arrives whole and alone, there
+/// and back.
 fn segmented_burst(world: &mut World, mtu: u32) {
     const SEGMENT: usize = 1200;
     const SEGMENTS: usize = 40;

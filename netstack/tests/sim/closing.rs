@@ -1,5 +1,5 @@
-//! The ends of connections: FIN and RST from each side in each state, both halves in each order, and what becomes of bytes
-//! that were on their way.
+//! The ends of connections: FIN and RST from each side in each state, both halves in each order,
+//! and what becomes of bytes that were on their way.
 
 use netstack::core::tcp::{Cause, Promote};
 use netstack::core::{Config, Duration};
@@ -280,8 +280,8 @@ fn bytes_before_the_guests_fin_outlive_the_guests_connection() {
     }
 }
 
-/// As above, and the guest takes the port again for a new connection: the old bytes still arrive, the new connection
-/// works when they have.
+/// As above, and the guest takes the port again for a new connection: the old bytes still arrive,
+/// the new connection works when they have.
 #[test]
 fn a_port_reused_while_bytes_wait_costs_none() {
     let mut world = World::default();
@@ -364,8 +364,9 @@ fn a_port_is_free_for_reuse_as_soon_as_both_have_finished() {
     }
 }
 
-/// A guest whose kernel has forgotten a connection (FIN-WAIT-2 timed out, a restored container) opens it anew. Whether
-/// the core challenges it or believes it, the new connection must come about within its first few SYNs.
+/// A guest whose kernel has forgotten a connection (FIN-WAIT-2 timed out, a restored container)
+/// opens it anew. Whether the core challenges it or believes it, the new connection must come about
+/// within its first few SYNs.
 #[test]
 fn a_port_reused_while_the_flow_is_open_gets_a_new_connection() {
     for state in STATES {

@@ -1,5 +1,5 @@
-//! UDP and echo: which mapping a datagram belongs to, whom it lets in, how long it lives; the DNS forwarder; errors that
-//! come back.
+//! UDP and echo: which mapping a datagram belongs to, whom it lets in, how long it lives; the DNS
+//! forwarder; errors that come back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -65,7 +65,8 @@ fn a_datagram_goes_out_and_the_answer_comes_back() {
     }
 }
 
-/// RFC 4787 REQ-1 and REQ-8: one mapping for all remotes, and only those are let in that were sent to.
+/// RFC 4787 REQ-1 and REQ-8: one mapping for all remotes, and only those are let in that were sent
+/// to.
 #[test]
 fn one_port_is_one_mapping() {
     let mut world = World::default();

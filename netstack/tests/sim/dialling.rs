@@ -1,4 +1,5 @@
-//! From the guest's SYN to the end of the dial: each thing that can happen in between, and each order.
+//! From the guest's SYN to the end of the dial: each thing that can happen in between, and each
+//! order.
 
 use netstack::core::icmp::Unreachable;
 use netstack::core::tcp::Cause;
@@ -302,7 +303,8 @@ fn port_zero_is_refused_without_a_dial() {
     assert_eq!(world.states(), []);
 }
 
-/// A guest that dials without end (a scanner) must not keep others from dialling: the oldest dial gives way.
+/// A guest that dials without end (a scanner) must not keep others from dialling: the oldest dial
+/// gives way.
 #[test]
 fn dials_are_limited_and_counted() {
     let mut world = World::default();
@@ -339,7 +341,8 @@ fn dials_are_limited_and_counted() {
     assert_eq!(world.states().len(), MAX_DIALS + 1);
 }
 
-/// A SYN that the engine cannot read must not leave a flow behind that waits for another one for ever.
+/// A SYN that the engine cannot read must not leave a flow behind that waits for another one for
+/// ever.
 #[test]
 fn a_syn_with_broken_options_leaves_nothing_behind() {
     let mut world = World::default();

@@ -1,4 +1,5 @@
-//! Windows: what happens when one side takes nothing, takes everything at once, or the device is full.
+//! Windows: what happens when one side takes nothing, takes everything at once, or the device is
+//! full.
 
 use netstack::core::tcp::{Cause, Promote};
 use netstack::core::{Config, Duration};
@@ -148,7 +149,8 @@ fn a_whole_window_before_the_first_ack_is_taken() {
     }
 }
 
-/// The trap: smoltcp's zero-window probe is armed, and our FIN is acknowledged without the window opening.
+/// The trap: smoltcp's zero-window probe is armed, and our FIN is acknowledged without the window
+/// opening.
 #[test]
 fn fin_wait_2_with_a_closed_window_comes_to_rest() {
     let mut world = World::default();
@@ -272,8 +274,9 @@ fn a_quiet_connection_costs_nothing() {
     assert_eq!(world.closed, Vec::<(_, Cause)>::new());
 }
 
-/// A page of a download that a pager holds back: the remote is long done, the guest's window stays closed, and its kernel
-/// answers every probe (RFC 9293 3.8.6.1: the connection stays open as long as it does).
+/// A page of a download that a pager holds back: the remote is long done, the guest's window stays
+/// closed, and its kernel answers every probe (RFC 9293 3.8.6.1: the connection stays open as long
+/// as it does).
 #[test]
 fn a_guest_that_reads_nothing_for_hours_loses_nothing() {
     let mut world = World::default();
@@ -303,8 +306,9 @@ fn a_guest_that_reads_nothing_for_hours_loses_nothing() {
     assert_eq!(flags & FIN, FIN);
 }
 
-/// The right edge that the core offers may move back by less than a unit of the window scale, while the guest's last
-/// segment up to the old edge is on its way. What is beyond the new edge is not lost, and neither is the FIN after it.
+/// The right edge that the core offers may move back by less than a unit of the window scale, while
+/// the guest's last segment up to the old edge is on its way. What is beyond the new edge is not
+/// lost, and neither is the FIN after it.
 #[test]
 fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
     let mut world = World::default();
@@ -343,7 +347,8 @@ fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
     assert!(world.host(flow).is_at_end());
 }
 
-/// While a flow rests for its promotion the remote's bytes wait: an acknowledgement that the guest holds back is asked for.
+/// While a flow rests for its promotion the remote's bytes wait: an acknowledgement that the guest
+/// holds back is asked for.
 #[test]
 fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
     /// So much at once makes a flow haul.
@@ -375,7 +380,8 @@ fn segments_within(world: &mut World, seconds: u64) -> Vec<Segment> {
     world.segments()
 }
 
-/// Linux drops data that fit its window when its memory does not suffice (TCPRcvQDrop), and says so by a closed window.
+/// Linux drops data that fit its window when its memory does not suffice (TCPRcvQDrop), and says so
+/// by a closed window.
 #[test]
 fn what_the_guest_drops_within_its_window_is_repeated() {
     for fin in [false, true] {

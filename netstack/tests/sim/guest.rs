@@ -1,5 +1,6 @@
-//! Another TCP stack as the guest: a smoltcp of its own, with everything a guest's kernel and its tap add to it. Frames
-//! to it come as its kernel would hand them to TCP (see `kernel`); it checks their checksums.
+//! Another TCP stack as the guest: a smoltcp of its own, with everything a guest's kernel and its
+//! tap add to it. Frames to it come as its kernel would hand them to TCP (see `kernel`); it checks
+//! their checksums.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -34,7 +35,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest on a link of `mtu` bytes; with `offload` it leaves checksums and segmentation to the link.
+    /// A guest on a link of `mtu` bytes; with `offload` it leaves checksums and segmentation to the
+    /// link.
     pub fn new(mtu: usize, offload: bool, seed: u64, now: Instant) -> Guest {
         let mut tap = Tap {
             inbound: VecDeque::new(),
@@ -91,8 +93,9 @@ impl Guest {
         self.sockets.get_mut(handle)
     }
 
-    /// Takes a frame of the core, virtio header first. The guest's smoltcp has the fault from which `hold_back_fin` keeps
-    /// the core's, and meets it often: the core's goes beyond the window when it repeats a segment early.
+    /// Takes a frame of the core, virtio header first. The guest's smoltcp has the fault from which
+    /// `hold_back_fin` keeps the core's, and meets it often: the core's goes beyond the window when
+    /// it repeats a segment early.
     pub fn receive(&mut self, frame: &[u8]) {
         for frame in kernel::deliver(frame) {
             let packet = &frame[ETHERNET_LEN..];

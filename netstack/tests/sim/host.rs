@@ -1,6 +1,6 @@
-//! The host's half of a flow in memory: what the core sees as a [`HostStream`], and the remote behind it, which the test
-//! plays. Readiness is told as epoll tells it with EPOLLET: an edge when data arrive, when room appears after a refusal,
-//! at the end.
+//! The host's half of a flow in memory: what the core sees as a [`HostStream`], and the remote
+//! behind it, which the test plays. Readiness is told as epoll tells it with EPOLLET: an edge when
+//! data arrive, when room appears after a refusal, at the end.
 
 use std::collections::VecDeque;
 use std::io;

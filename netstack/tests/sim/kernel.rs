@@ -1,6 +1,7 @@
-//! What a guest's kernel does with a frame from the tap, by the virtio header: it cuts super-frames into segments and
-//! finishes checksums. Everything that the core sends goes through here, and a frame that a kernel would refuse or
-//! misread fails the test. Sums are made here by hand, so that they are not checked by the code that wrote them.
+//! What a guest's kernel does with a frame from the tap, by the virtio header: it cuts super-frames
+//! into segments and finishes checksums. Everything that the core sends goes through here, and a
+//! frame that a kernel would refuse or misread fails the test. Sums are made here by hand, so that
+//! they are not checked by the code that wrote them.
 
 use etherparse::{IpNumber, Ipv4Header, NetSlice, SlicedPacket};
 use netstack::core::vnet::{Checksum, Offload, Segmentation, SuperFrame};

@@ -1,5 +1,5 @@
-//! More of something than there may be: each kind of flow has a share of its own, within which the senior one makes way;
-//! open connections stay.
+//! More of something than there may be: each kind of flow has a share of its own, within which the
+//! senior one makes way; open connections stay.
 
 use netstack::core::flow::FlowId;
 use netstack::core::tcp::Cause;
@@ -64,7 +64,8 @@ fn a_flood_of_datagrams_leaves_room_for_everything_else() {
     assert_eq!(world.closed, []);
 }
 
-/// Clients of a published UDP port hold no descriptor, and however many they are, the guest's own conversations go on.
+/// Clients of a published UDP port hold no descriptor, and however many they are, the guest's own
+/// conversations go on.
 #[test]
 fn clients_of_a_published_port_do_not_end_the_guests_own_mappings() {
     let mut world = limited(|limits| limits.published_udp = 10);
@@ -83,7 +84,8 @@ fn clients_of_a_published_port_do_not_end_the_guests_own_mappings() {
     assert!(world.closed.iter().all(|(flow, _)| *flow != mine));
 }
 
-/// SYNs that come faster than they can be dialled for wait, and the oldest are given up. They hold nothing.
+/// SYNs that come faster than they can be dialled for wait, and the oldest are given up. They hold
+/// nothing.
 #[test]
 fn syns_wait_for_their_turn() {
     let mut world = limited(|limits| limits.waiting = 20);
@@ -113,7 +115,8 @@ fn syns_wait_for_their_turn() {
     assert_eq!(count(&world, Share::Dials), most);
 }
 
-/// A dial, or an answer to the guest, is not given up for the next SYN at once, or nobody would ever be answered.
+/// A dial, or an answer to the guest, is not given up for the next SYN at once, or nobody would
+/// ever be answered.
 #[test]
 fn dials_wait_while_those_before_have_not_had_time() {
     let mut world = limited(|limits| (limits.dials, limits.half_open) = (3, 2));

@@ -210,7 +210,8 @@ fn a_fragmented_datagram_leaves_whole() {
                 0 => {}
                 1 => pieces.reverse(),
                 2 => pieces.rotate_left(3),
-                // Each twice: the whole comes about once, and what is repeated after it is incomplete.
+                // Each twice: the whole comes about once, and what is repeated after it is
+                // incomplete.
                 _ => pieces = pieces.iter().flat_map(|p| [p.clone(), p.clone()]).collect(),
             }
             pieces.iter().for_each(|piece| world.send_frame(piece));
@@ -253,7 +254,8 @@ fn an_incomplete_datagram_is_forgotten() {
     assert!(world.datagrams.is_empty());
 }
 
-/// A guest that starts datagrams and finishes none gets no further ones through for a while, and no memory either.
+/// A guest that starts datagrams and finishes none gets no further ones through for a while, and no
+/// memory either.
 #[test]
 fn a_flood_of_fragments_ends() {
     let mut world = World::default();

@@ -1,9 +1,11 @@
-//! The core in memory, with a guest, a host and a clock that the test plays. `world` calls the core as a driver does; each
-//! frame of the core passes `kernel`, which does with it what a guest's kernel would.
+//! The core in memory, with a guest, a host and a clock that the test plays. `world` calls the core
+//! as a driver does; each frame of the core passes `kernel`, which does with it what a guest's
+//! kernel would.
 //!
-//! Conversations: a scripted guest (`peer`) says one thing in one state, and the test looks at what comes back.
-//! Transfers: another TCP stack (`guest`) and random programs on both sides talk through a link that delays, loses,
-//! repeats and reorders frames (`wire`), and every byte is compared.
+//! Conversations: a scripted guest (`peer`) says one thing in one state, and the test looks at what
+//! comes back. Transfers: another TCP stack (`guest`) and random programs on both sides talk
+//! through a link that delays, loses, repeats and reorders frames (`wire`), and every byte is
+//! compared.
 
 #[allow(dead_code, reason = "shared with the hostile guest")]
 #[path = "../hostile/entropy.rs"]

@@ -1,4 +1,5 @@
-//! What connections buffer together: bounded whatever the guest and its remotes do, and no connection is without any.
+//! What connections buffer together: bounded whatever the guest and its remotes do, and no
+//! connection is without any.
 
 use netstack::core::Duration;
 use netstack::core::flow::FlowId;
@@ -15,7 +16,8 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index % 251) as u8).collect()
 }
 
-/// Connects from `port`; the guest says `window` with its last ACK of the handshake. Returns the SYN-ACK as well.
+/// Connects from `port`; the guest says `window` with its last ACK of the handshake. Returns the
+/// SYN-ACK as well.
 fn connect_from(port: u16, window: u16, host: Host, world: &mut World) -> (Peer, FlowId, Segment) {
     let mut guest = Peer::new(REMOTE);
     guest.guest.set_port(port);
@@ -52,7 +54,8 @@ fn hear(guest: &mut Peer, len: usize, world: &mut World) -> Vec<u8> {
     heard
 }
 
-/// A guest may open any number of connections that nobody reads from: the more there are, the less each of them gets.
+/// A guest may open any number of connections that nobody reads from: the more there are, the less
+/// each of them gets.
 #[test]
 fn windows_are_smaller_when_many_connections_are_open() {
     const CONNECTIONS: u16 = 4_000;
@@ -94,8 +97,9 @@ fn windows_are_smaller_when_many_connections_are_open() {
     assert_eq!(answer.scale, Some(4));
 }
 
-/// Remotes send to a guest that reads nothing, on many connections, until memory is short. A connection that is read goes on
-/// all the same, and what the others had is there again once they are gone.
+/// Remotes send to a guest that reads nothing, on many connections, until memory is short. A
+/// connection that is read goes on all the same, and what the others had is there again once they
+/// are gone.
 #[test]
 fn what_no_guest_reads_is_bounded() {
     const CONNECTIONS: u16 = 1_200;

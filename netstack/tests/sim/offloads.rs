@@ -1,5 +1,5 @@
-//! Super-frames and segment sizes: what the virtio header and the MSS option say, at both ends of the range of MTUs and
-//! for both families.
+//! Super-frames and segment sizes: what the virtio header and the MSS option say, at both ends of
+//! the range of MTUs and for both families.
 
 use netstack::core::Config;
 use netstack::core::vnet::{Checksum, Segmentation};
@@ -36,7 +36,8 @@ fn the_mss_is_what_the_guests_link_holds() {
     }
 }
 
-/// The guest's kernel is given up to 64 KiB at once, and told to cut it into what the guest asked for.
+/// The guest's kernel is given up to 64 KiB at once, and told to cut it into what the guest asked
+/// for.
 #[test]
 fn bulk_to_the_guest_is_super_frames_of_its_segment_size() {
     for (remote, mtu, headers) in CASES {
@@ -96,7 +97,8 @@ fn super_frames_are_whole_numbers_of_segments() {
     }
 }
 
-/// RFC 9293 3.7.1: a guest that does not say gets 536; RFC 6691: less than that is taken at its word, within reason.
+/// RFC 9293 3.7.1: a guest that does not say gets 536; RFC 6691: less than that is taken at its
+/// word, within reason.
 #[test]
 fn odd_segment_sizes_are_honoured_within_reason() {
     for (mss, size) in [(None, 536), (Some(0), 536), (Some(1), 48), (Some(100), 100)] {

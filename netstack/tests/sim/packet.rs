@@ -1,5 +1,6 @@
-//! Packets as the tests write and read them: TCP segments with the fields that matter, datagrams, ICMP and ARP messages,
-//! and the frames around them. What is written has complete checksums; what is read is first checked by `kernel`.
+//! Packets as the tests write and read them: TCP segments with the fields that matter, datagrams,
+//! ICMP and ARP messages, and the frames around them. What is written has complete checksums; what
+//! is read is first checked by `kernel`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -225,8 +226,8 @@ pub fn echo(source: &str, destination: &str, id: u16, sequence: u16, payload: &[
     frame
 }
 
-/// The frame by which the guest says that nobody listens where `frame` was to go (port unreachable), of which it quotes
-/// all that is given.
+/// The frame by which the guest says that nobody listens where `frame` was to go (port
+/// unreachable), of which it quotes all that is given.
 pub fn unreachable(frame: &[u8]) -> Vec<u8> {
     let quote = &frame[VNET_HEADER_LEN + 14..];
     let address = |at: usize, len: usize| quote[at..at + len].to_vec();

@@ -1,4 +1,5 @@
-//! A guest's end of one TCP connection, scripted: it keeps the numbers, the test decides what is said and when.
+//! A guest's end of one TCP connection, scripted: it keeps the numbers, the test decides what is
+//! said and when.
 
 use std::net::SocketAddr;
 
@@ -98,7 +99,8 @@ impl Peer {
         segment
     }
 
-    /// Takes a segment that must be the next in sequence and acknowledge all that was said; returns its flags.
+    /// Takes a segment that must be the next in sequence and acknowledge all that was said; returns
+    /// its flags.
     pub fn hear(&mut self, segment: &Segment) -> u8 {
         if segment.flags & SYN != 0 {
             self.rcv_nxt = segment.seq;
@@ -113,7 +115,8 @@ impl Peer {
         segment.flags
     }
 
-    /// Begins to connect: the dial succeeds, with `host` as the stream, and is answered with the SYN-ACK that is returned.
+    /// Begins to connect: the dial succeeds, with `host` as the stream, and is answered with the
+    /// SYN-ACK that is returned.
     pub fn dial(&mut self, world: &mut World, host: Host) -> (FlowId, Segment) {
         world.send(self.syn());
         let (flow, _) = world.dialled();

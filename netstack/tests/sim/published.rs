@@ -1,5 +1,5 @@
-//! Clients of published ports: the connection to the guest, who the client appears to be, and what becomes of it when the
-//! guest refuses or says nothing.
+//! Clients of published ports: the connection to the guest, who the client appears to be, and what
+//! becomes of it when the guest refuses or says nothing.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -16,7 +16,8 @@ use crate::world::{World, address, config, guest_address};
 const CLIENT: &str = "203.0.113.9:50123";
 
 impl World {
-    /// A client sends a datagram to the published port 53. Returns the mapping by which it reached the guest.
+    /// A client sends a datagram to the published port 53. Returns the mapping by which it reached
+    /// the guest.
     fn client_sends(&mut self, client: &str, payload: &[u8]) -> FlowId {
         let (now, wire) = (self.now, &mut self.wire);
         self.core
@@ -96,7 +97,8 @@ fn a_service_that_is_not_there_resets_the_client() {
     world.assert_quiet();
 }
 
-/// A service that listens in one family only serves the clients of the other one too, as the gateway's.
+/// A service that listens in one family only serves the clients of the other one too, as the
+/// gateway's.
 #[test]
 fn a_refused_client_is_served_by_the_other_family() {
     for (client, other) in [
@@ -150,7 +152,8 @@ fn a_client_that_both_families_refuse_is_reset_and_no_third_attempt_made() {
     assert_eq!(world.states(), []);
 }
 
-/// Only a refusal of the SYN is one: a service that resets an open connection has served the client.
+/// Only a refusal of the SYN is one: a service that resets an open connection has served the
+/// client.
 #[test]
 fn an_open_connection_that_is_reset_is_not_begun_again() {
     let mut world = World::default();
@@ -251,7 +254,8 @@ fn a_datagram_that_is_refused_goes_to_the_other_family() {
     }
 }
 
-/// What the guest quotes in part cannot be sent again, and where it lacks the other family there is no detour.
+/// What the guest quotes in part cannot be sent again, and where it lacks the other family there is
+/// no detour.
 #[test]
 fn a_datagram_that_cannot_be_sent_again_is_lost() {
     let mut world = World::default();
@@ -393,7 +397,8 @@ fn clients_that_clash_get_other_ports() {
     assert_eq!(world.segment().source, address("10.0.2.2:65534"));
 }
 
-/// Another port is looked for in bounded time: past the privileged ones, around the end, and then no more.
+/// Another port is looked for in bounded time: past the privileged ones, around the end, and then
+/// no more.
 #[test]
 fn when_many_ports_clash_the_client_is_turned_away() {
     for own in [500, 65_000] {

@@ -1,5 +1,5 @@
-//! What the guest can reach, and what it is told about the rest: no frame makes the core point a host socket at the host
-//! itself or at its neighbours on the link.
+//! What the guest can reach, and what it is told about the rest: no frame makes the core point a
+//! host socket at the host itself or at its neighbours on the link.
 
 use std::net::{IpAddr, SocketAddr};
 

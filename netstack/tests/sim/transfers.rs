@@ -1,6 +1,6 @@
-//! Random conversations between a guest's TCP and the host's, many at a time, through a link that may be bad. Every byte
-//! that arrives is compared with what was sent; each flow ends with both sides finished, or with the reset that one of
-//! them wanted.
+//! Random conversations between a guest's TCP and the host's, many at a time, through a link that
+//! may be bad. Every byte that arrives is compared with what was sent; each flow ends with both
+//! sides finished, or with the reset that one of them wanted.
 //!
 //! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure; `CORACLE_FULL=1` runs many more.
 
@@ -24,8 +24,8 @@ const SCENES: u64 = 100;
 const SCENES_OF_A_FULL_RUN: u64 = 3_000;
 /// A bound on events in one scene.
 const MAX_STEPS: usize = 2_000_000;
-/// How long nothing may move before it is a stall. Retransmission timers back off to a minute.
-/// One flow in so many may be excused. Of the seeds here 1 in 215 is, of those of a full run 1 in 860.
+/// How long nothing may move before it is a stall. Retransmission timers back off to a minute. One
+/// flow in so many may be excused. Of the seeds here 1 in 215 is, of those of a full run 1 in 860.
 const FLOWS_PER_EXCUSE: usize = 100;
 const MAX_STALL: Duration = Duration::from_secs(400);
 
@@ -279,8 +279,8 @@ impl Flow {
         }
     }
 
-    /// What was done fits what was planned. `cause` is how the core ended the flow; `excused` if a FIN may have got lost
-    /// for good.
+    /// What was done fits what was planned. `cause` is how the core ended the flow; `excused` if a
+    /// FIN may have got lost for good.
     fn check(&self, cause: Option<Cause>, excused: bool) {
         if self.refused {
             assert!(self.guest.heard_reset && self.guest.received == 0);
@@ -424,7 +424,8 @@ impl Scene {
             if let Some(host) = flow.id.and_then(|id| self.world.hosts.get_mut(&id)) {
                 moved |= flow.host.act(host, now, &mut self.entropy);
                 if host.closed.is_some() && socket.is_listening() {
-                    // A client that was gone before the service heard of it: nobody is going to come.
+                    // A client that was gone before the service heard of it: nobody is going to
+                    // come.
                     socket.abort();
                 }
             }
@@ -575,7 +576,8 @@ impl Flow {
             Initiator::Host => guest.listen(buffers, port),
         };
         if matches!(ends[1], End::Reset { .. }) {
-            // A RST behind lost bytes that fill the window is lost on the guest, which then has to ask.
+            // A RST behind lost bytes that fill the window is lost on the guest, which then has to
+            // ask.
             let interval = Duration::from_secs(20);
             guest.socket(handle).set_keep_alive(Some(interval));
         }

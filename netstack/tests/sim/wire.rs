@@ -54,9 +54,10 @@ impl Quality {
 }
 
 impl Quality {
-    /// A FIN always gets through at once, because neither it nor a byte before it is lost or late. Where it does not,
-    /// smoltcp 0.14 may never repeat it: when three duplicate ACKs meet a FIN that is in flight alone, it stops the
-    /// retransmission timer, wants to repeat the first segment of its buffer, and that is empty.
+    /// A FIN always gets through at once, because neither it nor a byte before it is lost or late.
+    /// Where it does not, smoltcp 0.14 may never repeat it: when three duplicate ACKs meet a FIN
+    /// that is in flight alone, it stops the retransmission timer, wants to repeat the first
+    /// segment of its buffer, and that is empty.
     pub fn carries_fins(&self) -> bool {
         self.lost == 0 && self.overtaken == 0
     }

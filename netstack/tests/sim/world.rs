@@ -1,5 +1,6 @@
-//! A core with everything around it under the test's control: the link, the clock, dials and host streams. It calls the
-//! core in the order that the core's description asks for, and fails when there is no end to what the core wants.
+//! A core with everything around it under the test's control: the link, the clock, dials and host
+//! streams. It calls the core in the order that the core's description asks for, and fails when
+//! there is no end to what the core wants.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -1,11 +1,14 @@
-//! One direction of a relay: from a source leg to a sink leg, at most one read ahead of what the sink takes.
+//! One direction of a relay: from a source leg to a sink leg, at most one read ahead of what the
+//! sink takes.
 //!
-//! A direction waits for exactly one thing at a time: while it holds bytes, for the sink to take them; while it holds none, for
-//! the source to have some. That is the whole of back-pressure, and what bounds memory: one pipe, or one copy buffer. Small reads are
-//! copied, since two calls on warm memory beat two splices; a read that fills the buffer is the sign to splice.
+//! A direction waits for exactly one thing at a time: while it holds bytes, for the sink to take
+//! them; while it holds none, for the source to have some. That is the whole of back-pressure, and
+//! what bounds memory: one pipe, or one copy buffer. Small reads are copied, since two calls on
+//! warm memory beat two splices; a read that fills the buffer is the sign to splice.
 //!
-//! Half-close is two facts: the source's FIN was read, and the FIN was passed to the sink. Passing it is left to the relay, which
-//! must know first that what looked like an end was none (after a RST that a failed write has reported, reads return 0).
+//! Half-close is two facts: the source's FIN was read, and the FIN was passed to the sink. Passing
+//! it is left to the relay, which must know first that what looked like an end was none (after a
+//! RST that a failed write has reported, reads return 0).
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -17,7 +20,8 @@ use super::pool::{COPY_BYTES, Pipe, PipePool};
 /// The state of one direction. Not both `owed` and `pipe` hold bytes at a time.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
-    /// Bytes in our memory for the sink, of which `owed_sent` have been sent: what the caller brought along, or the rest of a copy.
+    /// Bytes in our memory for the sink, of which `owed_sent` have been sent: what the caller
+    /// brought along, or the rest of a copy.
     owed: Vec<u8>,
     owed_sent: usize,
     pipe: Option<Pipe>,
@@ -57,7 +61,8 @@ impl Direction {
         }
     }
 
-    /// Moves bytes until an event is needed or the turn's work is used up. Returns the pipe to `pool` if it is empty.
+    /// Moves bytes until an event is needed or the turn's work is used up. Returns the pipe to
+    /// `pool` if it is empty.
     pub(super) fn pump(
         &mut self,
         source: &mut Endpoint,
@@ -71,7 +76,8 @@ impl Direction {
         turn
     }
 
-    /// Passes the source's FIN on, once. Nothing is held then: the read that met it was made with nothing held.
+    /// Passes the source's FIN on, once. Nothing is held then: the read that met it was made with
+    /// nothing held.
     pub(super) fn pass_fin(&mut self, sink: &Endpoint) -> Result<(), Fault> {
         if self.source_ended && !self.sink_ended {
             shutdown(&sink.socket, Shutdown::Write).map_err(Fault::Sink)?;
@@ -159,7 +165,8 @@ impl Direction {
         sink: &mut Endpoint,
         pool: &mut PipePool,
     ) -> Result<(), Fault> {
-        // A splice stops dead at the urgent mark, with EAGAIN as if there were nothing to read; recv passes it.
+        // A splice stops dead at the urgent mark, with EAGAIN as if there were nothing to read;
+        // recv passes it.
         if self.bulk
             && !source.urgent
             && let Some(pipe) = self.pipe.take().or_else(|| pool.lend())
@@ -181,7 +188,8 @@ impl Direction {
                 SpliceFlags::NONBLOCK,
             )
         });
-        // A short read may also mean that the pipe's slots are full: only EAGAIN proves the source empty.
+        // A short read may also mean that the pipe's slots are full: only EAGAIN proves the source
+        // empty.
         let read = self.note_read(source, read, 0);
         pipe.held = *read.as_ref().unwrap_or(&0);
         self.pipe = Some(pipe);
@@ -197,7 +205,8 @@ impl Direction {
     ) -> Result<(), Fault> {
         let read = retry_on_intr(|| recv(&source.socket, &mut *buffer, RecvFlags::DONTWAIT))
             .map(|(_, read)| read);
-        // A short read may also end at the urgent mark or just before a FIN, whose event has come and will not come again.
+        // A short read may also end at the urgent mark or just before a FIN, whose event has come
+        // and will not come again.
         let empty_below = if source.urgent || source.read_closed {
             0
         } else {
@@ -222,8 +231,8 @@ impl Direction {
         Ok(())
     }
 
-    /// Keeps the books of a read's result and returns its length, 0 also for a FIN or nothing to read. Fewer bytes than
-    /// `empty_below` prove that the source is empty.
+    /// Keeps the books of a read's result and returns its length, 0 also for a FIN or nothing to
+    /// read. Fewer bytes than `empty_below` prove that the source is empty.
     fn note_read(
         &mut self,
         source: &mut Endpoint,

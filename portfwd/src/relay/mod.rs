@@ -1,13 +1,16 @@
-//! One relay joins two kernel TCP sockets: what either peer sends, half-closes or resets, the other peer sees.
+//! One relay joins two kernel TCP sockets: what either peer sends, half-closes or resets, the other
+//! peer sees.
 //!
-//! Sans-loop: the caller owns epoll. It registers both sockets once with [`INTEREST`], reports events to [`Relay::handle_ready`], and then
-//! calls [`Relay::drive`], again for as long as that asks for another turn, until it is done. Relays of one loop share a
-//! [`PipePool`].
+//! Sans-loop: the caller owns epoll. It registers both sockets once with [`INTEREST`], reports
+//! events to [`Relay::handle_ready`], and then calls [`Relay::drive`], again for as long as that
+//! asks for another turn, until it is done. Relays of one loop share a [`PipePool`].
 //!
-//! A relay that is dropped before both directions have ended resets both connections, also when the process is killed:
-//! a peer never takes a cut stream for a whole one. `direction` moves the bytes, `pool` lends the pipes.
+//! A relay that is dropped before both directions have ended resets both connections, also when the
+//! process is killed: a peer never takes a cut stream for a whole one. `direction` moves the bytes,
+//! `pool` lends the pipes.
 //!
-//! System calls, for a sandbox: splice, pipe2, fcntl, recvfrom, sendto, shutdown, getsockopt, setsockopt, ioctl(FIONBIO), close.
+//! System calls, for a sandbox: splice, pipe2, fcntl, recvfrom, sendto, shutdown, getsockopt,
+//! setsockopt, ioctl(FIONBIO), close.
 
 mod direction;
 mod pool;
@@ -41,10 +44,12 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Joins two connected TCP sockets. Both are taken for ready, so the first [`Relay::drive`] needs no event; a FIN whose
-    /// EPOLLRDHUP was consumed before is to be reported with [`Relay::handle_ready`].
+    /// Joins two connected TCP sockets. Both are taken for ready, so the first [`Relay::drive`]
+    /// needs no event; a FIN whose EPOLLRDHUP was consumed before is to be reported with
+    /// [`Relay::handle_ready`].
     ///
-    /// Sets O_NONBLOCK, TCP_NODELAY, SO_OOBINLINE and, until both directions have ended, SO_LINGER 0 on both.
+    /// Sets O_NONBLOCK, TCP_NODELAY, SO_OOBINLINE and, until both directions have ended, SO_LINGER
+    /// 0 on both.
     ///
     /// # Errors
     /// When an option cannot be set, as on what is no TCP socket. Both sockets are closed then.
@@ -79,8 +84,9 @@ impl Relay {
             .find_map(|turn| turn.err())
             .or_else(|| self.pending_error());
         if let Some((by, errno)) = fault {
-            // What the broken leg received before its RST still goes out, as far as the other takes it at once: a peer
-            // that reads it before the RST arrives would have got it without us, too.
+            // What the broken leg received before its RST still goes out, as far as the other takes
+            // it at once: a peer that reads it before the RST arrives would have got it without us,
+            // too.
             let _ = self.pump(by, pool);
             return self.finish(
                 End::Aborted {
@@ -107,8 +113,8 @@ impl Relay {
         }
         if self.directions.iter().all(Direction::has_ended) {
             for leg in &self.legs {
-                // Closing must no longer discard what the peer has not acknowledged yet. Taking back an option that
-                // was set cannot fail.
+                // Closing must no longer discard what the peer has not acknowledged yet. Taking
+                // back an option that was set cannot fail.
                 let _ = sockopt::set_socket_linger(&leg.socket, None);
             }
             return self.finish(End::Finished, pool);
@@ -128,8 +134,8 @@ impl Relay {
         self.legs[side as usize].socket.as_fd()
     }
 
-    /// The two sockets, of A and of B; for a caller that must know when TCP itself is through with them. Closing them resets the
-    /// connections unless the relay has [finished](End::Finished).
+    /// The two sockets, of A and of B; for a caller that must know when TCP itself is through with
+    /// them. Closing them resets the connections unless the relay has [finished](End::Finished).
     pub fn into_sockets(self) -> (OwnedFd, OwnedFd) {
         let [a, b] = self.legs;
         (a.socket, b.socket)
@@ -146,7 +152,8 @@ impl Relay {
             .map_err(|fault| fault.on(source))
     }
 
-    /// The error behind an EPOLLERR that no read or write has met, as when the only thing left to wait for was the other leg.
+    /// The error behind an EPOLLERR that no read or write has met, as when the only thing left to
+    /// wait for was the other leg.
     fn pending_error(&mut self) -> Option<(Side, Errno)> {
         Side::BOTH.into_iter().find_map(|side| {
             let leg = &mut self.legs[side as usize];
@@ -211,7 +218,8 @@ pub struct Ready {
     pub writable: bool,
     /// The peer's FIN has arrived, behind whatever is still to be read.
     pub read_closed: bool,
-    /// Urgent data has arrived. It is passed on in its place in the stream, no longer urgent (RFC 6093 section 6).
+    /// Urgent data has arrived. It is passed on in its place in the stream, no longer urgent (RFC
+    /// 6093 section 6).
     pub urgent: bool,
     pub error: bool,
 }
@@ -247,12 +255,13 @@ pub enum Progress {
 pub enum End {
     /// Each side's FIN was passed to the other.
     Finished,
-    /// The connection of side `by` broke, by a RST or because its peer is gone. The other connection is reset when its socket is
-    /// closed.
+    /// The connection of side `by` broke, by a RST or because its peer is gone. The other
+    /// connection is reset when its socket is closed.
     Aborted { by: Side, kind: io::ErrorKind },
 }
 
-/// A leg as the relay sees it: what edge-triggered events have said and no system call has disproved since.
+/// A leg as the relay sees it: what edge-triggered events have said and no system call has
+/// disproved since.
 #[derive(Debug)]
 struct Endpoint {
     socket: OwnedFd,

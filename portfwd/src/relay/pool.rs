@@ -1,8 +1,9 @@
 //! What a relay borrows for as long as it needs it: pipes, and one copy buffer.
 //!
-//! A pipe is lent only while bytes are in it, so a few serve thousands of connections. Linux limits an unprivileged user to
-//! 64 MiB of pipe buffers over all processes (`pipe-user-pages-soft`, Linux 4.5); past that, pipes come too small to be of use. The pool keeps
-//! to a budget below, gives later pipes less than early ones, and lends none rather than fail: the relay then copies.
+//! A pipe is lent only while bytes are in it, so a few serve thousands of connections. Linux limits
+//! an unprivileged user to 64 MiB of pipe buffers over all processes (`pipe-user-pages-soft`, Linux
+//! 4.5); past that, pipes come too small to be of use. The pool keeps to a budget below, gives
+//! later pipes less than early ones, and lends none rather than fail: the relay then copies.
 //!
 //! Invariant: a pipe that is lent is empty, so no connection ever sees another's bytes.
 
@@ -18,7 +19,8 @@ pub struct PipePool {
     budget: usize,
     /// How many pipes may exist. Each has two descriptors.
     max_pipes: usize,
-    /// Capacity of the pipes that exist, idle or lent, each of which holds it too; each [`Pipe`] takes its share off when it is closed.
+    /// Capacity of the pipes that exist, idle or lent, each of which holds it too; each [`Pipe`]
+    /// takes its share off when it is closed.
     in_use: Arc<AtomicUsize>,
     idle: Vec<Pipe>,
     /// How many more requests are turned down before the kernel is asked for a pipe again.
@@ -27,10 +29,12 @@ pub struct PipePool {
 }
 
 impl PipePool {
-    /// A quarter of what `pipe-user-pages-soft` grants a user by default, since helpers of other containers share it.
+    /// A quarter of what `pipe-user-pages-soft` grants a user by default, since helpers of other
+    /// containers share it.
     pub const DEFAULT_BUDGET: usize = 16 << 20;
 
-    /// A pool whose pipes have a capacity of at most `budget` bytes in all. With a budget of 0 relays only copy.
+    /// A pool whose pipes have a capacity of at most `budget` bytes in all. With a budget of 0
+    /// relays only copy.
     pub fn new(budget: usize) -> Self {
         Self {
             budget,
@@ -111,13 +115,15 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe of about `capacity` bytes, less where the user's limit says so, but at least [`MIN_PIPE_BYTES`].
+    /// A pipe of about `capacity` bytes, less where the user's limit says so, but at least
+    /// [`MIN_PIPE_BYTES`].
     fn open(capacity: usize, in_use: &Arc<AtomicUsize>) -> Option<Self> {
         let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         let granted = fcntl_setpipe_size(&write_end, capacity)
             .or_else(|_| fcntl_getpipe_size(&write_end))
             .ok()?;
-        // Past the soft limit a pipe has two pages (Linux 5.14; one before), which is worse than a copy.
+        // Past the soft limit a pipe has two pages (Linux 5.14; one before), which is worse than a
+        // copy.
         if granted < MIN_PIPE_BYTES {
             return None;
         }
@@ -147,10 +153,12 @@ const MIN_PIPE_BYTES: usize = 64 << 10;
 /// `pipe-max-size`, the most an unprivileged process may ask for by default.
 const MAX_PIPE_BYTES: usize = 1 << 20;
 
-/// Pipes kept open with no bytes in them: enough for connections that take turns, few since idle ones count against the user.
+/// Pipes kept open with no bytes in them: enough for connections that take turns, few since idle
+/// ones count against the user.
 const MAX_IDLE_PIPES: usize = 4;
 
-/// After a refusal the kernel is asked again only now and then: a failed pipe2 per read would cost more than the copy.
+/// After a refusal the kernel is asked again only now and then: a failed pipe2 per read would cost
+/// more than the copy.
 const REFUSALS_PER_ASK: u32 = 64;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! One relay, one stimulus: no loop, events are reported by hand, so that each case is the one meant.
+//! One relay, one stimulus: no loop, events are reported by hand, so that each case is the one
+//! meant.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -21,7 +22,8 @@ const READABLE: Ready = Ready {
     error: false,
 };
 
-/// Waits until the relay's socket of `side` has one of `events`, whose report the test then makes or withholds.
+/// Waits until the relay's socket of `side` has one of `events`, whose report the test then makes
+/// or withholds.
 fn await_events(relay: &Relay, side: Side, events: PollFlags) {
     let mut socket = [PollFd::from_borrowed_fd(relay.socket(side), events)];
     poll(&mut socket, Some(&Timespec::try_from(DEADLINE).unwrap())).unwrap();
@@ -76,7 +78,8 @@ fn fin_whose_event_was_consumed_before_is_passed_on() {
     peer_a.write_all(b"all there is").unwrap();
     peer_a.shutdown(Shutdown::Write).unwrap();
     await_events(&relay, Side::A, PollFlags::RDHUP);
-    // Without this report the short read would be taken for an empty socket, and no event would ever come.
+    // Without this report the short read would be taken for an empty socket, and no event would
+    // ever come.
     relay.handle_ready(
         Side::A,
         Ready {
@@ -120,7 +123,8 @@ fn reset_met_by_a_write_is_no_end_of_stream() {
     await_events(&relay, Side::A, PollFlags::ERR);
     peer_b.write_all(b"hello?").unwrap();
     await_events(&relay, Side::B, PollFlags::IN);
-    // Only B's event is reported: the write to A takes the error, and the read from A that follows returns 0.
+    // Only B's event is reported: the write to A takes the error, and the read from A that follows
+    // returns 0.
     relay.handle_ready(Side::B, READABLE);
     let Progress::Done(End::Aborted { by: Side::A, .. }) = relay.drive(&mut pool) else {
         panic!("{relay:?}")
@@ -210,7 +214,8 @@ fn finished_relay_delivers_what_is_under_way() {
 
 #[test]
 fn turn_is_bounded() {
-    // Copies: 24 reads of 16 KiB after what one left over. Splices: 1 MiB, and as much again for the read that passes it.
+    // Copies: 24 reads of 16 KiB after what one left over. Splices: 1 MiB, and as much again for
+    // the read that passes it.
     for (budget, most) in [(0, 25 * (16 << 10)), (PipePool::DEFAULT_BUDGET, 2 << 20)] {
         let (peer_a, peer_b, mut relay) = joined();
         let mut pool = PipePool::new(budget);

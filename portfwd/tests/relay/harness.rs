@@ -1,4 +1,5 @@
-//! Real TCP connections around relays, a small epoll loop, and a byte stream that tells every lost, repeated or swapped byte.
+//! Real TCP connections around relays, a small epoll loop, and a byte stream that tells every lost,
+//! repeated or swapped byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -61,7 +62,8 @@ impl Loop {
         }
     }
 
-    /// Runs until every relay is done. A reset is passed on by dropping the relay, as a caller would.
+    /// Runs until every relay is done. A reset is passed on by dropping the relay, as a caller
+    /// would.
     pub fn run(mut self) -> Vec<End> {
         let start = Instant::now();
         let mut relays: Vec<Option<Relay>> = self.relays.drain(..).map(Some).collect();
@@ -97,7 +99,8 @@ impl Loop {
         self.ends.into_iter().flatten().collect()
     }
 
-    /// Handles what has happened by now and gives turns until none is wanted; returns the ends so far.
+    /// Handles what has happened by now and gives turns until none is wanted; returns the ends so
+    /// far.
     pub fn settle(&mut self) -> &[Option<End>] {
         loop {
             for (index, side, ready) in self.events(Duration::ZERO) {
@@ -153,7 +156,8 @@ pub struct Stream {
 impl Stream {
     pub fn fill(self, offset: u64, buffer: &mut [u8]) {
         for (at, byte) in (offset..).zip(buffer) {
-            // SplitMix64's finaliser over the 8-byte word's number; cheap, and no word repeats within reach.
+            // SplitMix64's finaliser over the 8-byte word's number; cheap, and no word repeats
+            // within reach.
             let mut word = (at / 8)
                 .wrapping_add(self.seed << 40)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15);

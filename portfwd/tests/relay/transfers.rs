@@ -14,7 +14,8 @@ use crate::harness::{Loop, Stream, connection, joined, read_until_reset, reset};
 const TO_B: Stream = Stream { seed: 1 };
 const TO_A: Stream = Stream { seed: 2 };
 
-/// Sends `len` bytes each way at once, each side half-closing when it is through, and compares them.
+/// Sends `len` bytes each way at once, each side half-closing when it is through, and compares
+/// them.
 fn exchange(pool: PipePool, len: u64, chunk: usize) {
     let (peer_a, peer_b, relay) = joined();
     let ends = thread::scope(|scope| {
@@ -281,7 +282,8 @@ fn slow_reader_holds_the_sender_back() {
     sender.set_nonblocking(true).unwrap();
     let bytes = TO_B.bytes(16 << 20);
     let mut sent = 0;
-    // The sender counts as blocked when it stays so over a while in which the relay ran idle again and again.
+    // The sender counts as blocked when it stays so over a while in which the relay ran idle again
+    // and again.
     let mut blocked = 0;
     while blocked < 50 {
         match (&sender).write(&bytes[sent..]) {

@@ -1,7 +1,8 @@
-//! HTTP/1.1 (RFC 9112) as far as a few small resources need it: GET and HEAD, persistent connections, no request bodies.
+//! HTTP/1.1 (RFC 9112) as far as a few small resources need it: GET and HEAD, persistent
+//! connections, no request bodies.
 //!
-//! A request that has a body, or cannot be understood, is answered and the connection closed after it, so nothing is ever
-//! read from a place in the stream that the client meant otherwise.
+//! A request that has a body, or cannot be understood, is answered and the connection closed after
+//! it, so nothing is ever read from a place in the stream that the client meant otherwise.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
@@ -270,8 +271,8 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(stream: TcpStream) -> Connection {
-        // Answers are written in one piece, so there is nothing to gain from holding back segments. Both fail only for a
-        // connection that is gone, which reading will notice.
+        // Answers are written in one piece, so there is nothing to gain from holding back segments.
+        // Both fail only for a connection that is gone, which reading will notice.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
         Connection {
@@ -343,8 +344,8 @@ impl Connection {
         }
     }
 
-    /// Sends the answer to `request`, which is `None` when it could not be understood. Returns the bytes of the body
-    /// that went out.
+    /// Sends the answer to `request`, which is `None` when it could not be understood. Returns the
+    /// bytes of the body that went out.
     pub fn send(&mut self, request: Option<&Request>, answer: Answer) -> io::Result<u64> {
         self.is_open = request.is_some_and(|request| request.keep_alive);
         let mut message = answer.head(self.is_open).into_bytes();
@@ -370,8 +371,8 @@ impl Connection {
         Ok(answer.body_len())
     }
 
-    /// Ends the connection so that the client gets the last answer: what it sent beyond its request is read away first, as
-    /// closing a socket with unread data resets it (RFC 9112 9.6).
+    /// Ends the connection so that the client gets the last answer: what it sent beyond its request
+    /// is read away first, as closing a socket with unread data resets it (RFC 9112 9.6).
     pub fn close(mut self) {
         const MAX_DISCARDED: usize = 256 * 1024;
         const PATIENCE: Duration = Duration::from_millis(500);
@@ -400,8 +401,8 @@ pub fn turn_away(mut stream: TcpStream) {
     if let Body::Text(text) = &answer.body {
         message.extend_from_slice(text.as_bytes());
     }
-    // A new connection has room for so little. What it asks for has mostly come with it; left unread, it would turn the end
-    // of the connection into a reset, which may overtake the answer.
+    // A new connection has room for so little. What it asks for has mostly come with it; left
+    // unread, it would turn the end of the connection into a reset, which may overtake the answer.
     let _ = stream.set_nonblocking(true);
     let _ = stream.read(&mut [0; MAX_HEAD_LEN]);
     let _ = stream.write_all(&message);

@@ -145,7 +145,8 @@ impl Reader<'_> {
         }
     }
 
-    /// What follows `\u`: four digits, or a surrogate pair of them. Half a pair becomes the replacement character.
+    /// What follows `\u`: four digits, or a surrogate pair of them. Half a pair becomes the
+    /// replacement character.
     fn code_point(&mut self) -> Option<char> {
         let first = self.four_digits()?;
         if !(0xd800..0xdc00).contains(&first) {

@@ -1,8 +1,10 @@
-//! The embedded image's only program: a web server that shows a visitor what is special about where it runs.
+//! The embedded image's only program: a web server that shows a visitor what is special about where
+//! it runs.
 //!
-//! It depends on the standard library alone, is linked statically, and is at home as PID 1 of an otherwise empty root file
-//! system. One thread serves one connection; how many there may be, how long each may take and how large a request may
-//! be is bounded. Panics end a thread, never the server.
+//! It depends on the standard library alone, is linked statically, and is at home as PID 1 of an
+//! otherwise empty root file system. One thread serves one connection; how many there may be, how
+//! long each may take and how large a request may be is bounded. Panics end a thread, never the
+//! server.
 //!
 //! `coracle-hello [LISTEN [STATUS-SOCKET]]`, by default on port 8080 of every address.
 
@@ -28,7 +30,8 @@ use site::Site;
 /// Connections served at once; more are told to come back.
 pub const MAX_CONNECTIONS: usize = 512;
 
-/// Enough for the deepest call here, with a good margin; the default of 2 MiB would be reserved for each connection.
+/// Enough for the deepest call here, with a good margin; the default of 2 MiB would be reserved for
+/// each connection.
 const STACK_LEN: usize = 256 * 1024;
 
 /// Where the runner puts the network helper's status socket in the embedded image.

@@ -1,7 +1,8 @@
 //! What the network helper tells of itself: counters, and the path that each connection takes.
 //!
-//! The helper writes one JSON document to whoever connects to its status socket. However many visitors ask, it is asked
-//! by one thread at a time and no more often than every [`MIN_AGE`]; the others go on with what is known.
+//! The helper writes one JSON document to whoever connects to its status socket. However many
+//! visitors ask, it is asked by one thread at a time and no more often than every [`MIN_AGE`]; the
+//! others go on with what is known.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -110,8 +111,8 @@ impl Helper {
         }
     }
 
-    /// The helper's status, if possible as it was after `since`, when the visitor had come; `None` when there is no helper, or
-    /// it does not answer as it should.
+    /// The helper's status, if possible as it was after `since`, when the visitor had come; `None`
+    /// when there is no helper, or it does not answer as it should.
     pub fn status(&self, since: Instant) -> Option<Arc<Status>> {
         let latest = self
             .latest

@@ -1,6 +1,7 @@
 //! The page: `page.html` with its `{{placeholders}}` filled in.
 //!
-//! Whatever the script in it refreshes later stands in it from the start, so the page says the same without a script.
+//! Whatever the script in it refreshes later stands in it from the start, so the page says the same
+//! without a script.
 
 use super::network::Carrier;
 use super::visit::{MapLine, Visit};

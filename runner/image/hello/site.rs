@@ -1,4 +1,5 @@
-//! The resources of the server: the page, the same facts as JSON, and a download to try the speed with.
+//! The resources of the server: the page, the same facts as JSON, and a download to try the speed
+//! with.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +25,8 @@ pub struct Site {
     hostname: String,
     uid_map: Vec<MapLine>,
     gid_map: Vec<MapLine>,
-    /// Where default routes lead: to the network helper, which lends this address to clients on the host's own loopback.
+    /// Where default routes lead: to the network helper, which lends this address to clients on the
+    /// host's own loopback.
     gateways: Vec<IpAddr>,
     started: Instant,
     connections: AtomicU64,
@@ -171,8 +173,8 @@ fn parse_map(text: &str) -> Vec<MapLine> {
     text.lines().filter_map(line).collect()
 }
 
-/// Gateways of default routes in /proc/net/route: columns interface, destination, gateway and more, with addresses as
-/// hexadecimal numbers in host byte order.
+/// Gateways of default routes in /proc/net/route: columns interface, destination, gateway and more,
+/// with addresses as hexadecimal numbers in host byte order.
 fn gateways_v4(table: &str) -> Vec<IpAddr> {
     let gateway = |line: &str| {
         let mut columns = line.split_whitespace().skip(1);
@@ -183,8 +185,8 @@ fn gateways_v4(table: &str) -> Vec<IpAddr> {
     table.lines().filter_map(gateway).collect()
 }
 
-/// Gateways of default routes in /proc/net/ipv6_route: columns destination, its length, source, its length, gateway and more,
-/// with addresses as 32 hexadecimal digits.
+/// Gateways of default routes in /proc/net/ipv6_route: columns destination, its length, source, its
+/// length, gateway and more, with addresses as 32 hexadecimal digits.
 fn gateways_v6(table: &str) -> Vec<IpAddr> {
     let gateway = |line: &str| {
         let mut columns = line.split_whitespace();

@@ -56,8 +56,8 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let (main, theirs) = channel::pair::<ToLauncher, FromMonitor>()?;
     let mut groups = Entrance::open(&container.cgroups).unwrap_or_default();
     let clone = sys::clone_process(NewNamespaces::NONE, groups.unified())
-        // Not every caller may go from its own control group to the container's. The command runs outside then, if there it can
-        // do no harm.
+        // Not every caller may go from its own control group to the container's. The command runs
+        // outside then, if there it can do no harm.
         .or_else(|error| match cgroup::may_be_harmed() {
             true => Err(error),
             false => sys::clone_process(NewNamespaces::NONE, None),

@@ -1,4 +1,5 @@
-//! The commands, one file each, and what they share: finding containers and cleaning up after crashes.
+//! The commands, one file each, and what they share: finding containers and cleaning up after
+//! crashes.
 
 mod exec;
 mod kill;
@@ -44,8 +45,8 @@ pub fn dispatch(cli: Cli, inherited: &Inherited) -> Result<u8, Failure> {
     }
 }
 
-/// The caller's containers, after what a crash may have left has been put right: a container whose monitor was killed is
-/// ended, and removed if it was to be.
+/// The caller's containers, after what a crash may have left has been put right: a container whose
+/// monitor was killed is ended, and removed if it was to be.
 fn open_store() -> Result<Store, Failure> {
     let store = Store::open(Dirs::discover()?)?;
     repair(&store)?;
@@ -127,7 +128,8 @@ fn wait_for_end(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
     )
 }
 
-/// Waits until the monitor has recorded the end of a container whose init has ended, or is gone itself.
+/// Waits until the monitor has recorded the end of a container whose init has ended, or is gone
+/// itself.
 fn wait_for_monitor(container: &Container) {
     if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
         wait_for_end(&monitor, Some(MONITOR_PATIENCE));
@@ -141,8 +143,8 @@ fn kill_init(container: &Container, init: &OwnedFd) {
     cgroup::thaw(&container.cgroups);
 }
 
-/// Kills a container through whoever answers for it: one that has not started yet, or whose record tells nothing, or not the truth.
-/// False when it runs on.
+/// Kills a container through whoever answers for it: one that has not started yet, or whose record
+/// tells nothing, or not the truth. False when it runs on.
 fn end_by_monitor(store: &Store, id: &ContainerId) -> bool {
     let Some(monitor) = store.claimant(id) else {
         return true;
@@ -179,7 +181,8 @@ fn select(
         .collect())
 }
 
-/// Does `action` to each container named. All are tried; the last failure is returned, the others are printed.
+/// Does `action` to each container named. All are tried; the last failure is returned, the others
+/// are printed.
 fn for_each(
     names: &[String],
     mut action: impl FnMut(&str) -> Result<(), Failure>,

@@ -59,7 +59,8 @@ pub fn rm(args: RmArgs) -> Result<u8, Failure> {
     })
 }
 
-/// Ends a container of which nothing is known but who answers for it, or, if nobody does, its first process.
+/// Ends a container of which nothing is known but who answers for it, or, if nobody does, its first
+/// process.
 fn end_unknown(store: &Store, id: &ContainerId, force: bool) -> Result<(), Failure> {
     let name = id.short();
     let init = store.claimed_init(id).and_then(|init| init.open());

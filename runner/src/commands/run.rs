@@ -1,7 +1,7 @@
 //! `coracle run`: from flags to a running container, and in the foreground on to its exit code.
 //!
-//! The order: ports, ID maps, record, files, monitor. What fails early has nothing to undo; from the record on, every failure takes
-//! the record along.
+//! The order: ports, ID maps, record, files, monitor. What fails early has nothing to undo; from
+//! the record on, every failure takes the record along.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -90,7 +90,8 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     }
 }
 
-/// The command as listings show it: a record is to stay short, whatever somebody hands to a program.
+/// The command as listings show it: a record is to stay short, whatever somebody hands to a
+/// program.
 fn shown_command(args: &[OsString]) -> Vec<String> {
     const LEN_MAX: usize = 16 * 1024;
     let mut left = LEN_MAX;
@@ -186,7 +187,8 @@ impl Source {
         })
     }
 
-    /// A tree that root unpacked and a user runs works for reading; better said before than found out.
+    /// A tree that root unpacked and a user runs works for reading; better said before than found
+    /// out.
     fn warn_of_foreign_owner(&self, maps: &IdMaps) {
         if let Ok(found) = fs::metadata(&self.rootfs)
             && !maps.root_is_another()
@@ -290,7 +292,8 @@ fn start(
             ends,
         }),
         None => {
-            // Our copies of the caller's ends: with them open, nobody would ever see the other side hang up.
+            // Our copies of the caller's ends: with them open, nobody would ever see the other side
+            // hang up.
             drop((events, ends));
             let job = Job {
                 store: store.clone(),
@@ -323,8 +326,8 @@ fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The container's end of an output to the caller. One that the caller does not want goes to the log alone, and the caller's end
-/// is closed from the beginning.
+/// The container's end of an output to the caller. One that the caller does not want goes to the
+/// log alone, and the caller's end is closed from the beginning.
 fn shown_or_lost(args: &RunArgs, stream: AttachStream, pipe: OwnedFd) -> io::Result<OwnedFd> {
     match args.attaches(stream) {
         true => Ok(pipe),

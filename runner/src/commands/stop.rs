@@ -1,4 +1,5 @@
-//! `coracle stop`: the stop signal, some patience, then SIGKILL. All containers end at the same time, under one deadline.
+//! `coracle stop`: the stop signal, some patience, then SIGKILL. All containers end at the same
+//! time, under one deadline.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -94,7 +94,8 @@ fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
         if has_ended {
             return Ok(namespaces::wait_for(child.pid)? as u8);
         }
-        // The terminal's own signals go to its whole foreground group, the command included; twice does not hurt.
+        // The terminal's own signals go to its whole foreground group, the command included; twice
+        // does not hurt.
         for signal in signals.take() {
             let _ = sys::send_signal(child.pidfd.as_fd(), signal);
         }

@@ -1,12 +1,16 @@
 //! Which user and group IDs a container has, and how they are given to its user namespace.
 //!
-//! Owns the choice between the ways to map IDs, and the writing of the maps; `subids` knows which sub-IDs there are. Four ways, in this order of choice:
-//! - *range*: the host's root gives IDs that nobody else has, root in the container included, since its own ID owns the host even
-//!   without capabilities (`/proc/sys/kernel`, control groups);
-//! - *own*: root of an outer container passes on its own map unchanged; so does the host's root with `--userns host`;
-//! - *subordinate*: root in the container is the caller, the rest is the caller's sub-IDs, written by newuidmap and newgidmap;
-//! - *single*: root in the container is the caller and there is no other ID. `setgroups` is denied then, as
-//!   `user_namespaces(7)` demands: else a caller could shed a group that a file denies access to (CVE-2014-8989).
+//! Owns the choice between the ways to map IDs, and the writing of the maps; `subids` knows which
+//! sub-IDs there are. Four ways, in this order of choice:
+//! - *range*: the host's root gives IDs that nobody else has, root in the container included, since
+//!   its own ID owns the host even without capabilities (`/proc/sys/kernel`, control groups);
+//! - *own*: root of an outer container passes on its own map unchanged; so does the host's root
+//!   with `--userns host`;
+//! - *subordinate*: root in the container is the caller, the rest is the caller's sub-IDs, written
+//!   by newuidmap and newgidmap;
+//! - *single*: root in the container is the caller and there is no other ID. `setgroups` is denied
+//!   then, as `user_namespaces(7)` demands: else a caller could shed a group that a file denies
+//!   access to (CVE-2014-8989).
 //!
 //! Maps are sorted and start at 0 inside; everything else is checked by the kernel.
 
@@ -126,8 +130,8 @@ impl SingleReason {
 }
 
 impl IdMaps {
-    /// Chooses the maps for this process; `host_root` lets the host's root be root in the container. With the single map comes the
-    /// reason, to be shown once.
+    /// Chooses the maps for this process; `host_root` lets the host's root be root in the
+    /// container. With the single map comes the reason, to be shown once.
     pub fn discover(host_root: bool) -> Result<(IdMaps, Option<SingleReason>), IdMapError> {
         if is_host_root() && !host_root {
             return Ok((Self::range()?, None));
@@ -165,8 +169,9 @@ impl IdMaps {
         }
     }
 
-    /// IDs for the containers of the host's root: those that `/etc/subuid` and `/etc/subgid` grant to the user `coracle` or
-    /// `containers`, else a range that nobody has. The choice is the same each time, as files in containers belong to these IDs.
+    /// IDs for the containers of the host's root: those that `/etc/subuid` and `/etc/subgid` grant
+    /// to the user `coracle` or `containers`, else a range that nobody has. The choice is the same
+    /// each time, as files in containers belong to these IDs.
     fn range() -> Result<IdMaps, IdMapError> {
         if !may_set_ids() {
             return Err(IdMapError::HostRoot);
@@ -196,7 +201,8 @@ impl IdMaps {
         })
     }
 
-    /// Whether the container's root has another user ID than the caller, who has to hand its files over to it.
+    /// Whether the container's root has another user ID than the caller, who has to hand its files
+    /// over to it.
     pub fn root_is_another(&self) -> bool {
         matches!(self.method, Method::Range)
     }
@@ -248,11 +254,12 @@ impl IdMaps {
             .any(|e| (e.outside..e.outside.saturating_add(e.count)).contains(&uid))
     }
 
-    /// Writes the maps of the user namespace that `pid`, a child of this process, has just been born into.
+    /// Writes the maps of the user namespace that `pid`, a child of this process, has just been
+    /// born into.
     ///
     /// # Errors
-    /// [`IdMapError::Tool`] carries what newuidmap or newgidmap said. The namespace is of no use after an error: one of its
-    /// maps may be written already, and a map is written once.
+    /// [`IdMapError::Tool`] carries what newuidmap or newgidmap said. The namespace is of no use
+    /// after an error: one of its maps may be written already, and a map is written once.
     pub fn write(&self, pid: Pid) -> Result<(), IdMapError> {
         let proc_file = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         let put = |name: &str, text: &str| {
@@ -295,7 +302,8 @@ impl Kind {
     }
 }
 
-/// The map of the user namespace that this process is in; `outside` is as its parent namespace sees it.
+/// The map of the user namespace that this process is in; `outside` is as its parent namespace sees
+/// it.
 pub fn read_own(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
     read_map(Path::new(kind.own_map()))
 }
@@ -422,15 +430,17 @@ fn to_map_text(extents: &[Extent]) -> String {
         .collect()
 }
 
-/// Whether this process is the host's root, whose user ID owns the host's files: `/proc/sys/kernel` belongs to that ID, which has
-/// another name in a user namespace that does not map it. Without /proc to ask, it is taken to be.
+/// Whether this process is the host's root, whose user ID owns the host's files: `/proc/sys/kernel`
+/// belongs to that ID, which has another name in a user namespace that does not map it. Without
+/// /proc to ask, it is taken to be.
 pub fn is_host_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     geteuid().is_root()
         && std::fs::metadata("/proc/sys/kernel").map_or(true, |found| found.uid() == 0)
 }
 
-/// CAP_SETFCAP is not asked for: the kernel wants it (since 5.12) only where ID 0 of an ancestor is mapped, and says so.
+/// CAP_SETFCAP is not asked for: the kernel wants it (since 5.12) only where ID 0 of an ancestor is
+/// mapped, and says so.
 fn may_set_ids() -> bool {
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))

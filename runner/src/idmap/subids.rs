@@ -1,4 +1,5 @@
-//! Subordinate IDs: what `/etc/subuid` and `/etc/subgid` grant to whom (`subuid(5)`), and which IDs are nobody's yet.
+//! Subordinate IDs: what `/etc/subuid` and `/etc/subgid` grant to whom (`subuid(5)`), and which IDs
+//! are nobody's yet.
 
 use std::ops::Range;
 
@@ -28,8 +29,9 @@ pub struct SubIdRange {
     pub count: u32,
 }
 
-/// The ranges that the lines for `name` or for the number `uid` grant, in file order. Comments, empty lines and lines
-/// that are no `owner:start:count` grant nothing, as with newuidmap; neither do ranges beyond 32 bits.
+/// The ranges that the lines for `name` or for the number `uid` grant, in file order. Comments,
+/// empty lines and lines that are no `owner:start:count` grant nothing, as with newuidmap; neither
+/// do ranges beyond 32 bits.
 pub fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<SubIdRange> {
     let parse_line = |line: &str| {
         let mut fields = line.trim_end().split(':');
@@ -38,7 +40,8 @@ pub fn parse_subids(text: &str, name: Option<&str>, uid: u32) -> Vec<SubIdRange>
             return None;
         }
         let (start, count) = (parse_id(start)?, parse_id(count)?);
-        // u32::MAX is no ID (`chown(2)` reads it as "leave alone"), so that a range must end below it.
+        // u32::MAX is no ID (`chown(2)` reads it as "leave alone"), so that a range must end below
+        // it.
         (count > 0 && start.checked_add(count).is_some()).then_some(SubIdRange { start, count })
     };
     text.lines().filter_map(parse_line).collect()
@@ -67,18 +70,19 @@ pub(super) fn remedy(name: Option<&str>, uid: u32) -> String {
     }
 }
 
-/// How many IDs users and containers get: as many as images use, and SUB_UID_COUNT of `login.defs(5)`.
+/// How many IDs users and containers get: as many as images use, and SUB_UID_COUNT of
+/// `login.defs(5)`.
 const RANGE_LEN: u32 = 65536;
 
 /// Where useradd begins to look, SUB_UID_MIN of `login.defs(5)`. u32::MAX is no ID.
 const OF_USERS: Range<u32> = 100_000..u32::MAX;
 
-/// Where the IDs of the host's root's containers are looked for when nobody has granted any: a part of the 32 bits that
-/// distributions, and systemd for its machines and services, leave alone.
+/// Where the IDs of the host's root's containers are looked for when nobody has granted any: a part
+/// of the 32 bits that distributions, and systemd for its machines and services, leave alone.
 const OF_ROOT: Range<u32> = 0x7000_0000..0x8000_0000;
 
-/// IDs for the containers of the host's root: those that the sub-ID file `text` grants to the user `coracle` or `containers`. The
-/// host's root is never one of them.
+/// IDs for the containers of the host's root: those that the sub-ID file `text` grants to the user
+/// `coracle` or `containers`. The host's root is never one of them.
 pub(super) fn granted_to_root(text: &str) -> Option<Vec<SubIdRange>> {
     let granted = |owner| parse_subids(text, Some(owner), u32::MAX);
     let is_safe =
@@ -89,7 +93,8 @@ pub(super) fn granted_to_root(text: &str) -> Option<Vec<SubIdRange>> {
         .find(is_safe)
 }
 
-/// IDs for the containers of the host's root that neither a line of the sub-ID files `texts` nor an account has.
+/// IDs for the containers of the host's root that neither a line of the sub-ID files `texts` nor an
+/// account has.
 pub(super) fn free_for_root(texts: &[String]) -> Option<SubIdRange> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let mut within = OF_ROOT;
@@ -102,7 +107,8 @@ pub(super) fn free_for_root(texts: &[String]) -> Option<SubIdRange> {
     None
 }
 
-/// The first range within these IDs that overlaps no line of the sub-ID files `texts`, whoever the lines are for.
+/// The first range within these IDs that overlaps no line of the sub-ID files `texts`, whoever the
+/// lines are for.
 fn first_free(texts: &[&str], within: Range<u32>) -> Option<SubIdRange> {
     let parse_line = |line: &str| {
         let mut fields = line.trim_end().split(':').skip(1);

@@ -14,11 +14,13 @@ use rustix::event::PollFlags;
 use super::{Entry, Stream, rotated};
 use crate::ready;
 
-/// Reads the entries of a log, oldest first. Lines that are no entries, as a crash may leave, are passed over.
+/// Reads the entries of a log, oldest first. Lines that are no entries, as a crash may leave, are
+/// passed over.
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
-    /// What is still to be read, from the file being read to the newest. Empty while the log does not exist.
+    /// What is still to be read, from the file being read to the newest. Empty while the log does
+    /// not exist.
     files: VecDeque<BufReader<File>>,
     /// The line being read, as far as it is there.
     line: Vec<u8>,
@@ -35,7 +37,8 @@ enum Changes {
 }
 
 impl LogReader {
-    /// Opens the log at `path` at its beginning, or `tail` lines before its end. A log that does not exist is empty.
+    /// Opens the log at `path` at its beginning, or `tail` lines before its end. A log that does
+    /// not exist is empty.
     pub fn open(path: impl Into<PathBuf>, tail: Option<usize>) -> io::Result<LogReader> {
         let path = path.into();
         let mut files: VecDeque<_> = open_log(&path)?.into_iter().map(BufReader::new).collect();
@@ -64,7 +67,8 @@ impl LogReader {
                     }
                 }
             }
-            // Nothing was written to this file after a newer one was there to be seen, so this is its end for good.
+            // Nothing was written to this file after a newer one was there to be seen, so this is
+            // its end for good.
             if self.files.len() > 1 {
                 self.files.pop_front();
                 self.line.clear();
@@ -74,8 +78,8 @@ impl LogReader {
         }
     }
 
-    /// Waits until the log has probably changed, `writer` is readable (the pidfd of a monitor that has ended), the time is up or a
-    /// signal has arrived.
+    /// Waits until the log has probably changed, `writer` is readable (the pidfd of a monitor that
+    /// has ended), the time is up or a signal has arrived.
     pub fn wait(&mut self, writer: Option<BorrowedFd>, timeout: Duration) -> io::Result<()> {
         /// How long a change may stay unnoticed without inotify.
         const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -120,7 +124,8 @@ impl LogReader {
 
 /// The files of a log that there are, oldest first.
 fn open_log(path: &Path) -> io::Result<Vec<File>> {
-    // The current file first: if it is rotated before the old one is opened, that is the same file twice, not a gap.
+    // The current file first: if it is rotated before the old one is opened, that is the same file
+    // twice, not a gap.
     let current = open_if_there(path)?;
     let old = open_if_there(&rotated(path))?;
     match (old, current) {
@@ -191,7 +196,8 @@ fn skip_to_last(lines: usize, files: &mut VecDeque<BufReader<File>>) -> io::Resu
 fn watch(dir: &Path) -> io::Result<Changes> {
     let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
         Ok(inotify) => inotify,
-        // fs.inotify.max_user_instances is 128 on many machines, and shared with the user's editors.
+        // fs.inotify.max_user_instances is 128 on many machines, and shared with the user's
+        // editors.
         Err(nix::errno::Errno::EMFILE) => return Ok(Changes::Polled),
         Err(error) => return Err(error.into()),
     };

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A point in time from 1970 to 9999. Prints as `2026-11-21T23:59:59.123456789Z`, always 30 characters.
+/// A point in time from 1970 to 9999. Prints as `2026-11-21T23:59:59.123456789Z`, always 30
+/// characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Since 1970, without leap seconds.
@@ -89,8 +90,9 @@ impl FromStr for Timestamp {
     }
 }
 
-// Both conversions count years from March, so that the leap day is the last of its year, and then months are 153 days in
-// every five: 31, 30, 31, 30, 31, twice, and what is left of the year. `RATA_DIE` shifts the count to 1970.
+// Both conversions count years from March, so that the leap day is the last of its year, and then
+// months are 153 days in every five: 31, 30, 31, 30, 31, twice, and what is left of the year.
+// `RATA_DIE` shifts the count to 1970.
 
 /// Days from 0000-03-01 to 1970-01-01.
 const RATA_DIE: u64 = 719_468;

@@ -1,5 +1,5 @@
-//! Appending to a log. A container's output never waits for a full disk, and never ends because of one: what cannot be
-//! written is dropped and counted.
+//! Appending to a log. A container's output never waits for a full disk, and never ends because of
+//! one: what cannot be written is dropped and counted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::{MAX_CONTENT_LEN, MAX_FILE_LEN, Stream, Timestamp, rotated, with_suffix};
 
-/// Longest run of entries that is appended in one call: large enough that calls do not matter, small enough to keep.
+/// Longest run of entries that is appended in one call: large enough that calls do not matter,
+/// small enough to keep.
 const BATCH_LEN: usize = 128 * 1024;
 
 /// The one writer of a log.
@@ -59,7 +60,8 @@ impl LogWriter {
                 Some(line) => (line, true),
                 None => (line, false),
             };
-            // All parts but the last are full, and the last may be empty: an empty line is an entry too.
+            // All parts but the last are full, and the last may be empty: an empty line is an entry
+            // too.
             let parts_len = line.len().saturating_sub(1) / MAX_CONTENT_LEN * MAX_CONTENT_LEN;
             let (parts, last) = line.split_at(parts_len);
             for part in parts.chunks(MAX_CONTENT_LEN) {
@@ -109,8 +111,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Goes on in an empty file. It is made before the full one is moved away, so that on a disk too full for it all stays
-    /// as it is.
+    /// Goes on in an empty file. It is made before the full one is moved away, so that on a disk
+    /// too full for it all stays as it is.
     fn rotate(&mut self) -> io::Result<()> {
         let new_path = with_suffix(&self.path, ".new");
         let new_file = open_log(&new_path)?;
@@ -139,8 +141,8 @@ fn open_log(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Length of the file up to the end of its last complete line. A monitor that was killed, or a power failure, may have left
-/// half a line, to which the next entry would be glued.
+/// Length of the file up to the end of its last complete line. A monitor that was killed, or a
+/// power failure, may have left half a line, to which the next entry would be glued.
 fn complete_len(file: &File, file_len: u64) -> io::Result<u64> {
     const BLOCK_LEN: usize = 4096;
     let mut block = [0; BLOCK_LEN];

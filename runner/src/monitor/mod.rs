@@ -1,12 +1,15 @@
-//! The process that answers for one container: it starts init and the network helper, carries output to the log and to main, and
-//! when the container ends it records the exit code and cleans up.
+//! The process that answers for one container: it starts init and the network helper, carries
+//! output to the log and to main, and when the container ends it records the exit code and cleans
+//! up.
 //!
-//! It has the caller's user ID and namespaces, and a session of its own. What it may do to the container it may as the maker of the
-//! container's user namespace; the container may do nothing to it. Nothing outlives it: init dies with it (PR_SET_PDEATHSIG), and
-//! with init its PID namespace; the helper's lifeline is a pipe held here.
+//! It has the caller's user ID and namespaces, and a session of its own. What it may do to the
+//! container it may as the maker of the container's user namespace; the container may do nothing to
+//! it. Nothing outlives it: init dies with it (PR_SET_PDEATHSIG), and with init its PID namespace;
+//! the helper's lifeline is a pipe held here.
 //!
-//! Signals: SIGTERM, SIGINT and SIGHUP, and in the foreground the end of main, end the container as `coracle stop` does: its stop
-//! signal, a grace time, SIGKILL. So does a shutdown, which signals every process at once. SIGQUIT ends it at once.
+//! Signals: SIGTERM, SIGINT and SIGHUP, and in the foreground the end of main, end the container as
+//! `coracle stop` does: its stop signal, a grace time, SIGKILL. So does a shutdown, which signals
+//! every process at once. SIGQUIT ends it at once.
 
 mod start;
 
@@ -56,7 +59,8 @@ pub struct Network {
     pub status_dir: PathBuf,
 }
 
-/// Where output goes besides the log, in the foreground. With a terminal the second pipe stays silent.
+/// Where output goes besides the log, in the foreground. With a terminal the second pipe stays
+/// silent.
 pub struct Attached {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
@@ -72,8 +76,8 @@ pub enum Stdin {
     Silent,
 }
 
-/// How long output is waited for when everyone who could write it is dead. Only a descriptor that was passed out of the
-/// container can make it matter.
+/// How long output is waited for when everyone who could write it is dead. Only a descriptor that
+/// was passed out of the container can make it matter.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long a container that is asked to end has for it, as with Podman and Docker.
@@ -123,14 +127,16 @@ struct Running {
 }
 
 impl Running {
-    /// Serves the container until init has ended and its output is dealt with. Returns the exit code.
+    /// Serves the container until init has ended and its output is dealt with. Returns the exit
+    /// code.
     fn supervise(&mut self, job: &Job) -> i32 {
         let mut code = None;
         let mut drained_by = None;
         loop {
             let now = Instant::now();
             if code.is_some() {
-                // Nobody is left to use the network. The ports are free before main reports the end.
+                // Nobody is left to use the network. The ports are free before main reports the
+                // end.
                 if let Some(network) = self.network.take() {
                     network.end();
                 }
@@ -191,8 +197,8 @@ impl Running {
         code.expect("the loop ends after init only")
     }
 
-    /// When main's reader has left, the container's writer gets EPIPE, as in a pipeline. When main itself has gone, the container
-    /// writes on to the log: it may have much to say while it ends.
+    /// When main's reader has left, the container's writer gets EPIPE, as in a pipeline. When main
+    /// itself has gone, the container writes on to the log: it may have much to say while it ends.
     fn tell_of_lost_readers(&mut self, job: &Job) {
         /// Descriptors of a process that dies are closed one after the other.
         const DEATH_MAX: Duration = Duration::from_millis(100);
@@ -234,7 +240,8 @@ impl Running {
         cgroup::thaw(&job.container.cgroups);
     }
 
-    /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers do.
+    /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers
+    /// do.
     fn reap(&mut self) {
         let init = |(pid, code)| (pid == self.init.pid).then_some(code);
         let init_code = namespaces::reap().into_iter().find_map(init);
@@ -254,7 +261,8 @@ impl Running {
         let main = self.attached.then(|| (job.main.as_fd(), PollFlags::IN));
         let interests = [
             Some((self.signals.as_fd(), PollFlags::IN)),
-            // Not SIGCHLD: a caller may have left it ignored, and the news of one end hides another's.
+            // Not SIGCHLD: a caller may have left it ignored, and the news of one end hides
+            // another's.
             (!init_has_ended).then(|| (self.init.pidfd.as_fd(), PollFlags::IN)),
             main,
             helper.map(|fd| (fd, PollFlags::IN)),

@@ -1,7 +1,8 @@
 //! From what main leaves to a container whose command runs.
 //!
-//! The order: streams, control groups, init in its namespaces, its task, the network helper beside it, and, once both are ready,
-//! the word that lets the command start. What fails undoes what came before.
+//! The order: streams, control groups, init in its namespaces, its task, the network helper beside
+//! it, and, once both are ready, the word that lets the command start. What fails undoes what came
+//! before.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -87,7 +88,8 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = job.attached.is_some();
     let (to_stdout, to_stderr) = job.attached.take().map(|a| (a.stdout, a.stderr)).unzip();
-    // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold the monitor up.
+    // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
+    // the monitor up.
     for pipe in to_stdout.iter().chain(&to_stderr) {
         rustix::io::ioctl_fionbio(pipe, true)?;
     }
@@ -126,7 +128,8 @@ fn let_go(init: &Channel<ToInit, FromInit>) -> Result<(), Failure> {
 
 /// Leaves main's session and terminal, and takes signals by descriptor from here on.
 fn become_daemon() -> Result<SignalFd, Failure> {
-    // In the foreground main is the session's; a Ctrl-C for both would end the container behind main's back.
+    // In the foreground main is the session's; a Ctrl-C for both would end the container behind
+    // main's back.
     rustix::process::setsid()?;
     // A directory that somebody works in cannot be unmounted.
     rustix::process::chdir("/")?;
@@ -202,7 +205,8 @@ fn standard_streams(job: &mut Job) -> Result<(OurEnds, Streams), Failure> {
     ))
 }
 
-/// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. The null device is the host's.
+/// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. The null
+/// device is the host's.
 pub fn give_pipe_to(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> std::io::Result<()> {
     if file_type(pipe)? == FileType::Fifo {
         rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
@@ -316,7 +320,8 @@ impl<E: Into<Failure>> From<E> for Waiting {
     }
 }
 
-/// Returns when init has nothing left to do but exec and the helper is ready, or when one of them or main is gone.
+/// Returns when init has nothing left to do but exec and the helper is ready, or when one of them
+/// or main is gone.
 fn wait_until_prepared(
     job: &Job,
     init: &Channel<ToInit, FromInit>,
@@ -380,7 +385,8 @@ fn wait_until_prepared(
     }
 }
 
-/// Whether one of the signals that have come means the end. Children that have ended are found out otherwise.
+/// Whether one of the signals that have come means the end. Children that have ended are found out
+/// otherwise.
 fn is_asked_to_leave(signals: &SignalFd) -> bool {
     let mut asked = false;
     while let Ok(Some(signal)) = signals.read_signal() {

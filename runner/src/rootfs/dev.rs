@@ -1,7 +1,9 @@
-//! The container's `/dev`: a small tmpfs with the six harmless devices, `pts`, `shm`, `mqueue` and the customary links.
+//! The container's `/dev`: a small tmpfs with the six harmless devices, `pts`, `shm`, `mqueue` and
+//! the customary links.
 //!
-//! A user namespace cannot make device nodes, so the host's are bound. Each is checked by descriptor to be the device that its name
-//! says before the container can see it (CVE-2025-31133 masked files with what only looked like `/dev/null`).
+//! A user namespace cannot make device nodes, so the host's are bound. Each is checked by
+//! descriptor to be the device that its name says before the container can see it (CVE-2025-31133
+//! masked files with what only looked like `/dev/null`).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,7 +66,8 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Makes the parts while the host's devices are in sight. `maps_gid` tells whether the container has a group.
+    /// Makes the parts while the host's devices are in sight. `maps_gid` tells whether the
+    /// container has a group.
     pub fn collect(maps_gid: impl Fn(u32) -> bool) -> Result<Dev, DevError> {
         let make = |name| move |source| DevError::Make { name, source };
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;

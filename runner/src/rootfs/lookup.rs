@@ -1,4 +1,5 @@
-//! Places in the container's tree: paths that the image has a say in, resolved so that they cannot lead out of it.
+//! Places in the container's tree: paths that the image has a say in, resolved so that they cannot
+//! lead out of it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,8 +17,9 @@ pub const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 pub const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 pub const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
 
-/// The container's tree, once it is this process's root directory. What is looked up here follows the image's symbolic
-/// links, which now lead nowhere but inside; magic links of procfs are refused.
+/// The container's tree, once it is this process's root directory. What is looked up here follows
+/// the image's symbolic links, which now lead nowhere but inside; magic links of procfs are
+/// refused.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
 
@@ -43,8 +45,9 @@ impl Root {
         open_in_root(&self.0, path, flags | OFlags::PATH)
     }
 
-    /// The directory at `path`, made if missing. A symbolic link in its place is refused, not followed: whoever puts one
-    /// where a kernel file system belongs wants something else mounted upon.
+    /// The directory at `path`, made if missing. A symbolic link in its place is refused, not
+    /// followed: whoever puts one where a kernel file system belongs wants something else mounted
+    /// upon.
     pub fn kernel_directory(&self, path: &Path) -> io::Result<OwnedFd> {
         let place = self.ensure(path, Missing::Directory)?;
         let named = self.resolve(path, OFlags::NOFOLLOW)?;
@@ -54,8 +57,8 @@ impl Root {
         }
     }
 
-    /// What is at `path`; where nothing is, an empty directory or file is made, with the directories above it. Dangling
-    /// symbolic links are followed to where they point inside.
+    /// What is at `path`; where nothing is, an empty directory or file is made, with the
+    /// directories above it. Dangling symbolic links are followed to where they point inside.
     pub fn ensure(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         self.ensure_from(self.0.try_clone()?, path, missing, SYMLINKS_MAX)
     }
@@ -134,7 +137,8 @@ impl AsFd for Root {
 /// As the kernel's limit in `path_resolution(7)`.
 const SYMLINKS_MAX: u32 = 40;
 
-/// Opens `path` as a process with the root directory `root` sees it, except that magic links are refused.
+/// Opens `path` as a process with the root directory `root` sees it, except that magic links are
+/// refused.
 ///
 /// # Errors
 /// Those of `openat2(2)`; ELOOP for a magic link.
@@ -161,9 +165,10 @@ fn open_path(dir: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     open(dir, path, flags | OFlags::PATH, ResolveFlags::NO_MAGICLINKS)
 }
 
-/// A rename or a mount anywhere on the machine, not only in this tree, makes the kernel refuse the `..` of a scoped look-up
-/// with EAGAIN rather than decide whether it escapes, so a busy machine needs several attempts; an image that renames for
-/// ever to wear us out gets its error after these.
+/// A rename or a mount anywhere on the machine, not only in this tree, makes the kernel refuse the
+/// `..` of a scoped look-up with EAGAIN rather than decide whether it escapes, so a busy machine
+/// needs several attempts; an image that renames for ever to wear us out gets its error after
+/// these.
 const ATTEMPTS_MAX: u32 = 10_000;
 
 fn open(dir: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {

@@ -1,7 +1,8 @@
 //! What of `/proc` and `/sys` a container does not get to see, or not to write.
 //!
-//! Every path is opened below the root of a procfs or sysfs that this process has just mounted, never by its name in the container's
-//! tree, where an image could have put something else (CVE-2019-16884, CVE-2025-31133).
+//! Every path is opened below the root of a procfs or sysfs that this process has just mounted,
+//! never by its name in the container's tree, where an image could have put something else
+//! (CVE-2019-16884, CVE-2025-31133).
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -29,7 +30,8 @@ const SYS_MASKED: [&str; 3] = ["devices/virtual/powercap", "firmware", "fs/selin
 /// Below each CPU: the counters are a side channel between containers.
 const CPU_MASKED: &str = "thermal_throttle";
 
-/// Readable, not writable. `sys` keeps the container from settings that its user namespace happens to own.
+/// Readable, not writable. `sys` keeps the container from settings that its user namespace happens
+/// to own.
 const PROC_READ_ONLY: [&str; 6] = ["asound", "bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +42,8 @@ pub struct MaskError {
     source: io::Error,
 }
 
-/// Hides and write-protects paths of the attached `proc`, `sys` and `dev`, whose roots are given. `sys` is read-only as a whole.
+/// Hides and write-protects paths of the attached `proc`, `sys` and `dev`, whose roots are given.
+/// `sys` is read-only as a whole.
 pub fn apply(proc: BorrowedFd, sys: BorrowedFd, dev: BorrowedFd) -> Result<(), MaskError> {
     for path in PROC_READ_ONLY {
         make_read_only(proc, Path::new(path)).map_err(error("write-protect", "/proc", path))?;
@@ -70,7 +73,8 @@ fn error(
     }
 }
 
-/// Covers a file with the null device and a directory with an empty read-only one. What does not exist needs no cover.
+/// Covers a file with the null device and a directory with an empty read-only one. What does not
+/// exist needs no cover.
 fn hide(filesystem: BorrowedFd, path: &Path, dev: BorrowedFd) -> io::Result<()> {
     let Some(place) = find(filesystem, path)? else {
         return Ok(());
@@ -96,7 +100,8 @@ fn make_read_only(filesystem: BorrowedFd, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What even this process, root of the container with every capability, may not reach needs no cover either.
+/// What even this process, root of the container with every capability, may not reach needs no
+/// cover either.
 fn find(filesystem: BorrowedFd, path: &Path) -> io::Result<Option<OwnedFd>> {
     match open_beneath(filesystem, path, OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(place) => Ok(Some(place)),

@@ -1,8 +1,9 @@
 //! The container's file system tree: from the host's view of the world to the container's.
 //!
-//! Runs in the container's init, in mount, PID, network, IPC and cgroup namespaces of its own. [`enter`] first collects all that comes
-//! from the host or needs its view as detached mounts, then makes the container's root file system this process's root, and only
-//! then looks up places to attach them to. From that moment no path can lead outside, whatever the image holds.
+//! Runs in the container's init, in mount, PID, network, IPC and cgroup namespaces of its own.
+//! [`enter`] first collects all that comes from the host or needs its view as detached mounts, then
+//! makes the container's root file system this process's root, and only then looks up places to
+//! attach them to. From that moment no path can lead outside, whatever the image holds.
 
 mod dev;
 pub mod give;
@@ -90,7 +91,8 @@ pub struct Tree {
     pub changes: Changes,
     /// `-v` mounts, in order.
     pub binds: Vec<Bind>,
-    /// Files that coracle provides. Where the image leaves no place for one, the container runs without.
+    /// Files that coracle provides. Where the image leaves no place for one, the container runs
+    /// without.
     pub files: Vec<Bind>,
 }
 
@@ -121,7 +123,8 @@ pub struct BindOptions {
     pub propagates_below: bool,
     /// Gives the files to the user that the container's command runs as.
     pub give_to_user: bool,
-    /// Shows the owners of files as the container's of the same number, and what it makes as theirs.
+    /// Shows the owners of files as the container's of the same number, and what it makes as
+    /// theirs.
     #[serde(default)]
     pub map_ids: bool,
 }
@@ -149,13 +152,15 @@ pub struct Entered {
     pub warnings: Vec<String>,
 }
 
-/// Makes the container's tree this process's root and working directory. Without `sources`, they are opened by their paths.
+/// Makes the container's tree this process's root and working directory. Without `sources`, they
+/// are opened by their paths.
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,
     gids: &[Extent],
 ) -> Result<Entered, RootfsError> {
-    // While binds are made, what the host mounts later still reaches them, so that they may go on to follow it.
+    // While binds are made, what the host mounts later still reaches them, so that they may go on
+    // to follow it.
     spread(MountPropagationFlags::DOWNSTREAM)?;
     let Sources {
         rootfs,
@@ -229,7 +234,8 @@ impl KernelParts {
         })
     }
 
-    /// Attaches everything and hides what is to be hidden, before anything that the image has a say in can come in between.
+    /// Attaches everything and hides what is to be hidden, before anything that the image has a say
+    /// in can come in between.
     fn attach(self, root: &Root) -> Result<Attached, RootfsError> {
         let at = |path: &'static str| {
             move |source| RootfsError::MountPoint {
@@ -240,7 +246,8 @@ impl KernelParts {
         let place = |path: &'static str| root.kernel_directory(Path::new(path)).map_err(at(path));
         let proc = self.proc.attach(place("/proc")?).map_err(at("/proc"))?;
         let sys = self.sys.attach(place("/sys")?).map_err(at("/sys"))?;
-        // A host whose cgroups cannot be mounted, or have no place in sysfs, runs containers all the same.
+        // A host whose cgroups cannot be mounted, or have no place in sysfs, runs containers all
+        // the same.
         let cgroup_place = lookup::open_beneath(
             &sys,
             Path::new("fs/cgroup"),
@@ -255,14 +262,16 @@ impl KernelParts {
     }
 }
 
-/// Makes the terminal `slave` the container's /dev/console. Bound from its descriptor, not its name (CVE-2025-52565).
+/// Makes the terminal `slave` the container's /dev/console. Bound from its descriptor, not its name
+/// (CVE-2025-52565).
 pub fn attach_console(dev: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
     let place = dev::make_console(dev)?;
     Detached::copy_of(slave, Path::new(""), false)?.attach(place)?;
     Ok(())
 }
 
-/// A sysfs of the container's network namespace; where an outer container forbids a new one, the outer one's own view.
+/// A sysfs of the container's network namespace; where an outer container forbids a new one, the
+/// outer one's own view.
 fn collect_sys() -> Result<Detached, RootfsError> {
     let failed = |source| RootfsError::Filesystem {
         kind: "sysfs",
@@ -280,8 +289,8 @@ fn collect_sys() -> Result<Detached, RootfsError> {
     }
 }
 
-/// Lets everyone in the container ping and bind every port: both are its own network's business. Written through the procfs just
-/// mounted, which no image can have replaced.
+/// Lets everyone in the container ping and bind every port: both are its own network's business.
+/// Written through the procfs just mounted, which no image can have replaced.
 fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
     /// `net/ipv4/sysctl_net_ipv4.c`: the range ends at half the group IDs.
     const PING_GID_MAX: u32 = u32::MAX / 2;
@@ -299,20 +308,22 @@ fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
     Ok(())
 }
 
-/// Makes `new_root` the root of the mount namespace, and lets go of the old one with all that is below it.
+/// Makes `new_root` the root of the mount namespace, and lets go of the old one with all that is
+/// below it.
 fn pivot(new_root: Detached) -> io::Result<Root> {
     // Stacked upon the old root: no directory of the host's is needed.
     let new_root = new_root.attach(open_root()?)?;
     rustix::process::fchdir(&new_root)?;
-    // pivot_root(2), "pivot_root(".", ".")": the old root is stacked upon the new one, where `.` then finds it.
+    // pivot_root(2), "pivot_root(".", ".")": the old root is stacked upon the new one, where `.`
+    // then finds it.
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Root::open()
 }
 
-/// Nothing may be mounted beneath or upon the container's root directory: it would be the host's tree, which whoever enters the
-/// mount namespace anew would see.
+/// Nothing may be mounted beneath or upon the container's root directory: it would be the host's
+/// tree, which whoever enters the mount namespace anew would see.
 fn ensure_alone(proc: &OwnedFd) -> Result<(), RootfsError> {
     let read = || -> io::Result<Vec<u8>> {
         let pid = rustix::process::getpid().as_raw_nonzero().to_string();

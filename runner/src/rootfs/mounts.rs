@@ -26,7 +26,8 @@ pub const KERNEL_FS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// A mount, or a tree of them, that is attached nowhere. Dropped without being attached, it is gone.
+/// A mount, or a tree of them, that is attached nowhere. Dropped without being attached, it is
+/// gone.
 #[derive(Debug)]
 pub struct Detached(OwnedFd);
 
@@ -57,7 +58,8 @@ impl Detached {
         )?))
     }
 
-    /// A bind mount of `path`, with the mounts below it where `recursive`. Symbolic links are followed.
+    /// A bind mount of `path`, with the mounts below it where `recursive`. Symbolic links are
+    /// followed.
     pub fn copy_of(dir: impl AsFd, path: &Path, recursive: bool) -> io::Result<Self> {
         let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);

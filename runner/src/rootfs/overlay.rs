@@ -1,7 +1,8 @@
 //! The container's root file system: an overlay over the given directory, or the directory itself.
 //!
-//! The overlay is a native one inside the user namespace (`userxattr`, Linux 5.11). Directories are handed to the kernel as open
-//! descriptors: names with `:` or `\` need no escapes, and the container's mount table does not tell the host's paths.
+//! The overlay is a native one inside the user namespace (`userxattr`, Linux 5.11). Directories are
+//! handed to the kernel as open descriptors: names with `:` or `\` need no escapes, and the
+//! container's mount table does not tell the host's paths.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,8 +19,8 @@ use crate::path_text;
 /// Where changes to the root file system go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Changes {
-    /// Into an overlay whose two directories are these, beside each other. `volatile`: they do not outlive the container, so that
-    /// nothing need reach the disk before it ends.
+    /// Into an overlay whose two directories are these, beside each other. `volatile`: they do not
+    /// outlive the container, so that nothing need reach the disk before it ends.
     Overlay {
         #[serde(with = "path_text")]
         upper: PathBuf,
@@ -46,8 +47,8 @@ pub enum OverlayError {
     },
 }
 
-/// The container's root, attached nowhere. `lower` is the mount of `rootfs`; `layer` the one that holds the overlay's own
-/// directories, where their paths are out of reach.
+/// The container's root, attached nowhere. `lower` is the mount of `rootfs`; `layer` the one that
+/// holds the overlay's own directories, where their paths are out of reach.
 pub fn mount(
     rootfs: &Path,
     changes: &Changes,

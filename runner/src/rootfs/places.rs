@@ -1,7 +1,8 @@
 //! Where in the container's tree files and directories of the host's are mounted.
 //!
-//! The image has a say in where a path leads: it may hold `/etc/hosts -> /dev/null` or `/srv -> /`. What decides is the place that
-//! the kernel has found, by the name that it has there, not the path that was asked for (CVE-2025-31133).
+//! The image has a say in where a path leads: it may hold `/etc/hosts -> /dev/null` or `/srv -> /`.
+//! What decides is the place that the kernel has found, by the name that it has there, not the path
+//! that was asked for (CVE-2025-31133).
 
 use std::ffi::OsStr;
 use std::io;

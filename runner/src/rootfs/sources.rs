@@ -1,8 +1,9 @@
 //! What of a container's tree comes from the host, as mounts that are attached nowhere yet.
 //!
-//! Whoever may reach the paths makes them: init where the container's root has the caller's user ID, the monitor where it is
-//! another one (the host's root and its containers), which hands them to init in the order of [`Sources::into_descriptors`]. The
-//! root file system is then shown with the container's owners for its own.
+//! Whoever may reach the paths makes them: init where the container's root has the caller's user
+//! ID, the monitor where it is another one (the host's root and its containers), which hands them
+//! to init in the order of [`Sources::into_descriptors`]. The root file system is then shown with
+//! the container's owners for its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,8 +40,8 @@ impl Sources {
         Ok(sources)
     }
 
-    /// As [`Sources::open`], for an init that may not reach the paths and is root of `user_namespace`. The warning says what the
-    /// container has to do without.
+    /// As [`Sources::open`], for an init that may not reach the paths and is root of
+    /// `user_namespace`. The warning says what the container has to do without.
     pub fn open_for(
         tree: &Tree,
         user_namespace: BorrowedFd,
@@ -103,7 +104,8 @@ impl Sources {
             .collect()
     }
 
-    /// `None` when these are not the descriptors that [`Sources::into_descriptors`] gives for this tree.
+    /// `None` when these are not the descriptors that [`Sources::into_descriptors`] gives for this
+    /// tree.
     pub fn from_descriptors(tree: &Tree, descriptors: Vec<OwnedFd>) -> Option<Self> {
         let mut mounts = descriptors.into_iter().map(Detached::from);
         let rootfs = mounts.next()?;
@@ -124,8 +126,8 @@ impl Sources {
     }
 }
 
-/// What the container's root makes in a tree with mapped owners belongs to the host's root, setuid programs among it. Nobody else on
-/// the host may get there to run them.
+/// What the container's root makes in a tree with mapped owners belongs to the host's root, setuid
+/// programs among it. Nobody else on the host may get there to run them.
 fn ensure_closed(path: &Path) -> Result<(), RootfsError> {
     use std::os::unix::fs::PermissionsExt;
     let is_closed = |dir: &Path| {

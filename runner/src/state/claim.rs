@@ -1,8 +1,10 @@
-//! Who answers for a container, told by the kernel: the monitor holds a lock on a file beside the record for as long as it lives.
+//! Who answers for a container, told by the kernel: the monitor holds a lock on a file beside the
+//! record for as long as it lives.
 //!
-//! The record says the same, but can be damaged. The file holds the container's first process, for whoever finds neither record nor
-//! monitor; whether somebody answers does not depend on it. The lock is a POSIX one (`fcntl_locking(2)`),
-//! since those tell their holder's PID. A process loses it when it closes any descriptor of the file: open it once.
+//! The record says the same, but can be damaged. The file holds the container's first process, for
+//! whoever finds neither record nor monitor; whether somebody answers does not depend on it. The
+//! lock is a POSIX one (`fcntl_locking(2)`), since those tell their holder's PID. A process loses
+//! it when it closes any descriptor of the file: open it once.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -1,8 +1,9 @@
-//! The two directories of a user: `run` for what dies with the session or the boot (sockets), `data` for what lasts
-//! (records, images, writable layers, logs).
+//! The two directories of a user: `run` for what dies with the session or the boot (sockets),
+//! `data` for what lasts (records, images, writable layers, logs).
 //!
-//! Follows the XDG base directory specification where its variables can be trusted. The fallback under /tmp can be
-//! made in advance by anyone, so a run directory is used only when it is a real directory, ours, and closed to others.
+//! Follows the XDG base directory specification where its variables can be trusted. The fallback
+//! under /tmp can be made in advance by anyone, so a run directory is used only when it is a real
+//! directory, ours, and closed to others.
 
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};
@@ -14,7 +15,8 @@ use nix::unistd::{User, geteuid};
 
 use super::StateError;
 
-/// Mode of both directories: their owner's alone, since a setuid file in an image would otherwise be anybody's.
+/// Mode of both directories: their owner's alone, since a setuid file in an image would otherwise
+/// be anybody's.
 const PRIVATE: u32 = 0o700;
 
 /// The directories of one user. Both exist and are private.
@@ -27,12 +29,12 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// Finds and creates the directories of the calling user. Call it before entering a user namespace: inside,
-    /// everybody is root.
+    /// Finds and creates the directories of the calling user. Call it before entering a user
+    /// namespace: inside, everybody is root.
     ///
-    /// Root has /run/coracle and /var/lib/coracle. Others have $XDG_RUNTIME_DIR/coracle, or /tmp/coracle-run-UID when the
-    /// variable is unset or names somebody else's directory (`su` leaves it so), and $XDG_DATA_HOME/coracle or
-    /// ~/.local/share/coracle.
+    /// Root has /run/coracle and /var/lib/coracle. Others have $XDG_RUNTIME_DIR/coracle, or
+    /// /tmp/coracle-run-UID when the variable is unset or names somebody else's directory (`su`
+    /// leaves it so), and $XDG_DATA_HOME/coracle or ~/.local/share/coracle.
     pub fn discover() -> Result<Dirs, StateError> {
         let uid = geteuid().as_raw();
         if uid == 0 && owner(Path::new("/run")) == Some(0) {
@@ -55,7 +57,8 @@ impl Dirs {
             run: run.into(),
             data: data.into(),
         };
-        // Where one cannot be had, commands that need none go on; a new container is refused by `Store::create`.
+        // Where one cannot be had, commands that need none go on; a new container is refused by
+        // `Store::create`.
         let _ = claim_run(&dirs.run);
         claim_data(&dirs.data).map_err(|error| dirs.with_way_out(error))?;
         Ok(dirs)
@@ -116,8 +119,8 @@ pub(super) fn claim_run(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Creates `path` with its parents, or closes it to others. A symbolic link is fine here: it leads from the user's own
-/// home to a larger disk, say.
+/// Creates `path` with its parents, or closes it to others. A symbolic link is fine here: it leads
+/// from the user's own home to a larger disk, say.
 fn claim_data(path: &Path) -> Result<(), StateError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(StateError::io("create", parent))?;
@@ -147,7 +150,8 @@ fn create_private(path: &Path) -> Result<(), StateError> {
     }
 }
 
-/// The variable's value, unless it is unset, empty or relative, which the XDG specification says to ignore.
+/// The variable's value, unless it is unset, empty or relative, which the XDG specification says to
+/// ignore.
 fn absolute_from_env(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .map(PathBuf::from)

@@ -1,8 +1,9 @@
 //! Naming a process so that the name never fits another one.
 //!
-//! A PID alone is reused. With the start time (proc_pid_stat(5), field 22) it is unique until the next boot, and with the
-//! boot id it stays unique after that. A pidfd settles the rest: it is opened first and the start time read again, so
-//! that no signal can reach a newcomer. PIDs are those of the initial PID namespace of the user's session.
+//! A PID alone is reused. With the start time (proc_pid_stat(5), field 22) it is unique until the
+//! next boot, and with the boot id it stays unique after that. A pidfd settles the rest: it is
+//! opened first and the start time read again, so that no signal can reach a newcomer. PIDs are
+//! those of the initial PID namespace of the user's session.
 
 use std::fs;
 use std::io;
@@ -38,19 +39,22 @@ impl ProcessRef {
         ProcessRef::of(nix::unistd::getpid().as_raw())
     }
 
-    /// Whether it still runs. A zombie does not: it has ended, though its parent has not looked yet.
+    /// Whether it still runs. A zombie does not: it has ended, though its parent has not looked
+    /// yet.
     pub fn is_alive(&self) -> bool {
         current_boot().is_ok_and(|boot| boot == self.boot_id)
             && Stat::read(self.pid)
                 .is_ok_and(|stat| stat.start_time == self.start_time && !stat.ended)
     }
 
-    /// A pidfd to signal it or wait for it; `None` once it has ended. The descriptor is close-on-exec.
+    /// A pidfd to signal it or wait for it; `None` once it has ended. The descriptor is
+    /// close-on-exec.
     pub fn open(&self) -> Option<OwnedFd> {
         // A record may hold any number: `Pid` insists on a positive one.
         let pid = Pid::from_raw(self.pid.max(0))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Checked after the pidfd is open: if the process was the right one now, the pidfd can be no other.
+        // Checked after the pidfd is open: if the process was the right one now, the pidfd can be
+        // no other.
         self.is_alive().then_some(pidfd)
     }
 }
@@ -73,7 +77,8 @@ impl Stat {
     }
 
     fn parse(text: &[u8]) -> Option<Stat> {
-        // Field 2 is the command in parentheses and may itself hold spaces and parentheses: count from the last one.
+        // Field 2 is the command in parentheses and may itself hold spaces and parentheses: count
+        // from the last one.
         let command_end = text.iter().rposition(|&byte| byte == b')')?;
         let mut fields = str::from_utf8(&text[command_end + 1..])
             .ok()?

@@ -33,8 +33,8 @@ pub struct Container {
     pub tty: bool,
     /// PID 1 of the container, from when it is there to be signalled.
     pub init: Option<ProcessRef>,
-    /// The process that answers for this record: the creator at first, then the monitor. When neither it nor `init` is
-    /// alive, a container that has not ended has been lost.
+    /// The process that answers for this record: the creator at first, then the monitor. When
+    /// neither it nor `init` is alive, a container that has not ended has been lost.
     pub monitor: Option<ProcessRef>,
     pub status: Status,
     /// Number of the signal that asks its command to end.
@@ -89,7 +89,8 @@ impl Status {
 }
 
 impl Container {
-    /// Whether the container has not ended and no process is left that could end it: a crash, or a reboot.
+    /// Whether the container has not ended and no process is left that could end it: a crash, or a
+    /// reboot.
     pub(super) fn is_lost(&self) -> bool {
         !matches!(self.status, Status::Exited { .. })
             && !is_alive(&self.monitor)
@@ -187,7 +188,8 @@ impl From<ContainerId> for String {
     }
 }
 
-/// Whether a user may give a container this name. Names go into paths of messages and scripts, never into file names.
+/// Whether a user may give a container this name. Names go into paths of messages and scripts,
+/// never into file names.
 pub(super) fn is_valid_name(name: &str) -> bool {
     const MAX_LEN: usize = 128;
     name.len() <= MAX_LEN

@@ -1,5 +1,5 @@
-//! Reading files of our own that somebody may have damaged: a FIFO in a record's place must not make every command wait, nor an
-//! endless file fill its memory.
+//! Reading files of our own that somebody may have damaged: a FIFO in a record's place must not
+//! make every command wait, nor an endless file fill its memory.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};

@@ -1,7 +1,8 @@
 //! The containers of one user: creating, finding, changing and removing their records.
 //!
-//! Layout: `DATA/containers/ID/config.json` beside the container's own data, and `RUN/SHORT-ID/` for sockets, whose paths may have
-//! only 107 bytes. The lock is on the directory `DATA/containers` itself, which is there however full the disk is.
+//! Layout: `DATA/containers/ID/config.json` beside the container's own data, and `RUN/SHORT-ID/`
+//! for sockets, whose paths may have only 107 bytes. The lock is on the directory `DATA/containers`
+//! itself, which is there however full the disk is.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -22,7 +23,8 @@ use super::{
 };
 use crate::cgroup;
 
-/// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of processes.
+/// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of
+/// processes.
 #[derive(Debug, Clone)]
 pub struct Store {
     dirs: Dirs,
@@ -68,7 +70,8 @@ impl ContainerDir {
 pub struct Listing {
     /// Newest first.
     pub containers: Vec<Container>,
-    /// One [`StateError`] per record that cannot be read. They do not keep the others from being used.
+    /// One [`StateError`] per record that cannot be read. They do not keep the others from being
+    /// used.
     pub damaged: Vec<StateError>,
 }
 
@@ -89,8 +92,9 @@ impl Store {
         &self.dirs
     }
 
-    /// Records a new container, with the calling process to answer for it, and makes its directories, `upper` and `work`
-    /// among them. Fails with [`StateError::NameTaken`] when the name is in use.
+    /// Records a new container, with the calling process to answer for it, and makes its
+    /// directories, `upper` and `work` among them. Fails with [`StateError::NameTaken`] when the
+    /// name is in use.
     ///
     /// Next, whoever takes over (the monitor) puts itself into `monitor` before the caller ends.
     pub fn create(&self, new: NewContainer) -> Result<Container, StateError> {
@@ -138,7 +142,8 @@ impl Store {
         Ok(container)
     }
 
-    /// Finds a container by its name, its id, or the beginning of its id when no other id begins so.
+    /// Finds a container by its name, its id, or the beginning of its id when no other id begins
+    /// so.
     pub fn find(&self, wanted: &str) -> Result<Container, StateError> {
         let Listing {
             mut containers,
@@ -186,11 +191,13 @@ impl Store {
         }
     }
 
-    /// All containers, after repairing what crashes have left: a container without a living process has exited with
-    /// [`LOST_EXIT_CODE`] or [`NEVER_STARTED_EXIT_CODE`], and is gone if it was to be removed.
+    /// All containers, after repairing what crashes have left: a container without a living process
+    /// has exited with [`LOST_EXIT_CODE`] or [`NEVER_STARTED_EXIT_CODE`], and is gone if it was to
+    /// be removed.
     ///
-    /// One that is still listed as exited with `remove` set, and with no living monitor, holds files that only a process
-    /// inside its user namespace can remove: call [`Store::remove`] there.
+    /// One that is still listed as exited with `remove` set, and with no living monitor, holds
+    /// files that only a process inside its user namespace can remove: call [`Store::remove`]
+    /// there.
     pub fn list(&self) -> Result<Listing, StateError> {
         let mut listing = {
             let _lock = self.lock()?;
@@ -216,13 +223,15 @@ impl Store {
         Ok(listing)
     }
 
-    /// Replaces the record of a container. For the one process that answers for it; others use [`Store::modify`].
+    /// Replaces the record of a container. For the one process that answers for it; others use
+    /// [`Store::modify`].
     pub fn update(&self, container: &Container) -> Result<(), StateError> {
         let _lock = self.lock()?;
         self.write(container)
     }
 
-    /// Changes the record as it is now, which may not be as the caller last saw it, and returns the new one.
+    /// Changes the record as it is now, which may not be as the caller last saw it, and returns the
+    /// new one.
     pub fn modify(
         &self,
         id: &ContainerId,
@@ -237,8 +246,9 @@ impl Store {
 
     /// Forgets a container that has ended, with all its files.
     ///
-    /// Fails with [`StateError::NotOurs`], the record still there, when the container's own users left files that the caller
-    /// may not remove: then the same call inside the container's user namespace, with the overlay unmounted, succeeds.
+    /// Fails with [`StateError::NotOurs`], the record still there, when the container's own users
+    /// left files that the caller may not remove: then the same call inside the container's user
+    /// namespace, with the overlay unmounted, succeeds.
     pub fn remove(&self, container: &Container) -> Result<(), StateError> {
         if container.is_alive() {
             return Err(StateError::StillRunning {
@@ -255,7 +265,8 @@ impl Store {
         self.remove_files(id, &self.run_dir(id))
     }
 
-    /// Makes the calling process the one that answers for a container, until it ends or drops the file.
+    /// Makes the calling process the one that answers for a container, until it ends or drops the
+    /// file.
     pub fn claim(&self, container: &Container) -> Result<File, StateError> {
         let path = self.dir(container).claim();
         claim::take(&path).map_err(StateError::io("lock", &path))
@@ -349,10 +360,11 @@ impl Store {
         Ok(container)
     }
 
-    /// Replaces the record in one step. Under the lock. Not synced to disk: after a power failure the container is not
-    /// running either, and a torn record is reported as damaged.
+    /// Replaces the record in one step. Under the lock. Not synced to disk: after a power failure
+    /// the container is not running either, and a torn record is reported as damaged.
     ///
-    /// Two files take turns, each as long as the record is likely to become: what is written has its blocks already.
+    /// Two files take turns, each as long as the record is likely to become: what is written has
+    /// its blocks already.
     fn write(&self, container: &Container) -> Result<(), StateError> {
         let path = self.dir(container).config();
         let new_path = path.with_extension("json.new");
@@ -370,7 +382,8 @@ impl Store {
         }
     }
 
-    /// Picks a random id and makes its run directory, which also proves that its short form is not in use.
+    /// Picks a random id and makes its run directory, which also proves that its short form is not
+    /// in use.
     fn reserve_id(&self) -> Result<(ContainerId, PathBuf), StateError> {
         claim_run(&self.dirs.run).map_err(|error| self.dirs.with_way_out(error))?;
         loop {
@@ -387,7 +400,8 @@ impl Store {
     fn make_data_dirs(&self, container: &Container) -> Result<(), StateError> {
         let dir = self.dir(container);
         for (path, mode) in [
-            // A container whose root is another user than the caller has to find its own directories in here.
+            // A container whose root is another user than the caller has to find its own
+            // directories in here.
             (dir.data.clone(), 0o711),
             (dir.upper(), 0o755),
             (dir.work(), 0o700),
@@ -405,7 +419,8 @@ impl Store {
 
     fn remove_files(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
         let data = self.data_dir(id);
-        // The bulk first and without the lock, the record last: a removal cut short can be repeated.
+        // The bulk first and without the lock, the record last: a removal cut short can be
+        // repeated.
         for part in ["work", "upper"].map(|name| data.join(name)) {
             remove_tree(&part).map_err(|source| removal_error(&part, source))?;
         }
@@ -416,7 +431,8 @@ impl Store {
     /// Removes a container's directories, record and all.
     fn forget(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
         cgroup::remove(&cgroup::named(&cgroup::name(id.short())));
-        // After a reboot somebody else may own the run directory's parent under /tmp: then nothing of ours is in it.
+        // After a reboot somebody else may own the run directory's parent under /tmp: then nothing
+        // of ours is in it.
         if run_dir
             .parent()
             .is_some_and(|parent| parent.is_dir() && claim_run(parent).is_ok())

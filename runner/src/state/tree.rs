@@ -1,9 +1,9 @@
 //! Removing a directory tree that a container has written.
 //!
-//! Its depth and its modes are hostile: a container may nest directories without end, and overlayfs leaves a work directory
-//! of mode 000. So the walk holds no descriptor per level and does not recurse: each subdirectory that is not empty is moved
-//! up to the top, and the top is emptied again. Every name is resolved below an open directory and no symbolic link is
-//! followed.
+//! Its depth and its modes are hostile: a container may nest directories without end, and overlayfs
+//! leaves a work directory of mode 000. So the walk holds no descriptor per level and does not
+//! recurse: each subdirectory that is not empty is moved up to the top, and the top is emptied
+//! again. Every name is resolved below an open directory and no symbolic link is followed.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,8 +13,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-/// Removes `path` and all below it; a tree that is not there is fine. Fails with EACCES or EPERM for what belongs to
-/// users whom the caller has no power over; what could be removed is removed all the same.
+/// Removes `path` and all below it; a tree that is not there is fine. Fails with EACCES or EPERM
+/// for what belongs to users whom the caller has no power over; what could be removed is removed
+/// all the same.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open_dir(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
@@ -33,14 +34,16 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
         if let Some(error) = first_error {
             return Err(error.into());
         }
-        // Each round empties every directory that it saw at the top, so a round that moves none up is the last.
+        // Each round empties every directory that it saw at the top, so a round that moves none up
+        // is the last.
         if moved == moved_before {
             return Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?);
         }
     }
 }
 
-/// Removes one entry of `top`; subdirectories of it that are not empty are moved into `top`, under new names.
+/// Removes one entry of `top`; subdirectories of it that are not empty are moved into `top`, under
+/// new names.
 fn remove_entry(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64) -> Result<(), Errno> {
     if kind != FileType::Directory {
         return unlink(top, name, AtFlags::empty());
@@ -71,7 +74,8 @@ fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result
         *moved += 1;
         let new_name = format!("{}.{moved}", std::process::id());
         match renameat(dir, name, top, &new_name) {
-            // The name is in use, by chance or by an earlier removal that was cut short: take the next.
+            // The name is in use, by chance or by an earlier removal that was cut short: take the
+            // next.
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => {}
             // To move a directory its `..` has to be written, which its own mode may forbid.
             Err(Errno::ACCESS) if chmodat(dir, name, Mode::RWXU, AtFlags::empty()).is_ok() => {
@@ -90,12 +94,14 @@ fn unlink(dir: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
     }
 }
 
-/// Opens a directory for reading and for changing its entries, whatever its mode, as long as it is ours.
+/// Opens a directory for reading and for changing its entries, whatever its mode, as long as it is
+/// ours.
 fn open_dir(parent: impl AsFd, name: impl rustix::path::Arg + Copy) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(&parent, name, flags, Mode::empty());
     let dir = match open() {
-        // chmodat follows symbolic links, but one would have failed above with ENOTDIR, not with EACCES.
+        // chmodat follows symbolic links, but one would have failed above with ENOTDIR, not with
+        // EACCES.
         Err(Errno::ACCESS) => {
             chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
             open()?

@@ -1,5 +1,5 @@
-//! What a container must not reach: the host through root's IDs, the caller through control groups and processes, and what coracle
-//! mounts through what the image puts in its way.
+//! What a container must not reach: the host through root's IDs, the caller through control groups
+//! and processes, and what coracle mounts through what the image puts in its way.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -56,7 +56,8 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a pattern");
     assert_ne!(pattern, "x\n");
     world.try_coracle(&["rm", "-f", &name]).success();
-    // Where others could run setuid programs that the container's root makes as the host's, it makes none.
+    // Where others could run setuid programs that the container's root makes as the host's, it
+    // makes none.
     let open = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()
@@ -292,7 +293,8 @@ fn the_hosts_tree_is_out_of_reach_of_an_added_command(world: &World) {
 /// Whatever the container has put in the place of its /proc.
 fn an_added_command_has_not_got_the_callers_groups(world: &World) {
     if world.has_single_id() {
-        // There the caller's groups stay, as setgroups(2) is denied: nobody's, and no others can be had.
+        // There the caller's groups stay, as setgroups(2) is denied: nobody's, and no others can be
+        // had.
         return;
     }
     let name = unique("groups");

@@ -39,7 +39,8 @@ fn wait_for_line(world: &World, name: &str, line: &str) {
     });
 }
 
-/// Asks every process of a container to end, as systemd does with a service and the machine when it shuts down.
+/// Asks every process of a container to end, as systemd does with a service and the machine when it
+/// shuts down.
 fn signal_all(world: &World, name: &str) {
     let init = world.init_of(name);
     let monitor = parent_of(init);
@@ -248,8 +249,8 @@ fn a_real_time_signal_is_an_exit_code(world: &World) {
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 
-/// The container stops each process that turns up beside its own, as fast as it can: of several commands one is caught between its
-/// birth in the container and its execution.
+/// The container stops each process that turns up beside its own, as fast as it can: of several
+/// commands one is caught between its birth in the container and its execution.
 fn a_command_that_is_stopped_before_it_begins_keeps_nobody(world: &World) {
     let name = unique("frozen");
     let script = "while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p; done; done 2>/dev/null";

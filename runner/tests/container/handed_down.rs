@@ -156,8 +156,8 @@ fn directory_on_another_disk(world: &World) {
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 
-/// The processes in whose mount namespace something is mounted at `place`. (Not by its device number, which the next
-/// file system may get.)
+/// The processes in whose mount namespace something is mounted at `place`. (Not by its device
+/// number, which the next file system may get.)
 fn holders_of(place: &Path) -> Vec<String> {
     let place = format!(" {} ", place.display());
     let processes = fs::read_dir("/proc").expect("/proc").flatten();

@@ -63,7 +63,8 @@ fn a_reader_that_leaves_ends_the_writer(world: &World) {
     assert_eq!(wait(&mut child).code(), Some(3));
 }
 
-/// The shell is PID 1, which SIGPIPE does not end: it goes on, and coracle leaves it, as one of a pipeline.
+/// The shell is PID 1, which SIGPIPE does not end: it goes on, and coracle leaves it, as one of a
+/// pipeline.
 fn a_reader_that_leaves_keeps_nobody_who_does_not_care(world: &World) {
     let script = "while :; do echo line; sleep 0.1; done 2>/dev/null";
     let name = unique("pipeline");
@@ -164,7 +165,8 @@ fn an_added_command_can_have_a_terminal(world: &World) {
 }
 
 fn a_terminal_that_only_shows_output_shows_it_unchanged(world: &World) {
-    // Without -i nothing is typed for the container: our terminal shows what the container's has made ready.
+    // Without -i nothing is typed for the container: our terminal shows what the container's has
+    // made ready.
     let pty = openpty(None, None).expect("a terminal");
     let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
     let args = world.run_args(&["-t"], &["sh", "-c", "echo one; echo two"]);

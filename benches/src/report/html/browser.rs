@@ -1,4 +1,5 @@
-//! The page in a real browser: headless Chromium shows it at the width of a phone, and a script that exists only here reports what it drew.
+//! The page in a real browser: headless Chromium shows it at the width of a phone, and a script
+//! that exists only here reports what it drew.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -8,7 +9,8 @@ use serde::Deserialize;
 use super::render;
 use super::tests::report;
 
-/// Runs inside the page, which is in a frame as wide as a phone, and leaves its findings in the title of the page around it.
+/// Runs inside the page, which is in a frame as wide as a phone, and leaves its findings in the
+/// title of the page around it.
 const PROBE: &str = r#"<script>
 // Fonts overhang the boxes of their letters a little.
 const SLACK = 3;

@@ -1,4 +1,5 @@
-//! The report as one self-contained page: plots first, all numbers below them. No script, no external file; readable on a phone.
+//! The report as one self-contained page: plots first, all numbers below them. No script, no
+//! external file; readable on a phone.
 //!
 //! What is plotted is in [`plots`]; here is the page around it.
 

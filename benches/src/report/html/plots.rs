@@ -266,7 +266,8 @@ impl Page<'_> {
         self.report.startups.iter().filter_map(group).collect()
     }
 
-    /// A card for each route and way, with the bars of one metric for the cells that `heading` names.
+    /// A card for each route and way, with the bars of one metric for the cells that `heading`
+    /// names.
     fn ways(
         &self,
         metric: Metric,

@@ -1,12 +1,14 @@
-//! smoltcp, arranged for many flows: one shared `Interface`, and per connection a `SocketSet` of one socket, because a
-//! shared set is scanned for every packet. Sockets are pooled: making their buffers costs more than a short connection.
+//! smoltcp, arranged for many flows: one shared `Interface`, and per connection a `SocketSet` of
+//! one socket, because a shared set is scanned for every packet. Sockets are pooled: making their
+//! buffers costs more than a short connection.
 //!
 //! What smoltcp 0.14 needs from its user is kept here:
-//! - receive buffers of 65535 << k bytes or less than 64 KiB ([`TIERS`]), or a guest that fills the unscaled window of a SYN-ACK
-//!   trips an assertion;
-//! - no FIN behind bytes that do not fit the window, which it would drop and take the FIN all the same;
-//! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but a bounded number of
-//!   segments per turn;
+//! - receive buffers of 65535 << k bytes or less than 64 KiB ([`TIERS`]), or a guest that fills the
+//!   unscaled window of a SYN-ACK trips an assertion;
+//! - no FIN behind bytes that do not fit the window, which it would drop and take the FIN all the
+//!   same;
+//! - never `poll()`, whose egress loop is endless in FIN-WAIT-2 with a zero-window probe armed, but
+//!   a bounded number of segments per turn;
 //! - buffers as large as the window scale covers, which the system maps lazily.
 
 use std::net::SocketAddr;
@@ -26,8 +28,8 @@ use super::memory::{Memory, MemoryUse, TIERS, Written};
 use super::observed::{self, Observed};
 use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
 
-/// Of each tier's connections that are kept for reuse, what their buffers hold in memory. Enough for more of them than may be
-/// open at once, in the tiers that matter, if they carried little.
+/// Of each tier's connections that are kept for reuse, what their buffers hold in memory. Enough
+/// for more of them than may be open at once, in the tiers that matter, if they carried little.
 const POOL_BYTES: usize = 1 << 20;
 /// A connection that carried more than this is freed instead.
 const POOL_MAX_CARRIED: usize = 64 * 1024;
@@ -134,8 +136,8 @@ impl Engine {
         connection
     }
 
-    /// A connection to the guest that appears to come from `client`; its SYN leaves with the first turn. `None` when
-    /// an address or port is unspecified.
+    /// A connection to the guest that appears to come from `client`; its SYN leaves with the first
+    /// turn. `None` when an address or port is unspecified.
     pub fn connect(
         &mut self,
         client: SocketAddr,
@@ -153,8 +155,8 @@ impl Engine {
         }
     }
 
-    /// Opens a connection once more that is in SYN-SENT, with another initial sequence number; its SYN leaves with the
-    /// next turn.
+    /// Opens a connection once more that is in SYN-SENT, with another initial sequence number; its
+    /// SYN leaves with the next turn.
     pub fn connect_again(&mut self, connection: &mut Connection) {
         let socket = connection.sockets.get_mut::<Socket>(connection.handle);
         let (Some(client), Some(guest)) = (socket.local_endpoint(), socket.remote_endpoint())
@@ -251,8 +253,9 @@ impl Engine {
             .poll_ingress_single(now, &mut port, &mut self.nobody);
     }
 
-    /// Makes smoltcp repeat what is in flight although it has forgotten to (see `vigil`): duplicate ACKs make it
-    /// retransmit at once, or probe if the window is closed, and start its timer. A FIN alone we repeat ourselves.
+    /// Makes smoltcp repeat what is in flight although it has forgotten to (see `vigil`): duplicate
+    /// ACKs make it retransmit at once, or probe if the window is closed, and start its timer. A
+    /// FIN alone we repeat ourselves.
     pub fn remind(&mut self, connection: &mut Connection, now: Instant, link: &mut impl Link) {
         const FAST_RETRANSMIT: usize = 3;
         let observed = connection.observed;
@@ -288,8 +291,8 @@ impl Engine {
         duplicate(window);
     }
 
-    /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says `window` (in bytes) even if
-    /// smoltcp would not say anything.
+    /// Sends a pure acknowledgement with numbers of the caller's choice, past smoltcp: it says
+    /// `window` (in bytes) even if smoltcp would not say anything.
     pub fn acknowledge(
         &mut self,
         connection: &mut Connection,
@@ -306,8 +309,8 @@ impl Engine {
         self.send(connection, numbers, link);
     }
 
-    /// Makes the guest acknowledge what it has received, now and not when its delay is over: a segment without payload from
-    /// before its window, as a keep-alive (RFC 9293 3.8.4).
+    /// Makes the guest acknowledge what it has received, now and not when its delay is over: a
+    /// segment without payload from before its window, as a keep-alive (RFC 9293 3.8.4).
     pub fn ask_for_ack(&mut self, connection: &mut Connection, link: &mut impl Link) {
         let observed = connection.observed;
         let numbers = Numbers {
@@ -335,8 +338,8 @@ impl Engine {
         }
     }
 
-    /// Takes a connection back that moved `carried` bytes, the more of both ways. Every connection comes back, or it would count
-    /// as open for ever.
+    /// Takes a connection back that moved `carried` bytes, the more of both ways. Every connection
+    /// comes back, or it would count as open for ever.
     pub fn recycle(&mut self, mut connection: Connection, carried: u64) {
         self.open -= 1;
         self.memory.close(connection.tier, &mut connection.written);
@@ -352,8 +355,8 @@ impl Engine {
         }
     }
 
-    /// The host's bytes for a connection: `receive` reads up to as many as its buffer, and the memory of all, allow, and returns
-    /// how many there were. `None` if there is no room now.
+    /// The host's bytes for a connection: `receive` reads up to as many as its buffer, and the
+    /// memory of all, allow, and returns how many there were. `None` if there is no room now.
     pub fn fill<E>(
         &mut self,
         connection: &mut Connection,

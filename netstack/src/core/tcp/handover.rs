@@ -1,5 +1,5 @@
-//! What a resting flow hands over to the kernel, and what it is afterwards. `haul` decides that a flow should leave; the
-//! driver carries it out.
+//! What a resting flow hands over to the kernel, and what it is afterwards. `haul` decides that a
+//! flow should leave; the driver carries it out.
 
 use std::net::SocketAddr;
 
@@ -30,8 +30,8 @@ pub struct Handover {
 pub enum Stragglers {
     /// Written back into the tap, they reach the kernel socket.
     Return,
-    /// The guest has translated their addresses on the way, so that nobody in it would know them again. They are as
-    /// good as lost, and TCP repeats what they carried.
+    /// The guest has translated their addresses on the way, so that nobody in it would know them
+    /// again. They are as good as lost, and TCP repeats what they carried.
     Drop,
 }
 
@@ -99,8 +99,8 @@ impl TcpFlow {
         })
     }
 
-    /// The kernel has taken over: the guest is told how far we are, which stands for every acknowledgement that was
-    /// held back.
+    /// The kernel has taken over: the guest is told how far we are, which stands for every
+    /// acknowledgement that was held back.
     pub fn promoted(
         &mut self,
         engine: &mut Engine,
@@ -156,8 +156,8 @@ impl TcpFlow {
 }
 
 impl Snapshot {
-    /// What the kernel's socket offers the guest: enough to go on with, whatever the engine's buffer had left. A window
-    /// below the guest's MSS would make it wait for its persist timer.
+    /// What the kernel's socket offers the guest: enough to go on with, whatever the engine's
+    /// buffer had left. A window below the guest's MSS would make it wait for its persist timer.
     pub fn window_from_kernel(&self) -> u32 {
         const MIN_WINDOW: u32 = 64 * 1024;
         self.rcv_wnd.max(MIN_WINDOW)

@@ -1,25 +1,28 @@
 //! When a flow leaves the engine for the kernel, and how the engine comes to rest for it.
 //!
-//! A flow *hauls* when it has moved much and is moving fast. It is then brought to rest in two steps, neither of which
-//! loses or repeats a byte: first nothing more is taken from the host until the guest has acknowledged all it was sent
-//! (`Resting`; what it holds back it is asked for); then nothing more is said to the guest until it falls silent, so that
-//! hardly a frame is in flight at the hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while.
-//! If rest does not come in time the flow goes on as before, and has to haul twice as much before the next attempt.
+//! A flow *hauls* when it has moved much and is moving fast. It is then brought to rest in two
+//! steps, neither of which loses or repeats a byte: first nothing more is taken from the host until
+//! the guest has acknowledged all it was sent (`Resting`; what it holds back it is asked for); then
+//! nothing more is said to the guest until it falls silent, so that hardly a frame is in flight at
+//! the hand-over (`Muted`). Data of the guest goes on to be passed to the host all the while. If
+//! rest does not come in time the flow goes on as before, and has to haul twice as much before the
+//! next attempt.
 
 use smoltcp::time::{Duration, Instant};
 
-/// Bytes a flow has moved, both ways, before it is worth handing over. Flows of less than 1 MiB gain nothing
-/// from it and this many are not known to be more; below 256 KiB it costs requests.
+/// Bytes a flow has moved, both ways, before it is worth handing over. Flows of less than 1 MiB
+/// gain nothing from it and this many are not known to be more; below 256 KiB it costs requests.
 const THRESHOLD: u64 = 256 * 1024;
 /// Bytes within [`RATE_WINDOW`] that tell a hauling flow from a long-lived talker: about 50 Mbit/s.
 const RATE_BYTES: u64 = 64 * 1024;
 const RATE_WINDOW: Duration = Duration::from_millis(10);
 /// How long to wait for the guest's acknowledgements.
 const REST_PATIENCE: Duration = Duration::from_millis(200);
-/// How long to wait before asking for them. Linux holds the last one back for 40 ms (TCP_DELACK_MIN) now and then, as it
-/// expects more; others take up to 500 ms (RFC 9293 3.8.6.3).
+/// How long to wait before asking for them. Linux holds the last one back for 40 ms
+/// (TCP_DELACK_MIN) now and then, as it expects more; others take up to 500 ms (RFC 9293 3.8.6.3).
 const ACK_PATIENCE: Duration = Duration::from_millis(1);
-/// A guest that has been silent for this long has nothing in flight: a round trip through the tap takes less.
+/// A guest that has been silent for this long has nothing in flight: a round trip through the tap
+/// takes less.
 const SILENCE: Duration = Duration::from_micros(40);
 /// Most that a muted guest is kept waiting; what is in flight then is written back by the driver.
 const MUTE_PATIENCE: Duration = Duration::from_millis(1);
@@ -136,7 +139,8 @@ impl Haul {
         !matches!(self.stage, Stage::Muted { .. })
     }
 
-    /// Counts, and starts to rest when the flow hauls and is `able` to leave. `bytes` is all it ever moved.
+    /// Counts, and starts to rest when the flow hauls and is `able` to leave. `bytes` is all it
+    /// ever moved.
     pub fn note(&mut self, bytes: u64, able: bool, now: Instant) {
         if self.policy == Promote::Off || self.stage != Stage::Serving {
             return;
@@ -160,8 +164,8 @@ impl Haul {
         }
     }
 
-    /// Goes a step further if it can: `acknowledged` says that the guest has acknowledged everything, `able` that the
-    /// flow can still leave. True when it is time to hand over.
+    /// Goes a step further if it can: `acknowledged` says that the guest has acknowledged
+    /// everything, `able` that the flow can still leave. True when it is time to hand over.
     pub fn advance(&mut self, acknowledged: bool, able: bool, now: Instant) -> bool {
         match self.stage {
             Stage::Serving => false,
@@ -189,8 +193,8 @@ impl Haul {
         }
     }
 
-    /// Whether it is time to ask the guest for the acknowledgement that the flow waits for, once `all_sent` says that none of
-    /// the engine's bytes is missing from it.
+    /// Whether it is time to ask the guest for the acknowledgement that the flow waits for, once
+    /// `all_sent` says that none of the engine's bytes is missing from it.
     pub fn asks_for_ack(&mut self, all_sent: impl FnOnce() -> bool, now: Instant) -> bool {
         match &mut self.stage {
             Stage::Resting { ask_at, .. } if ask_at.is_some_and(|at| now >= at) => {

@@ -1,19 +1,22 @@
-//! One bound over what all connections buffer, [`MAX_BUFFERED`], whatever the guest and its remotes do.
+//! One bound over what all connections buffer, [`MAX_BUFFERED`], whatever the guest and its remotes
+//! do.
 //!
-//! A receive buffer counts in full from the beginning: the guest was offered a window, may fill it at any time, and the
-//! offer is not taken back (RFC 9293 3.8.6). So a new connection gets a buffer by what is left ([`TIERS`]). A send buffer counts
-//! by the bytes of it that were written to: when nothing is left, the host is not read from. What a promoted connection had
-//! received, and the host has still to take, counts until then.
+//! A receive buffer counts in full from the beginning: the guest was offered a window, may fill it
+//! at any time, and the offer is not taken back (RFC 9293 3.8.6). So a new connection gets a buffer
+//! by what is left ([`TIERS`]). A send buffer counts by the bytes of it that were written to: when
+//! nothing is left, the host is not read from. What a promoted connection had received, and the
+//! host has still to take, counts until then.
 //!
-//! Each connection may have a little in any case, so that none can keep another from going on; that much is set aside. So
-//! what is counted here is what goes beyond.
+//! Each connection may have a little in any case, so that none can keep another from going on; that
+//! much is set aside. So what is counted here is what goes beyond.
 
 use crate::core::MAX_FLOWS;
 
-/// Most bytes that the connections in user space buffer together. Beside it each connection costs some 10 KiB: its state, and
-/// pages that are used in part.
+/// Most bytes that the connections in user space buffer together. Beside it each connection costs
+/// some 10 KiB: its state, and pages that are used in part.
 pub const MAX_BUFFERED: usize = 256 << 20;
-/// Of each buffer, whatever the others have. Enough to go on with: a round trip through the tap takes microseconds.
+/// Of each buffer, whatever the others have. Enough to go on with: a round trip through the tap
+/// takes microseconds.
 const MIN_RECEIVE: usize = 1 << 10;
 const MIN_SEND: usize = 512;
 /// What is left beyond that for all.
@@ -22,18 +25,20 @@ const SHARED: usize = MAX_BUFFERED - MAX_FLOWS * (MIN_RECEIVE + MIN_SEND);
 /// The largest window without a shift (RFC 9293 3.1).
 const MAX_WINDOW: usize = 65535;
 
-/// The buffers of a connection that is opened while receive buffers have less than `below` bytes of what is shared.
+/// The buffers of a connection that is opened while receive buffers have less than `below` bytes of
+/// what is shared.
 pub struct Tier {
     pub receive: usize,
     pub send: usize,
     below: usize,
 }
 
-/// Sizes are what the largest window can be at a shift, or less than that without one: smoltcp asserts that nothing is
-/// received beyond its buffer, and takes the unscaled window of a SYN-ACK for a scaled one. Near 1 MiB for the first connections.
-/// Smaller ones cost throughput (64 KiB: half of it, where nothing is promoted), larger ones the cache. A thousand connections
-/// have 64 KiB at least; those that come when more are open get less, down to [`MIN_RECEIVE`]. An eighth of what is
-/// shared is left for sending.
+/// Sizes are what the largest window can be at a shift, or less than that without one: smoltcp
+/// asserts that nothing is received beyond its buffer, and takes the unscaled window of a SYN-ACK
+/// for a scaled one. Near 1 MiB for the first connections. Smaller ones cost throughput (64 KiB:
+/// half of it, where nothing is promoted), larger ones the cache. A thousand connections have 64
+/// KiB at least; those that come when more are open get less, down to [`MIN_RECEIVE`]. An eighth of
+/// what is shared is left for sending.
 pub const TIERS: [Tier; 6] = [
     Tier::new(MAX_WINDOW << 4, MAX_WINDOW << 4, 64 << 20),
     Tier::new(MAX_WINDOW << 2, MAX_WINDOW << 2, 72 << 20),
@@ -75,7 +80,8 @@ pub struct Memory {
     became_tight: bool,
 }
 
-/// How much of a connection's send buffer is in use. smoltcp writes to it from the beginning whenever it has run empty.
+/// How much of a connection's send buffer is in use. smoltcp writes to it from the beginning
+/// whenever it has run empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     /// Bytes since it was empty.
@@ -87,7 +93,8 @@ pub struct Written {
 /// What is counted, for status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// The windows that guests were promised, what send buffers hold, and what promoted connections still owe the host.
+    /// The windows that guests were promised, what send buffers hold, and what promoted connections
+    /// still owe the host.
     pub receive: usize,
     pub send: usize,
     pub owed: usize,
@@ -115,7 +122,8 @@ impl Memory {
         self.release(written);
     }
 
-    /// How many bytes more of a send buffer of `capacity` bytes may be written to; `is_empty` says that it holds none.
+    /// How many bytes more of a send buffer of `capacity` bytes may be written to; `is_empty` says
+    /// that it holds none.
     pub fn allowance(&mut self, written: Written, capacity: usize, is_empty: bool) -> usize {
         let run = if is_empty { 0 } else { written.run };
         if run >= capacity {
@@ -162,7 +170,8 @@ impl Memory {
         self.owed -= count;
     }
 
-    /// Whether it has become tight since the last call: then idle connections are to be looked after.
+    /// Whether it has become tight since the last call: then idle connections are to be looked
+    /// after.
     pub fn take_became_tight(&mut self) -> bool {
         std::mem::take(&mut self.became_tight)
     }
@@ -181,7 +190,8 @@ impl Memory {
         SHARED.saturating_sub(self.promised + self.written + self.owed)
     }
 
-    /// Apart from each other, so that no traffic makes the connections be looked after again and again.
+    /// Apart from each other, so that no traffic makes the connections be looked after again and
+    /// again.
     fn notice_tightness(&mut self) {
         let for_sending = SHARED.saturating_sub(self.promised + self.owed);
         if self.written > for_sending / 4 * 3 {
@@ -225,8 +235,8 @@ mod tests {
     }
 
     proptest! {
-        /// Connections that take whatever they are given never have more than the bound together, and none is ever
-        /// without any.
+        /// Connections that take whatever they are given never have more than the bound together,
+        /// and none is ever without any.
         #[test]
         fn the_bound_holds(operations in operations()) {
             let mut memory = Memory::default();

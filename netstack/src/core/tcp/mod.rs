@@ -1,10 +1,12 @@
-//! A TCP flow: the guest's half in the engine, the host's half behind [`HostStream`], and the one place where bytes cross.
+//! A TCP flow: the guest's half in the engine, the host's half behind [`HostStream`], and the one
+//! place where bytes cross.
 //!
-//! Life of a flow of the guest: its SYN is kept while the driver dials (`Dialling`); a refusal goes back as RST or
-//! ICMP, silence stays silence; once the host answers, the engine does and the flow is `Open`. A published flow starts
-//! `Open` in SYN-SENT. Half-close is two facts: the guest's FIN is passed on when everything before it is, the host's
-//! FIN likewise. RST passes both ways. Back-pressure needs no code: what one side does not take stays in the engine's
-//! buffer, whose window closes. How a flow leaves for the kernel is told in `handover`.
+//! Life of a flow of the guest: its SYN is kept while the driver dials (`Dialling`); a refusal goes
+//! back as RST or ICMP, silence stays silence; once the host answers, the engine does and the flow
+//! is `Open`. A published flow starts `Open` in SYN-SENT. Half-close is two facts: the guest's FIN
+//! is passed on when everything before it is, the host's FIN likewise. RST passes both ways.
+//! Back-pressure needs no code: what one side does not take stays in the engine's buffer, whose
+//! window closes. How a flow leaves for the kernel is told in `handover`.
 
 mod engine;
 mod handover;
@@ -32,8 +34,8 @@ use vigil::Vigil;
 
 use super::link::Link;
 
-/// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats for ever. `None` where
-/// a peer may rightly be silent.
+/// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats
+/// for ever. `None` where a peer may rightly be silent.
 fn patience(state: State) -> Option<Duration> {
     match state {
         // The SYN of a published connection; its client is waiting.
@@ -50,7 +52,8 @@ fn patience(state: State) -> Option<Duration> {
     }
 }
 
-/// How often a published connection is opened anew at once when the guest answers its SYN with a bare ACK.
+/// How often a published connection is opened anew at once when the guest answers its SYN with a
+/// bare ACK.
 const MAX_REOPENED: u8 = 3;
 
 /// The host's half of a flow: a connected, non-blocking stream.
@@ -65,14 +68,16 @@ pub trait HostStream {
     fn finish(&mut self);
 }
 
-/// What the driver learnt of a host stream since it last said so. Edges, as epoll reports them with EPOLLET.
+/// What the driver learnt of a host stream since it last said so. Edges, as epoll reports them with
+/// EPOLLET.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Readiness {
     pub readable: bool,
     pub writable: bool,
     /// The remote sent FIN or RST: a short read no longer means that nothing is left.
     pub hung_up: bool,
-    /// The connection is gone (RST, timeout), which matters even when the guest's window keeps us from reading.
+    /// The connection is gone (RST, timeout), which matters even when the guest's window keeps us
+    /// from reading.
     pub failed: bool,
 }
 
@@ -96,8 +101,8 @@ pub enum Cause {
     ResetByHost,
     /// The dial failed; the guest was told as the failure asks.
     DialFailed,
-    /// The guest left a SYN or FIN unanswered (see `patience`, or until another flow needed the room), or its SYN was none
-    /// that TCP takes.
+    /// The guest left a SYN or FIN unanswered (see `patience`, or until another flow needed the
+    /// room), or its SYN was none that TCP takes.
     GuestSilent,
     /// The guest gave up while we were dialling.
     Cancelled,
@@ -118,7 +123,8 @@ pub struct TcpFlow {
     pub bytes_from_guest: u64,
     pub phase: Phase,
     pub haul: Haul,
-    /// The guest has not finished the handshake yet, as far as [`TcpFlow::completes_handshake`] was asked.
+    /// The guest has not finished the handshake yet, as far as [`TcpFlow::completes_handshake`] was
+    /// asked.
     pub is_half_open: bool,
     host: HostSide,
     reset_by_guest: bool,
@@ -128,9 +134,11 @@ pub struct TcpFlow {
     vigil: Vigil,
     /// How often the guest mistook our SYN for one of an earlier connection.
     reopened: u8,
-    /// This is the second attempt of a published connection: the guest has refused it in the client's own family.
+    /// This is the second attempt of a published connection: the guest has refused it in the
+    /// client's own family.
     is_second_attempt: bool,
-    /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no more turns.
+    /// Our last ACK is out. smoltcp would forget unread data when TIME-WAIT expires, so it gets no
+    /// more turns.
     time_wait: bool,
 }
 
@@ -214,8 +222,9 @@ impl TcpFlow {
         if let Phase::Open(connection) = &mut self.phase {
             let before = connection.state();
             engine.ingest(connection, packet, now, link);
-            // A bare ACK to our SYN: the guest still has an earlier connection of a client with this port, in TIME-WAIT.
-            // smoltcp has answered with the RST that ends it (RFC 9293 3.10.7.3), and would repeat the SYN after a second.
+            // A bare ACK to our SYN: the guest still has an earlier connection of a client with
+            // this port, in TIME-WAIT. smoltcp has answered with the RST that ends it (RFC 9293
+            // 3.10.7.3), and would repeat the SYN after a second.
             if before == State::SynSent
                 && connection.state() == State::SynSent
                 && segment.ack()
@@ -228,11 +237,13 @@ impl TcpFlow {
             }
             self.haul.heard(now);
             if is_synchronized(connection.state()) {
-                // A closed window may stay closed for as long as the guest answers our probes (RFC 9293 3.8.6.1).
+                // A closed window may stay closed for as long as the guest answers our probes (RFC
+                // 9293 3.8.6.1).
                 self.moved = now;
             }
-            // A guest that has sent FIN and taken ours has nothing left to take back; a RST is then its answer to a stray
-            // segment, and what it sent before still goes to the host (RFC 9293 3.10.7.4).
+            // A guest that has sent FIN and taken ours has nothing left to take back; a RST is then
+            // its answer to a stray segment, and what it sent before still goes to the host (RFC
+            // 9293 3.10.7.4).
             let parted = matches!(
                 before,
                 State::Closing | State::LastAck | State::TimeWait | State::Closed
@@ -246,8 +257,8 @@ impl TcpFlow {
         self.is_half_open && self.reset_by_guest && self.initiator == Initiator::Host
     }
 
-    /// The guest says by ICMP that the segment with number `seq` did not arrive. True if that refuses the connection, as
-    /// a RST would: if it was our SYN (RFC 1122 4.2.3.9, RFC 5927 4.1).
+    /// The guest says by ICMP that the segment with number `seq` did not arrive. True if that
+    /// refuses the connection, as a RST would: if it was our SYN (RFC 1122 4.2.3.9, RFC 5927 4.1).
     pub fn take_refusal(&mut self, seq: u32) -> bool {
         let Phase::Open(connection) = &self.phase else {
             return false;
@@ -261,7 +272,8 @@ impl TcpFlow {
         self.is_second_attempt
     }
 
-    /// Goes on as `connection`, which is still to be opened. Returns the one that the guest refused.
+    /// Goes on as `connection`, which is still to be opened. Returns the one that the guest
+    /// refused.
     pub fn connect_again(&mut self, connection: Connection, now: Instant) -> Option<Connection> {
         self.is_second_attempt = true;
         self.reset_by_guest = false;
@@ -316,7 +328,8 @@ impl TcpFlow {
         }
         engine.give_back(connection);
         if crossing.is_err() || self.host.failed {
-            // What the remote said before it broke off comes first, as far as the guest's window goes.
+            // What the remote said before it broke off comes first, as far as the guest's window
+            // goes.
             engine.egress(connection, now, link);
             connection.socket_mut().abort();
             engine.egress(connection, now, link);
@@ -344,12 +357,14 @@ impl TcpFlow {
             egress
         };
         match connection.state() {
-            // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the FIN.
+            // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the
+            // FIN.
             State::TimeWait if owes_last_ack(connection, self.bytes_from_guest) => match egress {
                 Egress::Quiet => Served::Waiting,
                 Egress::More => Served::More,
             },
-            // Everything was said on the guest's side; what it sent last may still wait for the host.
+            // Everything was said on the guest's side; what it sent last may still wait for the
+            // host.
             State::TimeWait | State::Closed if egress == Egress::Quiet => {
                 self.time_wait = true;
                 if connection.socket().can_recv() {
@@ -393,12 +408,14 @@ impl TcpFlow {
         }
     }
 
-    /// How the flow ends for a new connection of the same tuple, whose SYN has the number `isn`. `None` when it goes on:
-    /// the SYN is a copy of its own, or bytes of the guest still wait for the host, and the guest will ask again.
+    /// How the flow ends for a new connection of the same tuple, whose SYN has the number `isn`.
+    /// `None` when it goes on: the SYN is a copy of its own, or bytes of the guest still wait for
+    /// the host, and the guest will ask again.
     ///
-    /// TIME-WAIT makes way, as RFC 9293 3.10.7.4 allows: on this link no old segment can turn up. So does an open
-    /// connection of the guest. RFC 5961 4 has us challenge it against blind attackers, but nobody else is on
-    /// the link: a guest that sends another SYN has forgotten the connection.
+    /// TIME-WAIT makes way, as RFC 9293 3.10.7.4 allows: on this link no old segment can turn up.
+    /// So does an open connection of the guest. RFC 5961 4 has us challenge it against blind
+    /// attackers, but nobody else is on the link: a guest that sends another SYN has forgotten the
+    /// connection.
     pub fn makes_way(&self, isn: u32) -> Option<Cause> {
         let Phase::Open(connection) = &self.phase else {
             return None;
@@ -440,12 +457,14 @@ fn is_synchronized(state: State) -> bool {
     )
 }
 
-/// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when SYN-RECEIVED is reset.
+/// CLOSED after a RST or after our FIN was acknowledged; LISTEN is where smoltcp returns to when
+/// SYN-RECEIVED is reset.
 fn is_over(state: State) -> bool {
     matches!(state, State::Closed | State::Listen)
 }
 
-/// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not acknowledged yet.
+/// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not
+/// acknowledged yet.
 fn owes_last_ack(connection: &Connection, passed_on: u64) -> bool {
     let observed = connection.observed();
     let received = passed_on + connection.socket().recv_queue() as u64;

@@ -1,5 +1,6 @@
-//! What the wire has shown of a connection: the numbers that a kernel socket needs to carry on from here, none of which
-//! smoltcp tells. Names are those of RFC 9293 3.3.1, seen from our side: SND is towards the guest.
+//! What the wire has shown of a connection: the numbers that a kernel socket needs to carry on from
+//! here, none of which smoltcp tells. Names are those of RFC 9293 3.3.1, seen from our side: SND is
+//! towards the guest.
 
 use std::num::NonZeroU16;
 
@@ -37,7 +38,8 @@ pub struct Observed {
     pub snd_wnd: u32,
     /// The largest that the guest ever had.
     pub max_snd_wnd: u32,
-    /// What we last acknowledged, if anything yet, and how much from there on we offered to take, in bytes.
+    /// What we last acknowledged, if anything yet, and how much from there on we offered to take,
+    /// in bytes.
     pub last_ack: Option<u32>,
     pub last_window: u32,
 }
@@ -118,9 +120,10 @@ impl Observed {
         u16::try_from(bytes >> self.guest_shift.unwrap_or(0)).unwrap_or(u16::MAX)
     }
 
-    /// A copy of `packet`, which carries `tcp`, without its FIN, if it has one and reaches beyond the window that we
-    /// offered. A correct guest sends such a thing when the window's right edge has moved back by less than a unit of its
-    /// scale while the segment was on its way; it repeats what is not acknowledged, the FIN with it.
+    /// A copy of `packet`, which carries `tcp`, without its FIN, if it has one and reaches beyond
+    /// the window that we offered. A correct guest sends such a thing when the window's right edge
+    /// has moved back by less than a unit of its scale while the segment was on its way; it repeats
+    /// what is not acknowledged, the FIN with it.
     pub fn hold_back_fin(&self, packet: &[u8], tcp: &TcpSlice) -> Option<Vec<u8>> {
         let end = tcp
             .sequence_number()
@@ -134,7 +137,8 @@ impl Observed {
         })
     }
 
-    /// A copy of `packet`, a SYN of the guest of which note was taken, with the MSS that it is sent, if it announced a larger one.
+    /// A copy of `packet`, a SYN of the guest of which note was taken, with the MSS that it is
+    /// sent, if it announced a larger one.
     pub fn bound_mss(&self, packet: &[u8], tcp: &TcpSlice) -> Option<Vec<u8>> {
         if !tcp.syn() {
             return None;
@@ -149,7 +153,8 @@ impl Observed {
         })
     }
 
-    /// The sequence number that the guest may not pass. `None` before we have acknowledged anything.
+    /// The sequence number that the guest may not pass. `None` before we have acknowledged
+    /// anything.
     pub fn right_edge(&self) -> Option<u32> {
         Some(self.last_ack?.wrapping_add(self.last_window))
     }
@@ -186,9 +191,10 @@ impl Observed {
     }
 }
 
-/// Largest segment for a peer whose windows are not scaled and who offers `window` bytes when it opens: half of them, unless they
-/// are few (RFC 9293 3.8.6.2.1; Linux, tcp_bound_to_half_wnd). Once it was sent all of its window in one segment, Linux comes to
-/// offer a few bytes and no more, for ever, since what is left of the window and another such segment do not fit.
+/// Largest segment for a peer whose windows are not scaled and who offers `window` bytes when it
+/// opens: half of them, unless they are few (RFC 9293 3.8.6.2.1; Linux, tcp_bound_to_half_wnd).
+/// Once it was sent all of its window in one segment, Linux comes to offer a few bytes and no more,
+/// for ever, since what is left of the window and another such segment do not fit.
 fn half_of(window: u16) -> NonZeroU16 {
     let half = match window {
         0..=536 => window,

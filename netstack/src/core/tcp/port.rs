@@ -1,8 +1,10 @@
-//! The device that smoltcp talks to: one received IP packet in, TCP segments out as frames for the tap.
+//! The device that smoltcp talks to: one received IP packet in, TCP segments out as frames for the
+//! tap.
 //!
-//! smoltcp is told a link of 64 KiB and hands over super-frames; here they get their Ethernet and virtio headers, the
-//! pseudo-header sum in place of a checksum, and the segment size that the guest asked for. The size is ours to set
-//! because smoltcp 0.14 passes it on for IPv4 only. The MSS option of a SYN is rewritten to what the guest's link holds.
+//! smoltcp is told a link of 64 KiB and hands over super-frames; here they get their Ethernet and
+//! virtio headers, the pseudo-header sum in place of a checksum, and the segment size that the
+//! guest asked for. The size is ours to set because smoltcp 0.14 passes it on for IPv4 only. The
+//! MSS option of a SYN is rewritten to what the guest's link holds.
 
 use std::num::NonZeroUsize;
 
@@ -50,7 +52,8 @@ impl Limits {
         self.mtu - (ip_header_len + TCP_HEADER_LEN) as u16
     }
 
-    /// Largest super-frame: a whole number of segments, since a short last one costs the guest as much as a full one.
+    /// Largest super-frame: a whole number of segments, since a short last one costs the guest as
+    /// much as a full one.
     fn super_frame(self, ip_header_len: usize) -> Option<NonZeroUsize> {
         let headers = ip_header_len + TCP_HEADER_LEN;
         let mss = usize::from(self.mss(ip_header_len));

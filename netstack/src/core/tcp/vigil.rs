@@ -1,11 +1,14 @@
-//! A second pair of eyes on segments in flight, because smoltcp 0.14 may lose its retransmission timer for good:
-//! - an ACK that closes the window over segments in flight turns the timer into the zero-window probe's, and the ACK
-//!   that opens it again stops that one;
+//! A second pair of eyes on segments in flight, because smoltcp 0.14 may lose its retransmission
+//! timer for good:
+//! - an ACK that closes the window over segments in flight turns the timer into the zero-window
+//!   probe's, and the ACK that opens it again stops that one;
 //! - the timer runs out while the window is closed: it is stopped, and the probe's is not started;
-//! - three duplicate ACKs meet a FIN that is in flight alone: a fast retransmission is tried from an empty buffer.
+//! - three duplicate ACKs meet a FIN that is in flight alone: a fast retransmission is tried from
+//!   an empty buffer.
 //!
-//! All of them need a guest that drops what fits its window. Linux does, when its memory does not suffice for what it
-//! promised (TCPRcvQDrop), and at the edge of a closed window. The remedy is [`super::Engine::remind`].
+//! All of them need a guest that drops what fits its window. Linux does, when its memory does not
+//! suffice for what it promised (TCPRcvQDrop), and at the edge of a closed window. The remedy is
+//! [`super::Engine::remind`].
 
 use smoltcp::time::{Duration, Instant};
 
@@ -30,8 +33,8 @@ impl Default for Vigil {
 }
 
 impl Vigil {
-    /// Takes note whether the guest owes an acknowledgement and nothing is going to ask for it. Returns when to look
-    /// again.
+    /// Takes note whether the guest owes an acknowledgement and nothing is going to ask for it.
+    /// Returns when to look again.
     pub fn watch(&mut self, forgotten: bool, now: Instant) -> Option<Instant> {
         if !forgotten {
             *self = Vigil::default();

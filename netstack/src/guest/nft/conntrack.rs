@@ -1,6 +1,7 @@
-//! Whose a connection is that goes over the tap: of a socket in the guest's network namespace, or of somebody behind it
-//! whose packets are only forwarded, usually with another source address (containers on a bridge behind masquerading, as
-//! Docker and netavark set them up). Connection tracking knows (ctnetlink).
+//! Whose a connection is that goes over the tap: of a socket in the guest's network namespace, or
+//! of somebody behind it whose packets are only forwarded, usually with another source address
+//! (containers on a bridge behind masquerading, as Docker and netavark set them up). Connection
+//! tracking knows (ctnetlink).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,10 +17,11 @@ use crate::guest::{Endpoints, GuestThread};
 pub enum Owner {
     /// A socket of the guest's network namespace, with the very ends that show on the tap.
     Guest,
-    /// Somebody behind it. These ends go into the snapshot (`forwarded`) and into the gate; frames that come out of the
-    /// tap have other ones and cannot be written back as they are.
+    /// Somebody behind it. These ends go into the snapshot (`forwarded`) and into the gate; frames
+    /// that come out of the tap have other ones and cannot be written back as they are.
     Behind(Endpoints),
-    /// A socket of the guest's network namespace whose addresses are translated on the way out. It cannot be diverted.
+    /// A socket of the guest's network namespace whose addresses are translated on the way out. It
+    /// cannot be diverted.
     Translated,
 }
 
@@ -51,8 +53,9 @@ impl Conntrack {
         })
     }
 
-    /// Drops the kernel's entry of a connection that belonged to somebody behind the guest, by its ends on the tap: diverted
-    /// segments are not tracked, so it would stay for days. One that is not there is no error.
+    /// Drops the kernel's entry of a connection that belonged to somebody behind the guest, by its
+    /// ends on the tap: diverted segments are not tracked, so it would stay for days. One that is
+    /// not there is no error.
     pub fn forget(&mut self, endpoints: &Endpoints) -> Result<(), NetlinkError> {
         let deleted = self.netfilter.query(
             |encoder| request(encoder, IPCTNL_MSG_CT_DELETE, endpoints),
@@ -89,7 +92,8 @@ impl Conntrack {
         self.routes.query(
             |encoder| {
                 encoder.message(libc::RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK, |message| {
-                    // struct rtmsg: family, length of the destination in bits, and ten bytes of nothing.
+                    // struct rtmsg: family, length of the destination in bits, and ten bytes of
+                    // nothing.
                     message.put(&[family as u8, bytes.len() as u8 * 8]);
                     message.put(&[0; 10]);
                     message.attribute(libc::RTA_DST, &bytes);
@@ -101,7 +105,8 @@ impl Conntrack {
     }
 }
 
-/// Asks for the entry that has segments from the remote to the guest, whichever side began the connection.
+/// Asks for the entry that has segments from the remote to the guest, whichever side began the
+/// connection.
 fn request(encoder: &mut Encoder, kind: u16, endpoints: &Endpoints) {
     let kind = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | kind;
     encoder.message(kind, NLM_F_REQUEST | NLM_F_ACK, |message| {
@@ -134,8 +139,8 @@ fn request(encoder: &mut Encoder, kind: u16, endpoints: &Endpoints) {
     });
 }
 
-/// An entry has two directions. One of them is that from the remote to the guest as it shows on the tap; the source of the
-/// other is who sends inside, before translation.
+/// An entry has two directions. One of them is that from the remote to the guest as it shows on the
+/// tap; the source of the other is who sends inside, before translation.
 fn inside(entry: &[u8], endpoints: &Endpoints) -> Option<Endpoints> {
     let directions = entry.get(NFGENMSG_LEN..)?;
     let original = direction(attribute(directions, CTA_TUPLE_ORIG)?)?;

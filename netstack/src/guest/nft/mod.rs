@@ -1,17 +1,20 @@
 //! The gate: nftables tables in the guest whose sets say which connections the kernel carries.
 //!
-//! Segments of a promoted connection are marked: in `output` those that the guest sends, in `prerouting` those that we
-//! write back into the tap, and those that a container behind one of the guest's bridges sends, which `raw` keeps away from
-//! connection tracking and so from masquerading. [`divert_marked`](super::divert_marked) routes marked packets to the
-//! connection's [`RepairSocket`](super::repair::RepairSocket). SYNs are never marked, so a guest that uses a port again
-//! gets a new connection. The other direction needs no rule: what the socket sends is addressed to the guest.
+//! Segments of a promoted connection are marked: in `output` those that the guest sends, in
+//! `prerouting` those that we write back into the tap, and those that a container behind one of the
+//! guest's bridges sends, which `raw` keeps away from connection tracking and so from masquerading.
+//! [`divert_marked`](super::divert_marked) routes marked packets to the connection's
+//! [`RepairSocket`](super::repair::RepairSocket). SYNs are never marked, so a guest that uses a
+//! port again gets a new connection. The other direction needs no rule: what the socket sends is
+//! addressed to the guest.
 //!
-//! The tables belong to our netlink socket (NFT_TABLE_F_OWNER, Linux 5.12): `nft flush ruleset` and firewall reloads leave
-//! them alone, and they vanish with the helper, however that ends. On older kernels they are ordinary tables, and
-//! [`Gate::heal`] puts back what a flush took. Nobody else's tables are touched.
+//! The tables belong to our netlink socket (NFT_TABLE_F_OWNER, Linux 5.12): `nft flush ruleset` and
+//! firewall reloads leave them alone, and they vanish with the helper, however that ends. On older
+//! kernels they are ordinary tables, and [`Gate::heal`] puts back what a flush took. Nobody else's
+//! tables are touched.
 //!
-//! They hook into nothing until the first connection is promoted: a guest whose connections only talk pays nothing, where
-//! chains would cost it a tenth of its requests per second.
+//! They hook into nothing until the first connection is promoted: a guest whose connections only
+//! talk pays nothing, where chains would cost it a tenth of its requests per second.
 
 mod conntrack;
 mod ruleset;
@@ -25,10 +28,12 @@ pub use conntrack::{Conntrack, Owner};
 pub use ruleset::Reach;
 use ruleset::{ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES};
 
-/// The mark of diverted segments, also the number of the table that they are routed by. Reads "coracle".
+/// The mark of diverted segments, also the number of the table that they are routed by. Reads
+/// "coracle".
 pub const MARK: u32 = 0xC04A_C1E0;
 
-/// The mark of what a repair socket sends to a connection that the guest only forwards: not to be tracked.
+/// The mark of what a repair socket sends to a connection that the guest only forwards: not to be
+/// tracked.
 pub const UNTRACKED_MARK: u32 = MARK + 1;
 
 /// Why a connection cannot be diverted; it stays in the engine.
@@ -38,7 +43,8 @@ pub enum GateError {
     Open(#[source] io::Error),
     #[error("nftables tables coracle belong to another program in the guest")]
     Owned,
-    /// The kernel lacks nftables (5.2 or newer is needed) or we lack CAP_NET_ADMIN; the kernel's words say which.
+    /// The kernel lacks nftables (5.2 or newer is needed) or we lack CAP_NET_ADMIN; the kernel's
+    /// words say which.
     #[error("cannot make nftables tables coracle: {0}")]
     Unavailable(#[source] NetlinkError),
     #[error("cannot divert {endpoints}: {source}")]
@@ -55,8 +61,9 @@ pub enum GateError {
     Guest(#[from] GuestThreadEnded),
 }
 
-/// The tables and what should be in them. Works from any thread; each change is one transaction and takes effect before the
-/// method returns (some 20 microseconds, a few hundred for the first connection).
+/// The tables and what should be in them. Works from any thread; each change is one transaction and
+/// takes effect before the method returns (some 20 microseconds, a few hundred for the first
+/// connection).
 #[derive(Debug)]
 pub struct Gate {
     netlink: Netlink,
@@ -98,8 +105,9 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Diverts the connection's segments from now on: when this returns, no further one comes out of the tap. `reach` says
-    /// whose it is. Repeating it is harmless. If somebody has removed the table, all of it is put back.
+    /// Diverts the connection's segments from now on: when this returns, no further one comes out
+    /// of the tap. `reach` says whose it is. Repeating it is harmless. If somebody has removed the
+    /// table, all of it is put back.
     pub fn add(&mut self, endpoints: Endpoints, reach: Reach) -> Result<(), GateError> {
         let table = &mut self.tables[Family::of(&endpoints) as usize];
         let mut added = table.add(&mut self.netlink, endpoints, reach);
@@ -112,8 +120,9 @@ impl Gate {
         added.map_err(|source| GateError::Add { endpoints, source })
     }
 
-    /// Ends the diversion. To be called when no segment of the connection can come any more: the engine, which then gets
-    /// to see the guest's segments, answers with RST. One that is not diverted is no error.
+    /// Ends the diversion. To be called when no segment of the connection can come any more: the
+    /// engine, which then gets to see the guest's segments, answers with RST. One that is not
+    /// diverted is no error.
     pub fn remove(&mut self, endpoints: Endpoints) -> Result<(), GateError> {
         let table = &mut self.tables[Family::of(&endpoints) as usize];
         match table.remove(&mut self.netlink, endpoints) {
@@ -122,8 +131,8 @@ impl Gate {
         }
     }
 
-    /// Makes the tables anew, with all diverted connections. To be called when segments of one come out of the tap later
-    /// than frames in flight would.
+    /// Makes the tables anew, with all diverted connections. To be called when segments of one come
+    /// out of the tap later than frames in flight would.
     pub fn heal(&mut self) -> Result<(), GateError> {
         for table in &mut self.tables {
             if let Err(error) = table.make(&mut self.netlink, self.owned) {

@@ -1,4 +1,5 @@
-//! The gate's tables as nf_tables messages, one for each address family. What they say, in nft's language:
+//! The gate's tables as nf_tables messages, one for each address family. What they say, in nft's
+//! language:
 //!
 //! ```text
 //! table ip coracle {
@@ -14,11 +15,12 @@
 //! }
 //! ```
 //!
-//! Every chain costs each packet of the guest's, promoted or not; a chain is made when there is a use for it ([`Reach`]), and for the
-//! same reason a table knows one family only.
+//! Every chain costs each packet of the guest's, promoted or not; a chain is made when there is a
+//! use for it ([`Reach`]), and for the same reason a table knows one family only.
 //!
-//! Behind `mangle`, because that is where others restore a connection's mark. What comes from `lo` has been routed on its
-//! way out. Numbers are those of linux/netfilter/nf_tables.h; a rule is a list of small expressions over registers.
+//! Behind `mangle`, because that is where others restore a connection's mark. What comes from `lo`
+//! has been routed on its way out. Numbers are those of linux/netfilter/nf_tables.h; a rule is a
+//! list of small expressions over registers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -107,7 +109,8 @@ impl Family {
     }
 }
 
-/// Takes the table away if there is one. (It is made first, because what is not there cannot be deleted.)
+/// Takes the table away if there is one. (It is made first, because what is not there cannot be
+/// deleted.)
 pub fn delete_table(transaction: &mut Encoder, family: Family) {
     let name = |message: &mut Encoder| message.string(NFTA_TABLE_NAME, TABLE);
     let mut message = |kind, flags| message(transaction, family, kind, flags, name);
@@ -115,7 +118,8 @@ pub fn delete_table(transaction: &mut Encoder, family: Family) {
     message(libc::NFT_MSG_DELTABLE, 0);
 }
 
-/// Makes the table with an empty set. With `owned` it is the sending socket's alone and goes with it (Linux 5.12).
+/// Makes the table with an empty set. With `owned` it is the sending socket's alone and goes with
+/// it (Linux 5.12).
 pub fn make_table(transaction: &mut Encoder, family: Family, owned: bool) {
     let mut create = |kind, attributes: &dyn Fn(&mut Encoder)| {
         message(transaction, family, kind, NLM_F_CREATE, attributes);
@@ -135,7 +139,8 @@ pub fn make_table(transaction: &mut Encoder, family: Family, owned: bool) {
     });
 }
 
-/// Adds the chains and rules that a table lacks which has those of `from`, if any, and is to have those of `to`.
+/// Adds the chains and rules that a table lacks which has those of `from`, if any, and is to have
+/// those of `to`.
 pub fn extend_table(transaction: &mut Encoder, family: Family, from: Option<Reach>, to: Reach) {
     if from < Some(Reach::Own) {
         divert_own(transaction, family);

@@ -1,5 +1,5 @@
-//! Sockets made ahead of time: only the guest thread can open them in the guest's network namespace, and asking it takes
-//! longer than all the rest of a hand-over.
+//! Sockets made ahead of time: only the guest thread can open them in the guest's network
+//! namespace, and asking it takes longer than all the rest of a hand-over.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,8 @@ use super::RepairError;
 use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::sys;
 
-/// A TCP socket of the guest's network namespace in repair mode, with all options that do not depend on the connection.
+/// A TCP socket of the guest's network namespace in repair mode, with all options that do not
+/// depend on the connection.
 #[derive(Debug)]
 pub struct FreshSocket(OwnedFd);
 
@@ -23,7 +24,8 @@ pub struct SocketPool {
 }
 
 impl SocketPool {
-    /// Has the guest thread make the first sockets. There will be `most` at a time, and at least four.
+    /// Has the guest thread make the first sockets. There will be `most` at a time, and at least
+    /// four.
     pub fn new(guest: &GuestThread, most: usize) -> Result<SocketPool, GuestThreadEnded> {
         // A new batch comes when there is one left, for either family.
         let batch = (most / 4).clamp(1, MAX_BATCH);
@@ -33,8 +35,9 @@ impl SocketPool {
         })
     }
 
-    /// Takes a socket for IPv6 or else IPv4. When half of them are gone the guest thread makes new ones in the background;
-    /// only when all are gone this waits for it, some tenths of a millisecond.
+    /// Takes a socket for IPv6 or else IPv4. When half of them are gone the guest thread makes new
+    /// ones in the background; only when all are gone this waits for it, some tenths of a
+    /// millisecond.
     pub fn take(&mut self, guest: &GuestThread, ipv6: bool) -> Result<FreshSocket, RepairError> {
         let shelf = if ipv6 { &mut self.v6 } else { &mut self.v4 };
         shelf.take(guest)
@@ -128,12 +131,13 @@ impl FreshSocket {
         // The guest's default may be BBR, which paces; over lo there is nothing to pace for.
         set(libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"cubic")
             .or_else(|_| set(libc::IPPROTO_TCP, libc::TCP_CONGESTION, b"reno"))?;
-        // The default send buffer holds less than two of the guest's 64 KiB segments, so each waits for a delayed
-        // acknowledgement of 40 ms; receiving is fastest with a window's worth.
+        // The default send buffer holds less than two of the guest's 64 KiB segments, so each waits
+        // for a delayed acknowledgement of 40 ms; receiving is fastest with a window's worth.
         sockopt::set_socket_send_buffer_size(&socket, BUFFER_LEN)?;
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER_LEN)?;
-        // A size that was set is no longer tuned automatically. Where net.core.rmem_max and wmem_max have cut it, tuning
-        // gets further (Linux 5.15; before, such a socket is only slower).
+        // A size that was set is no longer tuned automatically. Where net.core.rmem_max and
+        // wmem_max have cut it, tuning gets further (Linux 5.15; before, such a socket is only
+        // slower).
         let mut lock = 0;
         if sockopt::socket_send_buffer_size(&socket)? >= 2 * BUFFER_LEN {
             lock |= SOCK_SNDBUF_LOCK;
@@ -161,7 +165,8 @@ impl From<FreshSocket> for OwnedFd {
 
 /// Sockets made at once: about 0.2 ms of the guest thread.
 const MAX_BATCH: usize = 32;
-/// The largest window with a scale of 4 is 1 MiB. The kernel doubles the size, for its own bookkeeping.
+/// The largest window with a scale of 4 is 1 MiB. The kernel doubles the size, for its own
+/// bookkeeping.
 const BUFFER_LEN: usize = 1 << 20;
 /// include/net/sock.h, the values of SO_BUF_LOCK.
 const SOCK_SNDBUF_LOCK: libc::c_int = 1;

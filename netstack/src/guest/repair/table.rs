@@ -1,4 +1,5 @@
-//! The kernel's table of TCP sockets in the guest's network namespace (sock_diag, SOCK_DESTROY: Linux 4.5).
+//! The kernel's table of TCP sockets in the guest's network namespace (sock_diag, SOCK_DESTROY:
+//! Linux 4.5).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,9 +25,10 @@ impl SocketTable {
         Ok(SocketTable { netlink })
     }
 
-    /// Makes the kernel forget that a repair socket with these ends has been there, so that the guest can use its port for
-    /// the same remote again. To be called after such a socket was closed: if it went to TIME-WAIT, that
-    /// ends at once, without a word to the guest. Returns whether it did.
+    /// Makes the kernel forget that a repair socket with these ends has been there, so that the
+    /// guest can use its port for the same remote again. To be called after such a socket was
+    /// closed: if it went to TIME-WAIT, that ends at once, without a word to the guest. Returns
+    /// whether it did.
     pub fn forget(&mut self, endpoints: &Endpoints) -> Result<bool, NetlinkError> {
         let mut found = None;
         let query = self.netlink.query(
@@ -52,8 +54,9 @@ impl SocketTable {
     }
 }
 
-/// A socket found. Where there is none with both ends the kernel answers with a *listening* socket that a segment for the
-/// remote's address would reach, such as a server of the guest on the same port number: hence state and cookie.
+/// A socket found. Where there is none with both ends the kernel answers with a *listening* socket
+/// that a segment for the remote's address would reach, such as a server of the guest on the same
+/// port number: hence state and cookie.
 struct Entry {
     state: u8,
     inode: u32,
@@ -70,7 +73,8 @@ impl Entry {
         })
     }
 
-    /// The kernel replaces a socket by something smaller in TIME-WAIT, and in FIN-WAIT-2 once its file is closed.
+    /// The kernel replaces a socket by something smaller in TIME-WAIT, and in FIN-WAIT-2 once its
+    /// file is closed.
     fn is_time_wait(&self) -> bool {
         /// include/net/tcp_states.h.
         const TCP_FIN_WAIT2: u8 = 5;

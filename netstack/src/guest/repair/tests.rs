@@ -85,7 +85,8 @@ fn a_window_that_closes_is_heeded() {
             let mut received = vec![0; sent];
             let (first, rest) = received.split_at_mut(20_000);
             client.read_exact(first).unwrap();
-            // Longer than the acknowledgement of all that fits takes, but for a machine that is very busy.
+            // Longer than the acknowledgement of all that fits takes, but for a machine that is
+            // very busy.
             let is_heeded = (0..20).any(|_| {
                 thread::sleep(Duration::from_millis(500));
                 unacknowledged(&server) == 0
@@ -262,7 +263,8 @@ fn what_the_kernel_remembers_is_not_taken_over() {
                 world.peer.forget(&endpoints);
                 drop(server);
 
-                // TIME-WAIT is still there: the new connection stays where it is, and nobody notices.
+                // TIME-WAIT is still there: the new connection stays where it is, and nobody
+                // notices.
                 let mut client = connect_from(local, remote).unwrap();
                 talk_to_peer(&mut client);
                 world.peer.mute(&endpoints);
@@ -405,7 +407,8 @@ fn flushing_the_firewall_does_not_stop_connections() {
                 assert_eq!(world.peer.flow(endpoints).written_back, 0);
             }
 
-            // As before Linux 5.12: the table goes, segments come out of the tap and are written back in vain.
+            // As before Linux 5.12: the table goes, segments come out of the tap and are written
+            // back in vain.
             world.gate.make_ownerless().unwrap();
             flush_ruleset();
             let (client, server, endpoints) = &mut flows[0];
@@ -507,7 +510,8 @@ fn a_thousand_promotions_leave_nothing() {
                     let server = stream(socket.leave().unwrap());
                     lap.end(3);
                     talk(&client, &server);
-                    // Every other connection ends in TIME-WAIT on our side, the rest on the guest's.
+                    // Every other connection ends in TIME-WAIT on our side, the rest on the
+                    // guest's.
                     let remote_is_first = round % 2 == 0;
                     if remote_is_first {
                         server.shutdown(Shutdown::Write).unwrap();
@@ -536,7 +540,8 @@ fn a_thousand_promotions_leave_nothing() {
                     println!("  {name}: median {:?}, p99 {:?}", times[250], times[495]);
                 }
             }
-            // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's addresses.
+            // Of our own there is no socket in any state: the guest's TIME-WAITs have the guest's
+            // addresses.
             for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
                 let table = std::fs::read_to_string(path).unwrap();
                 let is_ours = |line: &str| {

@@ -1,5 +1,5 @@
-//! A link that is far away: it delays every frame and loses some, at random but always the same ones. Two taps and a
-//! thread, since many kernels have no netem.
+//! A link that is far away: it delays every frame and loses some, at random but always the same
+//! ones. Two taps and a thread, since many kernels have no netem.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -26,7 +26,8 @@ impl FarLink {
     pub const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 7));
     const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 1));
 
-    /// A frame takes `delay` each way; `loss` of a thousand are lost, of which each may be a super-frame.
+    /// A frame takes `delay` each way; `loss` of a thousand are lost, of which each may be a
+    /// super-frame.
     pub fn lay(world: &World, delay: Duration, loss: usize) -> FarLink {
         let end = |netns: &Netns, address| {
             let tap = netns.run(|| Tap::open(LINK).expect("a tap"));

@@ -1,5 +1,5 @@
-//! Starting, watching and ending the helper under test: `coracle-net`, or slirp4netns with `CORACLE_PEER=slirp4netns`
-//! for the cases that need no more than it has.
+//! Starting, watching and ending the helper under test: `coracle-net`, or slirp4netns with
+//! `CORACLE_PEER=slirp4netns` for the cases that need no more than it has.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,7 +14,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::{eventually, readable_by, skip, sys, wait_exit};
 
-/// A helper's command line. The default is `--configure` at MTU 65520 with the process of a guest as its target.
+/// A helper's command line. The default is `--configure` at MTU 65520 with the process of a guest
+/// as its target.
 pub struct Setup {
     target: OsString,
     configure: bool,
@@ -168,7 +169,8 @@ impl Helper {
         names.map(|name| name.trim_end().to_owned()).collect()
     }
 
-    /// The content of the file `name` in the /proc directory of each of its threads, in the order of their numbers.
+    /// The content of the file `name` in the /proc directory of each of its threads, in the order
+    /// of their numbers.
     pub fn of_each_thread(&self, name: &str) -> Vec<String> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
         let mut ids: Vec<u32> = fs::read_dir(&tasks)

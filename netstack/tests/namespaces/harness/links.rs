@@ -1,4 +1,5 @@
-//! Links, addresses and routes of the host and elsewhere namespaces, by rtnetlink: no `ip` program is needed.
+//! Links, addresses and routes of the host and elsewhere namespaces, by rtnetlink: no `ip` program
+//! is needed.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -74,8 +75,8 @@ impl<'a> Links<'a> {
         })
     }
 
-    /// An address that is usable at once: duplicate address detection (RFC 4862 5.4) would keep it tentative for a while
-    /// even where it is switched off.
+    /// An address that is usable at once: duplicate address detection (RFC 4862 5.4) would keep it
+    /// tentative for a while even where it is switched off.
     pub fn add_address(&self, link: &str, address: impl Into<IpAddr>, prefix: u8) -> &Self {
         let address = address.into();
         self.request(async |netlink| {

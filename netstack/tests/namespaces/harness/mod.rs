@@ -1,15 +1,16 @@
-//! What every namespace test stands on. A [`Case`] is a named body that gets a fresh [`World`]: a host, a guest and an
-//! "elsewhere" network namespace, owned by one new user namespace, so that cases run the same as root and as a normal
-//! user, in parallel, and leave nothing behind.
+//! What every namespace test stands on. A [`Case`] is a named body that gets a fresh [`World`]: a
+//! host, a guest and an "elsewhere" network namespace, owned by one new user namespace, so that
+//! cases run the same as root and as a normal user, in parallel, and leave nothing behind.
 //!
-//! Each case runs in a process of its own: [`run`] starts this executable again with `CORACLE_CASE=name`, and that
-//! process is still single-threaded when it unshares its user namespace. The parent keeps its output in a memfd, ends
-//! the whole process group at the deadline, and reads the verdict from the exit code: 0 passed, 77 skipped.
+//! Each case runs in a process of its own: [`run`] starts this executable again with
+//! `CORACLE_CASE=name`, and that process is still single-threaded when it unshares its user
+//! namespace. The parent keeps its output in a memfd, ends the whole process group at the deadline,
+//! and reads the verdict from the exit code: 0 passed, 77 skipped.
 //!
-//! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, `CORACLE_FULL=1` runs the long sizes,
-//! `CORACLE_FLOWS=n` sets how many random flows `haul` makes and `CORACLE_SEED=n` which ones, and
-//! `CORACLE_PEER=slirp4netns` puts slirp4netns in the helper's place, which proves the harness by a peer. What a case
-//! measured is shown with `--nocapture`.
+//! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, `CORACLE_FULL=1` runs the
+//! long sizes, `CORACLE_FLOWS=n` sets how many random flows `haul` makes and `CORACLE_SEED=n` which
+//! ones, and `CORACLE_PEER=slirp4netns` puts slirp4netns in the helper's place, which proves the
+//! harness by a peer. What a case measured is shown with `--nocapture`.
 
 mod far;
 mod helper;
@@ -45,7 +46,8 @@ pub struct Case {
     pub body: fn(&mut World),
     /// The whole case, set-up and teardown included, is killed after this long.
     pub limit: Duration,
-    /// In the host's own user namespace, instead of one of the case's; skipped unless its root runs it.
+    /// In the host's own user namespace, instead of one of the case's; skipped unless its root runs
+    /// it.
     pub as_root: bool,
 }
 
@@ -135,7 +137,8 @@ fn run_case(case: Case, show_output: bool) -> Result<Completion, Failed> {
     let flows = number("CORACLE_FLOWS").map(|flows| Duration::from_millis(20 * flows));
     let limit = case.limit.max(flows.unwrap_or_default());
     let status = wait_until(&mut child, Instant::now() + limit)?;
-    // Whatever the case left running shares its group. The group's number is still ours: the child is reaped below.
+    // Whatever the case left running shares its group. The group's number is still ours: the child
+    // is reaped below.
     let group = Pid::from_child(&child);
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
     let reaped = child.wait()?;
@@ -193,8 +196,8 @@ pub fn readable_by(fd: impl AsFd, deadline: Instant) -> std::io::Result<bool> {
     }
 }
 
-/// Polls `condition` until it holds, and panics with `what` when it does not within `limit`. For the few facts that
-/// nothing announces, such as the number of a process's descriptors.
+/// Polls `condition` until it holds, and panics with `what` when it does not within `limit`. For
+/// the few facts that nothing announces, such as the number of a process's descriptors.
 pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !condition() {

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use super::{Netns, skip};
 
-/// Runs `nft` with `args` in `netns`, with `input` on its standard input, and returns what it prints. It must succeed; where
-/// it is not installed the case is skipped.
+/// Runs `nft` with `args` in `netns`, with `input` on its standard input, and returns what it
+/// prints. It must succeed; where it is not installed the case is skipped.
 pub fn nft(netns: &Netns, args: &[&str], input: &str) -> String {
     let run = || -> std::io::Result<_> {
         let mut child = Command::new("nft")

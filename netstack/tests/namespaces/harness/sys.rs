@@ -1,5 +1,5 @@
-//! The harness's only unsafe code: forking the process that holds a guest's namespaces, and starting a program that
-//! lacks one capability.
+//! The harness's only unsafe code: forking the process that holds a guest's namespaces, and
+//! starting a program that lacks one capability.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,14 +10,16 @@ use nix::unistd::{ForkResult, Pid};
 
 use super::GuestUsers;
 
-/// Forks a process that enters a new network namespace (owned by a new user namespace if `users` says so, whose IDs are
-/// for the caller to map unless it is to have but one) and then only waits to be killed. Returns once the namespaces exist.
+/// Forks a process that enters a new network namespace (owned by a new user namespace if `users`
+/// says so, whose IDs are for the caller to map unless it is to have but one) and then only waits
+/// to be killed. Returns once the namespaces exist.
 ///
-/// The process also dies with the *thread* that called this, so call it from a thread that outlives the guest.
+/// The process also dies with the *thread* that called this, so call it from a thread that outlives
+/// the guest.
 pub fn fork_holder(users: GuestUsers) -> io::Result<Pid> {
     let (ready_read, ready_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    // SAFETY: other threads may exist, so the child must confine itself to async-signal-safe calls: `hold` makes
-    // plain system calls only, allocates nothing, and never returns.
+    // SAFETY: other threads may exist, so the child must confine itself to async-signal-safe calls:
+    // `hold` makes plain system calls only, allocates nothing, and never returns.
     let child = match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => hold(users, ready_write),
         ForkResult::Parent { child } => child,
@@ -39,8 +41,8 @@ fn hold(users: GuestUsers, ready: OwnedFd) -> ! {
         .err()
         .map_or(0, |errno| u8::try_from(errno).unwrap_or(u8::MAX));
     let fd = ready.as_raw_fd();
-    // SAFETY: plain system calls on integers and on a buffer that lives across the call; the process never returns to
-    // Rust code that could observe the closed descriptors.
+    // SAFETY: plain system calls on integers and on a buffer that lives across the call; the
+    // process never returns to Rust code that could observe the closed descriptors.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::write(fd, (&raw const errno).cast(), 1);
@@ -73,7 +75,8 @@ fn enter_namespaces(users: GuestUsers) -> Result<(), i32> {
 }
 
 fn write_file(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), i32> {
-    // SAFETY: `path` is NUL-terminated and `bytes` is readable for its length; the descriptor is used only here.
+    // SAFETY: `path` is NUL-terminated and `bytes` is readable for its length; the descriptor is
+    // used only here.
     unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if fd < 0 {
@@ -91,7 +94,8 @@ nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
 /// How many bytes on `stream` its peer has not acknowledged.
 pub fn unacknowledged(stream: &std::net::TcpStream) -> usize {
     let mut bytes = 0;
-    // SAFETY: SIOCOUTQ, which has TIOCOUTQ's number, writes one int to the pointer, which is valid for it.
+    // SAFETY: SIOCOUTQ, which has TIOCOUTQ's number, writes one int to the pointer, which is valid
+    // for it.
     unsafe { siocoutq(stream.as_raw_fd(), &raw mut bytes) }.expect("SIOCOUTQ");
     usize::try_from(bytes).expect("not negative")
 }

@@ -1,5 +1,5 @@
-//! Traffic that checks itself: a byte pattern that shows loss, repetition and reordering, echo servers, and sockets
-//! whose every wait ends.
+//! Traffic that checks itself: a byte pattern that shows loss, repetition and reordering, echo
+//! servers, and sockets whose every wait ends.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,18 +22,20 @@ pub fn connect(netns: &Netns, remote: SocketAddr) -> TcpStream {
     try_connect(netns, remote, STALL).unwrap_or_else(|error| panic!("connect to {remote}: {error}"))
 }
 
-/// Connects from inside `netns`. An expired `patience` is an error without an errno, unlike the kernel's ETIMEDOUT.
+/// Connects from inside `netns`. An expired `patience` is an error without an errno, unlike the
+/// kernel's ETIMEDOUT.
 pub fn try_connect(netns: &Netns, remote: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let stream = netns.run(|| TcpStream::connect_timeout(&remote, patience))?;
     limit(&stream);
     Ok(stream)
 }
 
-/// At least one retransmission of the SYN (after 1 s) may be needed while the old connection is torn down.
+/// At least one retransmission of the SYN (after 1 s) may be needed while the old connection is
+/// torn down.
 const REUSED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Connects from inside `netns` and a given source address. While the kernel there still waits for the last ACK of an
-/// earlier connection, it has no such tuple to give (EADDRNOTAVAIL).
+/// Connects from inside `netns` and a given source address. While the kernel there still waits for
+/// the last ACK of an earlier connection, it has no such tuple to give (EADDRNOTAVAIL).
 pub fn connect_from(netns: &Netns, source: SocketAddr, remote: SocketAddr) -> TcpStream {
     let deadline = Instant::now() + REUSED_WITHIN;
     loop {
@@ -132,7 +134,8 @@ pub fn assert_echo(stream: &mut TcpStream, text: &[u8]) {
     assert!(back == text, "the echo differs");
 }
 
-/// Sends the next `length` bytes of `sent` from one end of a connection and expects those of `received` at the other.
+/// Sends the next `length` bytes of `sent` from one end of a connection and expects those of
+/// `received` at the other.
 pub fn pass(
     mut sender: &TcpStream,
     mut receiver: &TcpStream,
@@ -156,8 +159,9 @@ pub fn assert_end(stream: &mut impl Read) {
     );
 }
 
-/// A long byte sequence in which every offset has its own surroundings: a pseudo-random block, repeated. The block's
-/// length is prime, so that no multiple of a segment, page or buffer size maps the sequence onto itself.
+/// A long byte sequence in which every offset has its own surroundings: a pseudo-random block,
+/// repeated. The block's length is prime, so that no multiple of a segment, page or buffer size
+/// maps the sequence onto itself.
 #[derive(Clone)]
 pub struct Pattern {
     block: Arc<[u8]>,
@@ -188,7 +192,8 @@ impl Pattern {
         }
     }
 
-    /// The next bytes, at most `limit` of them but at least one; [`Pattern::advance`] goes past them.
+    /// The next bytes, at most `limit` of them but at least one; [`Pattern::advance`] goes past
+    /// them.
     pub fn peek(&self, limit: usize) -> &[u8] {
         let start = self.offset % self.block.len();
         &self.block[start..self.block.len().min(start + limit)]

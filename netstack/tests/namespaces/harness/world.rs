@@ -6,8 +6,9 @@
 //!  fd00::100                                2001:db8::1           2001:db8::7
 //! ```
 //!
-//! The case's process lives in the host namespace. Behind elsewhere lie 203.0.113.0/24 and 2001:db8:dead::/48, which
-//! answer nothing at all; the host has unreachable routes to 192.0.2.0/24 and 2001:db8:beef::/48, and no default route.
+//! The case's process lives in the host namespace. Behind elsewhere lie 203.0.113.0/24 and
+//! 2001:db8:dead::/48, which answer nothing at all; the host has unreachable routes to 192.0.2.0/24
+//! and 2001:db8:beef::/48, and no default route.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -115,8 +116,8 @@ impl Netns {
         }
     }
 
-    /// Runs `body` on a thread inside the namespace. Sockets that it makes stay in the namespace and work from any
-    /// thread; `/proc/sys/net` inside `body` is the namespace's own.
+    /// Runs `body` on a thread inside the namespace. Sockets that it makes stay in the namespace
+    /// and work from any thread; `/proc/sys/net` inside `body` is the namespace's own.
     pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -151,7 +152,8 @@ impl Netns {
         });
     }
 
-    /// Waits until packets to the IPv6 `address` are taken: the kernel adds its local route in the background.
+    /// Waits until packets to the IPv6 `address` are taken: the kernel adds its local route in the
+    /// background.
     pub fn wait_until_local(&self, address: IpAddr) {
         let IpAddr::V6(address) = address else { return };
         let local_route = format!("{:032x} 80 ", address.to_bits());
@@ -188,7 +190,8 @@ pub enum GuestUsers {
     Cases,
     /// One where the case's user is 0, as `unshare -Urn` makes it.
     Own,
-    /// One whose IDs are all the host's from this one on, as an engine makes it that is started by root.
+    /// One whose IDs are all the host's from this one on, as an engine makes it that is started by
+    /// root.
     From(u32),
 }
 
@@ -223,7 +226,8 @@ impl Drop for Guest {
     }
 }
 
-/// Everything that a case works with. Dropping order does not matter: [`World::finish`] looks at what is left.
+/// Everything that a case works with. Dropping order does not matter: [`World::finish`] looks at
+/// what is left.
 pub struct World {
     pub host: Netns,
     pub elsewhere: Netns,
@@ -232,8 +236,9 @@ pub struct World {
     pub dir: PathBuf,
 }
 
-/// Makes this process, which must have one thread, root of a new user namespace, with its own mounts, its own `/etc`
-/// and the host's network namespace. With `as_root` the user namespace is the host's.
+/// Makes this process, which must have one thread, root of a new user namespace, with its own
+/// mounts, its own `/etc` and the host's network namespace. With `as_root` the user namespace is
+/// the host's.
 pub fn enter(as_root: bool) {
     let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if as_root {
@@ -261,7 +266,8 @@ pub fn enter(as_root: bool) {
             "user namespaces have no capabilities here (AppArmor?): {errno}"
         ));
     }
-    // A whole directory rather than one file, so that resolv.conf can be replaced by rename, as resolvconf tools do.
+    // A whole directory rather than one file, so that resolv.conf can be replaced by rename, as
+    // resolvconf tools do.
     mount(Some("etc"), "/etc", Some("tmpfs"), MsFlags::empty(), none)
         .expect("mount a tmpfs over /etc");
     fs::write("/etc/resolv.conf", "nameserver 198.51.100.7\n").expect("write resolv.conf");
@@ -326,7 +332,8 @@ impl World {
             host.links()
                 .add_route(network(family.silent()), site, family.elsewhere())
                 .add_unreachable(network(family.unreachable()), site);
-            // A way back that it will not use, since it does not forward: without one IPv6 would answer "no route".
+            // A way back that it will not use, since it does not forward: without one IPv6 would
+            // answer "no route".
             elsewhere
                 .links()
                 .add_route(family.unspecified(), any, family.host());
@@ -392,7 +399,8 @@ impl World {
     }
 }
 
-/// All processes but this one whose user namespace is ours; each would keep the case's namespaces alive.
+/// All processes but this one whose user namespace is ours; each would keep the case's namespaces
+/// alive.
 fn processes_in_our_user_namespace() -> Vec<u32> {
     let namespace =
         |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).map(|ns| (ns.dev(), ns.ino()));

@@ -1,4 +1,5 @@
-//! Thousands of promoted flows at once: all of them work, each costs little, and nothing is left of them.
+//! Thousands of promoted flows at once: all of them work, each costs little, and nothing is left of
+//! them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ async fn echo(stream: &mut TcpStream, message: &[u8]) {
     assert!(back == message, "the echo differs");
 }
 
-/// How many flows the helper's table in the guest diverts, as the `nft` program says. The tables belong to the helper's
-/// socket, but anybody may look.
+/// How many flows the helper's table in the guest diverts, as the `nft` program says. The tables
+/// belong to the helper's socket, but anybody may look.
 fn diverted(guest: &Netns) -> usize {
     let list = |family| {
         let text = nft(
@@ -102,7 +103,8 @@ fn diverted(guest: &Netns) -> usize {
     ["ip", "ip6"].into_iter().map(list).sum()
 }
 
-/// How many TCP sockets there are in the guest, TIME-WAIT included, that have the remote's address and so are the helper's.
+/// How many TCP sockets there are in the guest, TIME-WAIT included, that have the remote's address
+/// and so are the helper's.
 fn helpers_sockets(guest: &Netns, remote: SocketAddr) -> usize {
     let sockets = tcp_sockets(guest).into_iter();
     sockets.filter(|socket| socket.local == remote).count()

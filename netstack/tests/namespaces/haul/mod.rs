@@ -1,6 +1,7 @@
-//! Connections that haul leave the engine for the kernel in mid-flow. Here is the proof that nobody can tell: random
-//! programs at both ends compare every byte and every end (`random`, `program`), and each trap that is known has a case of
-//! its own. Every case also makes sure that its flows really were promoted.
+//! Connections that haul leave the engine for the kernel in mid-flow. Here is the proof that nobody
+//! can tell: random programs at both ends compare every byte and every end (`random`, `program`),
+//! and each trap that is known has a case of its own. Every case also makes sure that its flows
+//! really were promoted.
 
 mod bulk;
 mod many;
@@ -170,8 +171,8 @@ impl Watched {
         self.haul_pieces(guest, remote, MUCH);
     }
 
-    /// The same with pieces of `length` bytes, for helpers that promote at once. On a busy machine a flow may find no rest in
-    /// time, and then has to haul after all.
+    /// The same with pieces of `length` bytes, for helpers that promote at once. On a busy machine
+    /// a flow may find no rest in time, and then has to haul after all.
     fn haul_pieces(&self, guest: &TcpStream, remote: &TcpStream, length: usize) {
         /// Promotion waits for a moment of rest; several pieces give it several.
         const PIECES: usize = 64;
@@ -195,8 +196,8 @@ impl Watched {
 /// Enough for a flow to haul.
 const MUCH: usize = 1 << 20;
 
-/// The ends, in the guest and elsewhere, of a new connection: one of the guest, or one to a port that is `published` under
-/// its own number.
+/// The ends, in the guest and elsewhere, of a new connection: one of the guest, or one to a port
+/// that is `published` under its own number.
 pub fn connection(world: &World, family: Family, published: Option<u16>) -> (TcpStream, TcpStream) {
     if let Some(port) = published {
         let service = listen(&world.guest.net, family.guest(), port);

@@ -1,6 +1,7 @@
-//! How long a promotion keeps the guest waiting. The clock decides nothing here: `--nocapture` shows the figures, and those of
-//! the same downloads without promotion beside them. The longest gap between two arrivals has the machine's own pauses in
-//! it; the helper's account of its hand-over has not.
+//! How long a promotion keeps the guest waiting. The clock decides nothing here: `--nocapture`
+//! shows the figures, and those of the same downloads without promotion beside them. The longest
+//! gap between two arrivals has the machine's own pauses in it; the helper's account of its
+//! hand-over has not.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -41,7 +42,8 @@ fn print_percentiles(what: &str, mut times: Vec<Duration>) {
     }
 }
 
-/// [`FLOWS`] downloads at once: the longest time between two arrivals of each, and its pause if it was promoted.
+/// [`FLOWS`] downloads at once: the longest time between two arrivals of each, and its pause if it
+/// was promoted.
 fn round(world: &World, watched: &Watched) -> Vec<(Duration, Option<Duration>)> {
     let service = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
     let address = service.local_addr().unwrap();
@@ -64,7 +66,8 @@ fn round(world: &World, watched: &Watched) -> Vec<(Duration, Option<Duration>)> 
     })
 }
 
-/// A steady stream that hauls, but leaves the processors time: a gap is then due to the helper and not to a queue.
+/// A steady stream that hauls, but leaves the processors time: a gap is then due to the helper and
+/// not to a queue.
 fn send_steadily(mut stream: TcpStream, mut pattern: Pattern) {
     for _ in 0..PIECES {
         pattern.send(&mut stream, PIECE).expect("send");

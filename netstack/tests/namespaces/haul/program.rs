@@ -1,5 +1,6 @@
-//! What the two ends of a random flow do, and whether what became of it is right: every byte that arrived is the one that
-//! was sent, an orderly end was orderly on both sides, and a reset never looks like an end.
+//! What the two ends of a random flow do, and whether what became of it is right: every byte that
+//! arrived is the one that was sent, an orderly end was orderly on both sides, and a reset never
+//! looks like an end.
 
 use std::cell::Cell;
 use std::io;
@@ -72,8 +73,8 @@ enum Ended {
     Stuck,
 }
 
-/// The plans of the end in the guest and of the other. With `haul` most move much, and fast; otherwise most move little, as
-/// connections do.
+/// The plans of the end in the guest and of the other. With `haul` most move much, and fast;
+/// otherwise most move little, as connections do.
 pub fn plans(entropy: &mut Entropy, haul: bool) -> [Plan; 2] {
     let kind = match haul {
         true => &HAULING,
@@ -188,7 +189,8 @@ impl Buffers {
     }
 }
 
-/// Plays `plan` on `stream`, against an end that plays `other`; `progress` counts what it has received.
+/// Plays `plan` on `stream`, against an end that plays `other`; `progress` counts what it has
+/// received.
 pub async fn play(
     mut stream: TcpStream,
     plan: &Plan,

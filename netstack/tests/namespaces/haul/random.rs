@@ -1,8 +1,10 @@
-//! Random flows, many at a time, through helpers that promote at once or when a flow hauls: the property that promotion
-//! cannot be told from staying in the engine, whatever the ends do and whatever TCP the guest has.
+//! Random flows, many at a time, through helpers that promote at once or when a flow hauls: the
+//! property that promotion cannot be told from staying in the engine, whatever the ends do and
+//! whatever TCP the guest has.
 //!
-//! `CORACLE_FLOWS=n` makes n flows over all scenes, `CORACLE_SEED=n` makes other ones. A flow is made from the seed, its
-//! scene and its number alone; only the kernel's timing differs from run to run.
+//! `CORACLE_FLOWS=n` makes n flows over all scenes, `CORACLE_SEED=n` makes other ones. A flow is
+//! made from the seed, its scene and its number alone; only the kernel's timing differs from run to
+//! run.
 
 use std::cell::Cell;
 use std::io;
@@ -71,8 +73,8 @@ impl Scene {
             }
         }
         println!("{flows} flows, {promoted} promoted");
-        // The others end, or begin to end, before they can be; of a scene's flows about one in three are, one in six on a machine
-        // that is very busy.
+        // The others end, or begin to end, before they can be; of a scene's flows about one in
+        // three are, one in six on a machine that is very busy.
         assert!(
             promoted >= flows / 10,
             "only {promoted} of {flows} flows were promoted"
@@ -276,7 +278,8 @@ struct Failure {
     outcomes: [Outcome; 2],
 }
 
-/// A socket whose buffers have their sizes before it connects or listens, as window scales depend on them.
+/// A socket whose buffers have their sizes before it connects or listens, as window scales depend
+/// on them.
 fn socket(netns: &Netns, family: Family, buffers: &Buffers) -> io::Result<TcpSocket> {
     let socket = netns.run(|| match family {
         Family::V4 => TcpSocket::new_v4(),

@@ -10,13 +10,15 @@ use super::{Watched, connection};
 use crate::harness::traffic::reset;
 use crate::harness::{Family, Netns, World, eventually, nft};
 
-/// The remote resets a flow whose last segments the guest has missed, so that the number of the RST is not the one that the
-/// guest expects. It must find out all the same: it asks back (RFC 5961 3.2), and is answered.
+/// The remote resets a flow whose last segments the guest has missed, so that the number of the RST
+/// is not the one that the guest expects. It must find out all the same: it asks back (RFC 5961
+/// 3.2), and is answered.
 pub fn reset_after_a_loss(world: &mut World) {
     let setup = world.helper().option("--promote=always");
     let helper = Watched::start(setup, &world.dir);
     for family in Family::BOTH {
-        // A retransmission may come before the RST; then nothing was to be proven, and it is tried again.
+        // A retransmission may come before the RST; then nothing was to be proven, and it is tried
+        // again.
         let is_proven = (0..20).any(|_| {
             let (guest, mut remote) = connection(world, family, None);
             helper.haul_pieces(&guest, &remote, 1000);
@@ -37,8 +39,8 @@ pub fn reset_after_a_loss(world: &mut World) {
     eventually("no flow is left", PATIENCE, || helper.flows().is_empty());
 }
 
-/// The guest resets a flow, and nobody hears of it: the remote must find out when the guest is asked whether it is still
-/// there.
+/// The guest resets a flow, and nobody hears of it: the remote must find out when the guest is
+/// asked whether it is still there.
 pub fn reset_that_is_lost(world: &mut World) {
     let setup = world.helper().option("--promote=always");
     let helper = Watched::start(setup, &world.dir);

@@ -1,4 +1,5 @@
-//! Ports of promoted flows used again: the same tuple by the next connection, the remote's port number by a server.
+//! Ports of promoted flows used again: the same tuple by the next connection, the remote's port
+//! number by a server.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,11 +24,13 @@ pub enum Ender {
     RemoteResets,
 }
 
-/// The guest connects from one port to one remote, again and again, right after the promoted flow before has ended.
+/// The guest connects from one port to one remote, again and again, right after the promoted flow
+/// before has ended.
 pub fn same_tuple(world: &mut World, ender: Ender) {
     let rounds = if full() { 200 } else { 20 };
     if let Ender::GuestCloses = ender {
-        // Its own TIME-WAIT would keep the guest from its port for a minute (RFC 9293 3.6.1), with or without us.
+        // Its own TIME-WAIT would keep the guest from its port for a minute (RFC 9293 3.6.1), with
+        // or without us.
         world.guest.net.sysctl("ipv4/tcp_max_tw_buckets", "0");
     }
     let setup = world.helper().option("--promote=always");
@@ -71,10 +74,11 @@ fn end(guest: TcpStream, remote: TcpStream, ender: Ender) {
     }
 }
 
-/// The socket of a promoted flow has the remote's address and port, and lives in the guest's namespace. A server of the
-/// guest that wants this port number on all addresses can have it if it sets SO_REUSEADDR, as nearly all do; without, it
-/// fails with EADDRINUSE for as long as the flow lives, as it would beside a connection of its own. On the guest's own address
-/// nothing is in its way.
+/// The socket of a promoted flow has the remote's address and port, and lives in the guest's
+/// namespace. A server of the guest that wants this port number on all addresses can have it if it
+/// sets SO_REUSEADDR, as nearly all do; without, it fails with EADDRINUSE for as long as the flow
+/// lives, as it would beside a connection of its own. On the guest's own address nothing is in its
+/// way.
 pub fn same_port_number(world: &mut World) {
     const PORT: u16 = 7000;
     let setup = world.helper().publish(&format!("8080:{PORT}"));

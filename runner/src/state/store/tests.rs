@@ -1,4 +1,5 @@
-//! The store against crashes, clashes and damage. A dead process is one that a test started and reaped.
+//! The store against crashes, clashes and damage. A dead process is one that a test started and
+//! reaped.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;

@@ -46,8 +46,8 @@ pub struct Case {
     pub root_prepares: bool,
 }
 
-/// Makes `CASES` of a module's test functions, each named by its path; behind a semicolon those that
-/// root prepares.
+/// Makes `CASES` of a module's test functions, each named by its path; behind a semicolon those
+/// that root prepares.
 macro_rules! cases {
     ($($body:ident),* $(,)? $(; $($prepared:ident),* $(,)?)?) => {
         pub const CASES: &[$crate::harness::Case] = &[

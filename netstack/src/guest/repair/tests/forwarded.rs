@@ -1,4 +1,5 @@
-//! Connections of a container in a network namespace of its own behind the guest, which forwards and masquerades them.
+//! Connections of a container in a network namespace of its own behind the guest, which forwards
+//! and masquerades them.
 
 use std::fs;
 use std::fs::File;

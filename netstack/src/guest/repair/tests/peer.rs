@@ -1,5 +1,6 @@
-//! The other end of the tap: a TCP of a few lines, which answers what the guest sends in capitals, and knows of each
-//! connection what a snapshot needs. Promoted connections' frames go back into the tap.
+//! The other end of the tap: a TCP of a few lines, which answers what the guest sends in capitals,
+//! and knows of each connection what a snapshot needs. Promoted connections' frames go back into
+//! the tap.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

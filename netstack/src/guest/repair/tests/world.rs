@@ -1,4 +1,5 @@
-//! A guest with its tap and what moves connections, and what the two ends of a connection say to each other.
+//! A guest with its tap and what moves connections, and what the two ends of a connection say to
+//! each other.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -188,7 +189,8 @@ pub fn pattern(at: usize, salt: u8) -> u8 {
     (mixed >> 24) as u8 ^ (mixed >> 13) as u8 ^ salt
 }
 
-/// Moves this many bytes both ways at once, each side half-closing when it is done, and compares every byte.
+/// Moves this many bytes both ways at once, each side half-closing when it is done, and compares
+/// every byte.
 pub fn exchange(client: &TcpStream, server: &TcpStream, to_server: usize, to_client: usize) {
     thread::scope(|scope| {
         scope.spawn(|| send_pattern(client, to_server, 0));
