@@ -413,6 +413,9 @@ fn a_volume_is_given_to_the_containers_user(world: &World) {
         let said = world.run(&["-v", "/etc:/v:U"], &["true"]);
         assert_eq!(said.code(), Some(125), "{said:?}");
     }
+    // What belongs to a sub-ID is removed as its root.
+    let dir = dir.to_str().expect("plain");
+    world.try_coracle(&["unshare", "rm", "-r", dir]).success();
 }
 
 /// Only the host's root can mount on the host.
