@@ -18,8 +18,8 @@ use crate::load::{in_runtime, require_descriptors};
 pub fn thousands(world: &mut World) {
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
         .expect("RLIMIT_NOFILE");
-    // Two descriptors for each flow, in the helper as in this process.
-    let possible = (most as usize).saturating_sub(SPARE) / 2;
+    // Two descriptors for each flow, and half of the helper's are for open connections.
+    let possible = (most as usize).saturating_sub(SPARE) / 4;
     let connections = if full() { possible.min(10_000) } else { 2000 };
     require_descriptors(2 * connections + SPARE);
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
