@@ -62,17 +62,7 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()
         .expect("a directory");
-    let in_place = format!("{}:rw", open.path().display());
-    let args = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--rootfs",
-        &in_place,
-        "true",
-    ];
-    let refused = world.try_coracle(&args);
+    let refused = world.run_in_place(open.path(), &["true"]);
     assert_eq!(refused.code(), Some(125), "{refused:?}");
     assert!(refused.stderr.contains("setuid"), "{refused:?}");
     // A volume is shown with root's own IDs when that is asked for by name.
@@ -89,18 +79,9 @@ fn root_of_a_container_is_never_root_of_the_host(world: &World) {
     );
     assert_eq!(fs::metadata(shared.join("x")).expect("made").uid(), 0);
     // Its files are root's in the container, and in the directory when that is written in place.
-    let in_place = format!("{}:rw", world.rootfs().display());
-    let args = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--rootfs",
-        &in_place,
-        "touch",
-        "/made",
-    ];
-    world.try_coracle(&args).success();
+    world
+        .run_in_place(&world.rootfs(), &["touch", "/made"])
+        .success();
     assert_eq!(
         fs::metadata(world.rootfs().join("made"))
             .expect("made")

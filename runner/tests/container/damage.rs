@@ -40,13 +40,15 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
     )
     .expect("a disk");
 
+    let is_full = || {
+        let found = nix::sys::statvfs::statvfs(store).expect("a file system");
+        found.blocks_available() == 0
+    };
+
     let name = unique("full");
     let script = "trap 'exit 7' TERM; echo ready; sleep 0.3; dd if=/dev/zero of=/fill bs=64k 2>/dev/null; echo x >/more; while :; do sleep 0.1 & wait $!; done";
     world.detach(&name, &["--network", "none"], &["sh", "-c", script]);
-    eventually("the disk is full", || {
-        let found = nix::sys::statvfs::statvfs(store).expect("a file system");
-        found.blocks_available() == 0
-    });
+    eventually("the disk is full", is_full);
     assert!(world.try_coracle(&["ps"]).success().contains(&name));
     assert_eq!(world.try_coracle(&["logs", &name]).success(), "ready\n");
     world.try_coracle(&["exec", &name, "true"]).success();
@@ -57,34 +59,17 @@ fn a_full_disk_keeps_no_command_from_working(world: &World) {
     world.try_coracle(&["rm", &name]).success();
 
     // The same with nobody left to write the exit code, and for one that is still running.
-    world.detach(
-        &name,
-        &["--network", "none"],
-        &[
-            "sh",
-            "-c",
-            "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
-        ],
-    );
+    let script = "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000";
+    let fill = ["sh", "-c", script];
+    world.detach(&name, &["--network", "none"], &fill);
     let init = world.init_of(&name);
     let monitor = nix::unistd::Pid::from_raw(parent_of(init));
-    eventually("the disk is full", || {
-        let found = nix::sys::statvfs::statvfs(store).expect("a file system");
-        found.blocks_available() == 0
-    });
+    eventually("the disk is full", is_full);
     nix::sys::signal::kill(monitor, nix::sys::signal::Signal::SIGKILL).expect("killed");
     eventually("it has ended", || !is_running(init));
     assert_eq!(world.inspect(&name).expect("kept")["exit_code"], 137);
     world.try_coracle(&["rm", "-f", &name]).success();
-    world.detach(
-        &name,
-        &["--network", "none"],
-        &[
-            "sh",
-            "-c",
-            "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; sleep 1000",
-        ],
-    );
+    world.detach(&name, &["--network", "none"], &fill);
     world.try_coracle(&["rm", "-f", &name]).success();
     assert!(world.inspect(&name).is_none());
     nix::mount::umount2(store, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");

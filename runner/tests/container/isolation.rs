@@ -126,19 +126,9 @@ fn the_directory_is_written_only_when_asked(world: &World) {
     assert_eq!(snapshot(&world.rootfs()), before);
 
     let rootfs = world.rootfs();
-    let in_place = format!("{}:rw", rootfs.display());
-    let args = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--rootfs",
-        &in_place,
-        "sh",
-        "-c",
-        "echo x > /new",
-    ];
-    world.try_coracle(&args).success();
+    world
+        .run_in_place(&rootfs, &["sh", "-c", "echo x > /new"])
+        .success();
     assert_eq!(
         fs::read_to_string(rootfs.join("new")).expect("the new file"),
         "x\n"

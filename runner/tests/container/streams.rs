@@ -142,20 +142,7 @@ fn a_terminal_is_one_in_every_respect(world: &World) {
 
 fn an_added_command_can_have_a_terminal(world: &World) {
     let name = unique("tty");
-    let args = [
-        "run",
-        "-d",
-        "--rm",
-        "--name",
-        &name,
-        "--network",
-        "none",
-        "--rootfs",
-        "rootfs",
-        "sleep",
-        "1000",
-    ];
-    world.try_coracle(&args).success();
+    world.detach(&name, &["--rm", "--network", "none"], &["sleep", "1000"]);
     let args = ["exec", "-it", &name, "sh"].map(str::to_owned);
     let mut session = Session::start(world, &args);
     session.ask("tty; stty size", "/dev/pts/0\r\n41 99\r\n");
@@ -203,18 +190,8 @@ fn input_that_ends_ends_a_shell_on_a_terminal(world: &World) {
 
 fn a_follower_ends_with_the_container(world: &World) {
     let name = unique("follow");
-    let args = [
-        "run",
-        "-d",
-        "--name",
-        &name,
-        "--network",
-        "none",
-        "--rootfs",
-        "rootfs",
-    ];
     let script = ["sh", "-c", "echo line; sleep 0.3"];
-    world.try_coracle(&[&args[..], &script].concat()).success();
+    world.detach(&name, &["--network", "none"], &script);
     let followed = world.try_coracle(&["logs", "-f", &name]);
     assert_eq!(followed.success(), "line\n");
     assert_eq!(world.inspect(&name).expect("kept")["status"], "exited");

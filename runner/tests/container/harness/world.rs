@@ -305,6 +305,13 @@ impl World {
         self.try_coracle(&words).success().trim_end().to_owned()
     }
 
+    /// `coracle run --rm --network none --rootfs ROOTFS:rw COMMAND`: the directory itself is written.
+    pub fn run_in_place(&self, rootfs: &Path, command: &[&str]) -> Outcome {
+        let rootfs = format!("{}:rw", rootfs.display());
+        let fixed = ["run", "--rm", "--network", "none", "--rootfs", &rootfs];
+        self.try_coracle(&[&fixed, command].concat())
+    }
+
     /// What `coracle ps -a` knows of a container.
     pub fn inspect(&self, name: &str) -> Option<serde_json::Value> {
         let listing = self.try_coracle(&["ps", "-a", "--format", "json"]);
