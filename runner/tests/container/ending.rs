@@ -302,13 +302,7 @@ fn signals_that_mean_nothing_end_no_monitor(world: &World) {
 
 fn real_time_signals_reach_the_command(world: &World) {
     let script = "trap 'exit 21' 40; echo ready; while :; do sleep 0.1; done";
-    let mut main = world
-        .coracle(world.run_args(&[], &["sh", "-c", script]))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("coracle");
+    let mut main = world.start(world.run_args(&[], &["sh", "-c", script]), Stdio::null());
     let mut ready = [0; 5];
     std::io::Read::read_exact(main.stdout.as_mut().expect("piped"), &mut ready).expect("ready");
     let sent = Command::new("kill")

@@ -198,13 +198,7 @@ fn commands_can_be_added(world: &World) {
 
 fn signals_reach_the_container(world: &World) {
     let script = "trap 'exit 21' TERM; echo ready; while :; do sleep 1 & wait; done";
-    let mut run = world.coracle(world.run_args(&[], &["sh", "-c", script]));
-    let mut child = run
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("coracle");
+    let mut child = world.start(world.run_args(&[], &["sh", "-c", script]), Stdio::piped());
     let mut first = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().expect("piped"), &mut first).expect("ready");
     let main = main_of(child.id());

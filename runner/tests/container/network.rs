@@ -44,13 +44,7 @@ fn a_container_without_a_network_has_loopback(world: &World) {
 fn the_built_in_image_serves_its_page_and_ends_at_once(world: &World) {
     need_tun();
     let (address, publish) = free_port();
-    let mut run = world.coracle(["run", "-p", &publish]);
-    let child = run
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("coracle");
+    let child = world.start(["run", "-p", &publish], Stdio::piped());
     let mut page = String::new();
     eventually("the page is served", || {
         get(address, "/status.json")

@@ -46,13 +46,7 @@ fn a_megabyte_passes_unchanged_both_ways(world: &World) {
 fn a_reader_that_leaves_ends_the_writer(world: &World) {
     // Not the shell itself: PID 1 is spared SIGPIPE.
     let args = world.run_args(&[], &["sh", "-c", "cat /dev/zero; exit 3"]);
-    let mut run = world.coracle(args);
-    let mut child = run
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("coracle");
+    let mut child = world.start(args, Stdio::null());
     let mut some = [0; 100_000];
     child
         .stdout
@@ -68,13 +62,10 @@ fn a_reader_that_leaves_ends_the_writer(world: &World) {
 fn a_reader_that_leaves_keeps_nobody_who_does_not_care(world: &World) {
     let script = "while :; do echo line; sleep 0.1; done 2>/dev/null";
     let name = unique("pipeline");
-    let mut child = world
-        .coracle(world.run_args(&["--name", &name], &["sh", "-c", script]))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("coracle");
+    let mut child = world.start(
+        world.run_args(&["--name", &name], &["sh", "-c", script]),
+        Stdio::null(),
+    );
     let mut line = [0; 5];
     child
         .stdout
@@ -94,13 +85,7 @@ fn what_a_container_says_without_main_is_logged(world: &World) {
                       echo ready; while :; do echo more || exit 8; sleep 0.02; done";
         let args = [&["run", "--name", &name, "--network", "none"][..], flags].concat();
         let args = [&args, &["--rootfs", "rootfs", "sh", "-c", script][..]].concat();
-        let mut main = world
-            .coracle(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("coracle");
+        let mut main = world.start(args, Stdio::null());
         let mut ready = [0; 5];
         main.stdout
             .as_mut()

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -305,7 +305,19 @@ impl World {
         self.try_coracle(&words).success().trim_end().to_owned()
     }
 
-    /// `coracle run --rm --network none --rootfs ROOTFS:rw COMMAND`: the directory itself is written.
+    /// A `coracle` in the foreground, with no input and an output that the case reads.
+    pub fn start<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        stderr: Stdio,
+    ) -> Child {
+        let mut command = self.coracle(args);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(stderr).spawn().expect("coracle")
+    }
+
+    /// `coracle run --rm --network none --rootfs ROOTFS:rw COMMAND`: the directory itself is
+    /// written.
     pub fn run_in_place(&self, rootfs: &Path, command: &[&str]) -> Outcome {
         let rootfs = format!("{}:rw", rootfs.display());
         let fixed = ["run", "--rm", "--network", "none", "--rootfs", &rootfs];
