@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use rustix::fs::{Access, access};
 
+use crate::failure::Explained;
 use crate::rootfs::lookup::{CGROUP2_SUPER_MAGIC, filesystem_magic};
 
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub enum CgroupError {
     #[error("cannot open {}: {source}", path.display())]
     Open { path: PathBuf, source: io::Error },
 }
+
+impl Explained for CgroupError {}
 
 /// Which groups are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

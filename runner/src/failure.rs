@@ -17,9 +17,9 @@ pub struct Failure {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// No such container (`rm` only): 1.
+    /// No container has that name.
     NoSuchContainer,
-    /// The container is running (`rm` only): 2.
+    /// The container would have to end first.
     StillRunning,
     /// coracle itself could not do it: 125.
     Runner,
@@ -34,11 +34,18 @@ pub enum FailureKind {
 impl FailureKind {
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::NoSuchContainer => 1,
-            Self::StillRunning => 2,
-            Self::Runner => 125,
+            Self::NoSuchContainer | Self::StillRunning | Self::Runner => 125,
             Self::NotExecutable | Self::PortUnavailable => 126,
             Self::NotFound => 127,
+        }
+    }
+
+    /// The code of `rm`, which tells two failures apart that are like others elsewhere.
+    pub fn exit_code_of_rm(self) -> u8 {
+        match self {
+            Self::NoSuchContainer => 1,
+            Self::StillRunning => 2,
+            other => other.exit_code(),
         }
     }
 }
@@ -67,8 +74,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The error with its sources, less those that the outer ones have quoted already.
-fn chain(error: &dyn Error) -> String {
+/// An error with its sources, less those that the outer ones have quoted already.
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -81,12 +88,20 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Any typed error of this crate is a failure of coracle itself unless a caller says otherwise.
-impl<E: Error> From<E> for Failure {
+/// An error whose text says what was being done to what. An `io::Error` or errno does not: it
+/// becomes a failure by [`Failure::context`] only.
+pub trait Explained: Error {}
+
+impl<E: Explained> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::runner(chain(&error))
     }
 }
+
+impl Explained for std::io::Error {}
+impl Explained for nix::Error {}
+impl Explained for rustix::io::Errno {}
+impl Explained for serde_json::Error {}
 
 #[cfg(test)]
 mod tests {
@@ -97,6 +112,8 @@ mod tests {
     struct Quoting {
         source: std::io::Error,
     }
+
+    impl Explained for Quoting {}
 
     #[test]
     fn a_cause_is_told_once() {

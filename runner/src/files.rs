@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::failure::Explained;
 use crate::rootfs::{Bind, BindOptions};
 use crate::spec::Network;
 
@@ -20,6 +21,8 @@ pub struct WriteError {
     path: PathBuf,
     source: io::Error,
 }
+
+impl Explained for WriteError {}
 
 /// Writes the files into `dir` and says where they belong.
 pub fn provide(

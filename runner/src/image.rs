@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use rustix::fs::FlockOperation;
 
+use crate::failure::Explained;
+
 /// The name of the embedded image.
 pub const DEFAULT: &str = "coracle/hello";
 
@@ -52,6 +54,8 @@ pub struct ImageError {
     path: PathBuf,
     source: io::Error,
 }
+
+impl Explained for ImageError {}
 
 struct File {
     path: &'static str,

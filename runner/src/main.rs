@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use runner::cli::{self, Unread};
-use runner::failure::Failure;
+use runner::cli::{self, Command, Unread};
+use runner::failure::{Failure, FailureKind};
 use runner::inherited::Inherited;
 use runner::printable::complain;
 use runner::selfexec::{EXEC_ROLE, INIT_ROLE};
@@ -35,18 +35,22 @@ fn coracle(args: &[OsString]) -> ExitCode {
         Err(Unread::Answer(answer)) => {
             return match runner::commands::output_result(answer.print()) {
                 Ok(()) => ExitCode::from(if answer.use_stderr() { USAGE_ERROR } else { 0 }),
-                Err(failure) => fail(&failure),
+                Err(failure) => fail(&failure, FailureKind::exit_code),
             };
         }
-        Err(Unread::Wrong(failure)) => return fail(&failure),
+        Err(Unread::Wrong(failure)) => return fail(&failure, FailureKind::exit_code),
+    };
+    let exit_code = match cli.command {
+        Command::Rm(_) => FailureKind::exit_code_of_rm,
+        _ => FailureKind::exit_code,
     };
     match runner::commands::dispatch(cli, &inherited) {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => fail(&failure),
+        Err(failure) => fail(&failure, exit_code),
     }
 }
 
-fn fail(failure: &Failure) -> ExitCode {
+fn fail(failure: &Failure, exit_code: fn(FailureKind) -> u8) -> ExitCode {
     complain(failure);
-    ExitCode::from(failure.kind.exit_code())
+    ExitCode::from(exit_code(failure.kind))
 }

@@ -16,7 +16,7 @@ use rustix::process::{
     waitpid,
 };
 
-use crate::failure::Failure;
+use crate::failure::Explained;
 use crate::idmap::{IdMapError, IdMaps, SingleReason};
 use crate::sys::{self, Child, NewNamespaces};
 
@@ -30,7 +30,16 @@ pub enum NamespaceError {
     IdMap(#[from] IdMapError),
     #[error("cannot talk to the process in the user namespace: {source}")]
     Handshake { source: io::Error },
+    #[error("cannot start a process for the user namespace: {source}")]
+    Start { source: io::Error },
+    #[error("the process in the user namespace was killed")]
+    Killed,
+    /// What the process in the user namespace has said.
+    #[error("{message}")]
+    Told { message: String },
 }
+
+impl Explained for NamespaceError {}
 
 /// Which side of [`fork_into_user_namespace`] this process is.
 pub enum Fork {
@@ -149,8 +158,8 @@ pub fn become_root() -> nix::Result<()> {
 pub fn in_user_namespace(
     maps: &IdMaps,
     job: impl FnOnce() -> Result<(), String>,
-) -> Result<(), Failure> {
-    let (told, tell) = std::io::pipe()?;
+) -> Result<(), NamespaceError> {
+    let (told, tell) = std::io::pipe().map_err(handshake)?;
     match fork_into_user_namespace(maps, NewNamespaces::NONE, None)? {
         Fork::Parent(held) => {
             drop(tell);
@@ -169,9 +178,10 @@ pub fn in_user_namespace(
 pub fn in_that_user_namespace(
     user_namespace: &OwnedFd,
     job: impl FnOnce() -> Result<(), String>,
-) -> Result<(), Failure> {
-    let (told, tell) = std::io::pipe()?;
-    match sys::clone_process(NewNamespaces::NONE, None)? {
+) -> Result<(), NamespaceError> {
+    let (told, tell) = std::io::pipe().map_err(handshake)?;
+    let clone = sys::clone_process(NewNamespaces::NONE, None);
+    match clone.map_err(|source| NamespaceError::Start { source })? {
         Some(child) => {
             drop(tell);
             hear(told, &child)
@@ -189,17 +199,19 @@ pub fn in_that_user_namespace(
 
 /// What the child has to say. It says something in either case, so that its death cannot pass for
 /// success.
-fn hear(mut told: io::PipeReader, child: &Child) -> Result<(), Failure> {
+fn hear(mut told: io::PipeReader, child: &Child) -> Result<(), NamespaceError> {
     let mut message = String::new();
-    io::Read::read_to_string(&mut told, &mut message)?;
-    wait_for(child.pid)?;
+    io::Read::read_to_string(&mut told, &mut message).map_err(handshake)?;
+    wait_for(child.pid).map_err(handshake)?;
     match message.strip_prefix("ok") {
         Some("") => Ok(()),
-        _ if message.is_empty() => Err(Failure::runner(
-            "the process in the user namespace was killed",
-        )),
-        _ => Err(Failure::runner(message)),
+        _ if message.is_empty() => Err(NamespaceError::Killed),
+        _ => Err(NamespaceError::Told { message }),
     }
+}
+
+fn handshake(source: io::Error) -> NamespaceError {
+    NamespaceError::Handshake { source }
 }
 
 fn report(mut tell: io::PipeWriter, result: Result<(), String>) -> ! {

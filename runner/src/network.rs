@@ -22,7 +22,7 @@ use portfwd::spec::Protocol;
 use rustix::net::Shutdown;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Explained, Failure, FailureKind};
 use crate::sys;
 
 /// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
@@ -80,6 +80,8 @@ pub enum NetworkError {
     #[error("cannot give {} to the container's root: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
 }
+
+impl Explained for NetworkError {}
 
 impl HelperConfig {
     fn status_socket(&self) -> PathBuf {

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Explained;
 use crate::sys;
 use crate::user::Identity;
 
@@ -32,6 +33,8 @@ pub enum SecurityError {
     #[error("cannot leave the caller's session keyring: {source}")]
     Keyring { source: io::Error },
 }
+
+impl Explained for SecurityError {}
 
 /// A set of capabilities, bit N being capability N of `capabilities(7)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Explained;
 use crate::inherited::SoftLimits;
 use crate::path_text;
 use crate::rootfs::Tree;
@@ -78,6 +79,8 @@ pub struct SpecFileError {
     path: PathBuf,
     source: std::io::Error,
 }
+
+impl Explained for SpecFileError {}
 
 /// The [`ContainerSpec`] in a container's data directory, as JSON.
 pub const SPEC_FILE: &str = "spec.json";

@@ -26,6 +26,8 @@ mod tree;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::failure::Explained;
+
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
@@ -106,6 +108,8 @@ pub enum StateError {
     )]
     NotOurs { path: PathBuf, source: io::Error },
 }
+
+impl Explained for StateError {}
 
 impl StateError {
     /// For `map_err`: an I/O error with what was being done to which path.

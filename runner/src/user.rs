@@ -14,6 +14,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use crate::failure::Explained;
 use crate::rootfs::lookup::open_in_root;
 
 /// Bytes read of each file. A large directory export fits; a bomb does not.
@@ -38,6 +39,8 @@ pub enum UserError {
     #[error("no group {name:?} in /etc/group of the container")]
     NoGroup { name: String },
 }
+
+impl Explained for UserError {}
 
 /// Who to run as, with everything a process takes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]

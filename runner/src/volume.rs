@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::failure::Explained;
 use crate::rootfs::{Bind, BindOptions, Propagation};
 
 /// One `-v`. The source is as typed; the target has no `.` and no `..` left.
@@ -59,6 +60,8 @@ pub enum VolumeError {
     #[error("the files of {0} are the system's and will not be given to a container's user")]
     SystemFiles(String),
 }
+
+impl Explained for VolumeError {}
 
 impl VolumeArg {
     /// For clap. Paths may hold any bytes but `:`.

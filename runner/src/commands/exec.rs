@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{open_store, running_init, wait_for_end};
+use super::open_engine;
 use crate::cgroup::{self, Entrance};
 use crate::channel::{self};
 use crate::cli::ExecArgs;
+use crate::engine::{running_init, wait_for_end};
 use crate::exec;
 use crate::failure::Failure;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes};
@@ -25,10 +26,10 @@ use crate::sys::{self, NewNamespaces};
 
 pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let signals = Signals::block()?;
-    let store = open_store()?;
-    let container = store.find(&args.container())?;
+    let engine = open_engine()?;
+    let container = engine.find(&args.container())?;
     let init = running_init(&container)?;
-    let spec = ContainerSpec::load(&store.dir(&container).data)?;
+    let spec = ContainerSpec::load(&engine.store().dir(&container).data)?;
     let mut spec = added(&args, spec.process);
     if let Some(init) = &container.init {
         spec.single_id = idmap::is_single(&idmap::groups_of(init.pid)?);

@@ -1,28 +1,19 @@
 //! `coracle logs`: what a container has written, on the stream that it wrote it to.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::{open_store, output_result};
+use super::{open_engine, output_result};
 use crate::cli::LogsArgs;
 use crate::failure::Failure;
-use crate::logs::{Entry, LogReader, Stream};
+use crate::logs::{Entry, Stream};
 
 pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
-    let store = open_store()?;
-    let container = store.find(&args.container)?;
-    let path = store.dir(&container).log();
-    let unreadable = || Failure::context(format!("cannot read {}", path.display()));
-    let mut reader = LogReader::open(&path, args.tail.0).map_err(unreadable())?;
+    let mut log = open_engine()?.logs(&args.container, args.tail.0)?;
     let mut lines = Lines::default();
     loop {
-        // Asked before reading: what the monitor wrote last is read even if it ends in between.
-        let writer = args
-            .follow
-            .then(|| container.monitor.as_ref()?.open())
-            .flatten();
-        while let Some(entry) = reader.next_entry().map_err(unreadable())? {
+        let writer = args.follow.then(|| log.writer()).flatten();
+        while let Some(entry) = log.next_entry()? {
             let stream = entry.stream;
             let mut output = match args.timestamps {
                 true => lines.time_before(&entry),
@@ -40,12 +31,10 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
         }
         // The last line may have no newline, which keeps it in the buffer.
         output_result(io::stdout().flush())?;
-        if writer.is_none() {
-            return Ok(0);
+        match writer {
+            Some(writer) => log.wait(&writer, Duration::from_secs(1))?,
+            None => return Ok(0),
         }
-        reader
-            .wait(writer.as_ref().map(AsFd::as_fd), Duration::from_secs(1))
-            .map_err(unreadable())?;
     }
 }
 

@@ -1,5 +1,4 @@
-//! The commands, one file each, and what they share: finding containers and cleaning up after
-//! crashes.
+//! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
 mod exec;
 mod kill;
@@ -11,22 +10,13 @@ mod run;
 mod stop;
 mod unshare;
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
-
-use rustix::event::PollFlags;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-use crate::cgroup;
 use crate::cli::{Cli, Command};
-use crate::failure::Failure;
+use crate::engine::{Engine, EngineError, ErrorKind};
+use crate::failure::{Failure, FailureKind, chain};
 use crate::foreground::warn;
-use crate::idmap::IdMaps;
 use crate::inherited::Inherited;
-use crate::namespaces::in_user_namespace;
 use crate::printable::complain;
-use crate::ready;
-use crate::state::{Container, ContainerId, Dirs, ProcessRef, StateError, Status, Store};
+use crate::state::{Container, Dirs};
 
 pub use port::parse_port;
 
@@ -45,127 +35,35 @@ pub fn dispatch(cli: Cli, inherited: &Inherited) -> Result<u8, Failure> {
     }
 }
 
-/// The caller's containers, after what a crash may have left has been put right: a container whose
-/// monitor was killed is ended, and removed if it was to be.
-fn open_store() -> Result<Store, Failure> {
-    let store = Store::open(Dirs::discover()?)?;
-    repair(&store)?;
-    Ok(store)
+/// What the engine could not do, as the command line tells it.
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::NoSuchContainer => FailureKind::NoSuchContainer,
+            ErrorKind::StillRunning => FailureKind::StillRunning,
+            _ => FailureKind::Runner,
+        };
+        Self::new(kind, chain(&error))
+    }
 }
 
-fn repair(store: &Store) -> Result<(), Failure> {
-    let mut containers = store.list()?.containers;
-    let orphans: Vec<_> = containers
-        .iter()
-        .filter(|c| is_orphan(c))
-        .filter_map(|c| c.init.as_ref()?.open())
-        .collect();
-    if !orphans.is_empty() {
-        for init in orphans {
-            // Its pdeathsig was to do this; a program that changes its IDs loses that setting.
-            let _ = pidfd_send_signal(&init, Signal::KILL);
-            wait_for_end(&init, Some(Duration::from_secs(5)));
-        }
-        containers = store.list()?.containers;
-    }
-    for container in containers
-        .iter()
-        .filter(|c| c.remove && matches!(c.status, Status::Exited { .. }))
-    {
-        if !container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
-            && let Err(failure) = remove(store, container)
-        {
-            // No reason for other containers to be out of reach.
-            warn(&format!(
-                "container {} is left over: {failure}",
-                container.name
-            ));
-        }
+/// The caller's containers, after what a crash may have left has been put right.
+fn open_engine() -> Result<Engine, Failure> {
+    let engine = Engine::open(Dirs::discover()?)?;
+    repair(&engine)?;
+    Ok(engine)
+}
+
+fn repair(engine: &Engine) -> Result<(), Failure> {
+    for left_over in engine.repair()? {
+        warn(&left_over.to_string());
     }
     Ok(())
 }
 
-/// Not at its end, with nobody to answer for it.
-fn is_orphan(container: &Container) -> bool {
-    !matches!(container.status, Status::Exited { .. })
-        && !container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
-}
-
-/// Removes a container that has ended, files of its sub-IDs among the rest.
-fn remove(store: &Store, container: &Container) -> Result<(), Failure> {
-    as_owner(|| store.remove(container))
-}
-
-/// Does what may take the rights of the containers' own users.
-fn as_owner(removal: impl Fn() -> Result<(), StateError>) -> Result<(), Failure> {
-    match removal() {
-        Err(StateError::NotOurs { .. }) => {
-            let (maps, _) = IdMaps::discover(false)?;
-            in_user_namespace(&maps, || removal().map_err(|error| error.to_string()))
-        }
-        other => Ok(other?),
-    }
-}
-
-/// For signalling the container's first process; `None` when it does not run.
-fn init_pidfd(container: &Container) -> Option<OwnedFd> {
-    (container.status == Status::Running)
-        .then(|| container.init.as_ref()?.open())
-        .flatten()
-}
-
-/// As [`init_pidfd`], for a command that cannot do without.
-fn running_init(container: &Container) -> Result<OwnedFd, Failure> {
-    init_pidfd(container)
-        .ok_or_else(|| Failure::runner(format!("container {} is not running", container.name)))
-}
-
-/// Waits for a process to end, and says whether it has. Without a limit it waits for ever.
-fn wait_for_end(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
-    matches!(
-        ready::wait([Some((pidfd.as_fd(), PollFlags::IN))], limit),
-        Ok(Some([true]))
-    )
-}
-
-/// Waits until the monitor has recorded the end of a container whose init has ended, or is gone
-/// itself.
-fn wait_for_monitor(container: &Container) {
-    if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
-        wait_for_end(&monitor, Some(MONITOR_PATIENCE));
-    }
-}
-
-/// Kills the first process of a container, and with it all others, frozen ones included.
-fn kill_init(container: &Container, init: &OwnedFd) {
-    // Fails only when it has ended.
-    let _ = pidfd_send_signal(init, Signal::KILL);
-    cgroup::thaw(&container.cgroups);
-}
-
-/// Kills a container through whoever answers for it: one that has not started yet, or whose record
-/// tells nothing, or not the truth. False when it runs on.
-fn end_by_monitor(store: &Store, id: &ContainerId) -> bool {
-    let Some(monitor) = store.claimant(id) else {
-        return true;
-    };
-    if let Ok(pidfd) = pidfd_open(monitor, PidfdFlags::empty())
-        // Asked again, now that the descriptor names one process for good.
-        && store.claimant(id) == Some(monitor)
-    {
-        // The monitor's word for "at once".
-        let _ = pidfd_send_signal(&pidfd, Signal::QUIT);
-        wait_for_end(&pidfd, Some(MONITOR_PATIENCE));
-    }
-    store.claimant(id).is_none()
-}
-
-/// How long a monitor may take to clean up after a container that has ended.
-const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Those that were named, or with `--all` the names of all that `is_meant`.
 fn select(
-    store: &Store,
+    engine: &Engine,
     names: &[String],
     all: bool,
     is_meant: impl Fn(&Container) -> bool,
@@ -173,7 +71,7 @@ fn select(
     if !all {
         return Ok(names.to_vec());
     }
-    let containers = store.list()?.containers;
+    let containers = engine.list()?.containers;
     Ok(containers
         .into_iter()
         .filter(is_meant)

@@ -1,31 +1,22 @@
 //! `coracle port`: where a container's published ports are on the host.
 
-use portfwd::spec::{PortRange, Protocol, Publish};
+use portfwd::spec::{PortRange, Protocol};
 
-use super::{open_store, print_line};
+use super::{open_engine, print_line};
 use crate::cli::PortArgs;
+use crate::engine::published_ports;
 use crate::failure::Failure;
 
 pub fn port(args: PortArgs) -> Result<u8, Failure> {
-    let container = open_store()?.find(&args.container)?;
-    let rules: Vec<Publish> = container
-        .publish
-        .iter()
-        .filter_map(|rule| rule.parse().ok())
-        .collect();
+    let container = open_engine()?.find(&args.container)?;
     let mut lines = Vec::new();
-    for rule in &rules {
-        for (host, guest) in rule.pairs() {
-            for addr in rule.host_addrs() {
-                let host = std::net::SocketAddr::new(addr, host);
-                match args.port {
-                    None => lines.push(format!("{guest}/{} -> {host}", rule.protocol)),
-                    Some(wanted) if wanted == (guest, rule.protocol) => {
-                        lines.push(host.to_string());
-                    }
-                    Some(_) => {}
-                }
+    for port in published_ports(&container) {
+        match args.port {
+            None => lines.push(format!("{}/{} -> {}", port.guest, port.protocol, port.host)),
+            Some(wanted) if wanted == (port.guest, port.protocol) => {
+                lines.push(port.host.to_string());
             }
+            Some(_) => {}
         }
     }
     if let (Some((port, protocol)), true) = (args.port, lines.is_empty()) {

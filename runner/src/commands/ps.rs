@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::{open_store, print_line};
+use super::{open_engine, print_line};
 use crate::cli::{PsArgs, PsFormat};
 use crate::failure::Failure;
 use crate::foreground::warn;
@@ -14,7 +14,7 @@ use crate::printable::{escape, escape_json};
 use crate::state::{Container, Status};
 
 pub fn ps(args: PsArgs) -> Result<u8, Failure> {
-    let listing = open_store()?.list()?;
+    let listing = open_engine()?.list()?;
     for damaged in &listing.damaged {
         warn(&damaged.to_string());
     }

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use portfwd::publish::Listener;
 
-use super::{open_store, print_line, repair};
+use super::{open_engine, print_line, repair};
 use crate::channel::{self, Channel, Never};
 use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
+use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::files;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn};
@@ -44,18 +45,19 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     } else {
         Some(Signals::block()?)
     };
-    let store = open_store()?;
+    let engine = open_engine()?;
+    let store = engine.store();
     if args.network == Network::None && !args.publish.is_empty() {
         return Err(Failure::runner(
             "ports cannot be published with --network none",
         ));
     }
-    let ports = Ports::bind(&args.publish, &store)?;
+    let ports = Ports::bind(&args.publish, store)?;
     let (maps, single) = IdMaps::discover(args.userns == UserNamespace::Host)?;
     if let Some(reason) = &single {
         warn(&reason.warning());
     }
-    let source = Source::find(&args, &store)?;
+    let source = Source::find(&args, store)?;
     source.warn_of_foreign_owner(&maps);
     let url = args
         .rootfs
@@ -76,7 +78,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     let limits = inherited.limits;
     let started = start(
         &args,
-        &store,
+        store,
         &container,
         source,
         ports.listeners,
@@ -85,7 +87,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     );
     let started = started.inspect_err(|_| drop(store.remove(&container)))?;
     match signals {
-        Some(signals) => follow(&args, started, signals, &store, url),
+        Some(signals) => follow(&args, started, signals, &engine, url),
         None => detach(started, &container),
     }
 }
@@ -452,7 +454,7 @@ fn follow(
     args: &RunArgs,
     started: Started,
     signals: Signals,
-    store: &Store,
+    engine: &Engine,
     url: Option<String>,
 ) -> Result<u8, Failure> {
     let ends = started
@@ -474,7 +476,7 @@ fn follow(
         Outcome::Exited(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         Outcome::Lost => {
-            repair(store)?;
+            repair(engine)?;
             Err(Failure::runner(
                 "the container's monitor was killed, and the container with it",
             ))

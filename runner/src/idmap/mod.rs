@@ -26,6 +26,8 @@ use rustix::thread::CapabilitySet;
 
 use subids::{SubIdRange, parse_subids};
 
+use crate::failure::Explained;
+
 #[derive(Debug, thiserror::Error)]
 pub enum IdMapError {
     #[error(
@@ -50,6 +52,8 @@ pub enum IdMapError {
     #[error("{} failed: {message}", tool.display())]
     Tool { tool: PathBuf, message: String },
 }
+
+impl Explained for IdMapError {}
 
 impl IdMapError {
     /// Whether newuidmap or newgidmap would fail the next time, too.

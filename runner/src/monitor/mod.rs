@@ -303,10 +303,10 @@ fn settle(job: &Job, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure>
     if job.container.remove {
         return match job.store.remove(&job.container) {
             Err(StateError::NotOurs { .. }) => {
-                namespaces::in_that_user_namespace(user_namespace, || {
+                Ok(namespaces::in_that_user_namespace(user_namespace, || {
                     let removed = job.store.remove(&job.container);
                     removed.map_err(|error| error.to_string())
-                })
+                })?)
             }
             other => Ok(other?),
         };

@@ -17,6 +17,8 @@ use super::lookup::open_beneath;
 use super::mounts::Detached;
 use super::{Bind, RootfsError};
 
+use crate::failure::Explained;
+
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot give {} to user {uid} of the container: {source}; the option U takes files of the \
@@ -28,6 +30,8 @@ pub struct GiveError {
     uid: u32,
     source: io::Error,
 }
+
+impl Explained for GiveError {}
 
 /// A tree of the host's, writable even where the container may only read it.
 #[derive(Debug)]

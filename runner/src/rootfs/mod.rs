@@ -22,6 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Explained;
 use crate::idmap::Extent;
 use crate::path_text;
 use dev::Dev;
@@ -82,6 +83,8 @@ pub enum RootfsError {
         source: io::Error,
     },
 }
+
+impl Explained for RootfsError {}
 
 /// What the tree is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]

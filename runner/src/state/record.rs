@@ -86,20 +86,33 @@ impl Status {
     pub fn exited_now(code: i32) -> Status {
         Status::Exited { code, at: now() }
     }
+
+    /// Whether it has come to its end, by itself or by a crash.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Status::Exited { .. })
+    }
+
+    /// Whether there is a first process that heeds signals and whose namespaces can be joined.
+    pub fn can_kill(self) -> bool {
+        self == Status::Running
+    }
+
+    /// Whether it can be forgotten without ending it first.
+    pub fn can_remove(self) -> bool {
+        self.has_ended()
+    }
 }
 
 impl Container {
     /// Whether the container has not ended and no process is left that could end it: a crash, or a
     /// reboot.
     pub(super) fn is_lost(&self) -> bool {
-        !matches!(self.status, Status::Exited { .. })
-            && !is_alive(&self.monitor)
-            && !is_alive(&self.init)
+        !self.status.has_ended() && !is_alive(&self.monitor) && !is_alive(&self.init)
     }
 
     /// Whether the container has ended and should have been removed by a monitor that is no more.
     pub(super) fn is_left_over(&self) -> bool {
-        self.remove && matches!(self.status, Status::Exited { .. }) && !is_alive(&self.monitor)
+        self.remove && self.status.has_ended() && !is_alive(&self.monitor)
     }
 
     /// When it was created, to the nanosecond, for sorting.

@@ -1,0 +1,78 @@
+//! Why the engine did not do what it was asked for.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::idmap::IdMapError;
+use crate::namespaces::NamespaceError;
+use crate::state::StateError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("container {name} is not running")]
+    NotRunning { name: String },
+    #[error(
+        "container {name} is running: `coracle stop {wanted}` ends it, `coracle rm -f` kills it"
+    )]
+    StillRunning { name: String, wanted: String },
+    /// Its record says nothing about it, or not the truth.
+    #[error("container {id} is running: `coracle rm -f {id}` kills it")]
+    RunsUnrecorded { id: String },
+    #[error("container {id} runs on: its monitor does not end")]
+    RunsOn { id: String },
+    #[error("cannot send {signal} to container {name}: {source}")]
+    Signal {
+        signal: String,
+        name: String,
+        source: io::Error,
+    },
+    #[error("cannot read {}: {source}", path.display())]
+    Log { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+}
+
+/// What a caller can do about an [`EngineError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Nothing has that name or id.
+    NoSuchContainer,
+    /// Several ids begin so: a longer beginning says which.
+    Ambiguous,
+    /// What was asked for can never be, whatever the state of containers.
+    Invalid,
+    /// The container has to run for that, and does not.
+    NotRunning,
+    /// The container has to end first.
+    StillRunning,
+    /// Another container has the name.
+    InUse,
+    /// The machine, or a file of the engine's own, is at fault.
+    Internal,
+}
+
+impl EngineError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotRunning { .. } => ErrorKind::NotRunning,
+            Self::StillRunning { .. } | Self::RunsUnrecorded { .. } => ErrorKind::StillRunning,
+            Self::State(error) => match error {
+                StateError::NotFound { .. } => ErrorKind::NoSuchContainer,
+                StateError::Ambiguous { .. } => ErrorKind::Ambiguous,
+                StateError::InvalidName { .. } => ErrorKind::Invalid,
+                StateError::NameTaken { .. } => ErrorKind::InUse,
+                StateError::StillRunning { .. } => ErrorKind::StillRunning,
+                _ => ErrorKind::Internal,
+            },
+            Self::RunsOn { .. }
+            | Self::Signal { .. }
+            | Self::Log { .. }
+            | Self::IdMap(_)
+            | Self::Namespace(_) => ErrorKind::Internal,
+        }
+    }
+}

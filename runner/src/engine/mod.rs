@@ -1,0 +1,59 @@
+//! What can be done to containers, as calls: the command line is one user of it.
+//!
+//! Each verb that acts on containers which exist has a file here. Nothing is printed, no flag is
+//! known, and every error is an [`EngineError`] whose [`ErrorKind`] says what a caller can do about
+//! it. Records are `state`'s; how a container comes to be is not decided here.
+//!
+//! No process of the engine's own runs between calls: [`Engine::repair`] puts right what a crash
+//! has left. Calls block until what they say is done.
+
+mod error;
+mod kill;
+mod logs;
+mod ports;
+mod processes;
+mod remove;
+mod stop;
+mod wait;
+
+use crate::state::{Container, Dirs, Listing, Store};
+
+pub use error::{EngineError, ErrorKind};
+pub use logs::ContainerLog;
+pub use ports::{PublishedPort, published_ports};
+pub(crate) use processes::{running_init, wait_for_end};
+pub use remove::{LeftOver, Removed};
+pub use stop::Stop;
+
+/// The containers of one user, and what can be done to them. Cheap to make and to clone; any number
+/// of processes and threads may have one.
+///
+/// A container is named as users do: by its name, its id, or the beginning of its id.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    store: Store,
+}
+
+impl Engine {
+    /// Opens the containers kept in `dirs`. [`Engine::repair`] comes next, before what is found
+    /// there is shown or trusted.
+    pub fn open(dirs: Dirs) -> Result<Self, EngineError> {
+        let store = Store::open(dirs)?;
+        Ok(Self { store })
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// # Errors
+    /// [`ErrorKind::NoSuchContainer`]; [`ErrorKind::Ambiguous`] when several ids begin so.
+    pub fn find(&self, wanted: &str) -> Result<Container, EngineError> {
+        Ok(self.store.find(wanted)?)
+    }
+
+    /// All containers, newest first, and what is wrong with records that cannot be read.
+    pub fn list(&self) -> Result<Listing, EngineError> {
+        Ok(self.store.list()?)
+    }
+}
