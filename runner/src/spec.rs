@@ -4,6 +4,7 @@
 //! record for `exec`. Paths are absolute; what they lead to is checked where they are opened.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::path_text;
 use crate::rootfs::Tree;
 use crate::security::Capabilities;
 use crate::state::read_regular;
+use crate::state::version::{self, Kept, Versioned};
 
 /// All that init needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,15 +41,12 @@ pub struct ProcessSpec {
     pub terminal: bool,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
-    /// The caller's; `None` in a specification that an earlier version has written.
-    #[serde(default)]
+    /// The caller's; `None` where they were not kept.
     pub limits: Option<SoftLimits>,
     /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).
-    #[serde(default)]
     pub init: bool,
     /// Whether the container has one user and one group only. Told by whoever starts the process,
     /// which may not believe what it finds in the container's /proc.
-    #[serde(default)]
     pub single_id: bool,
 }
 
@@ -61,6 +60,11 @@ pub enum Network {
 }
 
 impl ContainerSpec {
+    /// What is kept in a container's data directory.
+    pub fn to_kept(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Versioned::new(self))
+    }
+
     /// Reads what `run` has kept in a container's data directory.
     pub fn load(data: &Path) -> Result<Self, SpecFileError> {
         let path = data.join(SPEC_FILE);
@@ -69,7 +73,7 @@ impl ContainerSpec {
             source,
         };
         let text = read_regular(&path).map_err(failed)?;
-        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+        version::read(Kept::Spec, &text).map_err(|error| failed(io::Error::other(error)))
     }
 }
 
@@ -77,7 +81,7 @@ impl ContainerSpec {
 #[error("cannot read {}: {source}", path.display())]
 pub struct SpecFileError {
     path: PathBuf,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 impl Explained for SpecFileError {}

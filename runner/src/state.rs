@@ -22,6 +22,7 @@ mod record;
 mod regular;
 mod store;
 mod tree;
+pub mod version;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
+use version::VERSION;
 
 /// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL,
 /// since the kernel kills what is left in a PID namespace whose init has died.
@@ -70,6 +72,15 @@ pub enum StateError {
         id: ContainerId,
         path: PathBuf,
         defect: String,
+    },
+    #[error(
+        "{} has version {version}, and this coracle knows container records up to version {VERSION}: use the coracle that wrote it, or a newer one",
+        path.display()
+    )]
+    Newer {
+        id: ContainerId,
+        path: PathBuf,
+        version: u32,
     },
     #[error(
         "no container has the name or id {wanted:?}, but it may be one whose record is damaged: {}",
@@ -112,6 +123,14 @@ pub enum StateError {
 impl Explained for StateError {}
 
 impl StateError {
+    /// The container whose record could not be read.
+    pub(super) fn unread(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Damaged { id, .. } | Self::Newer { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: an I/O error with what was being done to which path.
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
         let path = path.to_owned();

@@ -74,6 +74,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
         remove: removes_itself(&args),
         tty: args.process.tty,
         stop_signal: Some(source.stop_signal as i32),
+        id_maps: Some(maps.clone()),
     })?;
     let limits = inherited.limits;
     let started = start(
@@ -255,7 +256,7 @@ fn start(
         let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
         warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), &maps);
     }
-    let text = serde_json::to_vec(&spec)?;
+    let text = spec.to_kept()?;
     if text.len() as u64 > REGULAR_LEN_MAX {
         return Err(Failure::runner(
             "the command and its environment are too long to be recorded",

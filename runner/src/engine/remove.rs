@@ -42,7 +42,7 @@ impl Engine {
             Err(StateError::NotFound { .. }) if force => return Ok(Removed::WasNotThere),
             Err(StateError::Damaged { id, .. }) => {
                 self.end_unknown(&id, force)?;
-                as_owner(|| self.store.remove_damaged(&id))?;
+                as_owner(None, || self.store.remove_damaged(&id))?;
                 return Ok(Removed::Removed);
             }
             found => found?,
@@ -104,7 +104,7 @@ impl Engine {
 
     /// Removes a container that has ended, files of its sub-IDs among the rest.
     fn remove_ended(&self, container: &Container) -> Result<(), EngineError> {
-        as_owner(|| self.store.remove(container))
+        as_owner(container.id_maps.as_ref(), || self.store.remove(container))
     }
 
     /// Ends a container of which nothing is known but who answers for it, or, if nobody does, its
@@ -137,11 +137,18 @@ fn has_monitor(container: &Container) -> bool {
     container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
 }
 
-/// Does what may take the rights of the containers' own users.
-fn as_owner(removal: impl Fn() -> Result<(), StateError>) -> Result<(), EngineError> {
+/// Does what may take the rights of the container's own users. Those whose maps are not known have
+/// the IDs that a new container would have.
+fn as_owner(
+    maps: Option<&IdMaps>,
+    removal: impl Fn() -> Result<(), StateError>,
+) -> Result<(), EngineError> {
     match removal() {
         Err(StateError::NotOurs { .. }) => {
-            let (maps, _) = IdMaps::discover(false)?;
+            let maps = match maps {
+                Some(maps) => maps.clone(),
+                None => IdMaps::discover(false)?.0,
+            };
             Ok(in_user_namespace(&maps, || {
                 removal().map_err(|error| error.to_string())
             })?)

@@ -23,6 +23,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid};
 use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
 
 use subids::{SubIdRange, parse_subids};
 
@@ -68,7 +69,7 @@ impl IdMapError {
 }
 
 /// `count` IDs from `inside` on stand for those from `outside` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     pub inside: u32,
     /// As the process that writes the map sees it.
@@ -83,22 +84,24 @@ pub enum Kind {
     Group,
 }
 
-/// The ID maps of a user namespace that is about to be made.
-#[derive(Debug, Clone)]
+/// The ID maps of a user namespace that is about to be made. Kept with a container, for another
+/// namespace with the same IDs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMaps {
     uids: Vec<Extent>,
     gids: Vec<Extent>,
     method: Method,
 }
 
-#[derive(Debug, Clone)]
+const NEWUIDMAP: &str = "newuidmap";
+const NEWGIDMAP: &str = "newgidmap";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Method {
     Range,
     Own,
-    Tools {
-        newuidmap: PathBuf,
-        newgidmap: PathBuf,
-    },
+    Subordinate,
     Single,
 }
 
@@ -236,18 +239,16 @@ impl IdMaps {
         };
         let uids = after_self(uid.as_raw(), &ranges(Kind::User)?);
         let gids = after_self(gid.as_raw(), &ranges(Kind::Group)?);
-        let tool = |name| find_in_path(name).ok_or(SingleReason::NoTool(name));
-        let (newuidmap, newgidmap) = (tool("newuidmap")?, tool("newgidmap")?);
+        for tool in [NEWUIDMAP, NEWGIDMAP] {
+            find_in_path(tool).ok_or(SingleReason::NoTool(tool))?;
+        }
         if rustix::thread::no_new_privs().unwrap_or(false) {
             return Err(SingleReason::NoNewPrivs);
         }
         Ok(IdMaps {
             uids,
             gids,
-            method: Method::Tools {
-                newuidmap,
-                newgidmap,
-            },
+            method: Method::Subordinate,
         })
     }
 
@@ -270,18 +271,18 @@ impl IdMaps {
             let path = proc_file(name);
             std::fs::write(&path, text).map_err(|source| IdMapError::Write { path, source })
         };
-        match &self.method {
-            Method::Tools {
-                newuidmap,
-                newgidmap,
-            } => {
+        match self.method {
+            Method::Subordinate => {
+                // Where one is missing now, the attempt to run it says so.
+                let found = |tool| find_in_path(tool).unwrap_or_else(|| tool.into());
+                let (newuidmap, newgidmap) = (found(NEWUIDMAP), found(NEWGIDMAP));
                 let (uids, gids) = (
-                    start_tool(newuidmap, pid, &self.uids)?,
-                    start_tool(newgidmap, pid, &self.gids),
+                    start_tool(&newuidmap, pid, &self.uids)?,
+                    start_tool(&newgidmap, pid, &self.gids),
                 );
                 // Both are reaped, whichever fails.
-                let uids = finish_tool(newuidmap, uids);
-                let gids = gids.and_then(|gids| finish_tool(newgidmap, gids));
+                let uids = finish_tool(&newuidmap, uids);
+                let gids = gids.and_then(|gids| finish_tool(&newgidmap, gids));
                 uids.and(gids)
             }
             Method::Single => {

@@ -232,6 +232,7 @@ fn clone_init(
     match clone {
         (Fork::Parent(held), fallback) => {
             if let Some(reason) = fallback {
+                job.container.id_maps = Some(job.maps.clone());
                 let warning = FromMonitor::Warning(reason.warning());
                 job.main.send(&warning, &[])?;
             }

@@ -107,7 +107,6 @@ pub struct Bind {
     #[serde(with = "path_text")]
     pub target: PathBuf,
     pub read_only: bool,
-    #[serde(default)]
     pub options: BindOptions,
 }
 
@@ -128,7 +127,6 @@ pub struct BindOptions {
     pub give_to_user: bool,
     /// Shows the owners of files as the container's of the same number, and what it makes as
     /// theirs.
-    #[serde(default)]
     pub map_ids: bool,
 }
 

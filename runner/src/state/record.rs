@@ -1,4 +1,5 @@
-//! The record of one container, as kept in its `config.json`, and the names that identify it.
+//! The record of one container, as kept in its `config.json`, and the names that identify it. What
+//! earlier versions kept is read by `version`, which has to know of each field that is added.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
+use crate::idmap::IdMaps;
 use crate::path_text;
 
 /// Everything that other commands need to know of a container.
@@ -18,7 +20,6 @@ pub struct Container {
     /// Seconds since 1970.
     pub created: u64,
     /// And nanoseconds, which put containers of one second in order.
-    #[serde(default)]
     pub created_nanos: u32,
     pub hostname: String,
     /// The embedded image's name, or `--rootfs DIR`.
@@ -38,18 +39,14 @@ pub struct Container {
     pub monitor: Option<ProcessRef>,
     pub status: Status,
     /// Number of the signal that asks its command to end.
-    #[serde(default = "default_stop_signal")]
     pub stop_signal: i32,
     /// Directories of its own control groups.
-    #[serde(default)]
     pub cgroups: Vec<PathBuf>,
+    /// Those of its user namespace, to whose IDs its files belong. `None` where they were not kept.
+    pub id_maps: Option<IdMaps>,
     /// Its directory in the run directory of the session that created it.
     #[serde(with = "path_text")]
     pub run_dir: PathBuf,
-}
-
-fn default_stop_signal() -> i32 {
-    libc::SIGTERM
 }
 
 /// What a container is created from; the store adds the rest.
@@ -66,6 +63,7 @@ pub struct NewContainer {
     pub tty: bool,
     /// SIGTERM when not given.
     pub stop_signal: Option<i32>,
+    pub id_maps: Option<IdMaps>,
 }
 
 /// Where a container is in its life. It only moves forward.

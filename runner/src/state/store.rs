@@ -17,6 +17,7 @@ use super::dirs::{Dirs, claim_run};
 use super::record::{is_valid_name, made_up_name, now_precisely};
 use super::regular::read_regular;
 use super::tree::remove_tree;
+use super::version::{self, Kept, VersionError, Versioned};
 use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
     StateError, Status,
@@ -131,6 +132,7 @@ impl Store {
             status: Status::Created,
             stop_signal: new.stop_signal.unwrap_or(libc::SIGTERM),
             cgroups: Vec::new(),
+            id_maps: new.id_maps,
             run_dir,
             id,
         };
@@ -152,11 +154,10 @@ impl Store {
         if let Some(index) = containers.iter().position(|c| c.name == wanted) {
             return Ok(containers.swap_remove(index));
         }
-        let damaged_id = |error: &StateError| match error {
-            StateError::Damaged { id, .. } => Some(id.short().to_owned()),
-            _ => None,
-        };
-        let unreadable: Vec<String> = damaged.iter().filter_map(damaged_id).collect();
+        let unreadable: Vec<String> = damaged
+            .iter()
+            .filter_map(|error| Some(error.unread()?.short().to_owned()))
+            .collect();
         let begins = |id: &ContainerId| !wanted.is_empty() && id.as_str().starts_with(wanted);
         let mut matches: Vec<Result<Container, StateError>> = containers
             .into_iter()
@@ -166,7 +167,7 @@ impl Store {
         matches.extend(
             damaged
                 .into_iter()
-                .filter(|e| matches!(e, StateError::Damaged { id, .. } if begins(id)))
+                .filter(|error| error.unread().is_some_and(begins))
                 .map(Err),
         );
         match matches.len() {
@@ -349,8 +350,16 @@ impl Store {
             }
             read => read.map_err(|error| damaged(error.to_string()))?,
         };
-        let container: Container =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        let container: Container = match version::read(Kept::Record, &text) {
+            Err(VersionError::Newer { version }) => {
+                return Err(StateError::Newer {
+                    id: id.clone(),
+                    path,
+                    version,
+                });
+            }
+            read => read.map_err(|error| damaged(error.to_string()))?,
+        };
         if container.id != *id {
             return Err(damaged(format!(
                 "it is the record of {}",
@@ -368,7 +377,7 @@ impl Store {
     fn write(&self, container: &Container) -> Result<(), StateError> {
         let path = self.dir(container).config();
         let new_path = path.with_extension("json.new");
-        let mut text = serde_json::to_vec_pretty(container)
+        let mut text = serde_json::to_vec_pretty(&Versioned::new(container))
             .expect("a record has only strings, numbers and lists");
         text.resize(
             (text.len() + RECORD_GROWTH).next_multiple_of(RECORD_BLOCK),

@@ -1,5 +1,6 @@
 //! How containers begin and end, and what the other commands make of them.
 
+use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -20,6 +21,7 @@ cases![
     signals_reach_the_container,
     whichever_process_is_killed_nothing_stays,
     files_of_other_users_are_removed_with_the_container,
+    a_container_is_removed_with_the_ids_that_it_was_made_with,
 ];
 
 fn exit_codes_tell_what_happened(world: &World) {
@@ -287,6 +289,42 @@ fn files_of_other_users_are_removed_with_the_container(world: &World) {
         script,
     ];
     world.try_coracle(&args).success();
+    world.try_coracle(&["rm", &name]).success();
+    assert!(world.inspect(&name).is_none());
+}
+
+/// What the caller is granted may have changed since.
+fn a_container_is_removed_with_the_ids_that_it_was_made_with(world: &World) {
+    // The host's root needs no others to remove anything.
+    if world.has_single_id() || world.is_root() {
+        return;
+    }
+    let name = unique("granted");
+    let script = "mkdir -p /d/e && touch /d/e/f && chmod 000 /d/e && chown -R 77:77 /d";
+    let mut args = world.run_args(&["--name", &name], &["sh", "-c", script]);
+    args.retain(|arg| arg != "--rm");
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    world.try_coracle(&args).success();
+
+    let containers = fs::read_dir(world.containers()).expect("containers");
+    let dirs = containers.flatten().map(|entry| entry.path());
+    let path = dirs.map(|dir| dir.join("config.json")).next();
+    let path = path.expect("a record");
+    let kept = fs::read(&path).expect("a record");
+    let mut record: serde_json::Value = serde_json::from_slice(&kept).expect("a record");
+    let uids = &mut record["id_maps"]["uids"];
+    assert_eq!(uids[0]["outside"], world.uid(), "{uids}");
+    assert!(uids[1]["count"].as_u64() > Some(77), "{uids}");
+    record["id_maps"]["uids"]
+        .as_array_mut()
+        .expect("extents")
+        .truncate(1);
+    fs::write(&path, record.to_string()).expect("changed");
+    let refused = world.try_coracle(&["rm", &name]);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    assert!(refused.stderr.contains("own users"), "{refused:?}");
+
+    fs::write(&path, kept).expect("as it was");
     world.try_coracle(&["rm", &name]).success();
     assert!(world.inspect(&name).is_none());
 }

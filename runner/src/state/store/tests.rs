@@ -331,3 +331,27 @@ fn made_up_names_never_run_out() {
     let name = free_name(&taken).unwrap();
     assert!(is_valid_name(&name) && taken.iter().all(|other| other.name != name));
 }
+
+#[test]
+fn a_record_of_a_version_to_come_is_named_and_stays() {
+    let (_base, store) = store();
+    let container = store.create(named("future")).unwrap();
+    let path = store.dir(&container).config();
+    let text = fs::read_to_string(&path).unwrap();
+    let version = format!("\"version\": {}", version::VERSION);
+    assert!(text.contains(&version), "{text}");
+    let newer = text.replacen(&version, "\"version\": 999", 1);
+    fs::write(&path, &newer).unwrap();
+
+    let short = container.id.short();
+    let refused = store.find(short).unwrap_err();
+    assert!(matches!(refused, StateError::Newer { version: 999, .. }));
+    let said = refused.to_string();
+    assert!(said.contains("use the coracle that wrote it"), "{said}");
+    assert_eq!(store.list().unwrap().damaged.len(), 1);
+    assert!(matches!(
+        store.find("future"),
+        Err(StateError::PerhapsDamaged { .. })
+    ));
+    assert_eq!(fs::read_to_string(&path).unwrap(), newer);
+}

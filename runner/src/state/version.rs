@@ -1,0 +1,134 @@
+//! The form of the files that are kept of a container, and the only place that knows earlier forms.
+//!
+//! Each file tells its form by a number, `version`. What is read is brought up to date step by step
+//! before anybody sees it; a form that is yet to come is refused, since nothing is known of what it
+//! asks for.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// The version of what is written.
+///
+/// - 0: told no version. Early ones lack fields.
+/// - 1: the record has the container's ID maps.
+pub const VERSION: u32 = 1;
+
+/// A file that is kept of each container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// `config.json`: a [`Container`](super::Container).
+    Record,
+    /// `spec.json`: a [`ContainerSpec`](crate::spec::ContainerSpec).
+    Spec,
+}
+
+/// For writing: the content as it is now, with its version.
+#[derive(Debug, Serialize)]
+pub struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+impl<'a, T> Versioned<'a, T> {
+    pub fn new(content: &'a T) -> Self {
+        Self {
+            version: VERSION,
+            content,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VersionError {
+    #[error(
+        "it has version {version}, and this coracle knows versions up to {VERSION}: use the coracle that wrote it, or a newer one"
+    )]
+    Newer { version: u32 },
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+/// Reads a file of any version up to the present one.
+pub fn read<T: DeserializeOwned>(kept: Kept, text: &[u8]) -> Result<T, VersionError> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        version: u32,
+    }
+    // Most files are of the present version, and this passes over the rest of them.
+    let Head { version } = serde_json::from_slice(text)?;
+    match version {
+        VERSION => Ok(serde_json::from_slice(text)?),
+        0..VERSION => {
+            let mut fields: Map<String, Value> = serde_json::from_slice(text)?;
+            for step in version..VERSION {
+                kept.upgrade(step, &mut fields);
+            }
+            Ok(serde_json::from_value(fields.into())?)
+        }
+        _ => Err(VersionError::Newer { version }),
+    }
+}
+
+impl Kept {
+    /// One step, from `version` to the next.
+    fn upgrade(self, version: u32, fields: &mut Map<String, Value>) {
+        match (self, version) {
+            (Self::Record, 0) => record_from_0(fields),
+            (Self::Spec, 0) => spec_from_0(fields),
+            _ => unreachable!("there are steps from all versions before {VERSION}"),
+        }
+    }
+}
+
+fn record_from_0(record: &mut Map<String, Value>) {
+    let added = [
+        ("created_nanos", json!(0)),
+        ("stop_signal", json!(libc::SIGTERM)),
+        ("cgroups", json!([])),
+        // To be found out again where they are needed.
+        ("id_maps", Value::Null),
+    ];
+    add_missing(record, added);
+}
+
+fn spec_from_0(spec: &mut Map<String, Value>) {
+    if let Some(Value::Object(process)) = spec.get_mut("process") {
+        let added = [
+            ("limits", Value::Null),
+            ("init", json!(false)),
+            ("single_id", json!(false)),
+        ];
+        add_missing(process, added);
+    }
+    let Some(Value::Object(tree)) = spec.get_mut("tree") else {
+        return;
+    };
+    for list in ["binds", "files"] {
+        let binds = tree.get_mut(list).and_then(Value::as_array_mut);
+        for bind in binds.into_iter().flatten().filter_map(Value::as_object_mut) {
+            let options = bind.entry("options").or_insert_with(|| {
+                json!({
+                    "top_only": false,
+                    "propagation": "private",
+                    "propagates_below": false,
+                    "give_to_user": false,
+                })
+            });
+            if let Value::Object(options) = options {
+                add_missing(options, [("map_ids", json!(false))]);
+            }
+        }
+    }
+}
+
+fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {
+    for (name, value) in added {
+        fields.entry(name).or_insert(value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Files of every version, as some coracle has written them, beside what is made of them now.
+
+use super::*;
+use crate::spec::ContainerSpec;
+use crate::state::{Container, Status};
+
+const RECORD_0: &str = include_str!("config-0.json");
+const SPEC_0: &str = include_str!("spec-0.json");
+
+fn object(text: &str) -> Map<String, Value> {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_record_of_version_0_is_read() {
+    let container: Container = read(Kept::Record, RECORD_0.as_bytes()).unwrap();
+    assert_eq!(container.name, "web");
+    assert_eq!(container.created_nanos, 340_124_845);
+    let exited = Status::Exited {
+        code: 0,
+        at: 1_795_934_345,
+    };
+    assert_eq!(container.status, exited);
+    assert_eq!(container.id_maps, None);
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_0);
+    expected.extend([
+        ("version".to_owned(), json!(VERSION)),
+        ("id_maps".to_owned(), Value::Null),
+    ]);
+    assert_eq!(object(&written), expected);
+    let again: Container = read(Kept::Record, written.as_bytes()).unwrap();
+    assert_eq!(again, container);
+}
+
+#[test]
+fn a_specification_of_version_0_is_read() {
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_0.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept().unwrap()).unwrap();
+    let mut expected = object(SPEC_0);
+    expected.insert("version".to_owned(), json!(VERSION));
+    assert_eq!(object(&written), expected);
+    let again: ContainerSpec = read(Kept::Spec, written.as_bytes()).unwrap();
+    assert_eq!(again.process.args, spec.process.args);
+}
+
+/// Version 0 grew fields without saying so.
+#[test]
+fn early_files_of_version_0_lack_fields() {
+    let mut record = object(RECORD_0);
+    for name in ["created_nanos", "stop_signal", "cgroups"] {
+        record.remove(name).unwrap();
+    }
+    let text = serde_json::to_vec(&record).unwrap();
+    let container: Container = read(Kept::Record, &text).unwrap();
+    assert_eq!(container.stop_signal, libc::SIGTERM);
+    assert!(container.cgroups.is_empty());
+
+    let mut spec = object(SPEC_0);
+    let process = spec["process"].as_object_mut().unwrap();
+    for name in ["limits", "init", "single_id"] {
+        process.remove(name).unwrap();
+    }
+    let binds = spec["tree"]["binds"].as_array_mut().unwrap();
+    binds[0].as_object_mut().unwrap().remove("options").unwrap();
+    let files = spec["tree"]["files"].as_array_mut().unwrap();
+    let options = files[0]["options"].as_object_mut().unwrap();
+    options.remove("map_ids").unwrap();
+    let text = serde_json::to_vec(&spec).unwrap();
+    let spec: ContainerSpec = read(Kept::Spec, &text).unwrap();
+    assert_eq!(spec.process.limits, None);
+    assert_eq!(spec.tree.binds[0].options, Default::default());
+}
+
+#[test]
+fn a_version_to_come_is_refused() {
+    let text = format!("{{\"version\": {}, \"id\": 7}}", VERSION + 1);
+    let refused = read::<Container>(Kept::Record, text.as_bytes()).unwrap_err();
+    assert!(
+        matches!(refused, VersionError::Newer { version } if version == VERSION + 1),
+        "{refused}"
+    );
+}
