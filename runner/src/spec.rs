@@ -61,8 +61,9 @@ pub enum Network {
 
 impl ContainerSpec {
     /// What is kept in a container's data directory.
-    pub fn to_kept(&self) -> serde_json::Result<Vec<u8>> {
+    pub fn to_kept(&self) -> Vec<u8> {
         serde_json::to_vec(&Versioned::new(self))
+            .expect("a specification has only strings, numbers and lists")
     }
 
     /// Reads what `run` has kept in a container's data directory.

@@ -30,7 +30,9 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     match args.format {
         Some(PsFormat::Json) => {
             let rows: Vec<JsonRow> = shown.map(JsonRow::from).collect();
-            print_line(&escape_json(&serde_json::to_string_pretty(&rows)?))?;
+            let text = serde_json::to_string_pretty(&rows);
+            let text = text.expect("rows have only strings, numbers and lists");
+            print_line(&escape_json(&text))?;
         }
         None | Some(PsFormat::Table) => {
             let now = SystemTime::now()

@@ -256,7 +256,7 @@ fn start(
         let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
         warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), &maps);
     }
-    let text = spec.to_kept()?;
+    let text = spec.to_kept();
     if text.len() as u64 > REGULAR_LEN_MAX {
         return Err(Failure::runner(
             "the command and its environment are too long to be recorded",

@@ -51,15 +51,19 @@ fn become_command(
     caller: (Uid, Gid),
     inherited: &Inherited,
 ) -> Result<Infallible, Failure> {
-    become_root()?;
+    become_root().map_err(Failure::context("cannot become root of the user namespace"))?;
     // The kernel forgets it when IDs change.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    unshare(CloneFlags::CLONE_NEWNS)?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::context("cannot tie the command to coracle"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::context("cannot make a mount namespace"))?;
     // What the host mounts later is seen, what is mounted here is not seen outside.
     mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )?;
+    )
+    .map_err(Failure::context(
+        "cannot keep mounts from spreading to the host",
+    ))?;
     let mut args = command;
     if args.is_empty() {
         args.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
@@ -90,9 +94,13 @@ fn for_container_tools((uid, gid): (Uid, Gid)) -> Vec<Variable> {
 fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
     loop {
         let interests = [signals.as_fd(), child.pidfd.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-        let [_, has_ended] = ready::wait(interests, None)?.unwrap_or_default();
+        let [_, has_ended] = ready::wait(interests, None)
+            .map_err(Failure::context("cannot wait for the command"))?
+            .unwrap_or_default();
         if has_ended {
-            return Ok(namespaces::wait_for(child.pid)? as u8);
+            let code = namespaces::wait_for(child.pid)
+                .map_err(Failure::context("cannot learn the command's exit code"))?;
+            return Ok(code as u8);
         }
         // The terminal's own signals go to its whole foreground group, the command included; twice
         // does not hurt.

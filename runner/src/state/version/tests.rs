@@ -36,7 +36,7 @@ fn a_record_of_version_0_is_read() {
 #[test]
 fn a_specification_of_version_0_is_read() {
     let spec: ContainerSpec = read(Kept::Spec, SPEC_0.as_bytes()).unwrap();
-    let written = String::from_utf8(spec.to_kept().unwrap()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
     let mut expected = object(SPEC_0);
     expected.insert("version".to_owned(), json!(VERSION));
     assert_eq!(object(&written), expected);
