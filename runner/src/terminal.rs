@@ -15,10 +15,6 @@ use rustix::termios::{
 
 pub use rustix::termios::Winsize;
 
-/// The multiplexer of the devpts instance that is mounted beside it at /dev/pts. Not /dev/pts/ptmx,
-/// which hosts keep at mode 000.
-const PTMX: &str = "/dev/ptmx";
-
 /// Both ends of a new pseudo-terminal, close-on-exec; neither becomes anybody's controlling
 /// terminal by being opened.
 #[derive(Debug)]
@@ -31,13 +27,8 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Opens a terminal of the devpts instance at /dev/pts. Called in the container's mount
-    /// namespace, it is one that programs in the container find by name (ttyname(3)).
-    pub fn open() -> io::Result<Pty> {
-        Pty::open_from(Path::new(PTMX))
-    }
-
-    /// Opens a terminal of the devpts instance whose multiplexer is `ptmx`.
+    /// Opens a terminal of the devpts instance whose multiplexer is `ptmx`. Called in the container's
+    /// mount namespace, it is one that programs in the container find by name (ttyname(3)).
     ///
     /// The slave comes from the master (TIOCGPTPEER, Linux 4.13) and not by its path: what is found
     /// under /dev/pts may be something else by the time it is opened, which was CVE-2025-52565.
@@ -134,9 +125,14 @@ mod tests {
 
     use super::*;
 
+    /// Not /dev/pts/ptmx, which hosts keep at mode 000.
+    fn open() -> Pty {
+        Pty::open_from(Path::new("/dev/ptmx")).unwrap()
+    }
+
     #[test]
     fn joins_two_ends_that_no_program_inherits() {
-        let Pty { master, slave } = Pty::open().unwrap();
+        let Pty { master, slave } = open();
         for end in [&master, &slave] {
             assert!(fcntl_getfd(end).unwrap().contains(FdFlags::CLOEXEC));
             assert!(rustix::termios::isatty(end));
@@ -162,7 +158,7 @@ mod tests {
 
     #[test]
     fn raw_mode_ends_with_its_guard() {
-        let pty = Pty::open().unwrap();
+        let pty = open();
         let modes = || {
             let now = tcgetattr(&pty.slave).unwrap();
             (
@@ -180,7 +176,7 @@ mod tests {
 
     #[test]
     fn output_that_is_processed_already_passes_unchanged() {
-        let pty = Pty::open().unwrap();
+        let pty = open();
         let guard = RawMode::for_output(&pty.slave).unwrap();
         let mut slave = File::from(pty.slave.try_clone().unwrap());
         let mut master = File::from(pty.master.try_clone().unwrap());
@@ -202,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_window_has_one_size_at_both_ends() {
-        let pty = Pty::open().unwrap();
+        let pty = open();
         let size = Winsize {
             ws_row: 43,
             ws_col: 132,

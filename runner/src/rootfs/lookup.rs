@@ -11,8 +11,6 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
 
 /// `linux/magic.h`.
-pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-pub const SYSFS_MAGIC: i64 = 0x6265_6572;
 pub const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 pub const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 pub const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
