@@ -1,8 +1,9 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` reads
-//! single values; `elsewhere` knows the names that other engines have.
+//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` and
+//! `container` read single values; `elsewhere` knows the names that other engines have.
 
+mod container;
 mod elsewhere;
 mod read;
 mod values;
@@ -14,12 +15,13 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::{Protocol, Publish};
 
+pub use container::{EnvArg, RootfsArg};
 pub use read::{Unread, read};
 pub use values::TailLines;
 
 use crate::security::CapabilityName;
 use crate::signal::Signal;
-use crate::spec::{self, EnvArg, Network, RootfsArg};
+use crate::spec::{Network, Variable};
 use crate::volume::VolumeArg;
 use values::{bytes, text};
 
@@ -135,7 +137,7 @@ pub struct RunArgs {
     pub attach: Vec<AttachStream>,
 
     /// Host name in the container; without, the first 12 digits of its id
-    #[arg(short = 'h', long, value_parser = text(spec::parse_hostname), value_name = "NAME")]
+    #[arg(short = 'h', long, value_parser = text(container::parse_hostname), value_name = "NAME")]
     pub hostname: Option<String>,
 
     /// Network of the container
@@ -220,7 +222,7 @@ pub struct ProcessArgs {
     #[arg(
         short = 'w',
         long = "workdir",
-        value_parser = bytes(spec::parse_workdir),
+        value_parser = bytes(container::parse_workdir),
         value_name = "DIR"
     )]
     pub workdir: Option<PathBuf>,
@@ -287,6 +289,13 @@ impl RunArgs {
     /// Whether an output of the container is shown in the foreground.
     pub fn attaches(&self, stream: AttachStream) -> bool {
         self.attach.is_empty() || self.attach.contains(&stream)
+    }
+}
+
+impl ProcessArgs {
+    /// What `-e` sets, in order.
+    pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
+        self.env.iter().filter_map(EnvArg::variable)
     }
 }
 

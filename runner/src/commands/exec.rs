@@ -132,7 +132,12 @@ fn added(args: &ExecArgs, container: ProcessSpec) -> ProcessSpec {
     let terminal = args.process.tty.then(|| ("TERM".into(), "xterm".into()));
     ProcessSpec {
         args: args.command().to_vec(),
-        env: environment(inherited.into_iter().chain(terminal), &args.process.env),
+        env: environment(
+            inherited
+                .into_iter()
+                .chain(terminal)
+                .chain(args.process.variables()),
+        ),
         workdir: args.process.workdir.clone().unwrap_or(container.workdir),
         user: args.process.user.clone().unwrap_or(container.user),
         terminal: args.process.tty,

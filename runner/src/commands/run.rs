@@ -15,7 +15,7 @@ use portfwd::publish::Listener;
 
 use super::{open_engine, print_line, repair};
 use crate::channel::{self, Channel, Never};
-use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
+use crate::cli::{AttachStream, RootfsArg, RunArgs, SecurityOpt, UserNamespace};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::files;
@@ -31,7 +31,7 @@ use crate::rootfs::overlay::Changes;
 use crate::rootfs::{Bind, BindOptions, Tree};
 use crate::security::Capabilities;
 use crate::spec::{
-    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, Variable, environment,
+    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
     split_variable,
 };
 use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX, Store};
@@ -394,7 +394,7 @@ fn specify(
         network: args.network,
         process: ProcessSpec {
             args: source.args,
-            env: environment(env, &args.process.env),
+            env: environment(env.into_iter().chain(args.process.variables())),
             workdir: args.process.workdir.clone().unwrap_or(source.workdir),
             user: args.process.user.clone().unwrap_or_default(),
             terminal: args.process.tty,

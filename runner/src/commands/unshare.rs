@@ -68,7 +68,7 @@ fn become_command(
     if args.is_empty() {
         args.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     }
-    let env = environment(std::env::vars_os().chain(for_container_tools(caller)), &[]);
+    let env = environment(std::env::vars_os().chain(for_container_tools(caller)));
     inherited.restore();
     Err(execute_program(args, env))
 }
