@@ -1,7 +1,7 @@
 //! The container runner: everything behind the `coracle` command.
 //!
 //! `commands` carry out what `cli` parsed, and say what came of it; what can be done to containers
-//! that exist is `engine`'s, which knows neither flags nor output. A container is three processes: main (`commands::run`,
+//! is `engine`'s, which knows neither flags nor output. A container is three processes: main (`commands::run`,
 //! `foreground`), the `monitor`, and `init`, which builds the `rootfs` and becomes the container's
 //! command; they talk through `channel` in the words of `messages`. Beside them runs the `network`
 //! helper. `state` remembers containers, `logs` what they wrote. What is said to the user goes

@@ -1,13 +1,40 @@
 //! The host ports of a new container. They are bound before anything else is made, so that a clash
 //! has nothing to undo.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use portfwd::publish::{self, BindError, Listener};
 use portfwd::spec::{Protocol, Publish};
 
-use crate::failure::{Failure, FailureKind};
 use crate::state::{Container, Store};
+
+/// Why a port cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    #[error("cannot bind {addr}: {holder}; choose another host port")]
+    Taken { addr: SocketAddr, holder: Holder },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// The new container itself, by an earlier rule.
+    Rule(Publish),
+    /// Another one, of this name.
+    Container(String),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Rule(rule) => write!(f, "this command publishes it already, by -p {rule}"),
+            Self::Container(name) => write!(f, "the container {name} has it"),
+        }
+    }
+}
 
 /// Bound ports.
 #[derive(Debug, Default)]
@@ -21,9 +48,8 @@ impl Ports {
     /// Binds the host's side of `rules`.
     ///
     /// # Errors
-    /// [`FailureKind::PortUnavailable`] names whoever of this command and the user's containers has
-    /// the port.
-    pub fn bind(rules: &[Publish], store: &Store) -> Result<Self, Failure> {
+    /// [`PortError::Taken`] names whoever of this command and the user's containers has the port.
+    pub fn bind(rules: &[Publish], store: &Store) -> Result<Self, PortError> {
         let mut ports = Self::default();
         for rule in rules {
             let listeners = publish::bind(rule)
@@ -49,14 +75,19 @@ impl Ports {
     }
 }
 
-fn unavailable(error: BindError, protocol: Protocol, bound: &[Publish], store: &Store) -> Failure {
-    let message = match &error {
-        BindError::InUse(addr) => holder(*addr, protocol, bound, store)
-            .map(|holder| format!("cannot bind {addr}: {holder}; choose another host port")),
-        _ => None,
+fn unavailable(
+    error: BindError,
+    protocol: Protocol,
+    bound: &[Publish],
+    store: &Store,
+) -> PortError {
+    let BindError::InUse(addr) = error else {
+        return error.into();
     };
-    let message = message.unwrap_or_else(|| error.to_string());
-    Failure::new(FailureKind::PortUnavailable, message)
+    match holder(addr, protocol, bound, store) {
+        Some(holder) => PortError::Taken { addr, holder },
+        None => error.into(),
+    }
 }
 
 /// Who of this command and the user's containers has an address. What cannot be listed is not
@@ -66,10 +97,10 @@ fn holder(
     protocol: Protocol,
     bound: &[Publish],
     store: &Store,
-) -> Option<String> {
+) -> Option<Holder> {
     let has_it = |rule: &Publish| rule.protocol == protocol && rule.covers(addr);
     if let Some(rule) = bound.iter().find(|rule| has_it(rule)) {
-        return Some(format!("this command publishes it already, by -p {rule}"));
+        return Some(Holder::Rule(rule.clone()));
     }
     let publishes = |container: &Container| {
         let rules = container
@@ -80,5 +111,5 @@ fn holder(
     };
     let containers = store.list().ok()?.containers;
     let container = containers.into_iter().find(publishes)?;
-    Some(format!("the container {} has it", container.name))
+    Some(Holder::Container(container.name))
 }

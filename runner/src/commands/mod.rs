@@ -41,6 +41,7 @@ impl From<EngineError> for Failure {
         let kind = match error.kind() {
             ErrorKind::NoSuchContainer => FailureKind::NoSuchContainer,
             ErrorKind::StillRunning => FailureKind::StillRunning,
+            ErrorKind::PortUnavailable => FailureKind::PortUnavailable,
             _ => FailureKind::Runner,
         };
         Self::new(kind, chain(&error))

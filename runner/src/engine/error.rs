@@ -1,11 +1,16 @@
 //! Why the engine did not do what it was asked for.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use crate::files::WriteError;
 use crate::idmap::IdMapError;
+use crate::image::{self, ImageError};
 use crate::namespaces::NamespaceError;
+use crate::ports::PortError;
 use crate::state::StateError;
+use crate::volume::VolumeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -30,6 +35,33 @@ pub enum EngineError {
     },
     #[error("cannot read {}: {source}", path.display())]
     Log { path: PathBuf, source: io::Error },
+    #[error("ports cannot be published with --network none")]
+    PortsWithoutNetwork,
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error("cannot use --rootfs {}: {source}", dir.display())]
+    Rootfs { dir: PathBuf, source: io::Error },
+    #[error("no command given: coracle run --rootfs DIR COMMAND")]
+    NoCommand,
+    #[error(
+        "cannot run the image {name:?}: coracle does not pull images yet; --rootfs DIR runs a directory, and {} is built in",
+        image::DEFAULT
+    )]
+    NoSuchImage { name: OsString },
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    File(#[from] WriteError),
+    #[error("the command and its environment are too long to be recorded")]
+    CommandTooLong,
+    #[error("cannot create {}: {source}", path.display())]
+    Make { path: PathBuf, source: io::Error },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot give {} to the container's root: {source}", path.display())]
+    GiveAway { path: PathBuf, source: io::Error },
     #[error(transparent)]
     IdMap(#[from] IdMapError),
     #[error(transparent)]
@@ -51,6 +83,10 @@ pub enum ErrorKind {
     StillRunning,
     /// Another container has the name.
     InUse,
+    /// A port of the host's cannot be had.
+    PortUnavailable,
+    /// There is no image of that name.
+    NoSuchImage,
     /// The machine, or a file of the engine's own, is at fault.
     Internal,
 }
@@ -68,9 +104,21 @@ impl EngineError {
                 StateError::StillRunning { .. } => ErrorKind::StillRunning,
                 _ => ErrorKind::Internal,
             },
+            Self::PortsWithoutNetwork
+            | Self::Rootfs { .. }
+            | Self::NoCommand
+            | Self::Volume(_)
+            | Self::CommandTooLong => ErrorKind::Invalid,
+            Self::Port(_) => ErrorKind::PortUnavailable,
+            Self::NoSuchImage { .. } => ErrorKind::NoSuchImage,
             Self::RunsOn { .. }
             | Self::Signal { .. }
             | Self::Log { .. }
+            | Self::Image(_)
+            | Self::File(_)
+            | Self::Make { .. }
+            | Self::Write { .. }
+            | Self::GiveAway { .. }
             | Self::IdMap(_)
             | Self::Namespace(_) => ErrorKind::Internal,
         }

@@ -1,12 +1,12 @@
 //! What can be done to containers, as calls: the command line is one user of it.
 //!
-//! Each verb that acts on containers which exist has a file here. Nothing is printed, no flag is
-//! known, and every error is an [`EngineError`] whose [`ErrorKind`] says what a caller can do about
-//! it. Records are `state`'s; how a container comes to be is not decided here.
+//! Each verb has a file here. Nothing is printed, no flag is known, and every error is an
+//! [`EngineError`] whose [`ErrorKind`] says what a caller can do about it. Records are `state`'s.
 //!
 //! No process of the engine's own runs between calls: [`Engine::repair`] puts right what a crash
 //! has left. Calls block until what they say is done.
 
+mod create;
 mod error;
 mod kill;
 mod logs;
@@ -18,6 +18,7 @@ mod wait;
 
 use crate::state::{Container, Dirs, Listing, Store};
 
+pub use create::{ContainerRequest, Created, Source};
 pub use error::{EngineError, ErrorKind};
 pub use logs::ContainerLog;
 pub use ports::{PublishedPort, published_ports};

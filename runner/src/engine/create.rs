@@ -1,0 +1,376 @@
+//! From what a container is to be to its record and its files. Nothing runs yet.
+//!
+//! The order: ports, ID maps, record, files. What fails early has nothing to undo; from the record
+//! on, every failure takes the record along.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use portfwd::spec::Publish;
+
+use super::{Engine, EngineError};
+use crate::files;
+use crate::idmap::IdMaps;
+use crate::image;
+use crate::inherited::SoftLimits;
+use crate::ports::Ports;
+use crate::rootfs::overlay::Changes;
+use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::security::Capabilities;
+use crate::spec::{
+    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
+    split_variable,
+};
+use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX};
+use crate::volume::{self, VolumeArg};
+
+/// What a container is to be.
+#[derive(Debug, Clone)]
+pub struct ContainerRequest {
+    pub source: Source,
+    /// Made up when not given.
+    pub name: Option<String>,
+    /// The short id when not given.
+    pub hostname: Option<String>,
+    pub network: Network,
+    /// What the host is to listen on. Needs a network.
+    pub publish: Vec<Publish>,
+    pub volumes: Vec<VolumeArg>,
+    /// Lets the host's root be root in the container.
+    pub host_root: bool,
+    /// Whether the container is forgotten when it ends.
+    pub remove: bool,
+    /// Variables over those of the image.
+    pub env: Vec<Variable>,
+    /// The image's when not given.
+    pub workdir: Option<PathBuf>,
+    /// As `user::resolve` takes it; root when not given.
+    pub user: Option<String>,
+    pub terminal: bool,
+    /// Whether coracle stays as process 1.
+    pub init: bool,
+    pub capabilities: Capabilities,
+    pub no_new_privs: bool,
+    pub limits: SoftLimits,
+}
+
+/// What a container is made from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Directory {
+        dir: PathBuf,
+        /// The directory itself is changed, instead of an overlay over it.
+        in_place: bool,
+        command: Vec<OsString>,
+    },
+    Image {
+        name: OsString,
+        /// For the image's entry point.
+        args: Vec<OsString>,
+    },
+}
+
+/// A container that is recorded and can be started.
+#[derive(Debug)]
+pub struct Created {
+    pub container: Container,
+    pub dir: ContainerDir,
+    pub spec: ContainerSpec,
+    pub maps: IdMaps,
+    pub ports: Ports,
+    /// Where the network helper is to serve its status; `None` for a container without network.
+    pub status_dir: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Records a container, with the calling process to answer for it, and makes its files. `warn`
+    /// is told of what will not work as somebody may expect.
+    pub fn create(
+        &self,
+        request: ContainerRequest,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Created, EngineError> {
+        if request.network == Network::None && !request.publish.is_empty() {
+            return Err(EngineError::PortsWithoutNetwork);
+        }
+        let ports = Ports::bind(&request.publish, &self.store)?;
+        let (maps, single) = IdMaps::discover(request.host_root)?;
+        if let Some(reason) = &single {
+            warn(&reason.warning());
+        }
+        let base = Base::find(&request.source, &self.store.dirs().images())?;
+        base.warn_of_foreign_owner(&maps, warn);
+
+        let container = self.store.create(NewContainer {
+            name: request.name.clone(),
+            hostname: request.hostname.clone(),
+            image: base.label.clone(),
+            command: shown_command(&base.args),
+            publish: ports.rules.iter().map(ToString::to_string).collect(),
+            remove: request.remove,
+            tty: request.terminal,
+            stop_signal: Some(base.stop_signal as i32),
+            id_maps: Some(maps.clone()),
+        })?;
+        let dir = self.store.dir(&container);
+        match make_files(request, &container, &dir, base, &maps, warn) {
+            Ok((spec, status_dir)) => Ok(Created {
+                container,
+                dir,
+                spec,
+                maps,
+                ports,
+                status_dir,
+            }),
+            Err(error) => {
+                let _ = self.store.remove(&container);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The command as listings show it: a record is to stay short, whatever somebody hands to a
+/// program.
+fn shown_command(args: &[OsString]) -> Vec<String> {
+    const LEN_MAX: usize = 16 * 1024;
+    let mut left = LEN_MAX;
+    let fits = |arg: &String| {
+        left = left.saturating_sub(arg.len() + 1);
+        left > 0
+    };
+    args.iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .take_while(fits)
+        .collect()
+}
+
+/// What the source comes to: a root file system, and what is run on it unless something else is
+/// asked for.
+struct Base {
+    label: String,
+    rootfs: PathBuf,
+    in_place: bool,
+    args: Vec<OsString>,
+    env: Vec<String>,
+    workdir: PathBuf,
+    stop_signal: Signal,
+    /// Where the image looks for what the network helper knows.
+    status_dir: Option<PathBuf>,
+}
+
+impl Base {
+    fn find(source: &Source, images: &Path) -> Result<Self, EngineError> {
+        match source {
+            Source::Directory {
+                dir,
+                in_place,
+                command,
+            } => Self::directory(dir, *in_place, command),
+            Source::Image { name, args } => Self::image(name, args, images),
+        }
+    }
+
+    fn directory(dir: &Path, in_place: bool, command: &[OsString]) -> Result<Self, EngineError> {
+        let unusable = |source| EngineError::Rootfs {
+            dir: dir.to_owned(),
+            source,
+        };
+        let rootfs = fs::canonicalize(dir).map_err(unusable)?;
+        if !rootfs.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        if command.is_empty() {
+            return Err(EngineError::NoCommand);
+        }
+        Ok(Self {
+            label: format!("--rootfs {}", dir.display()),
+            rootfs,
+            in_place,
+            args: command.to_vec(),
+            env: Vec::new(),
+            workdir: "/".into(),
+            stop_signal: Signal::SIGTERM,
+            status_dir: None,
+        })
+    }
+
+    fn image(name: &OsStr, args: &[OsString], images: &Path) -> Result<Self, EngineError> {
+        if name != image::DEFAULT {
+            return Err(EngineError::NoSuchImage {
+                name: name.to_owned(),
+            });
+        }
+        let image = image::unpack_default(images)?;
+        let entrypoint = image.entrypoint.iter().map(OsString::from);
+        Ok(Self {
+            label: image::DEFAULT.to_owned(),
+            rootfs: image.rootfs,
+            in_place: false,
+            args: entrypoint.chain(args.iter().cloned()).collect(),
+            env: image.env,
+            workdir: image.working_dir,
+            stop_signal: image.stop_signal,
+            status_dir: Path::new(image::STATUS_SOCKET)
+                .parent()
+                .map(Path::to_path_buf),
+        })
+    }
+
+    /// A tree that root unpacked and a user runs works for reading; better said before than found
+    /// out.
+    fn warn_of_foreign_owner(&self, maps: &IdMaps, warn: &mut dyn FnMut(&str)) {
+        if let Ok(found) = fs::metadata(&self.rootfs)
+            && !maps.root_is_another()
+            && !maps.maps_host_uid(found.uid())
+        {
+            warn(&format!(
+                "{} belongs to user {}, who has no place in the container: what that user owns belongs to nobody there and \
+                 cannot be changed",
+                self.rootfs.display(),
+                found.uid()
+            ));
+        }
+    }
+}
+
+/// Makes what the container needs besides its record. Returns its specification, which is one of
+/// the files, and the status directory of its network helper.
+fn make_files(
+    request: ContainerRequest,
+    container: &Container,
+    dir: &ContainerDir,
+    base: Base,
+    maps: &IdMaps,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(ContainerSpec, Option<PathBuf>), EngineError> {
+    let status_dir = match request.network {
+        Network::Default => Some(make_status_dir(&dir.run)?),
+        Network::None => None,
+    };
+    let spec = specify(request, container, dir, base, status_dir.as_deref())?;
+    if maps.root_is_another() {
+        give_away(&spec.tree, maps.root())?;
+        let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
+        warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), maps, warn);
+    }
+    let text = spec.to_kept();
+    if text.len() as u64 > REGULAR_LEN_MAX {
+        return Err(EngineError::CommandTooLong);
+    }
+    let path = dir.data.join(SPEC_FILE);
+    fs::write(&path, text).map_err(|source| EngineError::Write { path, source })?;
+    Ok((spec, status_dir))
+}
+
+fn make_status_dir(run: &Path) -> Result<PathBuf, EngineError> {
+    let path = run.join("net");
+    match fs::create_dir(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(EngineError::Make { path, source }),
+    }
+}
+
+fn specify(
+    request: ContainerRequest,
+    container: &Container,
+    dir: &ContainerDir,
+    base: Base,
+    status_dir: Option<&Path>,
+) -> Result<ContainerSpec, EngineError> {
+    let changes = match base.in_place {
+        true => Changes::InPlace,
+        false => Changes::Overlay {
+            upper: dir.upper(),
+            work: dir.work(),
+            volatile: container.remove,
+        },
+    };
+    let mut binds = volume::binds(&request.volumes)?;
+    if let (Some(target), Some(source)) = (base.status_dir, status_dir) {
+        // The directory and not the socket, which is another one after each start of a helper.
+        binds.push(Bind {
+            source: source.to_owned(),
+            target,
+            read_only: true,
+            options: BindOptions::default(),
+        });
+    }
+    let mut env: Vec<Variable> = [
+        ("PATH", DEFAULT_PATH),
+        ("container", "coracle"),
+        ("HOSTNAME", &container.hostname),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into();
+    if request.terminal {
+        env.push(("TERM".into(), "xterm".into()));
+    }
+    let of_image = base.env.iter();
+    env.extend(of_image.filter_map(|entry| split_variable(entry.as_ref())));
+    env.extend(request.env);
+    let (hostname, name) = (&container.hostname, &container.name);
+    Ok(ContainerSpec {
+        hostname: hostname.clone(),
+        tree: Tree {
+            rootfs: base.rootfs,
+            changes,
+            binds,
+            files: files::provide(&dir.run, hostname, name, request.network)?,
+        },
+        network: request.network,
+        process: ProcessSpec {
+            args: base.args,
+            env: environment(env),
+            workdir: request.workdir.unwrap_or(base.workdir),
+            user: request.user.unwrap_or_default(),
+            terminal: request.terminal,
+            capabilities: request.capabilities,
+            no_new_privs: request.no_new_privs,
+            limits: Some(request.limits),
+            init: request.init,
+            single_id: false,
+        },
+    })
+}
+
+/// Makes the container's root the owner of what coracle has made for the container.
+fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), EngineError> {
+    let layer = match &tree.changes {
+        Changes::Overlay { upper, work, .. } => vec![upper, work],
+        Changes::InPlace => Vec::new(),
+    };
+    for path in tree.files.iter().map(|file| &file.source).chain(layer) {
+        lchown(path, Some(uid), Some(gid)).map_err(|source| EngineError::GiveAway {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Containers of the host's root are other users than root.
+fn warn_of_foreign_volumes<'a>(
+    binds: impl Iterator<Item = &'a Bind>,
+    maps: &IdMaps,
+    warn: &mut dyn FnMut(&str),
+) {
+    for bind in binds.filter(|bind| !bind.options.map_ids) {
+        if let Ok(found) = fs::metadata(&bind.source)
+            && !maps.maps_host_uid(found.uid())
+        {
+            warn(&format!(
+                "{} belongs to user {}, who has no place in the container: it cannot be changed there, nor read where it is closed to \
+                 others; the option idmap shows it as the container's (-v {}:{}:idmap)",
+                bind.source.display(),
+                found.uid(),
+                bind.source.display(),
+                bind.target.display()
+            ));
+        }
+    }
+}
