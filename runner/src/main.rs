@@ -1,31 +1,20 @@
-//! The `coracle` program. Which of its roles it plays is told by the name that it was started
-//! under; this file alone prints errors and picks exit codes.
+//! The `coracle` program, unless it plays one of its other roles. This file alone prints errors and
+//! picks exit codes.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use runner::cli::{self, Command, Unread};
 use runner::failure::{Failure, FailureKind};
 use runner::inherited::Inherited;
 use runner::printable::complain;
-use runner::selfexec::{EXEC_ROLE, INIT_ROLE};
 
 /// No command at all is a failure of coracle itself, though the help is the answer to it.
 const USAGE_ERROR: u8 = 125;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let name = args
-        .first()
-        .and_then(|name| Path::new(name).file_name())
-        .and_then(|name| name.to_str());
-    match name {
-        Some("coracle-net") => netstack::cli::main(),
-        Some(INIT_ROLE) => runner::init::main(&args),
-        Some(EXEC_ROLE) => runner::exec::main(&args),
-        _ => coracle(&args),
-    }
+    runner::roles::play(&args).unwrap_or_else(|| coracle(&args))
 }
 
 fn coracle(args: &[OsString]) -> ExitCode {

@@ -41,6 +41,16 @@ pub enum NamespaceError {
 
 impl Explained for NamespaceError {}
 
+impl NamespaceError {
+    /// No user namespace could be made.
+    pub fn user(source: io::Error) -> Self {
+        Self::User {
+            hint: user_namespace_hint(&source),
+            source,
+        }
+    }
+}
+
 /// Which side of [`fork_into_user_namespace`] this process is.
 pub enum Fork {
     /// The IDs of the child's namespace are mapped.
@@ -153,28 +163,8 @@ pub fn become_root() -> nix::Result<()> {
     setresuid(uid, uid, uid)
 }
 
-/// Runs `job` as root of a user namespace with the caller's IDs, in a child, and returns what it
-/// returned. For work on files of sub-IDs, which nobody may touch outside.
-pub fn in_user_namespace(
-    maps: &IdMaps,
-    job: impl FnOnce() -> Result<(), String>,
-) -> Result<(), NamespaceError> {
-    let (told, tell) = std::io::pipe().map_err(handshake)?;
-    match fork_into_user_namespace(maps, NewNamespaces::NONE, None)? {
-        Fork::Parent(held) => {
-            drop(tell);
-            hear(told, &held.release()?)
-        }
-        Fork::Child => report(
-            tell,
-            become_root()
-                .map_err(|e| e.to_string())
-                .and_then(|()| job()),
-        ),
-    }
-}
-
-/// The same in a user namespace that is there already.
+/// Runs `job` as root of a user namespace, in a child. For work on files of sub-IDs, which nobody
+/// may touch outside.
 pub fn in_that_user_namespace(
     user_namespace: &OwnedFd,
     job: impl FnOnce() -> Result<(), String>,

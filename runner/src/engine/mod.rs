@@ -4,12 +4,14 @@
 //! [`EngineError`] whose [`ErrorKind`] says what a caller can do about it. Records are `state`'s.
 //!
 //! No process of the engine's own runs between calls: [`Engine::repair`] puts right what a crash
-//! has left. Calls block until what they say is done.
+//! has left. Calls block until what they say is done, and may come from any thread. A program that
+//! uses the engine first asks [`crate::roles`] whether it is to be something else.
 
 mod create;
 mod error;
 mod kill;
 mod logs;
+mod owner;
 mod ports;
 mod processes;
 mod remove;
@@ -21,6 +23,7 @@ use crate::state::{Container, Dirs, Listing, Store};
 pub use create::{ContainerRequest, Created, Source};
 pub use error::{EngineError, ErrorKind};
 pub use logs::ContainerLog;
+pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
 pub(crate) use processes::{running_init, wait_for_end};
 pub use remove::{LeftOver, Removed};

@@ -1,5 +1,6 @@
 //! Forgetting containers, and putting right what crashes have left of them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
@@ -7,10 +8,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::processes::{
     MONITOR_PATIENCE, end_by_monitor, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
 };
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, owner};
 use crate::cgroup;
 use crate::idmap::IdMaps;
-use crate::namespaces::in_user_namespace;
 use crate::state::{Container, ContainerId, ProcessRef, StateError};
 
 /// What [`Engine::remove`] found.
@@ -42,7 +42,8 @@ impl Engine {
             Err(StateError::NotFound { .. }) if force => return Ok(Removed::WasNotThere),
             Err(StateError::Damaged { id, .. }) => {
                 self.end_unknown(&id, force)?;
-                as_owner(None, || self.store.remove_damaged(&id))?;
+                let run_dir = self.store.run_dir(&id);
+                self.or_as_owner(self.store.remove_damaged(&id), &id, &run_dir, None)?;
                 return Ok(Removed::Removed);
             }
             found => found?,
@@ -104,7 +105,30 @@ impl Engine {
 
     /// Removes a container that has ended, files of its sub-IDs among the rest.
     fn remove_ended(&self, container: &Container) -> Result<(), EngineError> {
-        as_owner(container.id_maps.as_ref(), || self.store.remove(container))
+        let removed = self.store.remove(container);
+        let maps = container.id_maps.as_ref();
+        self.or_as_owner(removed, &container.id, &container.run_dir, maps)
+    }
+
+    /// Goes on with a removal where it takes the rights of the container's own users. Those whose
+    /// maps are not known have the IDs that a new container would have.
+    fn or_as_owner(
+        &self,
+        removed: Result<(), StateError>,
+        id: &ContainerId,
+        run_dir: &Path,
+        maps: Option<&IdMaps>,
+    ) -> Result<(), EngineError> {
+        match removed {
+            Err(StateError::NotOurs { .. }) => {
+                let maps = match maps {
+                    Some(maps) => maps.clone(),
+                    None => IdMaps::discover(false)?.0,
+                };
+                Ok(owner::remove_files(&self.store, id, run_dir, &maps)?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Ends a container of which nothing is known but who answers for it, or, if nobody does, its
@@ -135,24 +159,4 @@ fn is_orphan(container: &Container) -> bool {
 
 fn has_monitor(container: &Container) -> bool {
     container.monitor.as_ref().is_some_and(ProcessRef::is_alive)
-}
-
-/// Does what may take the rights of the container's own users. Those whose maps are not known have
-/// the IDs that a new container would have.
-fn as_owner(
-    maps: Option<&IdMaps>,
-    removal: impl Fn() -> Result<(), StateError>,
-) -> Result<(), EngineError> {
-    match removal() {
-        Err(StateError::NotOurs { .. }) => {
-            let maps = match maps {
-                Some(maps) => maps.clone(),
-                None => IdMaps::discover(false)?.0,
-            };
-            Ok(in_user_namespace(&maps, || {
-                removal().map_err(|error| error.to_string())
-            })?)
-        }
-        other => Ok(other?),
-    }
 }

@@ -300,7 +300,8 @@ impl Store {
         self.containers_dir().join(id.as_str())
     }
 
-    fn run_dir(&self, id: &ContainerId) -> PathBuf {
+    /// Where a container's run directory is, unless another session has made it.
+    pub(crate) fn run_dir(&self, id: &ContainerId) -> PathBuf {
         self.dirs.run.join(id.short())
     }
 
@@ -426,7 +427,11 @@ impl Store {
         Ok(())
     }
 
-    fn remove_files(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
+    /// The files of a container that has ended, record and all.
+    ///
+    /// # Errors
+    /// As [`Store::remove`].
+    pub(crate) fn remove_files(&self, id: &ContainerId, run_dir: &Path) -> Result<(), StateError> {
         let data = self.data_dir(id);
         // The bulk first and without the lock, the record last: a removal cut short can be
         // repeated.

@@ -1,0 +1,25 @@
+//! Which of its roles a program plays: told by the name that it was started under.
+//!
+//! Processes beside and inside containers are this very program, executed once more. So whatever
+//! program uses the engine has to ask here first thing in its `main`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::engine::OWNER_ROLE;
+use crate::selfexec::{EXEC_ROLE, INIT_ROLE};
+use crate::{engine, exec, init};
+
+/// Plays the role that `args`, those of the process, name. `None` when they name none, and the
+/// program is what its user has started.
+pub fn play(args: &[OsString]) -> Option<ExitCode> {
+    let name = Path::new(args.first()?).file_name()?.to_str()?;
+    match name {
+        "coracle-net" => Some(netstack::cli::main()),
+        INIT_ROLE => Some(init::main(args)),
+        EXEC_ROLE => Some(exec::main(args)),
+        OWNER_ROLE => Some(engine::owner_main(args)),
+        _ => None,
+    }
+}
