@@ -61,3 +61,6 @@ impl Engine {
         Ok(self.store.list()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The verbs against records whose processes are not a container's, but plain children of the
+//! test's.
+
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portfwd::spec::Protocol;
+use tempfile::TempDir;
+
+use super::*;
+use crate::signal::Signal;
+use crate::state::{NewContainer, ProcessRef, Status};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn engine() -> (TempDir, Engine) {
+    let base = tempfile::tempdir().unwrap();
+    let dirs = Dirs::at(base.path().join("run"), base.path().join("data")).unwrap();
+    (base, Engine::open(dirs).unwrap())
+}
+
+fn named(name: &str) -> NewContainer {
+    NewContainer {
+        name: Some(name.into()),
+        ..Default::default()
+    }
+}
+
+/// A process that runs until its standard input ends, or until a signal ends it.
+fn process() -> (Child, ProcessRef) {
+    let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let process = ProcessRef::of(child.id().cast_signed()).unwrap();
+    (child, process)
+}
+
+fn ended_process() -> ProcessRef {
+    let (mut child, process) = process();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    process
+}
+
+/// A container that runs as far as its record tells, with one process for its first and its
+/// monitor.
+fn running(engine: &Engine, name: &str) -> (Child, Container) {
+    let container = engine.store.create(named(name)).unwrap();
+    let (child, process) = process();
+    let container = engine.store.modify(&container.id, |container| {
+        container.init = Some(process.clone());
+        container.monitor = Some(process);
+        container.status = Status::Running;
+    });
+    (child, container.unwrap())
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, EngineError>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[test]
+fn errors_say_what_a_caller_can_do() {
+    let (_base, engine) = engine();
+    assert_eq!(kind(engine.find("nobody")), ErrorKind::NoSuchContainer);
+    assert_eq!(
+        kind(engine.logs("nobody", None)),
+        ErrorKind::NoSuchContainer
+    );
+    assert_eq!(
+        kind(engine.remove("nobody", false)),
+        ErrorKind::NoSuchContainer
+    );
+    assert_eq!(engine.remove("nobody", true).unwrap(), Removed::WasNotThere);
+    engine.store.create(named("new")).unwrap();
+    assert_eq!(
+        kind(engine.kill("new", Signal::KILL)),
+        ErrorKind::NotRunning
+    );
+    let create = |name| engine.store.create(named(name)).map_err(EngineError::from);
+    assert_eq!(kind(create("new")), ErrorKind::InUse);
+    assert_eq!(kind(create("-")), ErrorKind::Invalid);
+}
+
+#[test]
+fn what_runs_is_removed_by_force_only() {
+    let (_base, engine) = engine();
+    let (mut child, container) = running(&engine, "web");
+    assert_eq!(kind(engine.remove("web", false)), ErrorKind::StillRunning);
+    assert!(container.is_alive());
+    assert_eq!(engine.remove("web", true).unwrap(), Removed::Removed);
+    child.wait().unwrap();
+    assert_eq!(kind(engine.find("web")), ErrorKind::NoSuchContainer);
+    assert!(!engine.store.dir(&container).data.exists());
+}
+
+#[test]
+fn containers_stop_under_one_deadline_and_in_order() {
+    let (_base, engine) = engine();
+    let children = ["one", "two"].map(|name| running(&engine, name).0);
+    let begun = Instant::now();
+    let stop = engine.stop(&["one", "nobody", "two"].map(str::to_owned), LONG);
+    assert!(stop.still_running_after(LONG).is_empty());
+    let ended: Vec<_> = stop.finish().collect();
+    assert!(begun.elapsed() < LONG);
+    assert!(ended[0].is_ok() && ended[2].is_ok(), "{ended:?}");
+    let missing = ended.into_iter().nth(1).unwrap();
+    assert_eq!(kind(missing), ErrorKind::NoSuchContainer);
+    for mut child in children {
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_end_is_waited_for() {
+    let (_base, engine) = engine();
+    let (mut child, container) = running(&engine, "web");
+    let waiting = thread::spawn({
+        let engine = engine.clone();
+        move || engine.wait("web")
+    });
+    let ended = |container: &mut Container| container.status = Status::exited_now(7);
+    engine.store.modify(&container.id, ended).unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap(), Some(7));
+    assert_eq!(engine.wait("web").unwrap(), Some(7));
+}
+
+#[test]
+fn a_container_without_monitor_is_ended_and_removed_if_it_was_to_be() {
+    let (_base, engine) = engine();
+    let children = [("kept", false), ("gone", true)].map(|(name, remove)| {
+        let (child, container) = running(&engine, name);
+        let orphaned = engine.store.modify(&container.id, |container| {
+            container.monitor = Some(ended_process());
+            container.remove = remove;
+        });
+        orphaned.unwrap();
+        child
+    });
+    assert!(engine.repair().unwrap().is_empty());
+    for mut child in children {
+        assert!(!child.wait().unwrap().success());
+    }
+    assert!(engine.find("kept").unwrap().status.has_ended());
+    assert_eq!(kind(engine.find("gone")), ErrorKind::NoSuchContainer);
+}
+
+#[test]
+fn published_ports_are_told_one_by_one() {
+    let (_base, engine) = engine();
+    let publish = ["127.0.0.1:8080-8081:80-81", "[::1]:53:53/udp"].map(str::to_owned);
+    let new = NewContainer {
+        publish: publish.into(),
+        ..Default::default()
+    };
+    let ports = published_ports(&engine.store.create(new).unwrap());
+    let port = |host: &str, guest, protocol| PublishedPort {
+        host: host.parse().unwrap(),
+        guest,
+        protocol,
+    };
+    let expected = [
+        port("127.0.0.1:8080", 80, Protocol::Tcp),
+        port("127.0.0.1:8081", 81, Protocol::Tcp),
+        port("[::1]:53", 53, Protocol::Udp),
+    ];
+    assert_eq!(ports, expected);
+}
