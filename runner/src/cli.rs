@@ -317,7 +317,7 @@ pub struct PortArgs {
     pub container: String,
 
     /// Only this port of the container's
-    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = text(crate::commands::parse_port))]
+    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = text(values::parse_port))]
     pub port: Option<(u16, Protocol)>,
 }
 

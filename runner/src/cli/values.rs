@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use portfwd::spec::{PortRange, Protocol};
 
 use super::{AttachStream, UserNamespace};
 use crate::spec::Network;
@@ -100,6 +101,18 @@ pub fn parse_tail(text: &str) -> Result<TailLines, String> {
     }
     let lines: i64 = text.parse().map_err(|_| "expected a number, or all")?;
     Ok(TailLines(usize::try_from(lines).ok()))
+}
+
+/// `PORT` or `PORT/PROTOCOL` of the container; TCP when not said.
+pub fn parse_port(text: &str) -> Result<(u16, Protocol), String> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let port = port
+        .parse()
+        .ok()
+        .and_then(|port| PortRange::new(port, port).ok())
+        .ok_or("expected PORT or PORT/tcp or PORT/udp")?;
+    let protocol = protocol.parse().map_err(|error| format!("{error}"))?;
+    Ok((port.first(), protocol))
 }
 
 #[cfg(test)]

@@ -18,8 +18,6 @@ use crate::inherited::Inherited;
 use crate::printable::complain;
 use crate::state::{Container, Dirs};
 
-pub use port::parse_port;
-
 /// Carries out what was typed. Returns the exit code.
 pub fn dispatch(cli: Cli, inherited: &Inherited) -> Result<u8, Failure> {
     match cli.command {

@@ -1,7 +1,5 @@
 //! `coracle port`: where a container's published ports are on the host.
 
-use portfwd::spec::{PortRange, Protocol};
-
 use super::{open_engine, print_line};
 use crate::cli::PortArgs;
 use crate::engine::published_ports;
@@ -27,16 +25,4 @@ pub fn port(args: PortArgs) -> Result<u8, Failure> {
     }
     lines.iter().try_for_each(|line| print_line(line))?;
     Ok(0)
-}
-
-/// `PORT` or `PORT/PROTOCOL` of the container; TCP when not said.
-pub fn parse_port(text: &str) -> Result<(u16, Protocol), String> {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let port = port
-        .parse()
-        .ok()
-        .and_then(|port| PortRange::new(port, port).ok())
-        .ok_or("expected PORT or PORT/tcp or PORT/udp")?;
-    let protocol = protocol.parse().map_err(|error| format!("{error}"))?;
-    Ok((port.first(), protocol))
 }
