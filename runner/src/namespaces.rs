@@ -32,6 +32,8 @@ pub enum NamespaceError {
     Handshake { source: io::Error },
     #[error("cannot start a process for the user namespace: {source}")]
     Start { source: io::Error },
+    #[error("cannot learn the exit code of a process: {source}")]
+    Wait { source: io::Error },
     #[error("the process in the user namespace was killed")]
     Killed,
     /// What the process in the user namespace has said.
@@ -192,7 +194,7 @@ pub fn in_that_user_namespace(
 fn hear(mut told: io::PipeReader, child: &Child) -> Result<(), NamespaceError> {
     let mut message = String::new();
     io::Read::read_to_string(&mut told, &mut message).map_err(handshake)?;
-    wait_for(child.pid).map_err(handshake)?;
+    wait_for(child.pid)?;
     match message.strip_prefix("ok") {
         Some("") => Ok(()),
         _ if message.is_empty() => Err(NamespaceError::Killed),
@@ -242,10 +244,15 @@ pub fn reap() -> Vec<(Pid, i32)> {
 }
 
 /// Waits for a child to end and returns its exit code.
-pub fn wait_for(pid: Pid) -> io::Result<i32> {
+pub fn wait_for(pid: Pid) -> Result<i32, NamespaceError> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw());
     loop {
-        let waited = rustix::io::retry_on_intr(|| waitpid(pid, WaitOptions::empty()))?;
+        let waited =
+            rustix::io::retry_on_intr(|| waitpid(pid, WaitOptions::empty())).map_err(|errno| {
+                NamespaceError::Wait {
+                    source: errno.into(),
+                }
+            })?;
         if let Some(code) = waited.and_then(|(_, status)| exit_code(status)) {
             return Ok(code);
         }

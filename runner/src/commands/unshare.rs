@@ -98,9 +98,7 @@ fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
             .map_err(Failure::context("cannot wait for the command"))?
             .unwrap_or_default();
         if has_ended {
-            let code = namespaces::wait_for(child.pid)
-                .map_err(Failure::context("cannot learn the command's exit code"))?;
-            return Ok(code as u8);
+            return Ok(namespaces::wait_for(child.pid)? as u8);
         }
         // The terminal's own signals go to its whole foreground group, the command included; twice
         // does not hurt.

@@ -8,9 +8,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use super::StateError;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -25,17 +28,18 @@ pub struct ProcessRef {
 
 impl ProcessRef {
     /// The process that has this PID now. Fails when there is none.
-    pub fn of(pid: i32) -> io::Result<ProcessRef> {
-        let stat = Stat::read(pid)?;
+    pub fn of(pid: i32) -> Result<ProcessRef, StateError> {
+        let stat = Stat::read(pid).map_err(StateError::io("read", &Stat::path(pid)))?;
+        let boot_id = current_boot().map_err(StateError::io("read", Path::new(BOOT_ID)))?;
         Ok(ProcessRef {
             pid,
             start_time: stat.start_time,
-            boot_id: current_boot()?,
+            boot_id,
         })
     }
 
     /// The calling process.
-    pub fn current() -> io::Result<ProcessRef> {
+    pub fn current() -> Result<ProcessRef, StateError> {
         ProcessRef::of(nix::unistd::getpid().as_raw())
     }
 
@@ -66,14 +70,13 @@ struct Stat {
 }
 
 impl Stat {
+    fn path(pid: i32) -> PathBuf {
+        format!("/proc/{pid}/stat").into()
+    }
+
     fn read(pid: i32) -> io::Result<Stat> {
-        let text = fs::read(format!("/proc/{pid}/stat"))?;
-        Stat::parse(&text).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("cannot read /proc/{pid}/stat"),
-            )
-        })
+        let text = fs::read(Stat::path(pid))?;
+        Stat::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn parse(text: &[u8]) -> Option<Stat> {

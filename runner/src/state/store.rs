@@ -115,8 +115,7 @@ impl Store {
         }
         let (id, run_dir) = self.reserve_id()?;
         let created = now_precisely();
-        let me =
-            ProcessRef::current().map_err(StateError::io("read", Path::new("/proc/self/stat")))?;
+        let me = ProcessRef::current()?;
         let container = Container {
             hostname: new.hostname.unwrap_or_else(|| id.short().to_owned()),
             name,
