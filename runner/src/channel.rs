@@ -17,6 +17,8 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Explained;
+
 /// Longest message in bytes. The longest sent is a failure that quotes a path and a helper's words.
 const MESSAGE_MAX: usize = 32 * 1024;
 /// Descriptors per message. The kernel takes 253, `unix(7)`.
@@ -32,14 +34,33 @@ pub struct Channel<Tx, Rx> {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Never {}
 
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    #[error("cannot make a channel between the container's processes: {source}")]
+    Pair { source: io::Error },
+    #[error("cannot send a message to another of the container's processes: {source}")]
+    Send { source: io::Error },
+    #[error("cannot receive a message from another of the container's processes: {source}")]
+    Receive { source: io::Error },
+}
+
+impl Explained for ChannelError {}
+
 /// Two ends that talk to each other.
-pub fn pair<A, B>() -> io::Result<(Channel<A, B>, Channel<B, A>)> {
+#[expect(
+    clippy::type_complexity,
+    reason = "each end tells what the other is told"
+)]
+pub fn pair<A, B>() -> Result<(Channel<A, B>, Channel<B, A>), ChannelError> {
     let (a, b) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
         None,
         SockFlag::SOCK_CLOEXEC,
-    )?;
+    )
+    .map_err(|errno| ChannelError::Pair {
+        source: errno.into(),
+    })?;
     Ok((Channel::from_socket(a), Channel::from_socket(b)))
 }
 
@@ -48,8 +69,13 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     /// to read.
     ///
     /// # Errors
-    /// BrokenPipe when the peer has gone.
-    pub fn send(&self, message: &Tx, descriptors: &[BorrowedFd]) -> io::Result<()> {
+    /// Its source is BrokenPipe when the peer has gone.
+    pub fn send(&self, message: &Tx, descriptors: &[BorrowedFd]) -> Result<(), ChannelError> {
+        self.try_send(message, descriptors)
+            .map_err(|source| ChannelError::Send { source })
+    }
+
+    fn try_send(&self, message: &Tx, descriptors: &[BorrowedFd]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_MAX {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
@@ -76,7 +102,12 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     }
 
     /// Waits for one message. `None` when the peer has hung up.
-    pub fn receive(&self) -> io::Result<Option<(Rx, Vec<OwnedFd>)>> {
+    pub fn receive(&self) -> Result<Option<(Rx, Vec<OwnedFd>)>, ChannelError> {
+        self.try_receive()
+            .map_err(|source| ChannelError::Receive { source })
+    }
+
+    fn try_receive(&self) -> io::Result<Option<(Rx, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX];
         let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
         let mut descriptors = Vec::new();

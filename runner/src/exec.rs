@@ -34,7 +34,9 @@ use crate::sys::{self, Child, NewNamespaces};
 pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         let program = selfexec::protected_program_from(init)?;
-        install_streams(streams)?;
+        install_streams(streams).map_err(Failure::context(
+            "cannot set the command's standard streams",
+        ))?;
         Err(selfexec::run_role(&program, EXEC_ROLE, main))
     };
     let Err(failure) = attempt();
@@ -61,8 +63,8 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
 
 fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     // Before the container can see us.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    rustix::process::setsid()?;
+    hide_from_container()?;
+    rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
     let Some((ToLauncher::Run, mut descriptors)) = main.receive()? else {
         return Err(Failure::runner("the command that asked for this has gone"));
     };
@@ -73,10 +75,12 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     namespaces::join_container(&init)?;
     namespaces::become_root().map_err(Failure::context("cannot become the container's root"))?;
     // Changing IDs makes a process dumpable as the machine is set.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    hide_from_container()?;
 
     let (ours, theirs) = channel::pair::<Never, FromInit>()?;
-    let Some(child) = sys::clone_process(NewNamespaces::NONE, None)? else {
+    let clone = sys::clone_process(NewNamespaces::NONE, None);
+    let clone = clone.map_err(Failure::context("cannot start a process for the command"))?;
+    let Some(child) = clone else {
         drop(ours);
         let Err(failure) = become_command(&spec, &theirs);
         let code = failure.kind.exit_code();
@@ -85,6 +89,19 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     };
     drop(theirs);
     // From here on only the command writes to them: their end is its end.
+    let_go_of_streams().map_err(Failure::context(
+        "cannot let go of the command's standard streams",
+    ))?;
+    accompany(&ours, main, &child)
+}
+
+/// Keeps processes of the container from looking into this one.
+fn hide_from_container() -> Result<(), Failure> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(Failure::context("cannot hide from the container"))
+}
+
+fn let_go_of_streams() -> std::io::Result<()> {
     let null = rustix::fs::open(
         "/dev/null",
         rustix::fs::OFlags::RDWR,
@@ -95,7 +112,7 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
         stdout: null.try_clone()?,
         stderr: null,
     })?;
-    accompany(&ours, main, &child)
+    Ok(())
 }
 
 /// Tells main what the command's process has to say, and how it ends. When main is gone, so is the
@@ -132,7 +149,9 @@ fn wait_beside(
     child: &Child,
 ) -> Result<(), Failure> {
     let interests = [news, main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-    let [_, main_left] = ready::wait(interests, None)?.unwrap_or_default();
+    let [_, main_left] = ready::wait(interests, None)
+        .map_err(Failure::context("cannot wait for the command"))?
+        .unwrap_or_default();
     if !main_left {
         return Ok(());
     }
@@ -146,13 +165,16 @@ fn become_command(
     spec: &ProcessSpec,
     launcher: &Channel<FromInit, Never>,
 ) -> Result<Infallible, Failure> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::setsid()?;
-    let root = Root::open()?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(Failure::context("cannot tie the command to its launcher"))?;
+    rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
+    let root = Root::open().map_err(Failure::context("cannot open the container's root"))?;
     if spec.terminal {
         // A container with rights over its mounts may have put anything there.
-        let pts = root.resolve(Path::new("/dev/pts"), rustix::fs::OFlags::NOFOLLOW)?;
-        if filesystem_magic(&pts)? != DEVPTS_SUPER_MAGIC {
+        let pts = root.resolve(Path::new("/dev/pts"), rustix::fs::OFlags::NOFOLLOW);
+        let magic = pts.and_then(|pts| filesystem_magic(&pts));
+        let magic = magic.map_err(Failure::context("cannot open /dev/pts of the container"))?;
+        if magic != DEVPTS_SUPER_MAGIC {
             return Err(Failure::runner(
                 "/dev/pts of the container holds no terminals",
             ));

@@ -98,11 +98,6 @@ impl<E: Explained> From<E> for Failure {
     }
 }
 
-impl Explained for std::io::Error {}
-impl Explained for nix::Error {}
-impl Explained for rustix::io::Errno {}
-impl Explained for serde_json::Error {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

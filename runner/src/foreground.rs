@@ -79,11 +79,11 @@ impl Signals {
         let mut numbers: Vec<i32> = (1..=64).filter(is_heeded).collect();
         numbers.push(libc::SIGWINCH);
         let mask = sys::signal_set(&numbers);
-        mask.thread_block()?;
-        Ok(Self(SignalFd::with_flags(
-            &mask,
-            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-        )?))
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        mask.thread_block()
+            .and_then(|()| SignalFd::with_flags(&mask, flags))
+            .map(Self)
+            .map_err(Failure::context("cannot take signals"))
     }
 }
 
@@ -163,7 +163,8 @@ impl Foreground {
             Some(to) => {
                 // A program that does not read its input must not keep its signals from being
                 // passed on.
-                rustix::io::ioctl_fionbio(&to, true)?;
+                rustix::io::ioctl_fionbio(&to, true)
+                    .map_err(Failure::context("cannot set up the program's input"))?;
                 own(rustix::stdio::stdin())
                     .map_or_else(Copier::closed, |stdin| Copier::new(stdin, Some(to)))
             }
@@ -228,7 +229,9 @@ impl Foreground {
                 self.stderr.interest(),
             ];
             let limit = self.patience(outcome.is_some());
-            let Some(ready) = ready::wait(interests, limit)? else {
+            let ready = ready::wait(interests, limit)
+                .map_err(Failure::context("cannot wait for the program"))?;
+            let Some(ready) = ready else {
                 match outcome.take() {
                     Some(outcome) => return self.conclude(outcome),
                     None if is_due(self.leave_by) => return Ok(Outcome::Unread),
@@ -314,9 +317,11 @@ impl Foreground {
 
     /// Waits for the program a moment: it may run already, and the news of it be on its way.
     fn expect_program(&mut self) -> Result<Option<Outcome>, Failure> {
-        while self.program.is_none()
-            && ready::wait([Some((self.events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))?.is_some()
-        {
+        let news = |events: &Channel<Never, FromMonitor>| {
+            ready::wait([Some((events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))
+                .map_err(Failure::context("cannot wait for the program"))
+        };
+        while self.program.is_none() && news(&self.events)?.is_some() {
             if let Some(outcome) = self.take_event()? {
                 return Ok(Some(outcome));
             }
@@ -364,10 +369,10 @@ impl Foreground {
         if self.interactive
             && let Some(stdin) = own(rustix::stdio::stdin())
         {
-            self.stdin = Copier::new(stdin, Some(master.try_clone()?));
+            self.stdin = Copier::new(stdin, Some(duplicate(&master)?));
         }
         if self.reads_terminal {
-            self.stdout = Copier::new(master.try_clone()?, own(rustix::stdio::stdout()));
+            self.stdout = Copier::new(duplicate(&master)?, own(rustix::stdio::stdout()));
         }
         self.terminal = Some(Terminal { master, _raw: raw });
         self.resize();
@@ -436,6 +441,12 @@ pub fn warn(text: &str) {
 /// For the user, on stderr, where nothing is wrong.
 pub fn say(text: &str) {
     eprintln!("coracle: {text}");
+}
+
+fn duplicate(terminal: &OwnedFd) -> Result<OwnedFd, Failure> {
+    terminal
+        .try_clone()
+        .map_err(Failure::context("cannot duplicate the terminal"))
 }
 
 /// Our own duplicate of a standard stream, unless the caller closed it.

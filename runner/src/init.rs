@@ -7,12 +7,14 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::channel::Channel;
@@ -81,11 +83,23 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     ExitCode::from(failure.kind.exit_code())
 }
 
+/// Writes a task that is too long for a message, for [`from_file`].
+pub fn task_file(name: &str, task: &impl Serialize) -> Result<File, Failure> {
+    let write = || -> io::Result<File> {
+        let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(task)?)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    write().map_err(Failure::context("cannot write the task"))
+}
+
 /// Reads a task that was too long for a message.
 pub fn from_file<T: DeserializeOwned>(file: OwnedFd) -> Result<T, Failure> {
     let mut bytes = Vec::new();
-    File::from(file).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
+    let read = File::from(file).read_to_end(&mut bytes);
+    read.map_err(Failure::context("cannot read the task"))?;
+    serde_json::from_slice(&bytes).map_err(Failure::context("cannot read the task"))
 }
 
 /// What the monitor wants, and the mounts that it made for it.
@@ -115,10 +129,11 @@ fn receive_task(
 fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     // First, so that a monitor that is killed takes us along. One that is dead already has hung up
     // on the channel.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::context("cannot tie the container to its monitor"))?;
     // Away from the caller's terminal and process group: signals reach the container through its
     // monitor only.
-    rustix::process::setsid()?;
+    rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
     let (mut spec, sources) = receive_task(monitor)?;
     // While the host's /proc is still in sight.
     let gids = idmap::read_own(Kind::Group)?;
@@ -169,13 +184,16 @@ pub fn open_terminal(dev: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
         rootfs::attach_console(dev, &slave).map_err(Failure::context(failed()))?;
     }
     sys::set_controlling_terminal(slave.as_fd()).map_err(Failure::context(failed()))?;
-    let streams = Streams {
-        stdin: slave.try_clone()?,
-        stdout: slave.try_clone()?,
-        stderr: slave,
+    let install = || -> io::Result<()> {
+        install_streams(&Streams {
+            stdin: slave.try_clone()?,
+            stdout: slave.try_clone()?,
+            stderr: slave,
+        })?;
+        // For those who get it: a terminal whose program does not read must not hold them up.
+        rustix::io::ioctl_fionbio(&master, true)?;
+        Ok(())
     };
-    install_streams(&streams)?;
-    // For those who get it: a terminal whose program does not read must not hold them up.
-    rustix::io::ioctl_fionbio(&master, true)?;
+    install().map_err(Failure::context(failed()))?;
     Ok(master)
 }

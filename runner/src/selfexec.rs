@@ -56,7 +56,8 @@ pub fn protected_program() -> io::Result<OwnedFd> {
 /// child goes in and sends the program out.
 pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
     let (ours, theirs) = channel::pair::<Never, Option<Failure>>()?;
-    match sys::clone_process(NewNamespaces::NONE, None)? {
+    let clone = sys::clone_process(NewNamespaces::NONE, None);
+    match clone.map_err(Failure::context("cannot start a process"))? {
         Some(child) => {
             drop(theirs);
             let answer = ours.receive()?;
@@ -72,15 +73,17 @@ pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
             }
         }
         None => {
-            let attempt = || -> Result<OwnedFd, Failure> {
+            let attempt = || -> io::Result<OwnedFd> {
                 // To the container, whose root has power over the namespace, this is a process of a
                 // namespace outside.
                 rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
                 nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
                 nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-                Ok(protected_program()?)
+                protected_program()
             };
-            let _ = match attempt() {
+            let protected =
+                attempt().map_err(Failure::context("cannot protect the coracle program"));
+            let _ = match protected {
                 Ok(program) => theirs.send(&None, &[program.as_fd()]),
                 Err(failure) => theirs.send(&Some(failure), &[]),
             };

@@ -1,11 +1,9 @@
 //! `coracle exec`: another command in a running container.
 
 use std::fs;
-use std::io::{Seek, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
-
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::open_engine;
 use crate::cgroup::{self, Entrance};
@@ -16,7 +14,7 @@ use crate::exec;
 use crate::failure::Failure;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes};
 use crate::idmap;
-use crate::init::Streams;
+use crate::init::{Streams, task_file};
 use crate::messages::{FromMonitor, ToLauncher};
 use crate::monitor::give_pipe_to;
 use crate::namespaces;
@@ -36,24 +34,10 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     }
     let root = container_root(container.init.as_ref())?;
 
-    let ((our_stdout, our_stderr), (stdout, stderr)) = output_pipes()?;
-    let (our_stdin, stdin) = match args.process.interactive && !args.process.tty {
-        true => {
-            let (stdin, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            (Some(ours), stdin)
-        }
-        false => (None, fs::File::open("/dev/null")?.into()),
-    };
-    for stream in [&stdin, &stdout, &stderr] {
-        if let Some(root) = root {
-            give_pipe_to(stream, root)?;
-        }
-    }
-    let streams = Streams {
-        stdin,
-        stdout,
-        stderr,
-    };
+    let feeds = args.process.interactive && !args.process.tty;
+    let (ends, streams) = standard_streams(feeds, root).map_err(Failure::context(
+        "cannot make the command's standard streams",
+    ))?;
     let (main, theirs) = channel::pair::<ToLauncher, FromMonitor>()?;
     let mut groups = Entrance::open(&container.cgroups).unwrap_or_default();
     let clone = sys::clone_process(NewNamespaces::NONE, groups.unified())
@@ -68,22 +52,23 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
              where the container was started",
         ))?;
     let Some(launcher) = clone else {
-        drop((main, our_stdin, our_stdout, our_stderr));
-        let failure = exec::launch(&streams, &theirs.as_fd().try_clone_to_owned()?, &init);
+        drop((main, ends));
+        let failure = match theirs.as_fd().try_clone_to_owned() {
+            Ok(channel) => exec::launch(&streams, &channel, &init),
+            Err(error) => Failure::context("cannot duplicate a channel")(error),
+        };
         let _ = theirs.send(&FromMonitor::Failed(failure), &[]);
         std::process::exit(125)
     };
     drop((theirs, streams));
     let _ = groups.admit(launcher.pid);
 
-    let mut task = fs::File::from(memfd_create("coracle-exec", MemfdFlags::CLOEXEC)?);
-    task.write_all(&serde_json::to_vec(&spec)?)?;
-    task.rewind()?;
+    let task = task_file("coracle-exec", &spec)?;
     // A launcher that failed at once has said so; what it said comes next.
     let _ = main.send(&ToLauncher::Run, &[init.as_fd(), task.as_fd()]);
     let ends = Ends {
-        stdin: our_stdin,
-        outputs: (!args.process.tty).then_some((our_stdout, our_stderr)),
+        outputs: ends.outputs.filter(|_| !args.process.tty),
+        ..ends
     };
     let outcome = Foreground::new(
         signals,
@@ -106,6 +91,34 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
             "the command's launcher was killed, and the command with it",
         )),
     }
+}
+
+/// Our ends of the command's streams, and its own. `feeds` says whether we write to its input; else
+/// it is at its end from the beginning. `root` is to own them.
+fn standard_streams(feeds: bool, root: Option<(u32, u32)>) -> io::Result<(Ends, Streams)> {
+    let (outputs, (stdout, stderr)) = output_pipes()?;
+    let (our_stdin, stdin) = match feeds {
+        true => {
+            let (stdin, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            (Some(ours), stdin)
+        }
+        false => (None, fs::File::open("/dev/null")?.into()),
+    };
+    let streams = Streams {
+        stdin,
+        stdout,
+        stderr,
+    };
+    if let Some(root) = root {
+        for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
+            give_pipe_to(stream, root)?;
+        }
+    }
+    let ends = Ends {
+        stdin: our_stdin,
+        outputs: Some(outputs),
+    };
+    Ok((ends, streams))
 }
 
 /// How long a command may take to start.

@@ -121,24 +121,14 @@ fn start(args: &RunArgs, store: &Store, created: Created) -> Result<Started, Fai
         stdin = Stdin::Silent;
     }
     if !args.detach {
-        let (outputs, (stdout, stderr)) = output_pipes()?;
-        attached = Some(Attached {
-            stdout: shown_or_lost(args, AttachStream::Stdout, stdout)?,
-            stderr: shown_or_lost(args, AttachStream::Stderr, stderr)?,
-        });
-        let mut our_stdin = None;
-        if matches!(stdin, Stdin::Silent) {
-            let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            our_stdin = Some(ours);
-            stdin = Stdin::Pipe(theirs);
-        }
-        ends = Some(Ends {
-            stdin: our_stdin,
-            outputs: Some(outputs),
-        });
+        let (ours, theirs) = attach(args, &mut stdin).map_err(Failure::context(
+            "cannot make the container's standard streams",
+        ))?;
+        (ends, attached) = (Some(ours), Some(theirs));
     }
 
-    match sys::clone_process(NewNamespaces::NONE, None)? {
+    let clone = sys::clone_process(NewNamespaces::NONE, None);
+    match clone.map_err(Failure::context("cannot start the container's monitor"))? {
         Some(monitor) => Ok(Started {
             monitor,
             events,
@@ -168,6 +158,26 @@ fn start(args: &RunArgs, store: &Store, created: Created) -> Result<Started, Fai
             std::process::exit(0)
         }
     }
+}
+
+/// The foreground's ends of the container's streams, and the monitor's.
+fn attach(args: &RunArgs, stdin: &mut Stdin) -> io::Result<(Ends, Attached)> {
+    let (outputs, (stdout, stderr)) = output_pipes()?;
+    let attached = Attached {
+        stdout: shown_or_lost(args, AttachStream::Stdout, stdout)?,
+        stderr: shown_or_lost(args, AttachStream::Stderr, stderr)?,
+    };
+    let mut our_stdin = None;
+    if matches!(stdin, Stdin::Silent) {
+        let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        our_stdin = Some(ours);
+        *stdin = Stdin::Pipe(theirs);
+    }
+    let ends = Ends {
+        stdin: our_stdin,
+        outputs: Some(outputs),
+    };
+    Ok((ends, attached))
 }
 
 /// The container's end of an output to the caller. One that the caller does not want goes to the

@@ -5,13 +5,13 @@
 //! before.
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
-use rustix::fs::{FileType, Gid, MemfdFlags, Uid, memfd_create};
+use rustix::fs::{FileType, Gid, Uid};
 
 use super::{Job, Running, Stdin, kill};
 use crate::cgroup::{self, Entrance, Reach};
@@ -30,9 +30,13 @@ use crate::state::{ProcessRef, Status, claim};
 use crate::sys::{self, Child, NewNamespaces};
 
 pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
-    let signals = become_daemon()?;
+    let signals = become_daemon().map_err(Failure::context(
+        "cannot make the monitor a process of its own",
+    ))?;
     let claim = job.store.claim(&job.container)?;
-    let (ours, theirs) = standard_streams(job)?;
+    let (ours, theirs) = standard_streams(job).map_err(Failure::context(
+        "cannot make the container's standard streams",
+    ))?;
     let (init_channel, init) = clone_init(job, &theirs)?;
     let init = Killer(Some(init));
     drop(theirs);
@@ -91,7 +95,8 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
     // the monitor up.
     for pipe in to_stdout.iter().chain(&to_stderr) {
-        rustix::io::ioctl_fionbio(pipe, true)?;
+        rustix::io::ioctl_fionbio(pipe, true)
+            .map_err(Failure::context("cannot set up the output to the caller"))?;
     }
     Ok(Running {
         init,
@@ -127,7 +132,7 @@ fn let_go(init: &Channel<ToInit, FromInit>) -> Result<(), Failure> {
 }
 
 /// Leaves main's session and terminal, and takes signals by descriptor from here on.
-fn become_daemon() -> Result<SignalFd, Failure> {
+fn become_daemon() -> io::Result<SignalFd> {
     // In the foreground main is the session's; a Ctrl-C for both would end the container behind
     // main's back.
     rustix::process::setsid()?;
@@ -163,7 +168,7 @@ struct OurEnds {
     outputs: Option<(OwnedFd, OwnedFd)>,
 }
 
-fn standard_streams(job: &mut Job) -> Result<(OurEnds, Streams), Failure> {
+fn standard_streams(job: &mut Job) -> io::Result<(OurEnds, Streams)> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let null = null_device()?;
     if job.spec.process.terminal {
@@ -207,7 +212,7 @@ fn standard_streams(job: &mut Job) -> Result<(OurEnds, Streams), Failure> {
 
 /// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. The null
 /// device is the host's.
-pub fn give_pipe_to(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+pub fn give_pipe_to(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> io::Result<()> {
     if file_type(pipe)? == FileType::Fifo {
         rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
@@ -272,9 +277,7 @@ fn give_task(
         }
         mounts = sources.into_descriptors();
     }
-    let mut task = File::from(memfd_create("coracle-init", MemfdFlags::CLOEXEC)?);
-    task.write_all(&serde_json::to_vec(&job.spec)?)?;
-    task.rewind()?;
+    let task = init::task_file("coracle-init", &job.spec)?;
     let start = ToInit::Start {
         mounts: mounts.len(),
     };
@@ -343,7 +346,7 @@ fn wait_until_prepared(
             Some((signals.as_fd(), PollFlags::IN)),
         ];
         let [from_init, main_left, from_helper, signal] = ready::wait(interests, None)
-            .map_err(Failure::from)?
+            .map_err(Failure::context("cannot wait for the container's init"))?
             .unwrap_or_default();
 
         if main_left {
