@@ -23,7 +23,7 @@ pub struct Inherited {
 }
 
 /// The soft limits that coracle raises for itself, as the caller had them. `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SoftLimits {
     open_files: Option<u64>,
     file_size: Option<u64>,

@@ -20,6 +20,12 @@ mod wait;
 
 use crate::state::{Container, Dirs, Listing, Store};
 
+// What a request is made of.
+pub use crate::inherited::SoftLimits;
+pub use crate::security::Capabilities;
+pub use crate::spec::{Network, Variable};
+pub use crate::volume::VolumeArg;
+
 pub use create::{ContainerRequest, Created, Source};
 pub use error::{EngineError, ErrorKind};
 pub use logs::ContainerLog;

@@ -1,15 +1,18 @@
 //! The verbs against records whose processes are not a container's, but plain children of the
 //! test's.
 
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portfwd::spec::Protocol;
+use portfwd::spec::{Protocol, Publish};
 use tempfile::TempDir;
 
 use super::*;
 use crate::signal::Signal;
+use crate::spec::ContainerSpec;
 use crate::state::{NewContainer, ProcessRef, Status};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -166,4 +169,105 @@ fn published_ports_are_told_one_by_one() {
         port("[::1]:53", 53, Protocol::Udp),
     ];
     assert_eq!(ports, expected);
+}
+
+fn request(source: Source) -> ContainerRequest {
+    ContainerRequest {
+        source,
+        name: Some("new".into()),
+        hostname: None,
+        network: Network::None,
+        publish: Vec::new(),
+        volumes: Vec::new(),
+        // Where root may give no others, the caller's own IDs can be had.
+        host_root: true,
+        remove: false,
+        env: Vec::new(),
+        workdir: None,
+        user: None,
+        terminal: false,
+        init: false,
+        capabilities: Capabilities::DEFAULT,
+        no_new_privs: false,
+        limits: SoftLimits::default(),
+    }
+}
+
+fn directory(dir: &Path) -> Source {
+    Source::Directory {
+        dir: dir.to_owned(),
+        in_place: false,
+        command: vec!["true".into()],
+    }
+}
+
+#[test]
+fn a_container_is_made_of_a_plain_request() {
+    let (base, engine) = engine();
+    let variable = |name: &str, value: &str| (name.into(), value.into());
+    let request = ContainerRequest {
+        env: vec![variable("A", "1"), variable("PATH", "/bin")],
+        ..request(directory(base.path()))
+    };
+    let created = engine.create(request, &mut |_| {}).unwrap();
+    assert_eq!(created.container.status, Status::Created);
+    assert_eq!(created.container.id_maps.as_ref(), Some(&created.maps));
+    let kept = ContainerSpec::load(&created.dir.data).unwrap();
+    assert_eq!(kept.process.args, ["true"]);
+    let hostname = format!("HOSTNAME={}", created.container.id.short());
+    let expected = ["PATH=/bin", "container=coracle", &hostname, "A=1"];
+    assert_eq!(kept.process.env, expected);
+    assert_eq!(engine.find("new").unwrap(), created.container);
+}
+
+#[test]
+fn what_cannot_be_made_leaves_nothing() {
+    let (base, engine) = engine();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let published = format!("{}:80", taken.local_addr().unwrap());
+    let published: Vec<Publish> = vec![published.parse().unwrap()];
+    let image = Source::Image {
+        name: "no/such".into(),
+        args: Vec::new(),
+    };
+    let volume = VolumeArg::parse("/no/such:/v".as_ref()).unwrap();
+    let good = || request(directory(base.path()));
+    let cases = [
+        (request(image), ErrorKind::NoSuchImage),
+        (
+            request(directory(&base.path().join("no"))),
+            ErrorKind::Invalid,
+        ),
+        (
+            ContainerRequest {
+                publish: published.clone(),
+                ..good()
+            },
+            ErrorKind::Invalid,
+        ),
+        (
+            ContainerRequest {
+                publish: published,
+                network: Network::Default,
+                ..good()
+            },
+            ErrorKind::PortUnavailable,
+        ),
+        (
+            ContainerRequest {
+                volumes: vec![volume],
+                ..good()
+            },
+            ErrorKind::Invalid,
+        ),
+    ];
+    for (request, expected) in cases {
+        let failed = engine
+            .create(request, &mut |_| {})
+            .map(|created| created.container);
+        assert_eq!(kind(failed), expected);
+        assert!(engine.list().unwrap().containers.is_empty());
+        let runs = std::fs::read_dir(&engine.store.dirs().run).unwrap();
+        assert_eq!(runs.count(), 0);
+    }
 }
