@@ -10,6 +10,7 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, Udp
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
+use super::dns::Questions;
 use super::flow::{Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
@@ -93,9 +94,7 @@ impl Core {
         }
         let to = match self.config.network.judge(Protocol::Tcp, remote) {
             Verdict::Dial(to) => to,
-            // Over TCP a repeated question is a new connection: nothing tells it from the first
-            // one.
-            Verdict::Resolve => *self.resolvers.first()?,
+            Verdict::Resolve => self.forwarder.dial()?,
             Verdict::Refuse => {
                 self.engine.refuse(packet.ip, hardware, now, link);
                 return None;
@@ -110,7 +109,7 @@ impl Core {
             return None;
         }
         self.make_room(Share::Waiting);
-        let flow = TcpFlow::dialling(packet.ip, self.config.promote, now);
+        let flow = TcpFlow::dialling(packet.ip, to, self.config.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.begin(flow, Share::Waiting, now);
         Some(Action::Dial { flow, to })
@@ -164,8 +163,7 @@ impl Core {
                         with(Some(remote)),
                         Role::Dns {
                             appears: remote,
-                            asked: Vec::new(),
-                            question: None,
+                            questions: Questions::default(),
                         },
                     ),
                     verdict => {
@@ -181,7 +179,7 @@ impl Core {
         };
         let payload = udp.payload();
         let mapping = self.flows.mapping_mut(flow)?;
-        let to = mapping.route(remote, payload, &self.resolvers)?;
+        let to = mapping.route(remote, payload, &self.forwarder)?;
         mapping.last_used = now;
         mapping.bytes_from_guest += payload.len() as u64;
         self.counters.bytes_from_guest += payload.len() as u64;

@@ -8,9 +8,11 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
+use super::dns::Forwarder;
 use super::flow::{FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
+use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Cause, Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
@@ -44,9 +46,10 @@ impl Core {
         let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp_mut(id)) else {
             return;
         };
-        let (Phase::Dialling { syn, .. }, Some(remote)) = (&flow.phase, tuple.remote) else {
+        let (Phase::Dialling { syn, to, .. }, Some(remote)) = (&flow.phase, tuple.remote) else {
             return;
         };
+        let to = *to;
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
@@ -71,6 +74,10 @@ impl Core {
                 }
             }
             Err(DialError::Silent) => {}
+        }
+        let was_query = self.config.network.judge(Protocol::Tcp, remote) == Verdict::Resolve;
+        if was_query && result != Err(DialError::Silent) {
+            self.forwarder.dial_failed(to);
         }
         self.close(id, Cause::DialFailed);
     }
@@ -228,12 +235,8 @@ impl Core {
         let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
-        if let Role::Dns { question, .. } = &mut mapping.role {
-            // The guest asks again at once; then it is the next resolver's turn.
-            *question = None;
-            if self.resolvers.first() == Some(&to) {
-                self.resolvers.rotate_left(1);
-            }
+        if let Role::Dns { questions, .. } = &mut mapping.role {
+            questions.failed(to, &mut self.forwarder);
         }
         let guest = mapping.guest;
         let (reporter, remote) = match mapping.role {
@@ -255,7 +258,7 @@ impl Core {
 
     /// The host's resolvers, most preferred first.
     pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
-        self.resolvers = resolvers;
+        self.forwarder = Forwarder::new(resolvers);
     }
 
     /// Where in the guest a client of a published port goes, and who it appears to be. A client of

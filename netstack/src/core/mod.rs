@@ -20,6 +20,7 @@
 
 pub mod address;
 pub mod datagram;
+pub mod dns;
 pub mod flow;
 mod from_guest;
 mod from_host;
@@ -49,6 +50,7 @@ pub use self::shares::{
 pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
+use self::dns::Forwarder;
 use self::flow::{FlowId, FlowTable, HashKey, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
@@ -148,7 +150,7 @@ pub struct Core {
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
     stray_seen: bool,
-    resolvers: Vec<SocketAddr>,
+    forwarder: Forwarder,
     reassembly: Reassembly,
     counters: Counters,
 }
@@ -201,7 +203,7 @@ impl Core {
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
             stray_seen: false,
-            resolvers: Vec::new(),
+            forwarder: Forwarder::default(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
             config,

@@ -1,7 +1,7 @@
 //! Which addresses exist on the guest's network, and where a packet of the guest may go.
 //!
 //! The rules, first match wins:
-//! - the DNS address forwards port 53 to the host's resolvers and refuses everything else;
+//! - the DNS address forwards queries to the host's resolvers (`dns`) and refuses everything else;
 //! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses;
 //! - other addresses of the guest's own subnet do not exist;
 //! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are
@@ -14,10 +14,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::address::{is_another_host, stands_for};
+use super::dns;
 use super::flow::Protocol;
-
-/// Port of DNS (RFC 1035).
-pub const DNS_PORT: u16 = 53;
 
 /// A subnet of the guest's link with the addresses that matter in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +71,9 @@ impl Network {
     fn judge_as_written(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
         let ip = remote.ip();
         if Some(ip) == self.dns(ip) {
-            return match protocol {
-                Protocol::Tcp | Protocol::Udp if remote.port() == DNS_PORT => Verdict::Resolve,
-                _ => Verdict::Refuse,
+            return match dns::is_query(protocol, remote.port()) {
+                true => Verdict::Resolve,
+                false => Verdict::Refuse,
             };
         }
         if Some(ip) == self.gateway(ip) {
@@ -164,6 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::dns::DNS_PORT;
 
     fn network(allow_host_loopback: bool) -> Network {
         Network {

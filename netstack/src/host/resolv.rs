@@ -17,7 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use tracing::{debug, info, warn};
 
-use crate::core::policy::DNS_PORT;
+use crate::core::dns::DNS_PORT;
 
 /// Where the host's resolvers are listed.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";

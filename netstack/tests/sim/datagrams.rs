@@ -8,7 +8,7 @@ use netstack::core::flow::FlowId;
 use netstack::core::icmp::Unreachable;
 use netstack::core::tcp::Cause;
 use netstack::core::vnet::Segmentation;
-use netstack::core::{Config, Duration, MAX_MAPPINGS};
+use netstack::core::{Config, DialError, Duration, MAX_MAPPINGS};
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
 use crate::peer::Peer;
@@ -198,6 +198,30 @@ fn a_dead_resolver_gives_way_to_the_next() {
     world.frames();
     world.send_udp(GUESTS[0], "10.0.2.3:53", b"\0\x01question");
     assert_eq!(world.sent().to, resolvers[1]);
+}
+
+/// A resolver that does not serve TCP is still the first choice for UDP.
+#[test]
+fn a_resolver_that_refuses_connections_gives_way_to_the_next() {
+    let mut world = World::default();
+    let resolvers = RESOLVERS.map(address::<SocketAddr>);
+    world.core.set_resolvers(resolvers.to_vec());
+    let mut dial = |port: u16, result| {
+        let mut guest = Peer::new("10.0.2.3:53");
+        guest.guest.set_port(port);
+        world.send(guest.syn());
+        let (flow, to) = world.dialled();
+        world.dial_ends(flow, result);
+        world.frames();
+        to
+    };
+    let unreachable = DialError::Unreachable(Unreachable::Host);
+    assert_eq!(dial(2000, Err(DialError::Silent)), resolvers[0]);
+    assert_eq!(dial(2001, Err(DialError::Refused)), resolvers[0]);
+    assert_eq!(dial(2002, Err(unreachable)), resolvers[1]);
+    assert_eq!(dial(2003, Ok(())), resolvers[0]);
+    world.send_udp(GUESTS[0], "10.0.2.3:53", b"\0\x01question");
+    assert_eq!(world.sent().to, resolvers[0]);
 }
 
 #[test]

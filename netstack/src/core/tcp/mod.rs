@@ -17,6 +17,7 @@ mod port;
 mod vigil;
 
 use std::io;
+use std::net::SocketAddr;
 
 use etherparse::TcpSlice;
 use smoltcp::socket::tcp::State;
@@ -146,6 +147,8 @@ pub enum Phase {
     /// The guest's SYN, to be answered when the dial ends.
     Dialling {
         syn: Box<[u8]>,
+        /// Whom the driver dials.
+        to: SocketAddr,
         /// Until then the SYN waits for its turn.
         has_begun: bool,
     },
@@ -178,9 +181,10 @@ pub enum Served {
 }
 
 impl TcpFlow {
-    pub fn dialling(syn: &[u8], promote: Promote, now: Instant) -> TcpFlow {
+    pub fn dialling(syn: &[u8], to: SocketAddr, promote: Promote, now: Instant) -> TcpFlow {
         let phase = Phase::Dialling {
             syn: syn.into(),
+            to,
             has_begun: false,
         };
         TcpFlow::new(Initiator::Guest, phase, promote, now)
