@@ -12,7 +12,7 @@ use super::sockets::HostSocket;
 use super::streams::Published;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
-use crate::host::{PingSocket, UdpSocket};
+use crate::host::{PingSocket, UdpSocket, udp};
 
 /// Reads of one socket in one turn.
 const READS_PER_TURN: usize = 32;
@@ -58,17 +58,11 @@ impl Driver {
             self.core
                 .handle_datagram_error(id, failed, why, &mut self.link);
         }
-        if !retry || socket.send(payload, segment, to).is_err() {
-            use crate::core::icmp::Unreachable;
-            let why = match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENETDOWN) => {
-                    Unreachable::Network
-                }
-                Some(libc::EHOSTUNREACH | libc::EINVAL) => Unreachable::Host,
-                Some(libc::EACCES | libc::EPERM) => Unreachable::Prohibited,
-                // A full send buffer or short memory is a lost datagram.
-                _ => return,
-            };
+        let error = match retry {
+            true => socket.send(payload, segment, to).err(),
+            false => Some(error),
+        };
+        if let Some(why) = error.and_then(udp::send_error) {
             self.core.handle_datagram_error(id, to, why, &mut self.link);
         }
     }

@@ -1,9 +1,10 @@
 //! The host's side of the network: connecting streams, UDP and ping sockets, the resolvers.
 
 pub mod dial;
+mod errno;
 mod ping;
 mod resolv;
-mod udp;
+pub mod udp;
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use portfwd::Keepalive;
 
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, Resolvers};
-pub use udp::{Received, UdpSocket};
+pub use udp::UdpSocket;
 
 /// Finds out that a remote has gone without a word, within four minutes. The guest cannot:
 /// keepalive probes of its own are answered by us.
