@@ -7,9 +7,9 @@ use std::num::NonZeroU16;
 use tracing::{debug, warn};
 
 use super::Driver;
+use super::listeners::Published;
 use super::poller::{Interest, Token};
 use super::sockets::HostSocket;
-use super::streams::Published;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
 use crate::host::{PingSocket, UdpSocket, udp};

@@ -11,6 +11,7 @@
 
 mod datagrams;
 mod dials;
+mod listeners;
 mod poller;
 mod promoted;
 mod promotion;
@@ -36,12 +37,12 @@ use crate::host::Resolvers;
 use crate::sys;
 
 use self::dials::DialQueue;
+use self::listeners::Listeners;
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
 pub use self::promotion::Unpromoted;
 use self::scarcity::Pause;
 use self::sockets::{HostSocket, HostSockets};
-use self::streams::Listeners;
 use self::tap_link::TapLink;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.

@@ -7,6 +7,7 @@ use rustix::event::{Timespec, epoll};
 use smoltcp::time::Duration;
 
 use crate::core::flow::FlowId;
+use crate::core::tcp::Readiness;
 
 /// Events taken per wake-up.
 const BATCH: usize = 256;
@@ -121,6 +122,16 @@ impl Event {
             hung_up,
             error: flags.contains(epoll::EventFlags::ERR),
             flags: flags.bits(),
+        }
+    }
+
+    /// What the core wants to know of it.
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            readable: self.readable,
+            writable: self.writable,
+            hung_up: self.hung_up,
+            failed: self.error,
         }
     }
 }

@@ -24,6 +24,12 @@ pub enum HostSocket {
     PublishedUdp(u32),
 }
 
+impl HostSocket {
+    pub fn stream(socket: OwnedFd) -> HostSocket {
+        HostSocket::Stream(Stream(socket))
+    }
+}
+
 /// Sockets by flow. A slot's generation is the flow's, so that a late event finds nothing.
 #[derive(Default)]
 pub struct HostSockets {
