@@ -11,14 +11,14 @@ use smoltcp::time::Instant;
 
 use super::datagram::Role;
 use super::dns::Questions;
-use super::flow::{Protocol, Tuple};
+use super::flow::{Cause, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::neighbour;
 use super::packet::{Packet, Transport};
 use super::policy::Verdict;
 use super::shares::Share;
-use super::tcp::{Cause, Phase, Stragglers, TcpFlow};
+use super::tcp::{Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
 use super::{Action, Core, IN_FLIGHT, Kind};
 

@@ -9,12 +9,12 @@ use smoltcp::time::Instant;
 
 use super::datagram::Role;
 use super::dns::Forwarder;
-use super::flow::{FlowId, Protocol, Tuple};
+use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::policy::Verdict;
 use super::shares::Share;
-use super::tcp::{Cause, Phase, Readiness, TcpFlow};
+use super::tcp::{Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
 
 impl Core {

@@ -51,14 +51,14 @@ pub use smoltcp::time::{Duration, Instant};
 
 use self::datagram::{Mapping, Role};
 use self::dns::Forwarder;
-use self::flow::{FlowId, FlowTable, HashKey, Tuple};
+use self::flow::{Cause, FlowId, FlowTable, HashKey, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
 use self::policy::Network;
 use self::reassembly::Reassembly;
 use self::shares::Shares;
-use self::tcp::{Cause, Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
+use self::tcp::{Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
 use self::timers::Timers;
 
 /// Most ports that are tried for the client of a published port whose own is taken.

@@ -13,9 +13,8 @@ use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
-use super::flow::{FlowId, Protocol, Tuple};
+use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::link::Link;
-use super::tcp::Cause;
 use super::{Action, Core, MAX_CLASHES};
 
 impl Core {

@@ -9,9 +9,9 @@
 use smoltcp::time::{Duration, Instant};
 
 use super::datagram::Role;
-use super::flow::{FlowId, FlowTable};
+use super::flow::{Cause, FlowId, FlowTable};
 use super::seniority::Seniority;
-use super::tcp::{Cause, Phase, TcpFlow};
+use super::tcp::{Phase, TcpFlow};
 use super::{Core, Entry, Kind};
 
 /// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not

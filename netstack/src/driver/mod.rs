@@ -27,9 +27,8 @@ use portfwd::Listener;
 use tracing::debug;
 
 use crate::control::{ExitWatch, StatusSocket};
-use crate::core::flow::FlowId;
+use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
-use crate::core::tcp::Cause;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
 use crate::guest::Promoter;

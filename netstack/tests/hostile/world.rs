@@ -7,13 +7,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use netstack::config::{parse_subnet_v4, parse_subnet_v6};
-use netstack::core::flow::{FlowId, HashKey};
+use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
-use netstack::core::tcp::{
-    Cause, HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers,
-};
+use netstack::core::tcp::{HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
 };

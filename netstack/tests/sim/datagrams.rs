@@ -4,9 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use netstack::core::flow::FlowId;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::icmp::Unreachable;
-use netstack::core::tcp::Cause;
 use netstack::core::vnet::Segmentation;
 use netstack::core::{Config, DialError, Duration, MAX_MAPPINGS};
 

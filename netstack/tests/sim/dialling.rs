@@ -1,8 +1,8 @@
 //! From the guest's SYN to the end of the dial: each thing that can happen in between, and each
 //! order.
 
+use netstack::core::flow::Cause;
 use netstack::core::icmp::Unreachable;
-use netstack::core::tcp::Cause;
 use netstack::core::{DialError, Duration, MAX_DIALS};
 use smoltcp::socket::tcp::State;
 

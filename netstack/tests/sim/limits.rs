@@ -1,8 +1,7 @@
 //! More of something than there may be: each kind of flow has a share of its own, within which the
 //! senior one makes way; open connections stay.
 
-use netstack::core::flow::FlowId;
-use netstack::core::tcp::Cause;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Action, Config, DialError, Duration, Limits, Share};
 use smoltcp::socket::tcp::State;
 

@@ -4,8 +4,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use netstack::core::flow::FlowId;
-use netstack::core::tcp::Cause;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Config, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
 

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use netstack::config::{parse_subnet_v4, parse_subnet_v6};
-use netstack::core::flow::{FlowId, HashKey};
+use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::link::Link;
 use netstack::core::policy::Network;
-use netstack::core::tcp::{Cause, Promote, Reluctance, Snapshot};
+use netstack::core::tcp::{Promote, Reluctance, Snapshot};
 use netstack::core::{Action, Config, Core, DialError, Duration, Instant, Limits};
 use smoltcp::socket::tcp::State;
 

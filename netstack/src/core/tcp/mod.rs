@@ -33,6 +33,7 @@ use engine::Filled;
 use haul::Haul;
 use vigil::Vigil;
 
+use super::flow::Cause;
 use super::link::Link;
 
 /// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats
@@ -90,23 +91,6 @@ impl Readiness {
         hung_up: false,
         failed: false,
     };
-}
-
-/// Why a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Both sides finished, or nothing more is expected of a UDP or echo flow.
-    Finished,
-    ResetByGuest,
-    /// The host stream failed; the guest was sent RST.
-    ResetByHost,
-    /// The dial failed; the guest was told as the failure asks.
-    DialFailed,
-    /// The guest left a SYN or FIN unanswered (see `patience`, or until another flow needed the
-    /// room), or its SYN was none that TCP takes.
-    GuestSilent,
-    /// The guest gave up while we were dialling.
-    Cancelled,
 }
 
 /// Who sent the first SYN.
