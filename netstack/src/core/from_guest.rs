@@ -61,10 +61,8 @@ impl Core {
         }
         if let Some(id) = self.flows.find(&tuple) {
             let flow = self.flows.tcp_mut(id)?;
-            match &mut flow.phase {
-                // A guest that reuses the port starts over with another sequence number; the dial
-                // serves both.
-                Phase::Dialling { syn, .. } if opens => *syn = packet.ip.into(),
+            match flow.phase() {
+                Phase::Dialling { .. } if opens => flow.repeat_syn(packet.ip),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
                 // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is

@@ -22,14 +22,10 @@ impl Core {
     /// nobody waits for it any more.
     pub fn begin_dial(&mut self, id: FlowId, now: Instant) -> bool {
         let flow = self.flows.tcp(id);
-        if !flow.is_some_and(|flow| matches!(flow.phase, Phase::Dialling { .. })) {
+        if !flow.is_some_and(|flow| matches!(flow.phase(), Phase::Dialling { .. })) {
             return false;
         }
-        self.advance(id, Share::Dials, now, |flow| {
-            if let Phase::Dialling { has_begun, .. } = &mut flow.phase {
-                *has_begun = true;
-            }
-        });
+        self.advance(id, Share::Dials, now, TcpFlow::dial_begins);
         true
     }
 
@@ -43,10 +39,10 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp_mut(id)) else {
+        let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp(id)) else {
             return;
         };
-        let (Phase::Dialling { syn, to, .. }, Some(remote)) = (&flow.phase, tuple.remote) else {
+        let (Phase::Dialling { syn, to, .. }, Some(remote)) = (flow.phase(), tuple.remote) else {
             return;
         };
         let to = *to;
@@ -54,9 +50,7 @@ impl Core {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
                 let taken = connection.state() != State::Listen;
-                self.advance(id, Share::HalfOpen, now, |flow| {
-                    flow.phase = Phase::Open(connection);
-                });
+                self.advance(id, Share::HalfOpen, now, |flow| flow.answered(connection));
                 if !taken {
                     // Its addresses or checksum are none that TCP answers, so nobody waits for one.
                     self.close(id, Cause::GuestSilent);

@@ -297,13 +297,6 @@ impl Core {
         match served {
             Served::Waiting => {
                 if let Some(deadline) = flow.deadline(&mut self.engine, now) {
-                    // A deadline in the past would be served again at once, and for ever if nothing
-                    // comes of it. A muted flow is exempt, for a millisecond.
-                    let deadline = if flow.haul.may_speak() {
-                        deadline.max(now + Duration::from_millis(1))
-                    } else {
-                        deadline
-                    };
                     self.timers.schedule(id, deadline, scheduled);
                 }
             }
@@ -318,7 +311,7 @@ impl Core {
 
     /// Lets every connection give back what it does not need.
     fn touch_idle(&mut self) {
-        let open = |entry: &Entry| matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase, Phase::Open(_)));
+        let open = |entry: &Entry| matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase(), Phase::Open(_)));
         let ids: Vec<FlowId> = self
             .flows
             .iter()
@@ -437,12 +430,7 @@ impl Core {
         self.timers.cancel(id, entry.scheduled);
         self.shares.end(&entry);
         if let Kind::Tcp(flow) = entry.kind {
-            let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
-            match flow.phase {
-                Phase::Open(connection) => self.engine.recycle(connection, carried),
-                Phase::Dialling { .. } => {}
-                Phase::Promoted(handover) => self.engine.memory().settle(handover.unread),
-            }
+            flow.end(&mut self.engine);
         }
         self.closed.push_back((id, cause));
     }

@@ -166,10 +166,10 @@ impl Entry {
     /// Which share the flow is part of. `None` for an open connection.
     fn share(&self) -> Option<Share> {
         match &self.kind {
-            Kind::Tcp(flow) => match flow.phase {
-                Phase::Dialling { has_begun, .. } if has_begun => Some(Share::Dials),
+            Kind::Tcp(flow) => match flow.phase() {
+                Phase::Dialling { has_begun, .. } if *has_begun => Some(Share::Dials),
                 Phase::Dialling { .. } => Some(Share::Waiting),
-                Phase::Open(_) if flow.is_half_open => Some(Share::HalfOpen),
+                Phase::Open(_) if flow.is_half_open() => Some(Share::HalfOpen),
                 Phase::Open(_) | Phase::Promoted(_) => None,
             },
             Kind::Mapping(mapping) => Some(mapping.role.share()),
@@ -179,7 +179,7 @@ impl Entry {
     /// How many descriptors an open connection holds.
     fn streams(&self) -> usize {
         match &self.kind {
-            Kind::Tcp(flow) if matches!(flow.phase, Phase::Promoted(_)) => 2,
+            Kind::Tcp(flow) if matches!(flow.phase(), Phase::Promoted(_)) => 2,
             _ => 1,
         }
     }

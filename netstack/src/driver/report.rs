@@ -89,7 +89,7 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
         guest: tuple.guest,
         remote: tuple.remote,
         state: state_name(flow.state()).to_owned(),
-        path: match flow.phase {
+        path: match flow.phase() {
             Phase::Promoted(_) => FlowPath::Kernel,
             Phase::Dialling { .. } | Phase::Open(_) => FlowPath::Engine,
         },
@@ -101,9 +101,9 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
 }
 
 fn reason(flow: &TcpFlow, now: Instant) -> Reason {
-    match &flow.phase {
+    match flow.phase() {
         Phase::Dialling { .. } => Reason::Opening,
-        Phase::Open(_) => match flow.haul.reluctance() {
+        Phase::Open(_) => match flow.reluctance() {
             Reluctance::Talking => Reason::Talks,
             Reluctance::Off => Reason::Off,
             Reluctance::Leaving => Reason::Leaving,
