@@ -166,6 +166,9 @@ pub struct Args {
     /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON
     /// document
     ///
+    /// Its counters show what was dropped, lost, prohibited and kept out by a limit; docs/STATUS.md
+    /// describes each field.
+    ///
     /// The socket is removed at the end, but for a helper that root started and a directory where
     /// only root may remove it; the next helper replaces it then.
     #[arg(long, value_name = "PATH")]

@@ -91,7 +91,7 @@ impl Core {
         }
         self.make_room(Share::HalfOpen);
         let Some(tuple) = self.free_tuple(Protocol::Tcp, guest, appears) else {
-            self.counters.limit_reached += 1;
+            self.counters.out_of_ports += 1;
             return None;
         };
         let hardware = Hardware {

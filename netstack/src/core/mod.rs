@@ -128,9 +128,11 @@ pub struct Counters {
     pub bytes_from_guest: u64,
     /// Frames that were malformed or of a kind this network does not carry.
     pub frames_dropped: u64,
-    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for
-    /// another.
-    pub limit_reached: u64,
+    /// How often the system had no descriptor left for a socket.
+    pub out_of_descriptors: u64,
+    /// How often a client of a published port was turned away because too many others share its
+    /// address and port as the guest sees them ([`MAX_CLASHES`]).
+    pub out_of_ports: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
     /// Flows that the kernel has taken over, and attempts that failed.

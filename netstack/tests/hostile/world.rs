@@ -124,7 +124,7 @@ impl World {
         let limits = self.core.limits();
         let mut counts = [0; Share::ALL.len()];
         for share in Share::ALL {
-            let Usage { count, limit } = self.core.usage(share);
+            let Usage { count, limit, .. } = self.core.usage(share);
             assert!(count <= limit, "{share:?}: {count} of {limit}");
             counts[share as usize] = count;
         }

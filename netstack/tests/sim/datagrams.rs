@@ -115,13 +115,13 @@ fn the_mapping_that_was_not_used_for_longest_makes_way_and_is_counted() {
         world.send_udp(&guest, REMOTES[0], b"x");
         flows.push(world.sent().flow);
     }
-    assert_eq!(world.core.counters().limit_reached, 0);
+    assert_eq!(world.core.limit_reached(), 0);
     world.wait(Duration::from_secs(1));
     world.send_udp("10.0.2.100:1024", REMOTES[0], b"still in use");
     assert_eq!(world.sent().flow, flows[0]);
     world.send_udp("10.0.2.100:60000", REMOTES[0], b"one more");
     world.sent();
-    assert_eq!(world.core.counters().limit_reached, 1);
+    assert_eq!(world.core.limit_reached(), 1);
     assert_eq!(world.core.mappings().count(), MAX_MAPPINGS);
     let (ended, cause) = world.ended();
     assert_eq!(cause, Cause::Finished);

@@ -408,7 +408,8 @@ fn when_many_ports_clash_the_client_is_turned_away() {
             assert!(accept(&mut world).is_some());
         }
         assert!(accept(&mut world).is_none());
-        assert_eq!(world.core.counters().limit_reached, 1);
+        assert_eq!(world.core.counters().out_of_ports, 1);
+        assert_eq!(world.core.limit_reached(), 1);
         let ports = world.core.tcp_flows().filter_map(|(tuple, _)| tuple.remote);
         let ports: HashSet<u16> = ports.map(|remote| remote.port()).collect();
         assert_eq!(ports.len(), MAX_CLASHES);
