@@ -80,8 +80,8 @@ pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
 /// `sun_path` without its terminating zero (unix(7)).
 pub const STATUS_PATH_MAX: usize = 107;
 
-/// How the first positional argument is to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// How a target is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
     Pid,
     Path,
