@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use super::Driver;
 use super::listeners::Published;
-use super::poller::{Interest, Token};
+use super::poller::{Interest, ListenerId, Token};
 use super::sockets::HostSocket;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
@@ -41,7 +41,7 @@ impl Driver {
         }
         let socket = match self.sockets.get_mut(id) {
             Some(HostSocket::Udp(socket)) => &*socket,
-            Some(HostSocket::PublishedUdp(index)) => match self.listeners.get(*index) {
+            Some(HostSocket::PublishedUdp(port)) => match self.listeners.get(*port) {
                 Some(Published::Udp { socket, .. }) => socket,
                 _ => return,
             },
@@ -142,15 +142,15 @@ impl Driver {
 
     /// Lets a mapping talk through the published port of another one.
     pub(super) fn share_socket(&mut self, id: FlowId, with: FlowId) {
-        if let Some(HostSocket::PublishedUdp(index)) = self.sockets.get_mut(with) {
-            let index = *index;
-            self.sockets.insert(id, HostSocket::PublishedUdp(index));
+        if let Some(HostSocket::PublishedUdp(port)) = self.sockets.get_mut(with) {
+            let port = *port;
+            self.sockets.insert(id, HostSocket::PublishedUdp(port));
         }
     }
 
-    /// Datagrams of clients of the published port at `index`.
-    pub(super) fn read_published(&mut self, index: u32, now: Instant) {
-        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(index) else {
+    /// Datagrams of clients of a published port.
+    pub(super) fn read_published(&mut self, port: ListenerId, now: Instant) {
+        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(port) else {
             return;
         };
         // An error of the shared socket belongs to a client that has gone; it must only be taken
@@ -171,7 +171,7 @@ impl Driver {
             if let Some(id) = flow
                 && self.sockets.get_mut(id).is_none()
             {
-                self.sockets.insert(id, HostSocket::PublishedUdp(index));
+                self.sockets.insert(id, HostSocket::PublishedUdp(port));
             }
         }
     }

@@ -140,8 +140,13 @@ impl Driver {
         let mut core = parts.core;
         let pipes = core.limits().pipes;
         core.set_resolvers(parts.resolvers.addresses().to_vec());
-        let listeners = Listeners::new(parts.listeners);
-        watch("a published port", listeners.watch(&poller))?;
+        let mut listeners = Listeners::default();
+        for listener in parts.listeners {
+            watch(
+                "a published port",
+                listeners.add(&poller, listener).map(drop),
+            )?;
+        }
         Ok(Driver {
             core,
             link: TapLink::new(parts.tap),
@@ -181,7 +186,7 @@ impl Driver {
                     Token::Tap if event.error => return Ok(()),
                     Token::Tap => frames = true,
                     Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now),
-                    Token::Listener(index) => self.handle_listener(index, now),
+                    Token::Listener(port) => self.handle_listener(port, now),
                     Token::Resolvers => {
                         if self.resolvers.changed() {
                             let addresses = self.resolvers.addresses().to_vec();

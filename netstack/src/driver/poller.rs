@@ -16,8 +16,8 @@ const BATCH: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Tap,
-    /// A published port, by its place in the table of listeners.
-    Listener(u32),
+    /// A published port.
+    Listener(ListenerId),
     /// The host socket of a flow.
     Flow(FlowId),
     /// The kernel socket of a promoted flow that faces the guest.
@@ -27,6 +27,10 @@ pub enum Token {
     /// It may be time to end.
     Exit,
 }
+
+/// Names a published port. No other one ever has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenerId(pub u64);
 
 /// What to be told about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +144,12 @@ const KIND_SHIFT: u32 = 56;
 const GENERATION_SHIFT: u32 = 32;
 
 impl Token {
-    /// Kind in the top byte, then the generation's 24 bits, then the index.
+    /// Kind in the top byte; then the generation's 24 bits and the index, or a listener's number,
+    /// which does not reach 2^56.
     fn encode(self) -> u64 {
         let (kind, value) = match self {
             Token::Tap => (0, 0),
-            Token::Listener(index) => (1, u64::from(index)),
+            Token::Listener(ListenerId(number)) => (1, number),
             Token::Flow(id) => (
                 2,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
@@ -168,7 +173,7 @@ impl Token {
         };
         match bits >> KIND_SHIFT {
             0 => Token::Tap,
-            1 => Token::Listener(index),
+            1 => Token::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
             2 => Token::Flow(flow),
             6 => Token::Guest(flow),
             3 => Token::Resolvers,
@@ -190,7 +195,8 @@ mod tests {
         };
         for token in [
             Token::Tap,
-            Token::Listener(7),
+            Token::Listener(ListenerId(7)),
+            Token::Listener(ListenerId((1 << 56) - 1)),
             Token::Flow(flow),
             Token::Guest(flow),
             Token::Flow(FlowId {

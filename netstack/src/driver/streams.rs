@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::Driver;
 use super::listeners::Published;
-use super::poller::{Event, Interest, Token};
+use super::poller::{Event, Interest, ListenerId, Token};
 use super::scarcity::is_out_of_descriptors;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
@@ -72,17 +72,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_listener(&mut self, index: u32, now: Instant) {
-        match self.listeners.get(index) {
-            Some(Published::Tcp { .. }) => self.accept(index, now),
-            Some(Published::Udp { .. }) => self.read_published(index, now),
+    /// Somebody has come to a published port.
+    pub(super) fn handle_listener(&mut self, port: ListenerId, now: Instant) {
+        match self.listeners.get(port) {
+            Some(Published::Tcp { .. }) => self.accept(port, now),
+            Some(Published::Udp { .. }) => self.read_published(port, now),
             None => {}
         }
     }
 
-    fn accept(&mut self, index: u32, now: Instant) {
+    fn accept(&mut self, port: ListenerId, now: Instant) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(index) else {
+            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(port) else {
                 return;
             };
             if !self.core.admits_stream() {
