@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
-use crate::core::address::{is_another_host, stands_for};
 use crate::core::policy::{Network, Subnet};
+use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
 use crate::guest::TargetName;
 

@@ -18,7 +18,6 @@
 // No clock: the methods that read one are listed in clippy.toml.
 #![deny(clippy::disallowed_methods)]
 
-pub mod address;
 pub mod datagram;
 pub mod dns;
 pub mod flow;
@@ -34,6 +33,7 @@ mod reassembly;
 mod refusal;
 mod seniority;
 mod shares;
+pub mod special_purpose;
 pub mod tcp;
 mod timers;
 pub mod vnet;

@@ -8,14 +8,14 @@
 //!   metadata services of clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
 //!
-//! An IPv6 address that stands for an IPv4 address (`address`) goes where that one goes, and is
+//! An IPv6 address that stands for an IPv4 address (`special_purpose`) goes where that one goes, and is
 //! dialled as it is only if that one would be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::address::{is_another_host, stands_for};
 use super::dns;
 use super::flow::Protocol;
+use super::special_purpose::{is_another_host, stands_for};
 
 /// A subnet of the guest's link with the addresses that matter in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
