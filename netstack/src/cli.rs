@@ -11,10 +11,10 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::config::{
-    Config, ConfigError, MTU_RANGE, TargetKind, parse_publish, parse_publish_fd, parse_subnet_v4,
-    parse_subnet_v6, parse_target,
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, Network, TargetKind,
+    parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
-use crate::core::policy::Network;
+use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::logging;
 use crate::start::{self, StartError};
@@ -119,11 +119,11 @@ pub struct Args {
     userns_path: Option<PathBuf>,
 
     /// IPv4 subnet: gateway .2, DNS .3, guest .100
-    #[arg(long, value_name = "A/P", default_value = "10.0.2.0/24")]
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V4)]
     cidr: String,
 
     /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
-    #[arg(long, value_name = "A/P", default_value = "fd00::/64")]
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V6)]
     cidr6: String,
 
     /// No IPv6 in the guest
@@ -247,6 +247,8 @@ impl TryFrom<Args> for Config {
             network: Network {
                 v4: parse_subnet_v4(&args.cidr, dns)?,
                 v6: (!args.ipv4_only).then_some(v6),
+            },
+            policy: Policy {
                 allow_host_loopback: args.allow_host_loopback,
             },
             publish: args
@@ -318,7 +320,7 @@ mod tests {
             config.network.v6.unwrap().dns.unwrap().to_string(),
             "fd00::3"
         );
-        assert!(!config.network.allow_host_loopback);
+        assert!(!config.policy.allow_host_loopback);
     }
 
     #[test]
@@ -337,7 +339,7 @@ mod tests {
         assert_eq!((config.ready_fd, config.exit_fd), (Some(3), Some(4)));
         assert_eq!(config.network.v4.guest.to_string(), "10.55.0.100");
         assert_eq!((config.network.v6, config.network.v4.dns), (None, None));
-        assert!(config.network.allow_host_loopback);
+        assert!(config.policy.allow_host_loopback);
         assert_eq!(config.user_namespace, Some("/u".into()));
         assert_eq!(config.status_socket, Some("/s".into()));
     }

@@ -15,10 +15,9 @@ use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
 use crate::core::flow::HashKey;
-use crate::core::policy::Network;
 use crate::core::tcp::Promote;
 use crate::core::{self, Core, Limits};
 use crate::descriptors;
@@ -149,7 +148,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
             "the host's root is the only user of this user namespace, so the helper runs as that"
         );
     }
-    info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
+    info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());
     Ok((
@@ -191,7 +190,7 @@ fn prepare_process() {
 /// Returns the network that came of it: a guest may be without IPv6.
 fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
     let name = config.tap.clone();
-    let mut network = config.network.clone();
+    let mut network = config.network;
     let settings = config.configure.then(|| LinkSettings {
         name: name.clone(),
         mtu: config.mtu.into(),
@@ -248,7 +247,8 @@ fn core_config(
     // whose it is.
     let [a, b, c, d] = network.v4.gateway.octets();
     Ok(core::Config {
-        network,
+        addresses: network.addresses(),
+        policy: config.policy,
         mtu: config.mtu,
         mac: [0x52, 0x55, a, b, c, d],
         guest_mac: tap

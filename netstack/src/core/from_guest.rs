@@ -29,9 +29,7 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
-        if self.guest_mac.is_none()
-            || self.config.network.guest(packet.source) == Some(packet.source)
-        {
+        if self.guest_mac.is_none() || self.config.addresses.is_guest(packet.source) {
             self.guest_mac = Some(packet.source_mac);
         }
         match &packet.transport {
@@ -90,7 +88,7 @@ impl Core {
             self.engine.refuse(packet.ip, hardware, now, link);
             return None;
         }
-        let to = match self.config.network.judge(Protocol::Tcp, remote) {
+        let to = match self.judge(Protocol::Tcp, remote) {
             Verdict::Dial(to) => to,
             Verdict::Resolve => self.forwarder.dial()?,
             Verdict::Refuse => {
@@ -143,7 +141,7 @@ impl Core {
         let flow = match self.flows.find(&with(Some(remote))) {
             Some(flow) => flow,
             None => {
-                let (tuple, role) = match self.config.network.judge(Protocol::Udp, remote) {
+                let (tuple, role) = match self.judge(Protocol::Udp, remote) {
                     Verdict::Dial(to) if to == remote => (
                         with(None),
                         Role::Direct {
@@ -225,8 +223,8 @@ impl Core {
                 self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
             }
             Icmpv6Type::NeighborSolicitation => {
-                let network = &self.config.network;
-                neighbour::handle_ndp(packet, icmp, network, self.config.mac, link);
+                let addresses = &self.config.addresses;
+                neighbour::handle_ndp(packet, icmp, addresses, self.config.mac, link);
                 None
             }
             Icmpv6Type::DestinationUnreachable(_) => {
@@ -246,7 +244,7 @@ impl Core {
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
         let remote = packet.destination;
-        if self.config.network.is_ours(remote) {
+        if self.config.addresses.is_ours(remote) {
             let hardware = self.hardware_of(packet);
             icmp::send_echo_reply(
                 hardware,
@@ -259,10 +257,7 @@ impl Core {
             );
             return None;
         }
-        let verdict = self
-            .config
-            .network
-            .judge(Protocol::Echo, SocketAddr::new(remote, 0));
+        let verdict = self.judge(Protocol::Echo, SocketAddr::new(remote, 0));
         let Verdict::Dial(to) = verdict else {
             self.reject(packet, verdict, link);
             return None;
@@ -298,10 +293,9 @@ impl Core {
             Verdict::Refuse => Unreachable::Port,
             _ => Unreachable::Host,
         };
-        let network = &self.config.network;
         let reporter = match why {
             Unreachable::Port => Some(packet.destination),
-            _ => network.gateway(packet.source),
+            _ => self.config.addresses.gateway(packet.source),
         };
         let is_broadcast = matches!(packet.destination, IpAddr::V4(ip) if ip.is_broadcast());
         if let Some(reporter) = reporter

@@ -63,13 +63,13 @@ impl Core {
             Err(DialError::Refused) => self.engine.refuse(syn, hardware, now, link),
             Err(DialError::Unreachable(why)) => {
                 let guest = tuple.guest.ip();
-                if let Some(gateway) = self.config.network.gateway(guest) {
+                if let Some(gateway) = self.config.addresses.gateway(guest) {
                     icmp::send_unreachable(hardware, link, gateway, guest, why, syn);
                 }
             }
             Err(DialError::Silent) => {}
         }
-        let was_query = self.config.network.judge(Protocol::Tcp, remote) == Verdict::Resolve;
+        let was_query = self.judge(Protocol::Tcp, remote) == Verdict::Resolve;
         if was_query && result != Err(DialError::Silent) {
             self.forwarder.dial_failed(to);
         }
@@ -238,7 +238,7 @@ impl Core {
             Role::Echo { .. } => return,
             _ => match mapping.appearance(to) {
                 Some(remote) if why == Unreachable::Port => (remote.ip(), remote),
-                Some(remote) => match self.config.network.gateway(guest.ip()) {
+                Some(remote) => match self.config.addresses.gateway(guest.ip()) {
                     Some(gateway) => (gateway, remote),
                     None => return,
                 },
@@ -262,12 +262,11 @@ impl Core {
         client: SocketAddr,
         guest_port: u16,
     ) -> Option<(SocketAddr, SocketAddr)> {
-        let network = &self.config.network;
-        let appears = match network.appearance(client.ip()) {
-            Some(appears) => appears,
-            None => network.v4.gateway.into(),
+        let addresses = &self.config.addresses;
+        let (guest, appears) = match addresses.appearance(client.ip()) {
+            Some(appears) => (addresses.guest(appears)?, appears),
+            None => addresses.in_other_family(client.ip())?,
         };
-        let guest = network.guest(appears)?;
         Some((
             SocketAddr::new(guest, guest_port),
             SocketAddr::new(appears, client.port()),

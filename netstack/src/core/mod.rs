@@ -18,6 +18,7 @@
 // No clock: the methods that read one are listed in clippy.toml.
 #![deny(clippy::disallowed_methods)]
 
+pub mod addresses;
 pub mod datagram;
 pub mod dns;
 pub mod flow;
@@ -49,13 +50,14 @@ pub use self::shares::{
 };
 pub use smoltcp::time::{Duration, Instant};
 
+use self::addresses::Addresses;
 use self::datagram::{Mapping, Role};
 use self::dns::Forwarder;
-use self::flow::{Cause, FlowId, FlowTable, HashKey, Tuple};
+use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
-use self::policy::Network;
+use self::policy::{Policy, Verdict};
 use self::reassembly::Reassembly;
 use self::shares::Shares;
 use self::tcp::{Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
@@ -69,7 +71,8 @@ const IN_FLIGHT: Duration = Duration::from_millis(100);
 
 /// What a core is made from.
 pub struct Config {
-    pub network: Network,
+    pub addresses: Addresses,
+    pub policy: Policy,
     /// Largest IP packet on the guest's link, 1280 to 65520.
     pub mtu: u16,
     /// Our address on the guest's Ethernet.
@@ -221,8 +224,8 @@ impl Core {
     ) -> Option<Action<'f>> {
         match Frame::parse(frame) {
             Some(Frame::Arp(arp)) => {
-                let network = &self.config.network;
-                neighbour::handle_arp(&arp, network, self.config.mac, link);
+                let addresses = &self.config.addresses;
+                neighbour::handle_arp(&arp, addresses, self.config.mac, link);
                 None
             }
             Some(Frame::Ip(packet)) => self.handle_packet(packet, now, link),
@@ -348,8 +351,8 @@ impl Core {
         self.timers.next()
     }
 
-    pub fn network(&self) -> &Network {
-        &self.config.network
+    pub fn addresses(&self) -> &Addresses {
+        &self.config.addresses
     }
 
     pub fn counters(&self) -> Counters {
@@ -384,6 +387,13 @@ impl Core {
                 Kind::Mapping(mapping) => Some((tuple, mapping)),
                 Kind::Tcp(_) => None,
             })
+    }
+
+    fn judge(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        let Config {
+            addresses, policy, ..
+        } = &self.config;
+        policy.judge(addresses, protocol, remote)
     }
 
     fn insert_mapping(

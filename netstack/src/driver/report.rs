@@ -1,7 +1,5 @@
 //! The core's flows and counters as the status document.
 
-use std::net::IpAddr;
-
 use smoltcp::socket::tcp::State;
 
 use super::Unpromoted;
@@ -25,11 +23,9 @@ pub fn status(
     now: Instant,
 ) -> Status {
     let counters = core.counters();
-    let network = core.network();
-    let v6 = network.v6.map(|v6| IpAddr::from(v6.guest));
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        guest: std::iter::once(network.v4.guest.into()).chain(v6).collect(),
+        guest: core.addresses().guest.clone(),
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,
         bytes_from_guest: counters.bytes_from_guest,
@@ -178,10 +174,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::config::parse_subnet_v4;
+    use crate::config::Network;
     use crate::core::flow::HashKey;
     use crate::core::link::Link;
-    use crate::core::policy::Network;
+    use crate::core::policy::Policy;
     use crate::core::vnet::VNET_HEADER_LEN;
     use crate::core::{Config, Limits};
 
@@ -201,11 +197,8 @@ mod tests {
     /// A core that may keep one flow of each kind.
     fn core() -> Core {
         let config = Config {
-            network: Network {
-                v4: parse_subnet_v4("10.0.2.0/24", true).unwrap(),
-                v6: None,
-                allow_host_loopback: false,
-            },
+            addresses: Network::default().addresses(),
+            policy: Policy::default(),
             mtu: 1500,
             mac: [2, 0, 0, 0, 0, 2],
             guest_mac: Some(GUEST_MAC),

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use netstack::config::{parse_subnet_v4, parse_subnet_v6};
+use netstack::config::Network;
 use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
-use netstack::core::policy::Network;
+use netstack::core::policy::Policy;
 use netstack::core::tcp::{HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
@@ -37,9 +37,8 @@ impl World {
     pub fn new(entropy: &mut Entropy) -> World {
         let now = Instant::from_millis(1);
         let config = Config {
-            network: Network {
-                v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
-                v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
+            addresses: Network::default().addresses(),
+            policy: Policy {
                 allow_host_loopback: entropy.chance(50),
             },
             mtu: entropy.choose(&[65_520, 1500, 1280]),

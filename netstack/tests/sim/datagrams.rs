@@ -258,7 +258,7 @@ fn host_loopback_answers_as_the_gateway_when_allowed() {
         (GUESTS[1], "[fd00::2]:7000", "[::1]:7000"),
     ] {
         let mut allowed = config();
-        allowed.network.allow_host_loopback = true;
+        allowed.policy.allow_host_loopback = true;
         let mut world = World::new(allowed);
         world.send_udp(guest, gateway, b"ping");
         let sent = world.sent();
