@@ -309,6 +309,17 @@ mod tests {
     }
 
     #[test]
+    fn the_help_tells_who_is_who_on_the_default_network() {
+        let help = Args::command().render_long_help().to_string();
+        let addresses = Network::default().addresses();
+        for ips in [addresses.guest, addresses.gateways, addresses.dns] {
+            let line = |line: &str| ips.iter().all(|ip| line.contains(&ip.to_string()));
+            assert!(help.lines().any(line), "{ips:?}");
+        }
+        assert!(help.contains(DEFAULT_SUBNET_V4) && help.contains(DEFAULT_SUBNET_V6));
+    }
+
+    #[test]
     fn a_target_is_enough() {
         let config = config("4711").unwrap();
         assert_eq!(

@@ -430,6 +430,8 @@ pub struct UnshareArgs {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -437,6 +439,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_run_tells_the_containers_addresses() {
+        let mut cli = Cli::command();
+        let run = cli.find_subcommand_mut("run").expect("a command");
+        let help = run.render_long_help().to_string();
+        let addresses = netstack::config::Network::default().addresses();
+        let told = |ips: &[IpAddr]| match ips {
+            [v4, v6] => help.contains(&format!("{v4} and {v6}")),
+            _ => false,
+        };
+        assert!(told(&addresses.guest) && told(&addresses.dns));
     }
 
     fn parse(typed: &[&str]) -> Result<Cli, Unread> {
