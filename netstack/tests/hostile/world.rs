@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netstack::config::Network;
+use netstack::core::addresses::Addresses;
 use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
@@ -37,7 +38,7 @@ impl World {
     pub fn new(entropy: &mut Entropy) -> World {
         let now = Instant::from_millis(1);
         let config = Config {
-            addresses: Network::default().addresses(),
+            addresses: addresses(entropy),
             policy: Policy {
                 allow_host_loopback: entropy.chance(50),
             },
@@ -390,6 +391,18 @@ impl World {
             },
         }
     }
+}
+
+/// The default network, or one family of it.
+fn addresses(entropy: &mut Entropy) -> Addresses {
+    let mut addresses = Network::default().addresses();
+    let both: fn(&IpAddr) -> bool = |_| true;
+    let is_kept = entropy.choose(&[both, both, IpAddr::is_ipv4, IpAddr::is_ipv6]);
+    addresses.guest.retain(is_kept);
+    addresses.gateways.retain(is_kept);
+    addresses.dns.retain(is_kept);
+    addresses.on_link.retain(|prefix| is_kept(&prefix.network));
+    addresses
 }
 
 /// The guest must not be able to send datagrams to the host's own services.
