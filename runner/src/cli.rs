@@ -1,10 +1,11 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` reads
-//! single values; `elsewhere` knows the names that other engines have.
+//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` and
+//! `security_opt` read single values; `elsewhere` knows the names that other engines have.
 
 mod elsewhere;
 mod read;
+mod security_opt;
 mod values;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::{Protocol, Publish};
 
 pub use read::{Unread, read};
+pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
 
 use crate::security::CapabilityName;
@@ -173,8 +175,10 @@ pub struct RunArgs {
     #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_drop: Vec<CapabilityName>,
 
-    /// no-new-privileges: setuid files and file capabilities give nothing in the container
-    #[arg(long, value_name = "OPTION")]
+    /// no-new-privileges: setuid files and file capabilities give nothing in the container.
+    /// seccomp=FILE: the system calls that a profile in JSON allows, in place of the default
+    /// profile, which is equal to Podman's; seccomp=unconfined: all of them
+    #[arg(long, value_parser = bytes(SecurityOpt::parse), value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
 
     /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either
@@ -247,16 +251,6 @@ pub enum UserNamespace {
     Default,
     /// The same for users; for the host's root, its own IDs.
     Host,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SecurityOpt {
-    #[value(
-        name = "no-new-privileges",
-        alias = "no-new-privileges:true",
-        alias = "no-new-privileges=true"
-    )]
-    NoNewPrivileges,
 }
 
 /// A standard stream to attach to.

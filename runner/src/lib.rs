@@ -31,6 +31,7 @@ pub mod process;
 pub mod ready;
 pub mod reaper;
 pub mod rootfs;
+mod seccomp;
 pub mod security;
 pub mod selfexec;
 pub mod signal;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::inherited::SoftLimits;
 use crate::path_text;
 use crate::rootfs::Tree;
+use crate::seccomp::Seccomp;
 use crate::security::Capabilities;
 use crate::state::read_regular;
 
@@ -38,6 +39,8 @@ pub struct ProcessSpec {
     pub terminal: bool,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+    #[serde(default = "Seccomp::before_there_was_one")]
+    pub seccomp: Seccomp,
     /// The caller's; `None` in a specification that an earlier version has written.
     #[serde(default)]
     pub limits: Option<SoftLimits>,

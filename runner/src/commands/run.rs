@@ -15,7 +15,7 @@ use portfwd::publish::Listener;
 
 use super::{open_store, print_line, repair};
 use crate::channel::{self, Channel, Never};
-use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
+use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::failure::Failure;
 use crate::files;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn};
@@ -28,6 +28,7 @@ use crate::namespaces;
 use crate::ports::Ports;
 use crate::rootfs::overlay::Changes;
 use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::seccomp::Seccomp;
 use crate::security::Capabilities;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, RootfsArg, SPEC_FILE, Variable, environment,
@@ -396,11 +397,33 @@ fn specify(
             user: args.process.user.clone().unwrap_or_default(),
             terminal: args.process.tty,
             capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
-            no_new_privs: args.security_opt.contains(&SecurityOpt::NoNewPrivileges),
+            no_new_privs: no_new_privs(&args.security_opt),
+            seccomp: seccomp(&args.security_opt)?,
             limits: None,
             init: args.init,
             single_id: false,
         },
+    })
+}
+
+/// What is said last counts, here and below.
+fn no_new_privs(options: &[SecurityOpt]) -> bool {
+    let said = options.iter().rev().find_map(|option| match option {
+        SecurityOpt::NoNewPrivileges(on) => Some(*on),
+        _ => None,
+    });
+    said.unwrap_or(false)
+}
+
+fn seccomp(options: &[SecurityOpt]) -> Result<Seccomp, Failure> {
+    let said = options.iter().rev().find_map(|option| match option {
+        SecurityOpt::Seccomp(choice) => Some(choice),
+        _ => None,
+    });
+    Ok(match said {
+        None | Some(SeccompChoice::Default) => Seccomp::Default,
+        Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
+        Some(SeccompChoice::File(path)) => Seccomp::from_file(path)?,
     })
 }
 
