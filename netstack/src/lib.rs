@@ -10,6 +10,7 @@
 //! [`sys`] is unsafe.
 
 pub mod cli;
+mod companion;
 pub mod config;
 pub mod control;
 pub mod core;
@@ -20,6 +21,7 @@ pub mod guest;
 pub mod host;
 mod logging;
 pub mod sandbox;
+pub mod seccomp;
 mod start;
 pub mod sys;
 #[cfg(test)]

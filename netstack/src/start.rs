@@ -15,6 +15,7 @@ use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
+use crate::companion::Companion;
 use crate::config::{Config, Network};
 use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
 use crate::core::flow::HashKey;
@@ -27,7 +28,7 @@ use crate::guest::{
     GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, Target,
     configure,
 };
-use crate::host::{RESOLV_CONF, Resolvers};
+use crate::host::RESOLV_CONF;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::sys;
 
@@ -78,11 +79,6 @@ pub fn run(config: Config) -> Result<(), StartError> {
     if let Some(ready) = ready {
         ReadySignal::new(ready).send();
     }
-    // Woken by each segment, it would interrupt the program that sends them, and find one where it
-    // could find ten.
-    if let Err(error) = sys::wait_for_turn_when_woken() {
-        debug!(%error, "the scheduler does not take it for a batch process");
-    }
     Ok(driver.run()?)
 }
 
@@ -105,6 +101,12 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
         .as_deref()
         .map(StatusSocket::open)
         .transpose()?;
+    // With one thread, the caller's IDs and no namespace of the guest's.
+    let mut companion = Companion::start(
+        Path::new(RESOLV_CONF),
+        status.as_ref().map(StatusSocket::file),
+    )
+    .map_err(StartError::Resolvers)?;
     let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
     if let Some((fd, watched)) = exit_fd {
         exit.watch_hang_up(watched)
@@ -128,7 +130,6 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
     }
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;
-    let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
     let kept = Kept::here(config.keep_host_net_admin);
     let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
@@ -139,6 +140,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
         core.promote = Promote::Off;
     }
 
+    companion.wait().map_err(StartError::Resolvers)?;
     sandbox::confine_thread(kept)?;
     guest.run(move || sandbox::confine_thread(kept))??;
     // Again: changes of IDs have undone it.
@@ -148,6 +150,14 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
             "the host's root is the only user of this user namespace, so the helper runs as that"
         );
     }
+    // Woken by each segment, it would interrupt the program that sends them, and find one where it
+    // could find ten.
+    if let Err(error) = sys::wait_for_turn_when_woken() {
+        debug!(%error, "the scheduler does not take it for a batch process");
+    }
+    // Last: what comes after needs no path and makes no process.
+    sandbox::confine_helper_calls()?;
+    guest.run(sandbox::confine_helper_calls)??;
     info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());
@@ -156,7 +166,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
             core,
             tap,
             listeners,
-            resolvers,
+            companion,
             promoter,
             status,
             exit,

@@ -291,32 +291,6 @@ pub fn reset_signals() {
     set_signal_mask(0);
 }
 
-/// Installs a seccomp filter for this process and what comes from it, with the flags
-/// `SECCOMP_FILTER_FLAG_…` of `seccomp(2)` (Linux 3.17).
-///
-/// # Errors
-/// EACCES without both `no_new_privs` and CAP_SYS_ADMIN, EINVAL for a malformed program.
-pub fn install_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
-    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let program = libc::sock_fprog {
-        len: program.len().try_into().map_err(too_long)?,
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: the kernel copies `len` instructions and writes none; both live across the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Whether the signal with this number is ignored.
 pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.

@@ -199,12 +199,18 @@ const MAX_CLIENTS: usize = 16;
 /// Connected clients that wait to be served, in the kernel.
 const BACKLOG: i32 = 64;
 
-/// Listens at a path, which it removes when dropped.
-#[derive(Debug)]
-pub struct StatusSocket {
+/// The file of a [`StatusSocket`], which is there until it is removed.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of our socket, so that nobody else's is removed.
     identity: (u64, u64),
+}
+
+/// Listens at a path.
+#[derive(Debug)]
+pub struct StatusSocket {
+    file: SocketFile,
     listener: UnixListener,
     /// Knows the listener, unless there are too many clients, and the clients.
     epoll: Epoll,
@@ -234,8 +240,10 @@ impl StatusSocket {
             let file = fs::symlink_metadata(path)?;
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
             let socket = StatusSocket {
-                path: path.to_owned(),
-                identity: (file.dev(), file.ino()),
+                file: SocketFile {
+                    path: path.to_owned(),
+                    identity: (file.dev(), file.ino()),
+                },
                 listener: socket.into(),
                 epoll,
                 clients: Vec::new(),
@@ -247,6 +255,11 @@ impl StatusSocket {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// What is left to remove at the end.
+    pub fn file(&self) -> SocketFile {
+        self.file.clone()
     }
 
     /// To be called when the descriptor is readable: sends each new client what `status` returns,
@@ -311,8 +324,9 @@ impl AsFd for StatusSocket {
     }
 }
 
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
+impl SocketFile {
+    /// For when nobody listens any more.
+    pub fn remove(self) {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
@@ -445,8 +459,6 @@ mod tests {
         let client = UnixStream::connect(&path).unwrap();
         socket.serve(|| status(1)).unwrap();
         assert_eq!(read(client), expected);
-        drop(socket);
-        assert!(!path.exists());
     }
 
     /// Each field, and each value that a program may have to tell from others.
@@ -549,16 +561,16 @@ mod tests {
             Err(StatusError::Served(_))
         ));
         // As after `kill -9`: the file stays.
-        let mut stale = served;
-        stale.identity = (0, 0);
-        drop(stale);
+        drop(served);
         let replaced = StatusSocket::open(&path).unwrap();
 
         // A successor's file is not removed.
         fs::remove_file(&path).unwrap();
-        let _successor = StatusSocket::open(&path).unwrap();
-        drop(replaced);
+        let successor = StatusSocket::open(&path).unwrap();
+        replaced.file().remove();
         assert!(path.exists());
+        successor.file().remove();
+        assert!(!path.exists());
     }
 
     #[test]

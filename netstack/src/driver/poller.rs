@@ -22,7 +22,7 @@ pub enum Token {
     Flow(FlowId),
     /// The kernel socket of a promoted flow that faces the guest.
     Guest(FlowId),
-    Resolvers,
+    Companion,
     Status,
     /// It may be time to end.
     Exit,
@@ -81,6 +81,10 @@ impl Poller {
     }
 
     /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
+    pub fn remove(&self, source: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, source)?)
+    }
+
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.secs() as i64,
@@ -154,7 +158,7 @@ impl Token {
                 2,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
             ),
-            Token::Resolvers => (3, 0),
+            Token::Companion => (3, 0),
             Token::Status => (4, 0),
             Token::Exit => (5, 0),
             Token::Guest(id) => (
@@ -176,7 +180,7 @@ impl Token {
             1 => Token::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
             2 => Token::Flow(flow),
             6 => Token::Guest(flow),
-            3 => Token::Resolvers,
+            3 => Token::Companion,
             4 => Token::Status,
             _ => Token::Exit,
         }
@@ -203,7 +207,7 @@ mod tests {
                 index: 0,
                 generation: 0,
             }),
-            Token::Resolvers,
+            Token::Companion,
             Token::Status,
             Token::Exit,
         ] {

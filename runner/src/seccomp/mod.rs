@@ -2,25 +2,22 @@
 //! filter that follows from it.
 //!
 //! [`default`] is the profile of a container that names none, [`profile`] the JSON of one that does,
-//! [`syscalls`] the names, [`program`] the filter as the kernel takes it. The filter is made from
+//! [`syscalls`] the names; `netstack::seccomp` has the filter as the kernel takes it. The filter is made from
 //! the profile when a program is about to start in the container, `exec` included, and installed as
 //! the last thing but the program itself (`security`).
 
-mod action;
 mod default;
 mod profile;
-mod program;
 mod syscalls;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use netstack::seccomp::{Program, TooLong, compile};
 use serde::{Deserialize, Serialize};
 
 use crate::security::Capabilities;
-use crate::sys;
 use profile::{Profile, ProfileError};
-use program::{Program, TooLong};
 use syscalls::Machine;
 
 /// What a container was started with. A profile is kept as a whole: the file may change or go.
@@ -84,7 +81,7 @@ impl Seccomp {
         let machine = Machine::this().map_err(SeccompError::Machine)?;
         let decisions = profile.decisions(capabilities, &machine)?;
         Ok(Some(Filter {
-            program: program::compile(&decisions, profile.default_action()?)?,
+            program: compile(&decisions, profile.default_action()?)?,
             flags: profile.flags(),
         }))
     }
@@ -101,7 +98,8 @@ impl Filter {
     /// For the calling thread and all that comes from it, for good. Needs `no_new_privs` or
     /// CAP_SYS_ADMIN in the caller's user namespace.
     pub fn install(&self) -> Result<(), SeccompError> {
-        sys::install_seccomp_filter(self.program.instructions(), self.flags)
+        self.program
+            .install(self.flags)
             .map_err(SeccompError::Install)
     }
 }

@@ -8,10 +8,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use netstack::seccomp::{Action, Architecture, Comparison, Condition, Rule};
 use serde::{Deserialize, Serialize};
 
-use super::action::Action;
-use super::program::{Architecture, Comparison, Condition, Rule};
 use super::syscalls::{Machine, Variant};
 use crate::security::{Capabilities, CapabilityName};
 

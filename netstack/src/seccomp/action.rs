@@ -1,9 +1,7 @@
 //! What happens to a system call that a filter has decided about.
 
-use serde::{Deserialize, Serialize};
-
 /// The actions of `seccomp(2)` that need nobody who listens. In order of the kernel's precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     KillProcess,
     KillThread,

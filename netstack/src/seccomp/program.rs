@@ -7,10 +7,12 @@
 //! allowed whatever their arguments (Linux 5.11): these cost nothing afterwards.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use libc::sock_filter as Instruction;
 
 use super::action::Action;
+use crate::sys;
 
 /// What is decided about the calls of one architecture.
 #[derive(Debug, Clone)]
@@ -84,6 +86,15 @@ pub struct Program(Vec<Instruction>);
 impl Program {
     pub fn instructions(&self) -> &[Instruction] {
         &self.0
+    }
+
+    /// Installs the filter for the calling thread and all that comes from it, for good, with the
+    /// flags `SECCOMP_FILTER_FLAG_…` of `seccomp(2)`.
+    ///
+    /// # Errors
+    /// EACCES without both `no_new_privs` and CAP_SYS_ADMIN in the caller's user namespace.
+    pub fn install(&self, flags: u64) -> io::Result<()> {
+        sys::install_seccomp_filter(&self.0, flags)
     }
 }
 
