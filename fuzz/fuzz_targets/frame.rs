@@ -11,10 +11,10 @@
 mod kernel;
 
 use libfuzzer_sys::fuzz_target;
-use netstack::config::{parse_subnet_v4, parse_subnet_v6};
+use netstack::config::Network;
 use netstack::core::flow::HashKey;
 use netstack::core::link::Link;
-use netstack::core::policy::Network;
+use netstack::core::policy::Policy;
 use netstack::core::tcp::Promote;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
 use netstack::core::{Action, Config, Core, Instant, Limits};
@@ -59,11 +59,8 @@ fuzz_target!(|frame: &[u8]| {
 
 fn config() -> Config {
     Config {
-        network: Network {
-            v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
-            v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
-            allow_host_loopback: false,
-        },
+        addresses: Network::default().addresses(),
+        policy: Policy::default(),
         mtu: 1500,
         mac: [0x52, 0x55, 0x0a, 0, 2, 2],
         guest_mac: None,

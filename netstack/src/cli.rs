@@ -1,45 +1,23 @@
-//! The command line of `coracle-net`, and the order in which a helper comes up.
-//!
-//! Flags as typed become a checked [`Config`]; `start` turns that into running [`Parts`]; only
-//! [`main`] prints errors and picks exit codes. The order of `start` is what makes it safe:
-//! inherited descriptors are claimed before any is opened, host ports are bound with the caller's
-//! own privileges, the user namespace is joined while there is one thread, the privileges go when
-//! nothing is left to set up, and "ready" is said last.
+//! The command line of `coracle-net`: flags as typed, which become a checked [`Config`], and exit
+//! codes. `start` brings up what the configuration says; only [`main`] prints errors.
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::fmt::Display;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use portfwd::publish::AdoptError;
-use portfwd::{BindError, Listener};
-use tracing::{debug, info, warn};
 
 use crate::config::{
-    Config, ConfigError, MTU_RANGE, TargetKind, parse_publish, parse_publish_fd, parse_subnet_v4,
-    parse_subnet_v6, parse_target,
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, Network, TargetKind,
+    parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
-use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
-use crate::core::flow::HashKey;
-use crate::core::policy::Network;
+use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
-use crate::core::{self, Core, Limits};
-use crate::descriptors;
-use crate::device::{Tap, TapError};
-use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
-use crate::guest::{
-    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, Target,
-    configure,
-};
-use crate::host::{RESOLV_CONF, Resolvers};
 use crate::logging;
-use crate::sandbox::{self, Kept, SandboxError};
-use crate::sys;
+use crate::start::{self, StartError};
 
 /// A host port cannot be bound; as container engines have it, "the container could not be started".
 const EXIT_PORT: u8 = 126;
@@ -58,15 +36,25 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     logging::to_stderr();
-    let result = Config::try_from(args)
-        .map_err(StartError::from)
-        .and_then(run);
-    match result {
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, EXIT_FAILURE),
+    };
+    match start::run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("coracle-net: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, exit_code(&error)),
+    }
+}
+
+fn fail(error: &impl Display, code: u8) -> ExitCode {
+    eprintln!("coracle-net: {error}");
+    ExitCode::from(code)
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Bind(_) => EXIT_PORT,
+        _ => EXIT_FAILURE,
     }
 }
 
@@ -124,18 +112,18 @@ pub struct Args {
 
     /// How to read the first argument [default: a number is a PID, anything else a path]
     #[arg(long, value_name = "KIND")]
-    netns_type: Option<TargetKind>,
+    netns_type: Option<NetnsType>,
 
     /// Join this user namespace first [default: the one that owns the network namespace]
     #[arg(long, value_name = "PATH")]
     userns_path: Option<PathBuf>,
 
     /// IPv4 subnet: gateway .2, DNS .3, guest .100
-    #[arg(long, value_name = "A/P", default_value = "10.0.2.0/24")]
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V4)]
     cidr: String,
 
     /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
-    #[arg(long, value_name = "A/P", default_value = "fd00::/64")]
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V6)]
     cidr6: String,
 
     /// No IPv6 in the guest
@@ -166,10 +154,29 @@ pub struct Args {
     /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON
     /// document
     ///
+    /// Its counters show what was dropped, lost, prohibited and kept out by a limit; docs/STATUS.md
+    /// describes each field.
+    ///
     /// The socket is removed at the end, but for a helper that root started and a directory where
     /// only root may remove it; the next helper replaces it then.
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
+}
+
+/// The values of `--netns-type`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum NetnsType {
+    Pid,
+    Path,
+}
+
+impl From<NetnsType> for TargetKind {
+    fn from(kind: NetnsType) -> TargetKind {
+        match kind {
+            NetnsType::Pid => TargetKind::Pid,
+            NetnsType::Path => TargetKind::Path,
+        }
+    }
 }
 
 /// The values of `--promote`.
@@ -232,7 +239,7 @@ impl TryFrom<Args> for Config {
         let dns = !args.disable_dns;
         let v6 = parse_subnet_v6(&args.cidr6, dns)?;
         Config {
-            target: parse_target(&args.target, args.netns_type)?,
+            target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
             user_namespace: args.userns_path,
             tap: args.tap,
             configure: args.configure,
@@ -240,6 +247,8 @@ impl TryFrom<Args> for Config {
             network: Network {
                 v4: parse_subnet_v4(&args.cidr, dns)?,
                 v6: (!args.ipv4_only).then_some(v6),
+            },
+            policy: Policy {
                 allow_host_loopback: args.allow_host_loopback,
             },
             publish: args
@@ -260,247 +269,6 @@ impl TryFrom<Args> for Config {
         }
         .check()
     }
-}
-
-/// What kept the helper from coming up, or from going on.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error("descriptor {fd} was not passed on: {source}")]
-    Inherited { fd: RawFd, source: io::Error },
-    #[error("descriptor {fd} cannot be published: {source}")]
-    Adopt { fd: RawFd, source: AdoptError },
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Status(#[from] StatusError),
-    #[error("cannot watch for the end: {0}")]
-    Exit(#[source] io::Error),
-    #[error(
-        "cannot wait for a hang-up of descriptor {fd}: {source}; it must be a pipe or a socket"
-    )]
-    ExitFd { fd: RawFd, source: io::Error },
-    #[error(transparent)]
-    Namespace(#[from] NamespaceError),
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    #[error("cannot promote connections (--promote always): {0}")]
-    Unpromoted(Unpromoted),
-    #[error(transparent)]
-    Thread(#[from] GuestThreadEnded),
-    #[error("cannot watch {RESOLV_CONF}: {0}")]
-    Resolvers(#[source] io::Error),
-    #[error("cannot read random numbers from /dev/urandom: {0}")]
-    Random(#[source] io::Error),
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Driver(#[from] DriverError),
-}
-
-impl StartError {
-    fn exit_code(&self) -> u8 {
-        match self {
-            StartError::Bind(_) => EXIT_PORT,
-            _ => EXIT_FAILURE,
-        }
-    }
-}
-
-fn run(config: Config) -> Result<(), StartError> {
-    let ready = config.ready_fd.map(adopt).transpose()?;
-    let clock = Clock::start();
-    // The guest's thread is held until the end: it keeps the namespace, and makes sockets in it.
-    let (parts, _guest) = start(config, clock)?;
-    let mut driver = Driver::new(parts, clock)?;
-    if let Some(ready) = ready {
-        ReadySignal::new(ready).send();
-    }
-    // Woken by each segment, it would interrupt the program that sends them, and find one where it
-    // could find ten.
-    if let Err(error) = sys::wait_for_turn_when_woken() {
-        debug!(%error, "the scheduler does not take it for a batch process");
-    }
-    Ok(driver.run()?)
-}
-
-/// Brings everything up, in the order that the head of this file explains.
-fn start(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), StartError> {
-    let exit_fd = config
-        .exit_fd
-        .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
-        .transpose()?;
-    let mut listeners = adopt_listeners(&config)?;
-    prepare_process();
-
-    for rule in &config.publish {
-        listeners.extend(portfwd::publish::bind(rule)?);
-    }
-    let limits = Limits::share_out(descriptors::left_for_flows());
-    debug!(?limits, "descriptors are shared out");
-    let status = config
-        .status_socket
-        .as_deref()
-        .map(StatusSocket::open)
-        .transpose()?;
-    let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
-    if let Some((fd, watched)) = exit_fd {
-        exit.watch_hang_up(watched)
-            .map_err(|source| StartError::ExitFd { fd, source })?;
-    }
-
-    let target = Target::open(&config.target, config.user_namespace.as_deref())?;
-    // Before the guest has power over this process.
-    sandbox::close_process()?;
-    target.join_user()?;
-    let network_namespace = target
-        .network()
-        .try_clone_to_owned()
-        .map_err(StartError::Exit)?;
-    let holders = target.into_holders();
-    if let Some(process) = holders.process {
-        exit.watch_process(process).map_err(StartError::Exit)?;
-    }
-    if let Some(mount) = holders.mount {
-        exit.watch_mount(mount).map_err(StartError::Exit)?;
-    }
-    let guest = Arc::new(GuestThread::spawn(network_namespace)?);
-    let (tap, network) = set_up_guest(&guest, &config)?;
-    let resolvers = Resolvers::open(Path::new(RESOLV_CONF)).map_err(StartError::Resolvers)?;
-    let kept = Kept::here(config.keep_host_net_admin);
-    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
-        Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
-        promoter => promoter,
-    };
-    let mut core = core_config(&config, network, &tap, limits)?;
-    if promoter.is_err() {
-        core.promote = Promote::Off;
-    }
-
-    sandbox::confine_thread(kept)?;
-    guest.run(move || sandbox::confine_thread(kept))??;
-    // Again: changes of IDs have undone it.
-    sandbox::close_process()?;
-    if sandbox::root::is_system_root() {
-        warn!(
-            "the host's root is the only user of this user namespace, so the helper runs as that"
-        );
-    }
-    info!(tap = tap.name(), guest = %core.network.v4.guest, ipv6 = core.network.v6.is_some(), "the network is up");
-
-    let core = Core::new(core, clock.now());
-    Ok((
-        Parts {
-            core,
-            tap,
-            listeners,
-            resolvers,
-            promoter,
-            status,
-            exit,
-        },
-        guest,
-    ))
-}
-
-fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
-    sys::adopt_inherited_fd(fd).map_err(|source| StartError::Inherited { fd, source })
-}
-
-fn adopt_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let adopt = |(fd, rule): &(RawFd, _)| {
-        Listener::adopt(rule, adopt(*fd)?).map_err(|source| StartError::Adopt { fd: *fd, source })
-    };
-    config.publish_fds.iter().map(adopt).collect()
-}
-
-/// Limits and memory, for ten thousands of connections.
-fn prepare_process() {
-    sys::map_large_allocations();
-    // A ring buffer of 1 MiB of which one page is used must not become a huge page.
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        debug!("cannot do without transparent huge pages: {error}");
-    }
-    descriptors::raise_limit();
-}
-
-/// Opens the tap and configures the links, on the thread that is in the guest's network namespace.
-/// Returns the network that came of it: a guest may be without IPv6.
-fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
-    let name = config.tap.clone();
-    let mut network = config.network.clone();
-    let settings = config.configure.then(|| LinkSettings {
-        name: name.clone(),
-        mtu: config.mtu.into(),
-        ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),
-        ipv6: network.v6.map(|v6| (v6.guest, v6.prefix_len, v6.gateway)),
-    });
-    let set_up = move || -> Result<_, StartError> {
-        let tap = Tap::open(&name)?;
-        let has_ipv6 = settings.as_ref().map(configure).transpose()?;
-        Ok((tap, has_ipv6))
-    };
-    let (tap, has_ipv6) = guest.run(set_up)??;
-    if has_ipv6 == Some(false) {
-        network.v6 = None;
-    }
-    Ok((tap, network))
-}
-
-/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay
-/// with us, which is slower and nothing else.
-fn set_up_promotion(
-    guest: &Arc<GuestThread>,
-    config: &Config,
-    kept: Kept,
-    ipv6: bool,
-    limits: &Limits,
-) -> Result<Promoter, Unpromoted> {
-    if config.promote == Promote::Off {
-        return Err(Unpromoted::Off);
-    }
-    let promoter = match kept {
-        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
-            .map_err(Into::into),
-        Kept::Nothing => Err(Unpromoted::NeedsHost),
-    };
-    promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
-}
-
-fn core_config(
-    config: &Config,
-    network: Network,
-    tap: &Tap,
-    limits: Limits,
-) -> Result<core::Config, StartError> {
-    let mut random = [0; 24];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(StartError::Random)?;
-    let [seed, key0, key1] = [0, 8, 16].map(|at| {
-        let word = random[at..at + 8].try_into().expect("eight bytes");
-        u64::from_ne_bytes(word)
-    });
-    // The prefix that QEMU's user network made customary, then the gateway: an address that says
-    // whose it is.
-    let [a, b, c, d] = network.v4.gateway.octets();
-    Ok(core::Config {
-        network,
-        mtu: config.mtu,
-        mac: [0x52, 0x55, a, b, c, d],
-        guest_mac: tap
-            .mac()
-            .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
-            .ok(),
-        udp_segmentation: tap.udp_segmentation(),
-        promote: config.promote,
-        limits,
-        random_seed: seed,
-        hash_key: HashKey(key0, key1),
-    })
 }
 
 /// Help and version are answers; anything else is an error in this program's own form.
@@ -524,8 +292,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use portfwd::BindError;
 
     use super::*;
+    use crate::guest::GuestThreadEnded;
 
     fn config(line: &str) -> Result<Config, String> {
         let words = std::iter::once("coracle-net").chain(line.split_whitespace());
@@ -536,6 +306,17 @@ mod tests {
     #[test]
     fn the_command_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_tells_who_is_who_on_the_default_network() {
+        let help = Args::command().render_long_help().to_string();
+        let addresses = Network::default().addresses();
+        for ips in [addresses.guest, addresses.gateways, addresses.dns] {
+            let line = |line: &str| ips.iter().all(|ip| line.contains(&ip.to_string()));
+            assert!(help.lines().any(line), "{ips:?}");
+        }
+        assert!(help.contains(DEFAULT_SUBNET_V4) && help.contains(DEFAULT_SUBNET_V6));
     }
 
     #[test]
@@ -550,7 +331,7 @@ mod tests {
             config.network.v6.unwrap().dns.unwrap().to_string(),
             "fd00::3"
         );
-        assert!(!config.network.allow_host_loopback);
+        assert!(!config.policy.allow_host_loopback);
     }
 
     #[test]
@@ -569,7 +350,7 @@ mod tests {
         assert_eq!((config.ready_fd, config.exit_fd), (Some(3), Some(4)));
         assert_eq!(config.network.v4.guest.to_string(), "10.55.0.100");
         assert_eq!((config.network.v6, config.network.v4.dns), (None, None));
-        assert!(config.network.allow_host_loopback);
+        assert!(config.policy.allow_host_loopback);
         assert_eq!(config.user_namespace, Some("/u".into()));
         assert_eq!(config.status_socket, Some("/s".into()));
     }
@@ -595,7 +376,7 @@ mod tests {
     #[test]
     fn only_a_port_clash_has_its_own_exit_code() {
         let port = StartError::Bind(BindError::InUse("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(port.exit_code(), 126);
-        assert_eq!(StartError::Thread(GuestThreadEnded).exit_code(), 1);
+        assert_eq!(exit_code(&port), 126);
+        assert_eq!(exit_code(&StartError::Thread(GuestThreadEnded)), 1);
     }
 }

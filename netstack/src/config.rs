@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
-use crate::core::address::{is_another_host, stands_for};
-use crate::core::policy::{Network, Subnet};
+use crate::core::addresses::{Addresses, Prefix};
+use crate::core::policy::Policy;
+use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
 use crate::guest::TargetName;
 
@@ -29,6 +30,7 @@ pub struct Config {
     /// Bytes of an IP packet on the guest's link, within [`MTU_RANGE`].
     pub mtu: u16,
     pub network: Network,
+    pub policy: Policy,
     pub publish: Vec<Publish>,
     /// Inherited sockets, each with its single-port rule.
     pub publish_fds: Vec<(RawFd, Publish)>,
@@ -39,6 +41,60 @@ pub struct Config {
     /// Capabilities over the host's own network stay, where the guest's belongs to the same user
     /// namespace.
     pub keep_host_net_admin: bool,
+}
+
+/// The network that the guest gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub v4: Subnet<Ipv4Addr>,
+    /// `None` when the guest has no IPv6.
+    pub v6: Option<Subnet<Ipv6Addr>>,
+}
+
+/// A subnet of the guest's link with the addresses that matter in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet<A> {
+    pub network: A,
+    /// In bits.
+    pub prefix_len: u8,
+    pub guest: A,
+    pub gateway: A,
+    /// `None` when there is no forwarder.
+    pub dns: Option<A>,
+}
+
+/// Both families with [`DEFAULT_SUBNET_V4`] and [`DEFAULT_SUBNET_V6`], and a forwarder in each.
+impl Default for Network {
+    fn default() -> Network {
+        Network {
+            v4: parse_subnet_v4(DEFAULT_SUBNET_V4, true).expect("a test parses it"),
+            v6: Some(parse_subnet_v6(DEFAULT_SUBNET_V6, true).expect("a test parses it")),
+        }
+    }
+}
+
+impl Network {
+    /// Who is who on it, IPv4 first.
+    pub fn addresses(&self) -> Addresses {
+        let mut addresses = Addresses::default();
+        self.v4.list_in(&mut addresses);
+        if let Some(v6) = self.v6 {
+            v6.list_in(&mut addresses);
+        }
+        addresses
+    }
+}
+
+impl<A: Copy + Into<IpAddr>> Subnet<A> {
+    fn list_in(&self, addresses: &mut Addresses) {
+        addresses.guest.push(self.guest.into());
+        addresses.gateways.push(self.gateway.into());
+        addresses.dns.extend(self.dns.map(A::into));
+        addresses.on_link.push(Prefix {
+            network: self.network.into(),
+            len: self.prefix_len,
+        });
+    }
 }
 
 /// An argument that cannot work.
@@ -77,11 +133,17 @@ pub enum ConfigError {
 /// is a multiple of 8.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
 
+/// Customary in this family of programs since slirp.
+pub const DEFAULT_SUBNET_V4: &str = "10.0.2.0/24";
+
+/// RFC 4193 asks for a random one; nobody but the guest and us ever sees this.
+pub const DEFAULT_SUBNET_V6: &str = "fd00::/64";
+
 /// `sun_path` without its terminating zero (unix(7)).
 pub const STATUS_PATH_MAX: usize = 107;
 
-/// How the first positional argument is to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// How a target is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
     Pid,
     Path,
@@ -106,7 +168,7 @@ pub fn parse_target(text: &str, kind: Option<TargetKind>) -> Result<TargetName, 
 
 /// Reads `10.0.2.0/24`; `dns` says whether there is a forwarder.
 pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, ConfigError> {
-    let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, "10.0.2.0/24")?;
+    let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, DEFAULT_SUBNET_V4)?;
     let bits = network.to_bits();
     let masked = Ipv4Addr::from_bits(bits & mask(u32::MAX.into(), 32, prefix_len) as u32);
     if masked != network {
@@ -132,7 +194,7 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, Config
 
 /// Reads `fd00::/64`.
 pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, ConfigError> {
-    let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, "fd00::/64")?;
+    let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, DEFAULT_SUBNET_V6)?;
     let bits = network.to_bits();
     let masked = Ipv6Addr::from_bits(bits & mask(u128::MAX, 128, prefix_len));
     if masked != network {
@@ -236,14 +298,15 @@ mod tests {
 
     #[test]
     fn the_default_subnets_have_the_documented_addresses() {
-        let v4 = parse_subnet_v4("10.0.2.0/24", true).unwrap();
+        let Network { v4, v6 } = Network::default();
         assert_eq!(v4.guest, Ipv4Addr::new(10, 0, 2, 100));
         assert_eq!(v4.gateway, Ipv4Addr::new(10, 0, 2, 2));
         assert_eq!(v4.dns, Some(Ipv4Addr::new(10, 0, 2, 3)));
-        let v6 = parse_subnet_v6("fd00::/64", false).unwrap();
+        let v6 = v6.unwrap();
         assert_eq!(v6.guest.to_string(), "fd00::100");
         assert_eq!(v6.gateway.to_string(), "fd00::2");
-        assert_eq!(v6.dns, None);
+        assert_eq!(v6.dns.unwrap().to_string(), "fd00::3");
+        assert_eq!(parse_subnet_v6("fd00::/64", false).unwrap().dns, None);
     }
 
     #[test]
@@ -307,11 +370,8 @@ mod tests {
             tap: "tap0".to_owned(),
             configure: true,
             mtu: 1500,
-            network: Network {
-                v4: parse_subnet_v4("10.0.2.0/24", true).unwrap(),
-                v6: None,
-                allow_host_loopback: false,
-            },
+            network: Network::default(),
+            policy: Policy::default(),
             publish: Vec::new(),
             publish_fds,
             ready_fd,

@@ -13,6 +13,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use rustix::process::Pid;
 
 /// Attaches `tun`, a fresh descriptor of /dev/net/tun, to the interface `name` of the caller's
 /// network namespace and creates the interface if there is none. `flags` are `IFF_TAP` and its
@@ -236,6 +237,61 @@ pub fn wait_for_turn_when_woken() -> io::Result<()> {
         )
     };
     cvt(if result == 0 { 0 } else { -1 })
+}
+
+/// Installs a seccomp filter for this process and what comes from it, with the flags
+/// `SECCOMP_FILTER_FLAG_…` of `seccomp(2)` (Linux 3.17).
+///
+/// # Errors
+/// EACCES without both `no_new_privs` and CAP_SYS_ADMIN, EINVAL for a malformed program.
+pub fn install_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
+    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let program = libc::sock_fprog {
+        len: program.len().try_into().map_err(too_long)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies `len` instructions and writes none; both live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Runs `live` in a process of its own, a copy of this one, and ends that with it. Returns the
+/// process.
+///
+/// To be called while this process has a single thread.
+pub fn fork(live: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: with one thread there is no lock that another one holds in the copy for ever.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // The frames below belong to the original.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live));
+            // SAFETY: ends the process; nothing that the original registered for its end runs.
+            unsafe { libc::_exit(outcome.is_err().into()) }
+        }
+        pid => Ok(Pid::from_raw(pid).expect("a process that was made has a number")),
+    }
+}
+
+/// Closes every descriptor from `first` on but `kept`.
+pub fn close_descriptors(first: RawFd, kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd();
+    let ranges = [(first, kept - 1), (kept + 1, RawFd::MAX)];
+    for (from, to) in ranges.into_iter().filter(|(from, to)| from <= to) {
+        // SAFETY: no number is read from memory. Whoever owns one of these descriptors is in the
+        // original of this process, or does not use it again.
+        unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+    }
 }
 
 fn cvt(result: c_int) -> io::Result<()> {

@@ -1,11 +1,13 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values` and
-//! `container` read single values; `elsewhere` knows the names that other engines have.
+//! `read` makes a [`Cli`] of the words and one line of what is wrong with them; `values`,
+//! `container` and `security_opt` read single values; `elsewhere` knows the names that other
+//! engines have.
 
 mod container;
 mod elsewhere;
 mod read;
+mod security_opt;
 mod values;
 
 use std::borrow::Cow;
@@ -17,6 +19,7 @@ use portfwd::spec::{Protocol, Publish};
 
 pub use container::{EnvArg, RootfsArg};
 pub use read::{Unread, read};
+pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
 
 use crate::security::CapabilityName;
@@ -175,8 +178,10 @@ pub struct RunArgs {
     #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_drop: Vec<CapabilityName>,
 
-    /// no-new-privileges: setuid files and file capabilities give nothing in the container
-    #[arg(long, value_name = "OPTION")]
+    /// no-new-privileges: setuid files and file capabilities give nothing in the container.
+    /// seccomp=FILE: the system calls that a profile in JSON allows, in place of the default
+    /// profile, which is equal to Podman's; seccomp=unconfined: all of them
+    #[arg(long, value_parser = bytes(SecurityOpt::parse), value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
 
     /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either
@@ -249,16 +254,6 @@ pub enum UserNamespace {
     Default,
     /// The same for users; for the host's root, its own IDs.
     Host,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SecurityOpt {
-    #[value(
-        name = "no-new-privileges",
-        alias = "no-new-privileges:true",
-        alias = "no-new-privileges=true"
-    )]
-    NoNewPrivileges,
 }
 
 /// A standard stream to attach to.
@@ -439,6 +434,8 @@ pub struct UnshareArgs {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -446,6 +443,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_run_tells_the_containers_addresses() {
+        let mut cli = Cli::command();
+        let run = cli.find_subcommand_mut("run").expect("a command");
+        let help = run.render_long_help().to_string();
+        let addresses = netstack::config::Network::default().addresses();
+        let told = |ips: &[IpAddr]| match ips {
+            [v4, v6] => help.contains(&format!("{v4} and {v6}")),
+            _ => false,
+        };
+        assert!(told(&addresses.guest) && told(&addresses.dns));
     }
 
     fn parse(typed: &[&str]) -> Result<Cli, Unread> {

@@ -5,15 +5,14 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+
+use netstack::core::addresses::Addresses;
 
 use crate::failure::Explained;
 use crate::rootfs::{Bind, BindOptions};
 use crate::spec::Network;
-
-/// Where coracle-net answers DNS queries in the container.
-const NAME_SERVERS: [&str; 2] = ["10.0.2.3", "fd00::3"];
-const GUEST_ADDRESSES: [&str; 2] = ["10.0.2.100", "fd00::100"];
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {source}", path.display())]
@@ -72,8 +71,8 @@ fn resolv_conf(host: &str, network: Network, ipv6: bool) -> String {
         )
     });
     let servers = match network {
-        Network::Default => &NAME_SERVERS[..if ipv6 { 2 } else { 1 }],
-        Network::None => &[],
+        Network::Default => addresses(ipv6).dns,
+        Network::None => Vec::new(),
     };
     let servers = servers
         .iter()
@@ -92,13 +91,20 @@ fn hosts(hostname: &str, name: &str, network: Network, ipv6: bool) -> String {
         format!("{hostname} {name}")
     };
     let addresses = match network {
-        Network::Default => &GUEST_ADDRESSES[..if ipv6 { 2 } else { 1 }],
-        Network::None => &["127.0.0.1"],
+        Network::Default => addresses(ipv6).guest,
+        Network::None => vec![Ipv4Addr::LOCALHOST.into()],
     };
     for address in addresses {
         text += &format!("{address}\t{names}\n");
     }
     text
+}
+
+/// Who is who on the network that coracle-net gives the container, which is not told anything else.
+fn addresses(ipv6: bool) -> Addresses {
+    let network = netstack::config::Network::default();
+    let v6 = network.v6.filter(|_| ipv6);
+    netstack::config::Network { v6, ..network }.addresses()
 }
 
 #[cfg(test)]
@@ -122,6 +128,8 @@ mod tests {
     #[test]
     fn a_container_knows_its_own_name() {
         assert!(hosts("abc", "web", Network::Default, false).ends_with("\n10.0.2.100\tabc web\n"));
+        let both = hosts("web", "web", Network::Default, true);
+        assert!(both.ends_with("\n10.0.2.100\tweb\nfd00::100\tweb\n"));
         assert!(hosts("web", "web", Network::None, true).ends_with("\n127.0.0.1\tweb\n"));
     }
 }

@@ -34,6 +34,7 @@ mod ready;
 mod reaper;
 pub mod roles;
 mod rootfs;
+mod seccomp;
 mod security;
 mod selfexec;
 pub mod signal;

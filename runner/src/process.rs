@@ -18,7 +18,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::inherited::SoftLimits;
 use crate::reaper;
 use crate::rootfs::lookup::{file_type, open_in_root};
-use crate::security::{Capabilities, drop_privileges};
+use crate::security::{Capabilities, Rights};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};
 use crate::sys;
 use crate::user::{self, Identity};
@@ -30,12 +30,9 @@ pub struct Prepared {
     env: Vec<CString>,
     /// What `args[0]` may mean, in order.
     candidates: Vec<CString>,
-    identity: Identity,
-    capabilities: Capabilities,
-    no_new_privs: bool,
+    rights: Rights,
     limits: Option<SoftLimits>,
     init: bool,
-    single_id: bool,
 }
 
 impl Prepared {
@@ -66,12 +63,15 @@ impl Prepared {
             args: c_strings(spec.args.clone())?,
             env: c_strings(env)?,
             candidates: c_strings(candidates)?,
-            identity,
-            capabilities: spec.capabilities,
-            no_new_privs: spec.no_new_privs,
+            rights: Rights {
+                identity,
+                capabilities: spec.capabilities,
+                no_new_privs: spec.no_new_privs,
+                single_id: spec.single_id,
+                filter: spec.seccomp.filter(spec.capabilities)?,
+            },
             limits: spec.limits,
             init: spec.init,
-            single_id: spec.single_id,
         })
     }
 
@@ -81,18 +81,14 @@ impl Prepared {
         let prepare = || -> Result<(), Failure> {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
             sys::close_on_exec_from(3).map_err(Failure::context("cannot close descriptors"))?;
-            drop_privileges(
-                &self.identity,
-                self.capabilities,
-                self.no_new_privs,
-                self.single_id,
-            )?;
+            self.rights.become_user()?;
             // The kernel forgets it when IDs change, so that this comes after.
             rustix::process::set_parent_process_death_signal(on_parent_death)
                 .map_err(Failure::context("cannot tie the container to its monitor"))?;
             if let Some(limits) = &self.limits {
                 limits.restore();
             }
+            self.rights.seal()?;
             if self.init {
                 // Goes on in a child; this process stays as process 1.
                 reaper::part().map_err(Failure::context("cannot start the container's command"))?;
@@ -103,7 +99,12 @@ impl Prepared {
         if let Err(failure) = prepare() {
             return failure;
         }
-        execute(&self.candidates, &self.args, &self.env, self.capabilities)
+        execute(
+            &self.candidates,
+            &self.args,
+            &self.env,
+            self.rights.capabilities,
+        )
     }
 }
 

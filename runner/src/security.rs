@@ -1,6 +1,7 @@
-//! What a container's process may do: capabilities, `no_new_privs`, keyring.
+//! What a container's process may do: capabilities, `no_new_privs`, keyring, system calls.
 //!
 //! Owns the names and the default set of capabilities, and the order in which rights are given up.
+//! Which system calls there are is `seccomp`'s.
 //! A container's capabilities are those of its user namespace only. The inheritable and ambient
 //! sets are always empty: a non-empty one let files with inheritable capabilities raise them
 //! (CVE-2022-24769, CVE-2022-27649).
@@ -14,6 +15,7 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::seccomp::{Filter, SeccompError};
 use crate::sys;
 use crate::user::Identity;
 
@@ -32,6 +34,8 @@ pub enum SecurityError {
     NoNewPrivs { source: io::Error },
     #[error("cannot leave the caller's session keyring: {source}")]
     Keyring { source: io::Error },
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
 }
 
 impl Explained for SecurityError {}
@@ -108,6 +112,14 @@ impl Capabilities {
                 .fold(0, |bits, bit| bits | bit)
         };
         Self((bits | single(add)) & !single(drop))
+    }
+
+    /// Whether the set has this one; for ALL, whether it has all.
+    pub fn has(self, name: CapabilityName) -> bool {
+        match name {
+            CapabilityName::All => self == Self::ALL,
+            CapabilityName::Number(number) => self.contains(number),
+        }
     }
 
     fn contains(self, number: u32) -> bool {
@@ -188,64 +200,95 @@ impl fmt::Display for CapabilityName {
     }
 }
 
-/// Turns this process, root of the user namespace with every capability, into what the container's
-/// command is to be. `single_id` tells that the namespace has one user and one group, and so no
-/// groups to set. Called right before exec: what comes after has no rights left to do anything
-/// else.
-pub fn drop_privileges(
-    identity: &Identity,
-    capabilities: Capabilities,
-    no_new_privs: bool,
-    single_id: bool,
-) -> Result<(), SecurityError> {
-    let capability_error = |errno: rustix::io::Errno| SecurityError::Capabilities {
-        source: errno.into(),
-    };
-    match sys::join_fresh_session_keyring() {
-        // A kernel without keyrings, or an outer container whose filter forbids them, leaves
-        // nothing to protect.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
-        other => other.map_err(|source| SecurityError::Keyring { source })?,
-    }
-    // The bounding set goes first: lowering it takes CAP_SETPCAP, which the container may not be
-    // meant to have.
-    rustix::thread::clear_ambient_capability_set().map_err(capability_error)?;
-    for number in 0..u64::BITS {
-        if !capabilities.contains(number) {
-            match rustix::thread::remove_capability_from_bounding_set(
-                CapabilitySet::from_bits_retain(1 << number),
-            ) {
-                // Beyond the last capability that this kernel knows.
-                Err(rustix::io::Errno::INVAL) => break,
-                other => other.map_err(capability_error)?,
+/// What a container's command may do and who it is.
+#[derive(Debug)]
+pub struct Rights {
+    pub identity: Identity,
+    pub capabilities: Capabilities,
+    pub no_new_privs: bool,
+    /// Whether the user namespace has one user and one group, and so no groups to set.
+    pub single_id: bool,
+    pub filter: Option<Filter>,
+}
+
+impl Rights {
+    /// The first of two steps that turn this process, root of the user namespace with every
+    /// capability, into what the container's command is to be: nothing can be got back by executing
+    /// a program, and the process is the command's user. It still has every capability.
+    pub fn become_user(&self) -> Result<(), SecurityError> {
+        match sys::join_fresh_session_keyring() {
+            // A kernel without keyrings, or an outer container whose filter forbids them, leaves
+            // nothing to protect.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+            other => other.map_err(|source| SecurityError::Keyring { source })?,
+        }
+        // The bounding set goes first: lowering it takes CAP_SETPCAP, which the container may not
+        // be meant to have.
+        rustix::thread::clear_ambient_capability_set().map_err(capability_error)?;
+        for number in 0..u64::BITS {
+            if !self.capabilities.contains(number) {
+                match rustix::thread::remove_capability_from_bounding_set(
+                    CapabilitySet::from_bits_retain(1 << number),
+                ) {
+                    // Beyond the last capability that this kernel knows.
+                    Err(rustix::io::Errno::INVAL) => break,
+                    other => other.map_err(capability_error)?,
+                }
             }
         }
+        // For `seal`, which may have to install a filter.
+        rustix::thread::set_keep_capabilities(true).map_err(capability_error)?;
+        become_user(&self.identity, self.single_id)?;
+        rustix::thread::set_keep_capabilities(false).map_err(capability_error)
     }
-    become_user(identity, single_id)?;
-    // Only root keeps capabilities, as after exec of an ordinary program. setresuid has cleared
-    // them for everyone else.
-    let kept = if identity.uid == 0 {
-        CapabilitySet::from_bits_retain(capabilities.0)
-    } else {
-        CapabilitySet::empty()
-    };
-    let known = rustix::thread::capabilities(None)
-        .map_err(capability_error)?
-        .permitted;
-    let kept = kept & known;
+
+    /// The second step, right before exec: what comes after has no rights left to do anything else,
+    /// and makes no system call that the filter forbids.
+    pub fn seal(&self) -> Result<(), SecurityError> {
+        let permitted = rustix::thread::capabilities(None)
+            .map_err(capability_error)?
+            .permitted;
+        // Only root keeps capabilities, as after exec of an ordinary program.
+        let kept = match self.identity.uid {
+            0 => permitted & CapabilitySet::from_bits_retain(self.capabilities.0),
+            _ => CapabilitySet::empty(),
+        };
+        if self.no_new_privs {
+            limit_capabilities(kept)?;
+            let error = |errno: rustix::io::Errno| SecurityError::NoNewPrivs {
+                source: errno.into(),
+            };
+            rustix::thread::set_no_new_privs(true).map_err(error)?;
+            self.install_filter()
+        } else {
+            // Without no_new_privs a filter takes this capability (seccomp(2)).
+            limit_capabilities(kept | (permitted & CapabilitySet::SYS_ADMIN))?;
+            self.install_filter()?;
+            limit_capabilities(kept)
+        }
+    }
+
+    fn install_filter(&self) -> Result<(), SecurityError> {
+        match &self.filter {
+            Some(filter) => Ok(filter.install()?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn limit_capabilities(kept: CapabilitySet) -> Result<(), SecurityError> {
     let sets = rustix::thread::CapabilitySets {
         effective: kept,
         permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    rustix::thread::set_capabilities(None, sets).map_err(capability_error)?;
-    if no_new_privs {
-        let error = |errno: rustix::io::Errno| SecurityError::NoNewPrivs {
-            source: errno.into(),
-        };
-        rustix::thread::set_no_new_privs(true).map_err(error)?;
+    rustix::thread::set_capabilities(None, sets).map_err(capability_error)
+}
+
+fn capability_error(errno: rustix::io::Errno) -> SecurityError {
+    SecurityError::Capabilities {
+        source: errno.into(),
     }
-    Ok(())
 }
 
 /// Groups, then group, then user: each step still has the right to take the next.

@@ -14,6 +14,7 @@ use crate::failure::Explained;
 use crate::inherited::SoftLimits;
 use crate::path_text;
 use crate::rootfs::Tree;
+use crate::seccomp::Seccomp;
 use crate::security::Capabilities;
 use crate::state::read_regular;
 use crate::state::version::{self, Kept, Versioned};
@@ -41,6 +42,7 @@ pub struct ProcessSpec {
     pub terminal: bool,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+    pub seccomp: Seccomp,
     /// The caller's; `None` where they were not kept.
     pub limits: Option<SoftLimits>,
     /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).

@@ -6,10 +6,10 @@ use std::io;
 use std::ops::Range;
 
 use etherparse::TcpHeader;
-use netstack::config::{parse_subnet_v4, parse_subnet_v6};
+use netstack::config::Network;
 use netstack::core::flow::{FlowId, HashKey};
 use netstack::core::link::Link;
-use netstack::core::policy::Network;
+use netstack::core::policy::Policy;
 use netstack::core::tcp::{HostStream, Promote, Readiness};
 use netstack::core::vnet::VNET_HEADER_LEN;
 use netstack::core::{Action, Config, Core, Duration, Instant, Limits};
@@ -154,11 +154,8 @@ impl Connection {
 
 fn core() -> Core {
     let config = Config {
-        network: Network {
-            v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
-            v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
-            allow_host_loopback: false,
-        },
+        addresses: Network::default().addresses(),
+        policy: Policy::default(),
         mtu: 65520,
         mac: packets::OUR_MAC,
         guest_mac: Some(packets::GUEST_MAC),

@@ -3,8 +3,21 @@
 mod exit;
 mod status;
 
+use libc::c_long;
+
 pub use exit::{ExitWatch, ReadySignal};
 pub use status::{
     FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, MemoryStatus,
-    Promoted, PromotionStatus, Reason, Status, StatusError, StatusSocket,
+    Promoted, PromotionStatus, Reason, SocketFile, Status, StatusError, StatusSocket,
 };
+
+/// What serving status and watching for the end take, for the sandbox. A list of mounts is read
+/// from its beginning each time.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_sendto,
+    libc::SYS_lseek,
+    libc::SYS_fcntl,
+];

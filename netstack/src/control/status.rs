@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use tracing::debug;
 
-/// The document. Addresses are those that the guest sees.
+/// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// This program's version.
@@ -38,7 +38,8 @@ pub struct Status {
     pub frames_lost: u64,
     /// Packets of the guest, ever, to addresses that it may not reach.
     pub prohibited: u64,
-    /// How often, ever, a limit kept a flow out, or ended one to make room for another.
+    /// How often, ever, a limit kept a flow out, or ended one to make room for another: the sum of
+    /// what `limits` has of it.
     pub limit_reached: u64,
     pub limits: LimitsStatus,
     pub promotion: PromotionStatus,
@@ -62,12 +63,19 @@ pub struct LimitsStatus {
     /// Clients of published UDP ports.
     pub published_udp: LimitStatus,
     pub icmp: LimitStatus,
+    /// How often, ever, the system had no descriptor left for a socket.
+    pub out_of_descriptors: u64,
+    /// How often, ever, a client of a published port was turned away because too many others have
+    /// its address and port as the guest sees them.
+    pub out_of_ports: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LimitStatus {
     pub used: usize,
     pub limit: usize,
+    /// How often, ever, the limit kept a flow out, or ended one to make room for another.
+    pub reached: u64,
 }
 
 /// What became of handing flows over to the kernel.
@@ -191,12 +199,18 @@ const MAX_CLIENTS: usize = 16;
 /// Connected clients that wait to be served, in the kernel.
 const BACKLOG: i32 = 64;
 
-/// Listens at a path, which it removes when dropped.
-#[derive(Debug)]
-pub struct StatusSocket {
+/// The file of a [`StatusSocket`], which is there until it is removed.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of our socket, so that nobody else's is removed.
     identity: (u64, u64),
+}
+
+/// Listens at a path.
+#[derive(Debug)]
+pub struct StatusSocket {
+    file: SocketFile,
     listener: UnixListener,
     /// Knows the listener, unless there are too many clients, and the clients.
     epoll: Epoll,
@@ -226,8 +240,10 @@ impl StatusSocket {
             let file = fs::symlink_metadata(path)?;
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
             let socket = StatusSocket {
-                path: path.to_owned(),
-                identity: (file.dev(), file.ino()),
+                file: SocketFile {
+                    path: path.to_owned(),
+                    identity: (file.dev(), file.ino()),
+                },
                 listener: socket.into(),
                 epoll,
                 clients: Vec::new(),
@@ -239,6 +255,11 @@ impl StatusSocket {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// What is left to remove at the end.
+    pub fn file(&self) -> SocketFile {
+        self.file.clone()
     }
 
     /// To be called when the descriptor is readable: sends each new client what `status` returns,
@@ -303,8 +324,9 @@ impl AsFd for StatusSocket {
     }
 }
 
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
+impl SocketFile {
+    /// For when nobody listens any more.
+    pub fn remove(self) {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
@@ -376,7 +398,11 @@ mod tests {
             bytes_from_guest: 2,
             age_ms: 3,
         };
-        let limit = |used| LimitStatus { used, limit: 100 };
+        let limit = |used| LimitStatus {
+            used,
+            limit: 100,
+            reached: 2,
+        };
         Status {
             version: "0.1.0",
             guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
@@ -395,6 +421,8 @@ mod tests {
                 udp: limit(17),
                 published_udp: limit(18),
                 icmp: limit(19),
+                out_of_descriptors: 21,
+                out_of_ports: 22,
             },
             promotion: PromotionStatus {
                 unavailable: None,
@@ -420,7 +448,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100},"waiting":{"used":20,"limit":100},"dials":{"used":15,"limit":100},"half_open":{"used":16,"limit":100},"udp":{"used":17,"limit":100},"published_udp":{"used":18,"limit":100},"icmp":{"used":19,"limit":100}},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100,"reached":2},"waiting":{"used":20,"limit":100,"reached":2},"dials":{"used":15,"limit":100,"reached":2},"half_open":{"used":16,"limit":100,"reached":2},"udp":{"used":17,"limit":100,"reached":2},"published_udp":{"used":18,"limit":100,"reached":2},"icmp":{"used":19,"limit":100,"reached":2},"out_of_descriptors":21,"out_of_ports":22},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.sock");
         let mut socket = StatusSocket::open(&path).unwrap();
@@ -431,8 +459,49 @@ mod tests {
         let client = UnixStream::connect(&path).unwrap();
         socket.serve(|| status(1)).unwrap();
         assert_eq!(read(client), expected);
-        drop(socket);
-        assert!(!path.exists());
+    }
+
+    /// Each field, and each value that a program may have to tell from others.
+    #[test]
+    fn the_document_is_described() {
+        const TEXT: &str = include_str!("../../../docs/STATUS.md");
+        fn names(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    found.extend(fields.keys().cloned());
+                    fields.values().for_each(|value| names(value, found));
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        let mut document = status(1);
+        document.promotion.unavailable = Some("--promote off".to_owned());
+        names(&serde_json::to_value(document).unwrap(), &mut found);
+        let promoted = Promoted {
+            promoted_ms_ago: 0,
+            promoted_after_bytes: 0,
+            promoted_pause_us: 0,
+        };
+        let detail = "EPERM".to_owned();
+        for reason in [
+            Reason::Opening,
+            Reason::Talks,
+            Reason::Off,
+            Reason::Leaving,
+            Reason::Restless,
+            Reason::Refused { detail },
+            Reason::Hauls(promoted),
+            Reason::Asked(promoted),
+        ] {
+            let reason = serde_json::to_value(reason).unwrap();
+            found.push(reason["reason"].as_str().unwrap().to_owned());
+            names(&reason, &mut found);
+        }
+        for name in found {
+            assert!(TEXT.contains(&format!("`{name}`")), "{name} is missing");
+        }
     }
 
     #[test]
@@ -492,16 +561,16 @@ mod tests {
             Err(StatusError::Served(_))
         ));
         // As after `kill -9`: the file stays.
-        let mut stale = served;
-        stale.identity = (0, 0);
-        drop(stale);
+        drop(served);
         let replaced = StatusSocket::open(&path).unwrap();
 
         // A successor's file is not removed.
         fs::remove_file(&path).unwrap();
-        let _successor = StatusSocket::open(&path).unwrap();
-        drop(replaced);
+        let successor = StatusSocket::open(&path).unwrap();
+        replaced.file().remove();
         assert!(path.exists());
+        successor.file().remove();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::time::{Duration, Instant};
 
+use super::dns::{Forwarder, Questions};
 use super::flow::FlowId;
 
 /// How long an unused mapping lives: RFC 4787 REQ-5 wants two minutes at least and recommends five.
@@ -43,10 +44,7 @@ pub enum Role {
     /// The guest asks the forwarder at `appears`.
     Dns {
         appears: SocketAddr,
-        asked: Vec<SocketAddr>,
-        /// ID of the last question and how often it was repeated: a repetition goes to the next
-        /// resolver.
-        question: Option<(u16, usize)>,
+        questions: Questions,
     },
     /// `client` of a published port, which the guest sees as `appears`.
     Published {
@@ -90,7 +88,7 @@ impl Mapping {
         &mut self,
         remote: SocketAddr,
         payload: &[u8],
-        resolvers: &[SocketAddr],
+        forwarder: &Forwarder,
     ) -> Option<SocketAddr> {
         match &mut self.role {
             Role::Direct { peers } => {
@@ -102,23 +100,7 @@ impl Mapping {
             }
             Role::Translated { host, .. } => Some(*host),
             Role::Published { client, .. } => Some(*client),
-            Role::Dns {
-                asked, question, ..
-            } => {
-                let id = payload
-                    .first_chunk::<2>()
-                    .map_or(0, |id| u16::from_be_bytes(*id));
-                let attempt = match question {
-                    Some((last, attempt)) if *last == id => attempt.wrapping_add(1),
-                    _ => 0,
-                };
-                *question = Some((id, attempt));
-                let resolver = *resolvers.get(attempt % resolvers.len().max(1))?;
-                if !asked.contains(&resolver) {
-                    asked.push(resolver);
-                }
-                Some(resolver)
-            }
+            Role::Dns { questions, .. } => questions.ask(payload, forwarder),
             Role::Echo { .. } => None,
         }
     }
@@ -132,7 +114,7 @@ impl Mapping {
             Role::Published {
                 appears, client, ..
             } => (from == *client).then_some(*appears),
-            Role::Dns { appears, asked, .. } => asked.contains(&from).then_some(*appears),
+            Role::Dns { appears, questions } => questions.were_put_to(from).then_some(*appears),
             Role::Echo { .. } => None,
         }
     }
@@ -157,7 +139,10 @@ mod tests {
         });
         let remote = addr("198.51.100.7:53");
         assert_eq!(mapping.appearance(remote), None);
-        assert_eq!(mapping.route(remote, b"", &[]), Some(remote));
+        assert_eq!(
+            mapping.route(remote, b"", &Forwarder::default()),
+            Some(remote)
+        );
         assert_eq!(mapping.appearance(remote), Some(remote));
         // The port may differ (address-dependent), the address may not.
         let other_port = addr("198.51.100.7:54");
@@ -166,21 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_question_goes_to_the_next_resolver() {
-        let resolvers = [addr("192.0.2.1:53"), addr("192.0.2.2:53")];
-        let forwarder = addr("10.0.2.3:53");
+    fn the_forwarder_answers_for_the_resolvers_that_were_asked() {
+        let [first, second] = [addr("192.0.2.1:53"), addr("192.0.2.2:53")];
+        let forwarder = Forwarder::new(vec![first, second]);
+        let asked = addr("10.0.2.3:53");
         let mut mapping = mapping(Role::Dns {
-            appears: forwarder,
-            asked: Vec::new(),
-            question: None,
+            appears: asked,
+            questions: Questions::default(),
         });
-        let ask = |mapping: &mut Mapping, id: u8| mapping.route(forwarder, &[0, id], &resolvers);
-        assert_eq!(ask(&mut mapping, 1), Some(resolvers[0]));
-        assert_eq!(mapping.appearance(resolvers[1]), None);
-        assert_eq!(ask(&mut mapping, 1), Some(resolvers[1]));
-        assert_eq!(ask(&mut mapping, 1), Some(resolvers[0]));
-        assert_eq!(ask(&mut mapping, 2), Some(resolvers[0]));
-        assert_eq!(mapping.appearance(resolvers[1]), Some(forwarder));
-        assert_eq!(mapping.route(forwarder, &[0, 3], &[]), None);
+        assert_eq!(mapping.route(asked, &[0, 1], &forwarder), Some(first));
+        assert_eq!(mapping.appearance(first), Some(asked));
+        assert_eq!(mapping.appearance(second), None);
     }
 }

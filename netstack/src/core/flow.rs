@@ -1,5 +1,5 @@
-//! The one table of all flows: a slab of entries with generations, and a keyed hash from tuple to
-//! entry.
+//! What a flow is known by, why it ends, and the one table of all: a slab of entries with
+//! generations, and a keyed hash from tuple to entry.
 //!
 //! A `FlowId` outlives its flow harmlessly: the generation of a reused slot differs, so a late
 //! event of the host finds nothing. Lookup never scans; the hash is keyed because the guest chooses
@@ -40,6 +40,23 @@ pub struct Tuple {
     /// The address the guest believes it talks to. `None` for UDP from the guest, where one mapping
     /// serves all remotes (endpoint-independent mapping, RFC 4787 REQ-1).
     pub remote: Option<SocketAddr>,
+}
+
+/// Why a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Both sides finished, or nothing more is expected of a UDP or echo flow.
+    Finished,
+    ResetByGuest,
+    /// The host stream failed; the guest was sent RST.
+    ResetByHost,
+    /// The dial failed; the guest was told as the failure asks.
+    DialFailed,
+    /// The guest left a SYN or FIN unanswered for too long, or until another flow needed the room;
+    /// or its SYN was none that TCP takes.
+    GuestSilent,
+    /// The guest gave up while we were dialling.
+    Cancelled,
 }
 
 /// Flows of any kind `F`, by id and by tuple.

@@ -10,14 +10,15 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, Udp
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
-use super::flow::{Protocol, Tuple};
+use super::dns::Questions;
+use super::flow::{Cause, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::neighbour;
 use super::packet::{Packet, Transport};
 use super::policy::Verdict;
 use super::shares::Share;
-use super::tcp::{Cause, Phase, Stragglers, TcpFlow};
+use super::tcp::{Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
 use super::{Action, Core, IN_FLIGHT, Kind};
 
@@ -28,9 +29,7 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
-        if self.guest_mac.is_none()
-            || self.config.network.guest(packet.source) == Some(packet.source)
-        {
+        if self.guest_mac.is_none() || self.config.addresses.is_guest(packet.source) {
             self.guest_mac = Some(packet.source_mac);
         }
         match &packet.transport {
@@ -60,10 +59,8 @@ impl Core {
         }
         if let Some(id) = self.flows.find(&tuple) {
             let flow = self.flows.tcp_mut(id)?;
-            match &mut flow.phase {
-                // A guest that reuses the port starts over with another sequence number; the dial
-                // serves both.
-                Phase::Dialling { syn, .. } if opens => *syn = packet.ip.into(),
+            match flow.phase() {
+                Phase::Dialling { .. } if opens => flow.repeat_syn(packet.ip),
                 Phase::Dialling { .. } if tcp.rst() => self.close(id, Cause::Cancelled),
                 Phase::Dialling { .. } => {}
                 // It was in flight at the hand-over, or the mark that diverts it is gone. A SYN is
@@ -91,11 +88,9 @@ impl Core {
             self.engine.refuse(packet.ip, hardware, now, link);
             return None;
         }
-        let to = match self.config.network.judge(Protocol::Tcp, remote) {
+        let to = match self.judge(Protocol::Tcp, remote) {
             Verdict::Dial(to) => to,
-            // Over TCP a repeated question is a new connection: nothing tells it from the first
-            // one.
-            Verdict::Resolve => *self.resolvers.first()?,
+            Verdict::Resolve => self.forwarder.dial()?,
             Verdict::Refuse => {
                 self.engine.refuse(packet.ip, hardware, now, link);
                 return None;
@@ -110,7 +105,7 @@ impl Core {
             return None;
         }
         self.make_room(Share::Waiting);
-        let flow = TcpFlow::dialling(packet.ip, self.config.promote, now);
+        let flow = TcpFlow::dialling(packet.ip, to, self.config.promote, now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.begin(flow, Share::Waiting, now);
         Some(Action::Dial { flow, to })
@@ -146,7 +141,7 @@ impl Core {
         let flow = match self.flows.find(&with(Some(remote))) {
             Some(flow) => flow,
             None => {
-                let (tuple, role) = match self.config.network.judge(Protocol::Udp, remote) {
+                let (tuple, role) = match self.judge(Protocol::Udp, remote) {
                     Verdict::Dial(to) if to == remote => (
                         with(None),
                         Role::Direct {
@@ -164,8 +159,7 @@ impl Core {
                         with(Some(remote)),
                         Role::Dns {
                             appears: remote,
-                            asked: Vec::new(),
-                            question: None,
+                            questions: Questions::default(),
                         },
                     ),
                     verdict => {
@@ -181,7 +175,7 @@ impl Core {
         };
         let payload = udp.payload();
         let mapping = self.flows.mapping_mut(flow)?;
-        let to = mapping.route(remote, payload, &self.resolvers)?;
+        let to = mapping.route(remote, payload, &self.forwarder)?;
         mapping.last_used = now;
         mapping.bytes_from_guest += payload.len() as u64;
         self.counters.bytes_from_guest += payload.len() as u64;
@@ -229,8 +223,8 @@ impl Core {
                 self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
             }
             Icmpv6Type::NeighborSolicitation => {
-                let network = &self.config.network;
-                neighbour::handle_ndp(packet, icmp, network, self.config.mac, link);
+                let addresses = &self.config.addresses;
+                neighbour::handle_ndp(packet, icmp, addresses, self.config.mac, link);
                 None
             }
             Icmpv6Type::DestinationUnreachable(_) => {
@@ -250,7 +244,7 @@ impl Core {
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
         let remote = packet.destination;
-        if self.config.network.is_ours(remote) {
+        if self.config.addresses.is_ours(remote) {
             let hardware = self.hardware_of(packet);
             icmp::send_echo_reply(
                 hardware,
@@ -263,10 +257,7 @@ impl Core {
             );
             return None;
         }
-        let verdict = self
-            .config
-            .network
-            .judge(Protocol::Echo, SocketAddr::new(remote, 0));
+        let verdict = self.judge(Protocol::Echo, SocketAddr::new(remote, 0));
         let Verdict::Dial(to) = verdict else {
             self.reject(packet, verdict, link);
             return None;
@@ -302,10 +293,9 @@ impl Core {
             Verdict::Refuse => Unreachable::Port,
             _ => Unreachable::Host,
         };
-        let network = &self.config.network;
         let reporter = match why {
             Unreachable::Port => Some(packet.destination),
-            _ => network.gateway(packet.source),
+            _ => self.config.addresses.gateway(packet.source),
         };
         let is_broadcast = matches!(packet.destination, IpAddr::V4(ip) if ip.is_broadcast());
         if let Some(reporter) = reporter

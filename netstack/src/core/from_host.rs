@@ -8,11 +8,13 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
-use super::flow::{FlowId, Protocol, Tuple};
+use super::dns::Forwarder;
+use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
+use super::policy::Verdict;
 use super::shares::Share;
-use super::tcp::{Cause, Phase, Readiness, TcpFlow};
+use super::tcp::{Phase, Readiness, TcpFlow};
 use super::{Core, DialError, Kind};
 
 impl Core {
@@ -20,14 +22,10 @@ impl Core {
     /// nobody waits for it any more.
     pub fn begin_dial(&mut self, id: FlowId, now: Instant) -> bool {
         let flow = self.flows.tcp(id);
-        if !flow.is_some_and(|flow| matches!(flow.phase, Phase::Dialling { .. })) {
+        if !flow.is_some_and(|flow| matches!(flow.phase(), Phase::Dialling { .. })) {
             return false;
         }
-        self.advance(id, Share::Dials, now, |flow| {
-            if let Phase::Dialling { has_begun, .. } = &mut flow.phase {
-                *has_begun = true;
-            }
-        });
+        self.advance(id, Share::Dials, now, TcpFlow::dial_begins);
         true
     }
 
@@ -41,19 +39,18 @@ impl Core {
         link: &mut impl Link,
     ) {
         let hardware = self.hardware(id);
-        let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp_mut(id)) else {
+        let (Some(tuple), Some(flow)) = (self.flows.tuple(id), self.flows.tcp(id)) else {
             return;
         };
-        let (Phase::Dialling { syn, .. }, Some(remote)) = (&flow.phase, tuple.remote) else {
+        let (Phase::Dialling { syn, to, .. }, Some(remote)) = (flow.phase(), tuple.remote) else {
             return;
         };
+        let to = *to;
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);
                 let taken = connection.state() != State::Listen;
-                self.advance(id, Share::HalfOpen, now, |flow| {
-                    flow.phase = Phase::Open(connection);
-                });
+                self.advance(id, Share::HalfOpen, now, |flow| flow.answered(connection));
                 if !taken {
                     // Its addresses or checksum are none that TCP answers, so nobody waits for one.
                     self.close(id, Cause::GuestSilent);
@@ -66,11 +63,15 @@ impl Core {
             Err(DialError::Refused) => self.engine.refuse(syn, hardware, now, link),
             Err(DialError::Unreachable(why)) => {
                 let guest = tuple.guest.ip();
-                if let Some(gateway) = self.config.network.gateway(guest) {
+                if let Some(gateway) = self.config.addresses.gateway(guest) {
                     icmp::send_unreachable(hardware, link, gateway, guest, why, syn);
                 }
             }
             Err(DialError::Silent) => {}
+        }
+        let was_query = self.judge(Protocol::Tcp, remote) == Verdict::Resolve;
+        if was_query && result != Err(DialError::Silent) {
+            self.forwarder.dial_failed(to);
         }
         self.close(id, Cause::DialFailed);
     }
@@ -90,7 +91,7 @@ impl Core {
         }
         self.make_room(Share::HalfOpen);
         let Some(tuple) = self.free_tuple(Protocol::Tcp, guest, appears) else {
-            self.counters.limit_reached += 1;
+            self.counters.out_of_ports += 1;
             return None;
         };
         let hardware = Hardware {
@@ -228,12 +229,8 @@ impl Core {
         let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
-        if let Role::Dns { question, .. } = &mut mapping.role {
-            // The guest asks again at once; then it is the next resolver's turn.
-            *question = None;
-            if self.resolvers.first() == Some(&to) {
-                self.resolvers.rotate_left(1);
-            }
+        if let Role::Dns { questions, .. } = &mut mapping.role {
+            questions.failed(to, &mut self.forwarder);
         }
         let guest = mapping.guest;
         let (reporter, remote) = match mapping.role {
@@ -241,7 +238,7 @@ impl Core {
             Role::Echo { .. } => return,
             _ => match mapping.appearance(to) {
                 Some(remote) if why == Unreachable::Port => (remote.ip(), remote),
-                Some(remote) => match self.config.network.gateway(guest.ip()) {
+                Some(remote) => match self.config.addresses.gateway(guest.ip()) {
                     Some(gateway) => (gateway, remote),
                     None => return,
                 },
@@ -255,7 +252,7 @@ impl Core {
 
     /// The host's resolvers, most preferred first.
     pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
-        self.resolvers = resolvers;
+        self.forwarder = Forwarder::new(resolvers);
     }
 
     /// Where in the guest a client of a published port goes, and who it appears to be. A client of
@@ -265,12 +262,11 @@ impl Core {
         client: SocketAddr,
         guest_port: u16,
     ) -> Option<(SocketAddr, SocketAddr)> {
-        let network = &self.config.network;
-        let appears = match network.appearance(client.ip()) {
-            Some(appears) => appears,
-            None => network.v4.gateway.into(),
+        let addresses = &self.config.addresses;
+        let (guest, appears) = match addresses.appearance(client.ip()) {
+            Some(appears) => (addresses.guest(appears)?, appears),
+            None => addresses.in_other_family(client.ip())?,
         };
-        let guest = network.guest(appears)?;
         Some((
             SocketAddr::new(guest, guest_port),
             SocketAddr::new(appears, client.port()),

@@ -18,8 +18,9 @@
 // No clock: the methods that read one are listed in clippy.toml.
 #![deny(clippy::disallowed_methods)]
 
-pub mod address;
+pub mod addresses;
 pub mod datagram;
+pub mod dns;
 pub mod flow;
 mod from_guest;
 mod from_host;
@@ -33,6 +34,7 @@ mod reassembly;
 mod refusal;
 mod seniority;
 mod shares;
+pub mod special_purpose;
 pub mod tcp;
 mod timers;
 pub mod vnet;
@@ -48,15 +50,17 @@ pub use self::shares::{
 };
 pub use smoltcp::time::{Duration, Instant};
 
+use self::addresses::Addresses;
 use self::datagram::{Mapping, Role};
-use self::flow::{FlowId, FlowTable, HashKey, Tuple};
+use self::dns::Forwarder;
+use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
 use self::packet::{Frame, Packet, Transport};
-use self::policy::Network;
+use self::policy::{Policy, Verdict};
 use self::reassembly::Reassembly;
 use self::shares::Shares;
-use self::tcp::{Cause, Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
+use self::tcp::{Engine, HostStream, MemoryUse, Phase, Promote, Served, TcpFlow};
 use self::timers::Timers;
 
 /// Most ports that are tried for the client of a published port whose own is taken.
@@ -67,7 +71,8 @@ const IN_FLIGHT: Duration = Duration::from_millis(100);
 
 /// What a core is made from.
 pub struct Config {
-    pub network: Network,
+    pub addresses: Addresses,
+    pub policy: Policy,
     /// Largest IP packet on the guest's link, 1280 to 65520.
     pub mtu: u16,
     /// Our address on the guest's Ethernet.
@@ -126,9 +131,11 @@ pub struct Counters {
     pub bytes_from_guest: u64,
     /// Frames that were malformed or of a kind this network does not carry.
     pub frames_dropped: u64,
-    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for
-    /// another.
-    pub limit_reached: u64,
+    /// How often the system had no descriptor left for a socket.
+    pub out_of_descriptors: u64,
+    /// How often a client of a published port was turned away because too many others share its
+    /// address and port as the guest sees them ([`MAX_CLASHES`]).
+    pub out_of_ports: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
     /// Flows that the kernel has taken over, and attempts that failed.
@@ -148,7 +155,7 @@ pub struct Core {
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
     stray_seen: bool,
-    resolvers: Vec<SocketAddr>,
+    forwarder: Forwarder,
     reassembly: Reassembly,
     counters: Counters,
 }
@@ -201,7 +208,7 @@ impl Core {
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
             stray_seen: false,
-            resolvers: Vec::new(),
+            forwarder: Forwarder::default(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
             config,
@@ -217,8 +224,8 @@ impl Core {
     ) -> Option<Action<'f>> {
         match Frame::parse(frame) {
             Some(Frame::Arp(arp)) => {
-                let network = &self.config.network;
-                neighbour::handle_arp(&arp, network, self.config.mac, link);
+                let addresses = &self.config.addresses;
+                neighbour::handle_arp(&arp, addresses, self.config.mac, link);
                 None
             }
             Some(Frame::Ip(packet)) => self.handle_packet(packet, now, link),
@@ -295,13 +302,6 @@ impl Core {
         match served {
             Served::Waiting => {
                 if let Some(deadline) = flow.deadline(&mut self.engine, now) {
-                    // A deadline in the past would be served again at once, and for ever if nothing
-                    // comes of it. A muted flow is exempt, for a millisecond.
-                    let deadline = if flow.haul.may_speak() {
-                        deadline.max(now + Duration::from_millis(1))
-                    } else {
-                        deadline
-                    };
                     self.timers.schedule(id, deadline, scheduled);
                 }
             }
@@ -316,7 +316,7 @@ impl Core {
 
     /// Lets every connection give back what it does not need.
     fn touch_idle(&mut self) {
-        let open = |entry: &Entry| matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase, Phase::Open(_)));
+        let open = |entry: &Entry| matches!(&entry.kind, Kind::Tcp(flow) if matches!(flow.phase(), Phase::Open(_)));
         let ids: Vec<FlowId> = self
             .flows
             .iter()
@@ -351,8 +351,8 @@ impl Core {
         self.timers.next()
     }
 
-    pub fn network(&self) -> &Network {
-        &self.config.network
+    pub fn addresses(&self) -> &Addresses {
+        &self.config.addresses
     }
 
     pub fn counters(&self) -> Counters {
@@ -387,6 +387,13 @@ impl Core {
                 Kind::Mapping(mapping) => Some((tuple, mapping)),
                 Kind::Tcp(_) => None,
             })
+    }
+
+    fn judge(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        let Config {
+            addresses, policy, ..
+        } = &self.config;
+        policy.judge(addresses, protocol, remote)
     }
 
     fn insert_mapping(
@@ -435,12 +442,7 @@ impl Core {
         self.timers.cancel(id, entry.scheduled);
         self.shares.end(&entry);
         if let Kind::Tcp(flow) = entry.kind {
-            let carried = flow.bytes_to_guest.max(flow.bytes_from_guest);
-            match flow.phase {
-                Phase::Open(connection) => self.engine.recycle(connection, carried),
-                Phase::Dialling { .. } => {}
-                Phase::Promoted(handover) => self.engine.memory().settle(handover.unread),
-            }
+            flow.end(&mut self.engine);
         }
         self.closed.push_back((id, cause));
     }

@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::icmpv6::{Icmpv6PayloadSlice, NeighborAdvertisementHeader};
 use etherparse::{ArpOperation, ArpPacketSlice, Icmpv6Slice, Icmpv6Type};
 
+use super::addresses::Addresses;
 use super::link::{Hardware, Link};
 use super::packet::{MacAddr, Packet};
-use super::policy::Network;
 
 /// Neighbour discovery is only believed, by both sides, with this hop limit (RFC 4861 7.1).
 const NDP_HOP_LIMIT: u8 = 255;
@@ -23,7 +23,12 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Answers an ARP request of the guest.
-pub fn handle_arp(arp: &ArpPacketSlice, network: &Network, ours: MacAddr, link: &mut impl Link) {
+pub fn handle_arp(
+    arp: &ArpPacketSlice,
+    addresses: &Addresses,
+    ours: MacAddr,
+    link: &mut impl Link,
+) {
     if arp.operation() != ArpOperation::REQUEST {
         return;
     }
@@ -35,7 +40,7 @@ pub fn handle_arp(arp: &ArpPacketSlice, network: &Network, ours: MacAddr, link: 
         return;
     };
     let (sender, target) = (Ipv4Addr::from(sender), Ipv4Addr::from(target));
-    if should_answer(network, target.into(), sender.is_unspecified()) {
+    if should_answer(addresses, target.into(), sender.is_unspecified()) {
         Hardware { ours, guests }.send_arp_reply(link, target, sender);
     }
 }
@@ -44,7 +49,7 @@ pub fn handle_arp(arp: &ArpPacketSlice, network: &Network, ours: MacAddr, link: 
 pub fn handle_ndp(
     packet: &Packet,
     icmp: &Icmpv6Slice,
-    network: &Network,
+    addresses: &Addresses,
     ours: MacAddr,
     link: &mut impl Link,
 ) {
@@ -59,7 +64,7 @@ pub fn handle_ndp(
     }
     let target = solicitation.target_address();
     let detecting_duplicates = source.is_unspecified();
-    if !should_answer(network, target.into(), detecting_duplicates) {
+    if !should_answer(addresses, target.into(), detecting_duplicates) {
         return;
     }
     let (destination, guests) = if detecting_duplicates {
@@ -84,6 +89,6 @@ pub fn handle_ndp(
     );
 }
 
-fn should_answer(network: &Network, target: IpAddr, detecting_duplicates: bool) -> bool {
-    network.is_ours(target) || (!detecting_duplicates && network.guest(target) != Some(target))
+fn should_answer(addresses: &Addresses, target: IpAddr, detecting_duplicates: bool) -> bool {
+    addresses.is_ours(target) || (!detecting_duplicates && !addresses.is_guest(target))
 }

@@ -1,41 +1,26 @@
-//! Which addresses exist on the guest's network, and where a packet of the guest may go.
+//! Where a packet of the guest may go. Who is who on its network is the matter of `addresses`.
 //!
 //! The rules, first match wins:
-//! - the DNS address forwards port 53 to the host's resolvers and refuses everything else;
+//! - the DNS address forwards queries to the host's resolvers (`dns`) and refuses everything else;
 //! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses;
-//! - other addresses of the guest's own subnet do not exist;
+//! - other addresses that are the guest's, or of its link only, do not exist;
 //! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are
 //!   metadata services of clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
 //!
-//! An IPv6 address that stands for an IPv4 address (`address`) goes where that one goes, and is
-//! dialled as it is only if that one would be.
+//! An IPv6 address that stands for an IPv4 address (`special_purpose`) goes where that one goes,
+//! and is dialled as it is only if that one would be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::address::{is_another_host, stands_for};
+use super::addresses::Addresses;
+use super::dns;
 use super::flow::Protocol;
+use super::special_purpose::{is_another_host, stands_for};
 
-/// Port of DNS (RFC 1035).
-pub const DNS_PORT: u16 = 53;
-
-/// A subnet of the guest's link with the addresses that matter in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet<A> {
-    pub network: A,
-    pub prefix_len: u8,
-    pub guest: A,
-    pub gateway: A,
-    /// `None` when there is no forwarder.
-    pub dns: Option<A>,
-}
-
-/// The guest's network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    pub v4: Subnet<Ipv4Addr>,
-    /// `None` when the guest has no IPv6.
-    pub v6: Option<Subnet<Ipv6Addr>>,
+/// What the guest is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
     /// The gateway's address leads to the host's 127.0.0.1 or ::1.
     pub allow_host_loopback: bool,
 }
@@ -55,30 +40,36 @@ pub enum Verdict {
     Prohibit,
 }
 
-impl Network {
-    /// Where a packet of the guest to `remote` goes.
-    pub fn judge(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+impl Policy {
+    /// Where a packet to `remote` goes, of a guest on the network of `addresses`. Everything that
+    /// leaves for the host has come through here.
+    pub fn judge(&self, addresses: &Addresses, protocol: Protocol, remote: SocketAddr) -> Verdict {
         if let IpAddr::V6(ip) = remote.ip() {
             for v4 in stands_for(ip) {
                 let v4 = SocketAddr::new(v4.into(), remote.port());
-                let verdict = self.judge_as_written(protocol, v4);
+                let verdict = self.judge_as_written(addresses, protocol, v4);
                 if verdict != Verdict::Dial(v4) {
                     return verdict;
                 }
             }
         }
-        self.judge_as_written(protocol, remote)
+        self.judge_as_written(addresses, protocol, remote)
     }
 
-    fn judge_as_written(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+    fn judge_as_written(
+        &self,
+        addresses: &Addresses,
+        protocol: Protocol,
+        remote: SocketAddr,
+    ) -> Verdict {
         let ip = remote.ip();
-        if Some(ip) == self.dns(ip) {
-            return match protocol {
-                Protocol::Tcp | Protocol::Udp if remote.port() == DNS_PORT => Verdict::Resolve,
-                _ => Verdict::Refuse,
+        if addresses.is_dns(ip) {
+            return match dns::is_query(protocol, remote.port()) {
+                true => Verdict::Resolve,
+                false => Verdict::Refuse,
             };
         }
-        if Some(ip) == self.gateway(ip) {
+        if addresses.is_gateway(ip) {
             if !self.allow_host_loopback {
                 return Verdict::Refuse;
             }
@@ -88,74 +79,13 @@ impl Network {
             };
             return Verdict::Dial(SocketAddr::new(loopback, remote.port()));
         }
-        if self.on_link(ip) {
+        if addresses.is_local(ip) {
             return Verdict::Unreachable;
         }
         if !is_another_host(ip) {
             return Verdict::Prohibit;
         }
         Verdict::Dial(remote)
-    }
-
-    /// Whether we answer for `ip` on the guest's Ethernet.
-    pub fn is_ours(&self, ip: IpAddr) -> bool {
-        Some(ip) == self.gateway(ip) || Some(ip) == self.dns(ip)
-    }
-
-    /// The address under which a client of a published port appears to the guest: its own, unless
-    /// that cannot be told from something else there. `None` when the guest lacks the family.
-    pub fn appearance(&self, client: IpAddr) -> Option<IpAddr> {
-        let gateway = self.gateway(client)?;
-        let is_plain = |ip| is_another_host(ip) && !self.on_link(ip);
-        let stands_for_plain = match client {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(ip) => stands_for(ip).all(|v4| is_plain(v4.into())),
-        };
-        Some(if stands_for_plain && is_plain(client) {
-            client
-        } else {
-            gateway
-        })
-    }
-
-    /// The guest's address of the family of `like`.
-    pub fn guest(&self, like: IpAddr) -> Option<IpAddr> {
-        match like {
-            IpAddr::V4(_) => Some(self.v4.guest.into()),
-            IpAddr::V6(_) => self.v6.map(|v6| v6.guest.into()),
-        }
-    }
-
-    /// The gateway of the family of `like`.
-    pub fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
-        match like {
-            IpAddr::V4(_) => Some(self.v4.gateway.into()),
-            IpAddr::V6(_) => self.v6.map(|v6| v6.gateway.into()),
-        }
-    }
-
-    fn dns(&self, like: IpAddr) -> Option<IpAddr> {
-        match like {
-            IpAddr::V4(_) => self.v4.dns.map(IpAddr::from),
-            IpAddr::V6(_) => self.v6.and_then(|v6| v6.dns).map(IpAddr::from),
-        }
-    }
-
-    fn on_link(&self, ip: IpAddr) -> bool {
-        match ip {
-            IpAddr::V4(ip) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(self.v4.prefix_len))
-                    .unwrap_or(0);
-                (ip.to_bits() ^ self.v4.network.to_bits()) & mask == 0
-            }
-            IpAddr::V6(ip) => self.v6.is_some_and(|v6| {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(v6.prefix_len))
-                    .unwrap_or(0);
-                (ip.to_bits() ^ v6.network.to_bits()) & mask == 0
-            }),
-        }
     }
 }
 
@@ -164,29 +94,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::dns::DNS_PORT;
 
-    fn network(allow_host_loopback: bool) -> Network {
-        Network {
-            v4: Subnet {
-                network: [10, 0, 2, 0].into(),
-                prefix_len: 24,
-                guest: [10, 0, 2, 100].into(),
-                gateway: [10, 0, 2, 2].into(),
-                dns: Some([10, 0, 2, 3].into()),
-            },
-            v6: Some(Subnet {
-                network: "fd00::".parse().unwrap(),
-                prefix_len: 64,
-                guest: "fd00::100".parse().unwrap(),
-                gateway: "fd00::2".parse().unwrap(),
-                dns: Some("fd00::3".parse().unwrap()),
-            }),
+    fn judge_by(allow_host_loopback: bool, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        let policy = Policy {
             allow_host_loopback,
-        }
+        };
+        policy.judge(&Addresses::of_the_tests(), protocol, remote)
     }
 
     fn judge(remote: &str) -> Verdict {
-        network(false).judge(Protocol::Tcp, remote.parse().unwrap())
+        judge_by(false, Protocol::Tcp, remote.parse().unwrap())
     }
 
     #[test]
@@ -257,7 +175,6 @@ mod tests {
             .map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
         };
         for allow_host_loopback in [false, true] {
-            let network = network(allow_host_loopback);
             for (v4, port) in [
                 ([127, 0, 0, 1], 80),
                 ([169, 254, 169, 254], 80),
@@ -272,11 +189,11 @@ mod tests {
                     let as_v4 = SocketAddr::from((v4, port));
                     for spelled in spellings(v4) {
                         let spelled = SocketAddr::new(spelled, port);
-                        let expected = match network.judge(protocol, as_v4) {
+                        let expected = match judge_by(allow_host_loopback, protocol, as_v4) {
                             Verdict::Dial(to) if to == as_v4 => Verdict::Dial(spelled),
                             verdict => verdict,
                         };
-                        let verdict = network.judge(protocol, spelled);
+                        let verdict = judge_by(allow_host_loopback, protocol, spelled);
                         assert_eq!(verdict, expected, "{protocol:?} {spelled}");
                     }
                 }
@@ -301,11 +218,11 @@ mod tests {
             };
             let ip = Ipv6Addr::from_bits(bits);
             let remote = SocketAddr::new(ip.into(), 80);
-            if let Verdict::Dial(to) = network(false).judge(Protocol::Udp, remote) {
+            if let Verdict::Dial(to) = judge_by(false, Protocol::Udp, remote) {
                 prop_assert_eq!(to, remote);
                 for v4 in stands_for(ip) {
                     let v4 = SocketAddr::new(v4.into(), 80);
-                    prop_assert_eq!(network(false).judge(Protocol::Udp, v4), Verdict::Dial(v4));
+                    prop_assert_eq!(judge_by(false, Protocol::Udp, v4), Verdict::Dial(v4));
                 }
             }
         }
@@ -343,41 +260,14 @@ mod tests {
 
     #[test]
     fn the_gateway_is_host_loopback_when_allowed() {
-        let network = network(true);
         for (remote, host) in [
             ("10.0.2.2:80", "127.0.0.1:80"),
             ("[fd00::2]:80", "[::1]:80"),
         ] {
             assert_eq!(
-                network.judge(Protocol::Tcp, remote.parse().unwrap()),
+                judge_by(true, Protocol::Tcp, remote.parse().unwrap()),
                 Verdict::Dial(host.parse().unwrap())
             );
         }
-    }
-
-    #[test]
-    fn clients_appear_as_themselves_unless_that_would_mislead_the_guest() {
-        let appearance = |client: &str| network(false).appearance(client.parse().unwrap()).unwrap();
-        assert_eq!(appearance("198.51.100.7").to_string(), "198.51.100.7");
-        assert_eq!(appearance("2001:db8::7").to_string(), "2001:db8::7");
-        assert_eq!(appearance("127.0.0.1").to_string(), "10.0.2.2");
-        assert_eq!(appearance("10.0.2.100").to_string(), "10.0.2.2");
-        assert_eq!(appearance("::1").to_string(), "fd00::2");
-        assert_eq!(appearance("fe80::5").to_string(), "fd00::2");
-        for misleading in [
-            "64:ff9b::127.0.0.1",
-            "64:ff9b::10.0.2.100",
-            "2002:a9fe:a9fe::1",
-        ] {
-            assert_eq!(
-                appearance(misleading).to_string(),
-                "fd00::2",
-                "{misleading}"
-            );
-        }
-        assert_eq!(
-            appearance("64:ff9b::c633:6407").to_string(),
-            "64:ff9b::c633:6407"
-        );
     }
 }

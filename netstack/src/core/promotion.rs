@@ -4,9 +4,9 @@
 use smoltcp::time::Instant;
 
 use super::Core;
-use super::flow::{FlowId, Tuple};
+use super::flow::{Cause, FlowId, Tuple};
 use super::link::Link;
-use super::tcp::{Cause, Reluctance, Snapshot, Stragglers};
+use super::tcp::{Reluctance, Snapshot, Stragglers};
 
 impl Core {
     /// The next flow that rests and wants to be handed over to the kernel. Take its

@@ -13,9 +13,8 @@ use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
 use smoltcp::time::Instant;
 
 use super::datagram::Role;
-use super::flow::{FlowId, Protocol, Tuple};
+use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::link::Link;
-use super::tcp::Cause;
 use super::{Action, Core, MAX_CLASHES};
 
 impl Core {
@@ -135,13 +134,9 @@ impl Core {
     /// The flow of a client with the ends that it has in the other family. `None` when the guest
     /// lacks that.
     fn other_family(&self, tuple: &Tuple) -> Option<Tuple> {
-        let network = &self.config.network;
-        let like = match tuple.guest.ip() {
-            IpAddr::V4(_) => network.v6?.guest.into(),
-            IpAddr::V6(_) => network.v4.guest.into(),
-        };
-        let guest = SocketAddr::new(network.guest(like)?, tuple.guest.port());
-        let appears = SocketAddr::new(network.gateway(like)?, tuple.remote?.port());
+        let (guest, gateway) = self.config.addresses.in_other_family(tuple.guest.ip())?;
+        let guest = SocketAddr::new(guest, tuple.guest.port());
+        let appears = SocketAddr::new(gateway, tuple.remote?.port());
         self.free_tuple(tuple.protocol, guest, appears)
     }
 

@@ -9,9 +9,9 @@
 use smoltcp::time::{Duration, Instant};
 
 use super::datagram::Role;
-use super::flow::{FlowId, FlowTable};
+use super::flow::{Cause, FlowId, FlowTable};
 use super::seniority::Seniority;
-use super::tcp::{Cause, Phase, TcpFlow};
+use super::tcp::{Phase, TcpFlow};
 use super::{Core, Entry, Kind};
 
 /// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not
@@ -93,6 +93,8 @@ impl Default for Limits {
 pub struct Usage {
     pub count: usize,
     pub limit: usize,
+    /// How often the limit kept one out, each time that it tried, or ended one to make room.
+    pub reached: u64,
 }
 
 /// Kinds of flows of which the senior one makes way for one more.
@@ -120,9 +122,12 @@ impl Share {
 /// Who is there of each kind.
 pub struct Shares {
     by_kind: [Seniority; Share::ALL.len()],
+    /// How often each limit was reached.
+    reached: [u64; Share::ALL.len()],
     /// Descriptors of open connections.
     streams: usize,
     max_streams: usize,
+    streams_reached: u64,
 }
 
 impl Shares {
@@ -137,8 +142,10 @@ impl Shares {
         };
         Shares {
             by_kind: Share::ALL.map(|share| Seniority::new(limit(share))),
+            reached: [0; Share::ALL.len()],
             streams: 0,
             max_streams: limits.streams,
+            streams_reached: 0,
         }
     }
 
@@ -166,10 +173,10 @@ impl Entry {
     /// Which share the flow is part of. `None` for an open connection.
     fn share(&self) -> Option<Share> {
         match &self.kind {
-            Kind::Tcp(flow) => match flow.phase {
-                Phase::Dialling { has_begun, .. } if has_begun => Some(Share::Dials),
+            Kind::Tcp(flow) => match flow.phase() {
+                Phase::Dialling { has_begun, .. } if *has_begun => Some(Share::Dials),
                 Phase::Dialling { .. } => Some(Share::Waiting),
-                Phase::Open(_) if flow.is_half_open => Some(Share::HalfOpen),
+                Phase::Open(_) if flow.is_half_open() => Some(Share::HalfOpen),
                 Phase::Open(_) | Phase::Promoted(_) => None,
             },
             Kind::Mapping(mapping) => Some(mapping.role.share()),
@@ -179,7 +186,7 @@ impl Entry {
     /// How many descriptors an open connection holds.
     fn streams(&self) -> usize {
         match &self.kind {
-            Kind::Tcp(flow) if matches!(flow.phase, Phase::Promoted(_)) => 2,
+            Kind::Tcp(flow) if matches!(flow.phase(), Phase::Promoted(_)) => 2,
             _ => 1,
         }
     }
@@ -219,6 +226,7 @@ impl Core {
         Usage {
             count: seniority.len(),
             limit: seniority.limit(),
+            reached: self.shares.reached[share as usize],
         }
     }
 
@@ -227,7 +235,15 @@ impl Core {
         Usage {
             count: self.shares.streams,
             limit: self.shares.max_streams,
+            reached: self.shares.streams_reached,
         }
+    }
+
+    /// How often a limit kept a flow out, each time that it tried, or ended one to make room for
+    /// another.
+    pub fn limit_reached(&self) -> u64 {
+        let shares = self.shares.reached.iter().sum::<u64>() + self.shares.streams_reached;
+        shares + self.counters.out_of_descriptors + self.counters.out_of_ports
     }
 
     /// Whether there may be one more connection, or one more in the kernel. If not, that is
@@ -238,7 +254,7 @@ impl Core {
     /// descriptors.
     pub fn admits_stream(&mut self) -> bool {
         let admitted = self.shares.streams < self.shares.max_streams;
-        self.counters.limit_reached += u64::from(!admitted);
+        self.shares.streams_reached += u64::from(!admitted);
         admitted
     }
 
@@ -262,7 +278,7 @@ impl Core {
     pub fn yield_descriptor(&mut self, id: Option<FlowId>) -> bool {
         const ORDER: [Share; 4] = [Share::Udp, Share::Echo, Share::HalfOpen, Share::Dials];
         let candidates = if id.is_some() { 4 } else { 2 };
-        self.counters.limit_reached += 1;
+        self.counters.out_of_descriptors += 1;
         ORDER[..candidates]
             .iter()
             .any(|share| self.end_senior(*share, id))
@@ -271,7 +287,7 @@ impl Core {
     /// Sees to it that there may be one more of `share`.
     pub(super) fn make_room(&mut self, share: Share) {
         if self.shares.by_kind[share as usize].is_full() {
-            self.counters.limit_reached += 1;
+            self.shares.reached[share as usize] += 1;
             self.end_senior(share, None);
         }
     }

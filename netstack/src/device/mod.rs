@@ -6,6 +6,8 @@
 
 mod tap;
 
+use libc::c_long;
+
 pub use crate::core::vnet::VNET_HEADER_LEN;
 pub use tap::{Tap, TapError};
 
@@ -14,3 +16,11 @@ pub use tap::{Tap, TapError};
 /// super-frame too (the kernel's `gso_max_size` is 65,536 unless somebody configures BIG TCP, which
 /// tun does not carry).
 pub const MAX_FRAME_LEN: usize = VNET_HEADER_LEN + 18 + 65535;
+
+/// What a device that is open calls, for the sandbox.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+];

@@ -7,12 +7,12 @@ use std::num::NonZeroU16;
 use tracing::{debug, warn};
 
 use super::Driver;
-use super::poller::{Interest, Token};
+use super::listeners::Published;
+use super::poller::{Interest, ListenerId, Token};
 use super::sockets::HostSocket;
-use super::streams::Published;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
-use crate::host::{PingSocket, UdpSocket};
+use crate::host::{PingSocket, UdpSocket, udp};
 
 /// Reads of one socket in one turn.
 const READS_PER_TURN: usize = 32;
@@ -41,7 +41,7 @@ impl Driver {
         }
         let socket = match self.sockets.get_mut(id) {
             Some(HostSocket::Udp(socket)) => &*socket,
-            Some(HostSocket::PublishedUdp(index)) => match self.listeners.get(*index) {
+            Some(HostSocket::PublishedUdp(port)) => match self.listeners.get(*port) {
                 Some(Published::Udp { socket, .. }) => socket,
                 _ => return,
             },
@@ -58,17 +58,11 @@ impl Driver {
             self.core
                 .handle_datagram_error(id, failed, why, &mut self.link);
         }
-        if !retry || socket.send(payload, segment, to).is_err() {
-            use crate::core::icmp::Unreachable;
-            let why = match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENETDOWN) => {
-                    Unreachable::Network
-                }
-                Some(libc::EHOSTUNREACH | libc::EINVAL) => Unreachable::Host,
-                Some(libc::EACCES | libc::EPERM) => Unreachable::Prohibited,
-                // A full send buffer or short memory is a lost datagram.
-                _ => return,
-            };
+        let error = match retry {
+            true => socket.send(payload, segment, to).err(),
+            false => Some(error),
+        };
+        if let Some(why) = error.and_then(udp::send_error) {
             self.core.handle_datagram_error(id, to, why, &mut self.link);
         }
     }
@@ -148,15 +142,15 @@ impl Driver {
 
     /// Lets a mapping talk through the published port of another one.
     pub(super) fn share_socket(&mut self, id: FlowId, with: FlowId) {
-        if let Some(HostSocket::PublishedUdp(index)) = self.sockets.get_mut(with) {
-            let index = *index;
-            self.sockets.insert(id, HostSocket::PublishedUdp(index));
+        if let Some(HostSocket::PublishedUdp(port)) = self.sockets.get_mut(with) {
+            let port = *port;
+            self.sockets.insert(id, HostSocket::PublishedUdp(port));
         }
     }
 
-    /// Datagrams of clients of the published port at `index`.
-    pub(super) fn read_published(&mut self, index: u32, now: Instant) {
-        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(index) else {
+    /// Datagrams of clients of a published port.
+    pub(super) fn read_published(&mut self, port: ListenerId, now: Instant) {
+        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(port) else {
             return;
         };
         // An error of the shared socket belongs to a client that has gone; it must only be taken
@@ -177,7 +171,7 @@ impl Driver {
             if let Some(id) = flow
                 && self.sockets.get_mut(id).is_none()
             {
-                self.sockets.insert(id, HostSocket::PublishedUdp(index));
+                self.sockets.insert(id, HostSocket::PublishedUdp(port));
             }
         }
     }

@@ -11,6 +11,7 @@
 
 mod datagrams;
 mod dials;
+mod listeners;
 mod poller;
 mod promoted;
 mod promotion;
@@ -22,26 +23,26 @@ mod tap_link;
 
 use std::io;
 
+use libc::c_long;
 use portfwd::Listener;
-use tracing::debug;
+use tracing::{debug, info};
 
+use crate::companion::{Companion, News};
 use crate::control::{ExitWatch, StatusSocket};
-use crate::core::flow::FlowId;
+use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
-use crate::core::tcp::Cause;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
 use crate::guest::Promoter;
-use crate::host::Resolvers;
 use crate::sys;
 
 use self::dials::DialQueue;
+use self::listeners::Listeners;
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
 pub use self::promotion::Unpromoted;
 use self::scarcity::Pause;
 use self::sockets::{HostSocket, HostSockets};
-use self::streams::Listeners;
 use self::tap_link::TapLink;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
@@ -60,7 +61,7 @@ pub struct Parts {
     pub core: Core,
     pub tap: Tap,
     pub listeners: Vec<Listener>,
-    pub resolvers: Resolvers,
+    pub companion: Companion,
     /// What hands flows over to the kernel.
     pub promoter: Result<Promoter, Unpromoted>,
     pub status: Option<StatusSocket>,
@@ -84,7 +85,7 @@ pub struct Driver {
     sockets: HostSockets,
     dials: DialQueue,
     listeners: Listeners,
-    resolvers: Resolvers,
+    companion: Companion,
     promotion: Result<Promotion, Unpromoted>,
     status: Option<StatusSocket>,
     /// Nobody is told the status for a moment.
@@ -112,6 +113,17 @@ impl Clock {
     }
 }
 
+/// What the loop calls, for the sandbox; sockets are `host`'s and `guest`'s.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_create1,
+    libc::SYS_accept4,
+];
+
 impl Driver {
     /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that
     /// `parts.core` was made by.
@@ -135,13 +147,18 @@ impl Driver {
         )?;
         watch(
             "the resolvers",
-            poller.add(&parts.resolvers, Token::Resolvers, Interest::Readable),
+            poller.add(&parts.companion, Token::Companion, Interest::Readable),
         )?;
         let mut core = parts.core;
         let pipes = core.limits().pipes;
-        core.set_resolvers(parts.resolvers.addresses().to_vec());
-        let listeners = Listeners::new(parts.listeners);
-        watch("a published port", listeners.watch(&poller))?;
+        core.set_resolvers(parts.companion.resolvers().to_vec());
+        let mut listeners = Listeners::default();
+        for listener in parts.listeners {
+            watch(
+                "a published port",
+                listeners.add(&poller, listener).map(drop),
+            )?;
+        }
         Ok(Driver {
             core,
             link: TapLink::new(parts.tap),
@@ -149,7 +166,7 @@ impl Driver {
             sockets: HostSockets::default(),
             dials: DialQueue::default(),
             listeners,
-            resolvers: parts.resolvers,
+            companion: parts.companion,
             promotion: parts
                 .promoter
                 .map(|promoter| Promotion::new(promoter, pipes)),
@@ -181,13 +198,8 @@ impl Driver {
                     Token::Tap if event.error => return Ok(()),
                     Token::Tap => frames = true,
                     Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now),
-                    Token::Listener(index) => self.handle_listener(index, now),
-                    Token::Resolvers => {
-                        if self.resolvers.changed() {
-                            let addresses = self.resolvers.addresses().to_vec();
-                            self.core.set_resolvers(addresses);
-                        }
-                    }
+                    Token::Listener(port) => self.handle_listener(port, now),
+                    Token::Companion => self.hear_companion(),
                     Token::Status => self.handle_status(now),
                     Token::Exit if self.exit.is_over() => return Ok(()),
                     Token::Exit => {}
@@ -213,6 +225,19 @@ impl Driver {
             self.listeners.resume(&self.poller, now);
             self.resume_status(now);
             timeout = self.timeout(now);
+        }
+    }
+
+    fn hear_companion(&mut self) {
+        match self.companion.news() {
+            News::Nothing => {}
+            News::Resolvers => {
+                let resolvers = self.companion.resolvers().to_vec();
+                info!(?resolvers, "the host's resolvers have changed");
+                self.core.set_resolvers(resolvers);
+            }
+            // It stays readable for ever.
+            News::Gone => drop(self.poller.remove(&self.companion)),
         }
     }
 

@@ -7,6 +7,7 @@ use rustix::event::{Timespec, epoll};
 use smoltcp::time::Duration;
 
 use crate::core::flow::FlowId;
+use crate::core::tcp::Readiness;
 
 /// Events taken per wake-up.
 const BATCH: usize = 256;
@@ -15,17 +16,21 @@ const BATCH: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Tap,
-    /// A published port, by its place in the table of listeners.
-    Listener(u32),
+    /// A published port.
+    Listener(ListenerId),
     /// The host socket of a flow.
     Flow(FlowId),
     /// The kernel socket of a promoted flow that faces the guest.
     Guest(FlowId),
-    Resolvers,
+    Companion,
     Status,
     /// It may be time to end.
     Exit,
 }
+
+/// Names a published port. No other one ever has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenerId(pub u64);
 
 /// What to be told about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,10 @@ impl Poller {
     }
 
     /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
+    pub fn remove(&self, source: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, source)?)
+    }
+
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.secs() as i64,
@@ -123,22 +132,33 @@ impl Event {
             flags: flags.bits(),
         }
     }
+
+    /// What the core wants to know of it.
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            readable: self.readable,
+            writable: self.writable,
+            hung_up: self.hung_up,
+            failed: self.error,
+        }
+    }
 }
 
 const KIND_SHIFT: u32 = 56;
 const GENERATION_SHIFT: u32 = 32;
 
 impl Token {
-    /// Kind in the top byte, then the generation's 24 bits, then the index.
+    /// Kind in the top byte; then the generation's 24 bits and the index, or a listener's number,
+    /// which does not reach 2^56.
     fn encode(self) -> u64 {
         let (kind, value) = match self {
             Token::Tap => (0, 0),
-            Token::Listener(index) => (1, u64::from(index)),
+            Token::Listener(ListenerId(number)) => (1, number),
             Token::Flow(id) => (
                 2,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
             ),
-            Token::Resolvers => (3, 0),
+            Token::Companion => (3, 0),
             Token::Status => (4, 0),
             Token::Exit => (5, 0),
             Token::Guest(id) => (
@@ -157,10 +177,10 @@ impl Token {
         };
         match bits >> KIND_SHIFT {
             0 => Token::Tap,
-            1 => Token::Listener(index),
+            1 => Token::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
             2 => Token::Flow(flow),
             6 => Token::Guest(flow),
-            3 => Token::Resolvers,
+            3 => Token::Companion,
             4 => Token::Status,
             _ => Token::Exit,
         }
@@ -179,14 +199,15 @@ mod tests {
         };
         for token in [
             Token::Tap,
-            Token::Listener(7),
+            Token::Listener(ListenerId(7)),
+            Token::Listener(ListenerId((1 << 56) - 1)),
             Token::Flow(flow),
             Token::Guest(flow),
             Token::Flow(FlowId {
                 index: 0,
                 generation: 0,
             }),
-            Token::Resolvers,
+            Token::Companion,
             Token::Status,
             Token::Exit,
         ] {

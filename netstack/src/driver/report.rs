@@ -1,7 +1,5 @@
 //! The core's flows and counters as the status document.
 
-use std::net::IpAddr;
-
 use smoltcp::socket::tcp::State;
 
 use super::Unpromoted;
@@ -25,18 +23,16 @@ pub fn status(
     now: Instant,
 ) -> Status {
     let counters = core.counters();
-    let network = core.network();
-    let v6 = network.v6.map(|v6| IpAddr::from(v6.guest));
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        guest: std::iter::once(network.v4.guest.into()).chain(v6).collect(),
+        guest: core.addresses().guest.clone(),
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,
         bytes_from_guest: counters.bytes_from_guest,
         frames_dropped: counters.frames_dropped,
         frames_lost,
         prohibited: counters.prohibited,
-        limit_reached: counters.limit_reached,
+        limit_reached: core.limit_reached(),
         limits: limits(core),
         promotion: PromotionStatus {
             unavailable: unpromoted.map(ToString::to_string),
@@ -56,8 +52,13 @@ pub fn status(
 }
 
 fn limits(core: &Core) -> LimitsStatus {
-    let limit = |Usage { count, limit }| LimitStatus { used: count, limit };
+    let limit = |usage: Usage| LimitStatus {
+        used: usage.count,
+        limit: usage.limit,
+        reached: usage.reached,
+    };
     let share = |share| limit(core.usage(share));
+    let counters = core.counters();
     LimitsStatus {
         connections: limit(core.stream_usage()),
         waiting: share(Share::Waiting),
@@ -66,6 +67,8 @@ fn limits(core: &Core) -> LimitsStatus {
         udp: share(Share::Udp),
         published_udp: share(Share::PublishedUdp),
         icmp: share(Share::Echo),
+        out_of_descriptors: counters.out_of_descriptors,
+        out_of_ports: counters.out_of_ports,
     }
 }
 
@@ -89,7 +92,7 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
         guest: tuple.guest,
         remote: tuple.remote,
         state: state_name(flow.state()).to_owned(),
-        path: match flow.phase {
+        path: match flow.phase() {
             Phase::Promoted(_) => FlowPath::Kernel,
             Phase::Dialling { .. } | Phase::Open(_) => FlowPath::Engine,
         },
@@ -101,9 +104,9 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
 }
 
 fn reason(flow: &TcpFlow, now: Instant) -> Reason {
-    match &flow.phase {
+    match flow.phase() {
         Phase::Dialling { .. } => Reason::Opening,
-        Phase::Open(_) => match flow.haul.reluctance() {
+        Phase::Open(_) => match flow.reluctance() {
             Reluctance::Talking => Reason::Talks,
             Reluctance::Off => Reason::Off,
             Reluctance::Leaving => Reason::Leaving,
@@ -160,5 +163,146 @@ fn state_name(state: State) -> &'static str {
         State::Closing => "CLOSING",
         State::LastAck => "LAST-ACK",
         State::TimeWait => "TIME-WAIT",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use etherparse::PacketBuilder;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Network;
+    use crate::core::flow::HashKey;
+    use crate::core::link::Link;
+    use crate::core::policy::Policy;
+    use crate::core::vnet::VNET_HEADER_LEN;
+    use crate::core::{Config, Limits};
+
+    const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const NOW: Instant = Instant::ZERO;
+
+    struct Nobody;
+
+    impl Link for Nobody {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn transmit(&mut self, _head: &[u8], _payload: &[u8]) {}
+    }
+
+    /// A core that may keep one flow of each kind.
+    fn core() -> Core {
+        let config = Config {
+            addresses: Network::default().addresses(),
+            policy: Policy::default(),
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 0, 2],
+            guest_mac: Some(GUEST_MAC),
+            udp_segmentation: false,
+            promote: tcp::Promote::Off,
+            limits: Limits::share_out(1),
+            random_seed: 0,
+            hash_key: HashKey(0, 0),
+        };
+        Core::new(config, NOW)
+    }
+
+    fn packet(to: [u8; 4]) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        PacketBuilder::ethernet2(GUEST_MAC, [2, 0, 0, 0, 0, 2]).ipv4([10, 0, 2, 100], to, 64)
+    }
+
+    fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut frame = vec![0; VNET_HEADER_LEN];
+        write(&mut frame);
+        frame
+    }
+
+    fn datagram(from_port: u16, to: [u8; 4]) -> Vec<u8> {
+        let packet = packet(to).udp(from_port, 7);
+        framed(|frame| packet.write(frame, b"x").unwrap())
+    }
+
+    fn syn(from_port: u16) -> Vec<u8> {
+        let packet = packet([198, 51, 100, 7]).tcp(from_port, 7, 1, 1000).syn();
+        framed(|frame| packet.write(frame, b"").unwrap())
+    }
+
+    fn echo(identifier: u16) -> Vec<u8> {
+        let packet = packet([198, 51, 100, 7]).icmpv4_echo_request(identifier, 1);
+        framed(|frame| packet.write(frame, b"x").unwrap())
+    }
+
+    fn hear(core: &mut Core, frame: &[u8]) {
+        core.handle_frame(frame, NOW, &mut Nobody);
+    }
+
+    fn document(core: &Core, frames_lost: u64) -> Value {
+        serde_json::to_value(status(core, None, frames_lost, NOW)).unwrap()
+    }
+
+    #[test]
+    fn whatever_is_counted_is_shown() {
+        const REMOTE: [u8; 4] = [198, 51, 100, 7];
+        let client = |port| (Ipv4Addr::new(203, 0, 113, 9), port).into();
+        let published = |core: &mut Core, port| {
+            core.handle_published_datagram(client(port), 53, b"?", None, NOW, &mut Nobody);
+        };
+        type Step<'s> = (&'s str, &'s dyn Fn(&mut Core));
+        let steps: [Step; 10] = [
+            ("/frames_dropped", &|core| hear(core, &[0; 40])),
+            ("/prohibited", &|core| {
+                hear(core, &datagram(1, [127, 0, 0, 1]));
+            }),
+            ("/bytes_from_guest", &|core| {
+                hear(core, &datagram(1, REMOTE));
+            }),
+            ("/limits/udp/reached", &|core| {
+                hear(core, &datagram(2, REMOTE));
+            }),
+            ("/limits/icmp/reached", &|core| {
+                (1..=2).for_each(|id| hear(core, &echo(id)));
+            }),
+            ("/limits/published_udp/reached", &|core| {
+                (0..=core.limits().published_udp as u16).for_each(|port| published(core, 1 + port));
+            }),
+            ("/limits/waiting/reached", &|core| {
+                (0..=core.limits().waiting as u16).for_each(|port| hear(core, &syn(1 + port)));
+            }),
+            ("/limits/half_open/reached", &|core| {
+                for port in 1..=2 {
+                    core.handle_accepted(client(port), 80, NOW);
+                }
+            }),
+            ("/limits/out_of_descriptors", &|core| {
+                core.yield_descriptor(None);
+            }),
+            ("/connections_total", &|core| {
+                core.handle_accepted(client(3), 80, NOW);
+            }),
+        ];
+        let mut core = core();
+        for (counter, step) in steps {
+            let count = |core: &Core| document(core, 0).pointer(counter).unwrap().as_u64();
+            let before = count(&core);
+            step(&mut core);
+            assert!(count(&core) > before, "{counter}: still {before:?}");
+        }
+        assert_eq!(document(&core, 7)["frames_lost"], 7);
+    }
+
+    #[test]
+    fn the_limits_that_were_reached_add_up() {
+        let mut core = core();
+        (1..5).for_each(|port| hear(&mut core, &datagram(port, [198, 51, 100, 7])));
+        (1..4).for_each(|id| hear(&mut core, &echo(id)));
+        core.yield_descriptor(None);
+        let document = document(&core, 0);
+        assert_eq!(document["limits"]["udp"]["reached"], 3);
+        assert_eq!(document["limits"]["icmp"]["reached"], 2);
+        assert_eq!(document["limit_reached"], 6);
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use super::poller::ListenerId;
 use super::promoted::Promoted;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
@@ -19,9 +20,14 @@ pub enum HostSocket {
     Promoted(Promoted),
     Udp(UdpSocket),
     Ping(PingSocket),
-    /// A client of the published UDP port at this place in the table of listeners; the listener's
-    /// socket is shared.
-    PublishedUdp(u32),
+    /// A client of this published UDP port, whose socket is shared.
+    PublishedUdp(ListenerId),
+}
+
+impl HostSocket {
+    pub fn stream(socket: OwnedFd) -> HostSocket {
+        HostSocket::Stream(Stream(socket))
+    }
 }
 
 /// Sockets by flow. A slot's generation is the flow's, so that a late event finds nothing.

@@ -1,136 +1,25 @@
 //! TCP on the host: dialling for the guest, accepting for published ports.
 
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use portfwd::{Listener, Protocol};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, sockopt};
-use tracing::{debug, warn};
+use rustix::net::SocketFlags;
+use tracing::debug;
 
 use super::Driver;
-use super::poller::{Event, Interest, Poller, Token};
-use super::scarcity::{Pause, is_out_of_descriptors};
+use super::listeners::Published;
+use super::poller::{Event, Interest, ListenerId, Token};
+use super::scarcity::is_out_of_descriptors;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
-use crate::core::tcp::Readiness;
 use crate::core::{DialError, Instant};
 use crate::host::dial::{self, Dial};
-use crate::host::{KEEPALIVE, UdpSocket};
 
 /// Dials begun in one turn, each of which takes as long as reading some ten frames.
 const DIALS_PER_TURN: usize = 32;
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
-
-/// The published ports.
-pub struct Listeners {
-    listeners: Vec<Published>,
-    /// There are as many connections as may be, or no descriptor for one more: nobody is accepted,
-    /// and who connects waits in the kernel's queue. A listener is never closed for that.
-    pause: Pause,
-}
-
-/// A published port's socket.
-pub enum Published {
-    Tcp { guest_port: u16, socket: OwnedFd },
-    Udp { guest_port: u16, socket: UdpSocket },
-}
-
-impl Listeners {
-    pub fn new(listeners: Vec<Listener>) -> Listeners {
-        let listeners = listeners
-            .into_iter()
-            .filter_map(|listener| match listener.protocol {
-                Protocol::Tcp => {
-                    // Accepted sockets inherit both.
-                    let _ = sockopt::set_tcp_nodelay(&listener.socket, true);
-                    let _ = KEEPALIVE.set(&listener.socket);
-                    Some(Published::Tcp {
-                        guest_port: listener.guest_port,
-                        socket: listener.socket,
-                    })
-                }
-                Protocol::Udp => match UdpSocket::adopt(listener.socket, listener.host) {
-                    Ok(socket) => Some(Published::Udp {
-                        guest_port: listener.guest_port,
-                        socket,
-                    }),
-                    Err(error) => {
-                        warn!(address = %listener.host, %error, "cannot publish this UDP port");
-                        None
-                    }
-                },
-            })
-            .collect();
-        Listeners {
-            listeners,
-            pause: Pause::default(),
-        }
-    }
-
-    pub fn watch(&self, poller: &Poller) -> io::Result<()> {
-        for (index, listener) in self.listeners.iter().enumerate() {
-            poller.add(listener, Token::Listener(index as u32), Interest::Readable)?;
-        }
-        Ok(())
-    }
-
-    pub fn is_paused(&self) -> bool {
-        self.pause.is_on()
-    }
-
-    pub fn get(&self, index: u32) -> Option<&Published> {
-        self.listeners.get(index as usize)
-    }
-
-    /// Accepts again if the pause is over: a descriptor may be free by now.
-    pub fn resume(&mut self, poller: &Poller, now: Instant) {
-        if self.pause.is_over(now) {
-            match self.set_interest(poller, Interest::Readable) {
-                true => self.pause.end(),
-                false => self.pause.begin(now),
-            }
-        }
-    }
-
-    fn pause(&mut self, poller: &Poller, now: Instant) {
-        self.pause.begin(now);
-        self.set_interest(poller, Interest::HangUp);
-    }
-
-    /// For TCP: a datagram of a client needs no descriptor.
-    fn set_interest(&self, poller: &Poller, interest: Interest) -> bool {
-        let listeners = self.listeners.iter().enumerate();
-        listeners
-            .filter(|(_, listener)| matches!(listener, Published::Tcp { .. }))
-            .all(|(index, listener)| {
-                let token = Token::Listener(index as u32);
-                poller.change(listener, token, interest).is_ok()
-            })
-    }
-}
-
-impl AsFd for Published {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match self {
-            Published::Tcp { socket, .. } => socket.as_fd(),
-            Published::Udp { socket, .. } => socket.as_fd(),
-        }
-    }
-}
-
-impl Event {
-    pub fn readiness(&self) -> Readiness {
-        Readiness {
-            readable: self.readable,
-            writable: self.writable,
-            hung_up: self.hung_up,
-            failed: self.error,
-        }
-    }
-}
 
 impl Driver {
     /// Dials for the SYNs that were read, as many as one turn allows.
@@ -183,17 +72,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_listener(&mut self, index: u32, now: Instant) {
-        match self.listeners.get(index) {
-            Some(Published::Tcp { .. }) => self.accept(index, now),
-            Some(Published::Udp { .. }) => self.read_published(index, now),
+    /// Somebody has come to a published port.
+    pub(super) fn handle_listener(&mut self, port: ListenerId, now: Instant) {
+        match self.listeners.get(port) {
+            Some(Published::Tcp { .. }) => self.accept(port, now),
+            Some(Published::Udp { .. }) => self.read_published(port, now),
             None => {}
         }
     }
 
-    fn accept(&mut self, index: u32, now: Instant) {
+    fn accept(&mut self, port: ListenerId, now: Instant) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(index) else {
+            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(port) else {
                 return;
             };
             if !self.core.admits_stream() {
@@ -250,11 +140,5 @@ impl Driver {
             .map_err(|_| DialError::Silent)?;
         self.sockets.insert(id, wrap(socket));
         Ok(())
-    }
-}
-
-impl HostSocket {
-    fn stream(socket: OwnedFd) -> HostSocket {
-        HostSocket::Stream(Stream(socket))
     }
 }

@@ -13,6 +13,8 @@ pub mod repair;
 mod route;
 mod thread;
 
+use libc::c_long;
+
 pub use endpoints::Endpoints;
 pub use link::{LinkError, LinkSettings, RING_FRAMES, configure};
 pub use mount::NamespaceMount;
@@ -20,3 +22,16 @@ pub use namespace::{Holders, NamespaceError, Target, TargetName};
 pub use promoter::{Diversion, Promoter, PromoterError};
 pub use route::{DiversionError, divert_marked};
 pub use thread::{GuestThread, GuestThreadEnded};
+
+/// What hand-overs call once everything is set up, for the sandbox; `socket` for IP besides.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_shutdown,
+];

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::KEEPALIVE;
+use super::errno::unreachable_by;
 use crate::core::DialError;
 use crate::core::icmp::Unreachable;
 
@@ -51,17 +52,13 @@ pub fn outcome(socket: impl AsFd) -> Result<(), DialError> {
 
 /// What the guest is told of a failed connect.
 pub fn dial_error(error: io::Error) -> DialError {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED | libc::ECONNRESET) => DialError::Refused,
-        Some(libc::ENETUNREACH | libc::EAFNOSUPPORT | libc::ENONET | libc::ENETDOWN) => {
-            DialError::Unreachable(Unreachable::Network)
-        }
-        Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::EINVAL | libc::EADDRNOTAVAIL) => {
-            DialError::Unreachable(Unreachable::Host)
-        }
-        Some(libc::EACCES | libc::EPERM) => DialError::Unreachable(Unreachable::Prohibited),
+    let errno = error.raw_os_error().unwrap_or(0);
+    match unreachable_by(errno) {
+        Some(Unreachable::Port) => DialError::Refused,
+        None if errno == libc::ECONNRESET => DialError::Refused,
+        Some(why) => DialError::Unreachable(why),
         // ETIMEDOUT: nobody answered us, nobody answers the guest. EMFILE, ENFILE, ENOBUFS, ENOMEM:
         // it may try again.
-        _ => DialError::Silent,
+        None => DialError::Silent,
     }
 }

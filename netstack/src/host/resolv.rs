@@ -2,7 +2,7 @@
 //!
 //! Roaming and VPNs rewrite the file, mostly by renaming a new one over it; often it is a symbolic
 //! link into another directory (/run/systemd/resolve). So the directories on the way are watched,
-//! never the file, and held open: the sandbox may take the paths away, not the handles.
+//! never the file. It takes a file system, so that it is the `companion`'s.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use crate::core::policy::DNS_PORT;
+use crate::core::dns::DNS_PORT;
 
 /// Where the host's resolvers are listed.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -29,9 +29,9 @@ const MAX_LINKS: usize = 40;
 /// Far longer than any real file.
 const MAX_FILE_LEN: u64 = 64 << 10;
 
-/// The current list. The descriptor is readable when it may have changed.
+/// The file, and the current list. The descriptor is readable when it may have changed.
 #[derive(Debug)]
-pub struct Resolvers {
+pub struct ResolvConf {
     path: PathBuf,
     inotify: Inotify,
     /// The file's own name first, then what each symbolic link leads to.
@@ -47,18 +47,18 @@ struct Place {
     directory: OwnedFd,
 }
 
-impl Resolvers {
+impl ResolvConf {
     /// Reads the file at `path` and watches it. One that is missing may come later.
-    pub fn open(path: &Path) -> io::Result<Resolvers> {
-        let mut resolvers = Resolvers {
+    pub fn open(path: &Path) -> io::Result<ResolvConf> {
+        let mut followed = ResolvConf {
             path: path.to_owned(),
             inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?,
             places: Vec::new(),
             watches: BTreeSet::new(),
             addresses: Vec::new(),
         };
-        resolvers.reload();
-        Ok(resolvers)
+        followed.reload();
+        Ok(followed)
     }
 
     /// Where to send queries, most preferred first; at most three, never none.
@@ -74,11 +74,7 @@ impl Resolvers {
         while self.inotify.read_events().is_ok() {}
         let before = self.addresses.clone();
         self.reload();
-        let changed = before != self.addresses;
-        if changed {
-            info!(addresses = ?self.addresses, "the host's resolvers have changed");
-        }
-        changed
+        before != self.addresses
     }
 
     fn reload(&mut self) {
@@ -150,7 +146,7 @@ impl Resolvers {
     }
 }
 
-impl AsFd for Resolvers {
+impl AsFd for ResolvConf {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
@@ -245,7 +241,7 @@ mod tests {
     }
 
     /// Waits for news like the driver, until the list is `expected`.
-    fn expect(resolvers: &mut Resolvers, expected: &str) {
+    fn expect(resolvers: &mut ResolvConf, expected: &str) {
         while resolvers.addresses()[0].ip().to_string() != expected {
             let mut polled = [PollFd::new(resolvers.as_fd(), PollFlags::POLLIN)];
             let events = poll(&mut polled, PollTimeout::from(10_000u16)).unwrap();
@@ -298,7 +294,7 @@ mod tests {
     fn a_file_that_comes_changes_and_goes_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        let mut resolvers = Resolvers::open(&path).unwrap();
+        let mut resolvers = ResolvConf::open(&path).unwrap();
         expect(&mut resolvers, "127.0.0.1");
         fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
         expect(&mut resolvers, "192.0.2.1");
@@ -315,7 +311,7 @@ mod tests {
         let path = dir.path().join("resolv.conf");
         let run = dir.path().join("run/resolve");
         symlink("run/resolve/stub.conf", &path).unwrap();
-        let mut resolvers = Resolvers::open(&path).unwrap();
+        let mut resolvers = ResolvConf::open(&path).unwrap();
         expect(&mut resolvers, "127.0.0.1");
         for address in ["192.0.2.1", "192.0.2.2"] {
             fs::create_dir_all(&run).unwrap();
@@ -336,7 +332,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         symlink("resolv.conf", &path).unwrap();
-        let mut resolvers = Resolvers::open(&path).unwrap();
+        let mut resolvers = ResolvConf::open(&path).unwrap();
         expect(&mut resolvers, "127.0.0.1");
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

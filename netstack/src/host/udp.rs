@@ -11,6 +11,7 @@ use nix::sys::socket::{
     SockaddrStorage, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 
+use super::errno::unreachable_by;
 use crate::core::icmp::Unreachable;
 
 /// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
@@ -143,7 +144,7 @@ impl UdpSocket {
             let why = message.cmsgs().ok().and_then(|mut messages| {
                 messages.find_map(|message| match message {
                     ControlMessageOwned::Ipv4RecvErr(error, _)
-                    | ControlMessageOwned::Ipv6RecvErr(error, _) => unreachable_by(&error),
+                    | ControlMessageOwned::Ipv6RecvErr(error, _) => read_error(&error),
                     _ => None,
                 })
             });
@@ -165,6 +166,12 @@ impl UdpSocket {
         retry(|| sendmsg(self.0.as_raw_fd(), &slices, control, flags, Some(&to)))?;
         Ok(())
     }
+}
+
+/// What the guest is told of a datagram that could not be sent. `None` for one that is merely lost,
+/// in a full send buffer or for want of memory, and for the refusal of an earlier one.
+pub fn send_error(error: io::Error) -> Option<Unreachable> {
+    unreachable_by(error.raw_os_error()?).filter(|why| *why != Unreachable::Port)
 }
 
 impl AsFd for UdpSocket {
@@ -190,18 +197,16 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
-/// Reads an entry of the error queue. Quench, time exceeded and the like say nothing that the guest
-/// could use.
-fn unreachable_by(error: &libc::sock_extended_err) -> Option<Unreachable> {
-    let too_big = || Unreachable::TooBig {
-        mtu: u16::try_from(error.ee_info).unwrap_or(u16::MAX),
-    };
-    match (error.ee_origin, error.ee_errno as i32) {
-        (ORIGIN_LOCAL | ORIGIN_ICMP | ORIGIN_ICMP6, libc::EMSGSIZE) => Some(too_big()),
-        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::ECONNREFUSED) => Some(Unreachable::Port),
-        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::ENETUNREACH) => Some(Unreachable::Network),
-        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::EHOSTUNREACH) => Some(Unreachable::Host),
-        (ORIGIN_ICMP | ORIGIN_ICMP6, libc::EACCES) => Some(Unreachable::Prohibited),
+/// Reads an entry of the error queue. Quench and the like say nothing that the guest could use.
+fn read_error(error: &libc::sock_extended_err) -> Option<Unreachable> {
+    let errno = error.ee_errno.cast_signed();
+    match error.ee_origin {
+        ORIGIN_LOCAL | ORIGIN_ICMP | ORIGIN_ICMP6 if errno == libc::EMSGSIZE => {
+            Some(Unreachable::TooBig {
+                mtu: u16::try_from(error.ee_info).unwrap_or(u16::MAX),
+            })
+        }
+        ORIGIN_ICMP | ORIGIN_ICMP6 => unreachable_by(errno),
         _ => None,
     }
 }

@@ -30,7 +30,7 @@ fn hostile_guest() {
             seed..=seed
         }
         Err(_) if std::env::var("CORACLE_FULL").is_ok_and(|value| value == "1") => 0..=499,
-        Err(_) => 0..=29,
+        Err(_) => 0..=49,
     };
     let alone = seeds.start() == seeds.end();
     let reached = seeds

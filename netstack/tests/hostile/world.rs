@@ -4,16 +4,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netstack::config::{parse_subnet_v4, parse_subnet_v6};
-use netstack::core::flow::{FlowId, HashKey};
+use netstack::config::Network;
+use netstack::core::addresses::Addresses;
+use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
-use netstack::core::policy::Network;
-use netstack::core::tcp::{
-    Cause, HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers,
-};
+use netstack::core::policy::Policy;
+use netstack::core::tcp::{HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers};
 use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
 };
@@ -39,9 +38,8 @@ impl World {
     pub fn new(entropy: &mut Entropy) -> World {
         let now = Instant::from_millis(1);
         let config = Config {
-            network: Network {
-                v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
-                v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
+            addresses: addresses(entropy),
+            policy: Policy {
                 allow_host_loopback: entropy.chance(50),
             },
             mtu: entropy.choose(&[65_520, 1500, 1280]),
@@ -126,7 +124,7 @@ impl World {
         let limits = self.core.limits();
         let mut counts = [0; Share::ALL.len()];
         for share in Share::ALL {
-            let Usage { count, limit } = self.core.usage(share);
+            let Usage { count, limit, .. } = self.core.usage(share);
             assert!(count <= limit, "{share:?}: {count} of {limit}");
             counts[share as usize] = count;
         }
@@ -393,6 +391,18 @@ impl World {
             },
         }
     }
+}
+
+/// The default network, or one family of it.
+fn addresses(entropy: &mut Entropy) -> Addresses {
+    let mut addresses = Network::default().addresses();
+    let both: fn(&IpAddr) -> bool = |_| true;
+    let is_kept = entropy.choose(&[both, both, IpAddr::is_ipv4, IpAddr::is_ipv6]);
+    addresses.guest.retain(is_kept);
+    addresses.gateways.retain(is_kept);
+    addresses.dns.retain(is_kept);
+    addresses.on_link.retain(|prefix| is_kept(&prefix.network));
+    addresses
 }
 
 /// The guest must not be able to send datagrams to the host's own services.

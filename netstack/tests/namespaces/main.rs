@@ -20,6 +20,7 @@ mod outbound;
 mod policy;
 mod published;
 mod root;
+mod sandbox;
 mod udp;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         behind::CASES,
         root::CASES,
+        sandbox::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,

@@ -2,7 +2,7 @@
 //! socket.
 
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -174,6 +174,10 @@ fn status_document(world: &mut World) {
         (&flow["bytes_from_guest"], &flow["bytes_to_guest"]),
         (&1000.into(), &1000.into())
     );
+    let prohibited = document["prohibited"].as_u64().expect("a counter");
+    let metadata = (Ipv4Addr::new(169, 254, 169, 254), 80).into();
+    try_connect(&world.guest.net, metadata, Duration::from_secs(5)).expect_err("out of reach");
+    assert!(status()["prohibited"].as_u64() > Some(prohibited));
     drop(helper);
     assert!(!socket.exists(), "the helper removes its socket");
 }

@@ -1,7 +1,8 @@
 //! The ends of connections: FIN and RST from each side in each state, both halves in each order,
 //! and what becomes of bytes that were on their way.
 
-use netstack::core::tcp::{Cause, Promote};
+use netstack::core::flow::Cause;
+use netstack::core::tcp::Promote;
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
 

@@ -4,11 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use netstack::core::flow::FlowId;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::icmp::Unreachable;
-use netstack::core::tcp::Cause;
 use netstack::core::vnet::Segmentation;
-use netstack::core::{Config, Duration, MAX_MAPPINGS};
+use netstack::core::{Config, DialError, Duration, MAX_MAPPINGS};
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
 use crate::peer::Peer;
@@ -116,13 +115,13 @@ fn the_mapping_that_was_not_used_for_longest_makes_way_and_is_counted() {
         world.send_udp(&guest, REMOTES[0], b"x");
         flows.push(world.sent().flow);
     }
-    assert_eq!(world.core.counters().limit_reached, 0);
+    assert_eq!(world.core.limit_reached(), 0);
     world.wait(Duration::from_secs(1));
     world.send_udp("10.0.2.100:1024", REMOTES[0], b"still in use");
     assert_eq!(world.sent().flow, flows[0]);
     world.send_udp("10.0.2.100:60000", REMOTES[0], b"one more");
     world.sent();
-    assert_eq!(world.core.counters().limit_reached, 1);
+    assert_eq!(world.core.limit_reached(), 1);
     assert_eq!(world.core.mappings().count(), MAX_MAPPINGS);
     let (ended, cause) = world.ended();
     assert_eq!(cause, Cause::Finished);
@@ -200,6 +199,30 @@ fn a_dead_resolver_gives_way_to_the_next() {
     assert_eq!(world.sent().to, resolvers[1]);
 }
 
+/// A resolver that does not serve TCP is still the first choice for UDP.
+#[test]
+fn a_resolver_that_refuses_connections_gives_way_to_the_next() {
+    let mut world = World::default();
+    let resolvers = RESOLVERS.map(address::<SocketAddr>);
+    world.core.set_resolvers(resolvers.to_vec());
+    let mut dial = |port: u16, result| {
+        let mut guest = Peer::new("10.0.2.3:53");
+        guest.guest.set_port(port);
+        world.send(guest.syn());
+        let (flow, to) = world.dialled();
+        world.dial_ends(flow, result);
+        world.frames();
+        to
+    };
+    let unreachable = DialError::Unreachable(Unreachable::Host);
+    assert_eq!(dial(2000, Err(DialError::Silent)), resolvers[0]);
+    assert_eq!(dial(2001, Err(DialError::Refused)), resolvers[0]);
+    assert_eq!(dial(2002, Err(unreachable)), resolvers[1]);
+    assert_eq!(dial(2003, Ok(())), resolvers[0]);
+    world.send_udp(GUESTS[0], "10.0.2.3:53", b"\0\x01question");
+    assert_eq!(world.sent().to, resolvers[0]);
+}
+
 #[test]
 fn without_resolvers_nothing_leaves() {
     let mut world = World::default();
@@ -235,7 +258,7 @@ fn host_loopback_answers_as_the_gateway_when_allowed() {
         (GUESTS[1], "[fd00::2]:7000", "[::1]:7000"),
     ] {
         let mut allowed = config();
-        allowed.network.allow_host_loopback = true;
+        allowed.policy.allow_host_loopback = true;
         let mut world = World::new(allowed);
         world.send_udp(guest, gateway, b"ping");
         let sent = world.sent();

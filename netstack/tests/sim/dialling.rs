@@ -1,9 +1,9 @@
 //! From the guest's SYN to the end of the dial: each thing that can happen in between, and each
 //! order.
 
+use netstack::core::flow::Cause;
 use netstack::core::icmp::Unreachable;
-use netstack::core::tcp::Cause;
-use netstack::core::{DialError, Duration, MAX_DIALS};
+use netstack::core::{DialError, Duration, MAX_DIALS, Share};
 use smoltcp::socket::tcp::State;
 
 use crate::packet::{ACK, FIN, Packet, RST, SYN, Segment};
@@ -319,7 +319,9 @@ fn dials_are_limited_and_counted() {
         let (flow, _) = world.dialled();
         flows.push(flow);
     }
-    assert_eq!(world.core.counters().limit_reached, 2);
+    assert_eq!(world.core.usage(Share::Waiting).reached, 0);
+    assert_eq!(world.core.usage(Share::Dials).reached, 2);
+    assert_eq!(world.core.limit_reached(), 2);
     let cancelled = [(flows[0], Cause::Cancelled), (flows[1], Cause::Cancelled)];
     assert_eq!(world.closed, cancelled);
     world.assert_quiet();
@@ -336,7 +338,7 @@ fn dials_are_limited_and_counted() {
     for port in 60_000..60_005 {
         world.send(syn(port));
     }
-    assert_eq!(world.core.counters().limit_reached, 3);
+    assert_eq!(world.core.limit_reached(), 3);
     assert_eq!(world.ended(), (flows[6], Cause::Cancelled));
     assert_eq!(world.states().len(), MAX_DIALS + 1);
 }

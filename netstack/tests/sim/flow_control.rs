@@ -1,7 +1,8 @@
 //! Windows: what happens when one side takes nothing, takes everything at once, or the device is
 //! full.
 
-use netstack::core::tcp::{Cause, Promote};
+use netstack::core::flow::Cause;
+use netstack::core::tcp::Promote;
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
 

@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::io;
 
-use netstack::core::tcp::{Cause, HostStream, Readiness};
+use netstack::core::flow::Cause;
+use netstack::core::tcp::{HostStream, Readiness};
 
 /// Bytes that a socket buffer holds unless a test wants it smaller.
 const CAPACITY: usize = 256 * 1024;

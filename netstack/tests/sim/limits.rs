@@ -1,8 +1,7 @@
 //! More of something than there may be: each kind of flow has a share of its own, within which the
 //! senior one makes way; open connections stay.
 
-use netstack::core::flow::FlowId;
-use netstack::core::tcp::Cause;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Action, Config, DialError, Duration, Limits, Share};
 use smoltcp::socket::tcp::State;
 
@@ -50,10 +49,7 @@ fn a_flood_of_datagrams_leaves_room_for_everything_else() {
     assert_eq!(count(&world, Share::Udp), udp);
     assert_eq!(count(&world, Share::Echo), pings);
     assert_eq!(world.closed.len(), 2400 - udp - pings);
-    assert_eq!(
-        world.core.counters().limit_reached as usize,
-        2400 - udp - pings
-    );
+    assert_eq!(world.core.limit_reached() as usize, 2400 - udp - pings);
     world.closed.clear();
 
     let mut guest = peer(40_000);
@@ -215,7 +211,8 @@ fn open_connections_stay_and_one_more_has_to_wait() {
     assert_eq!(world.dials, []);
     world.assert_quiet();
     assert_eq!(world.client_connects(CLIENT, 80), None);
-    assert_eq!(world.core.counters().limit_reached, 2);
+    assert_eq!(world.core.stream_usage().reached, 2);
+    assert_eq!(world.core.limit_reached(), 2);
     for (peer, flow) in peers.iter_mut().zip(&flows) {
         world.send(peer.data(b"still here"));
         assert_eq!(world.host_reads(*flow), b"still here");
@@ -251,7 +248,7 @@ fn places_come_back() {
         world.frames();
     }
     world.wait(Duration::from_secs(100));
-    assert_eq!(world.core.counters().limit_reached, 0);
+    assert_eq!(world.core.limit_reached(), 0);
     assert_eq!(world.core.stream_usage().count, 0);
     for share in Share::ALL {
         assert_eq!(world.core.usage(share).count, 0, "{share:?}");

@@ -18,6 +18,7 @@ mod peer;
 mod wire;
 mod world;
 
+mod addressing;
 mod closing;
 mod datagrams;
 mod dialling;

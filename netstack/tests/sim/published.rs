@@ -2,16 +2,15 @@
 //! becomes of it when the guest refuses or says nothing.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use netstack::core::flow::FlowId;
-use netstack::core::tcp::Cause;
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Config, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
 
 use crate::packet::{ACK, Datagram, FIN, RST, SYN, Segment, unreachable};
 use crate::peer::Peer;
-use crate::world::{World, address, config, guest_address};
+use crate::world::{World, address, config, config_of, guest_address};
 
 const CLIENT: &str = "203.0.113.9:50123";
 
@@ -83,9 +82,7 @@ fn what_the_client_says_before_the_service_answers_waits() {
 
 #[test]
 fn a_service_that_is_not_there_resets_the_client() {
-    let mut only_v4 = config();
-    only_v4.network.v6 = None;
-    let mut world = World::new(only_v4);
+    let mut world = World::new(config_of(IpAddr::is_ipv4));
     let flow = world.client_connects(CLIENT, 80).expect("accepted");
     let (service, _) = service(&mut world, CLIENT);
     world.send(Segment {
@@ -268,9 +265,7 @@ fn a_datagram_that_cannot_be_sent_again_is_lost() {
     world.client_sends(CLIENT, b"next");
     assert_eq!(world.datagram().source, address("[fd00::2]:50123"));
 
-    let mut only_v4 = config();
-    only_v4.network.v6 = None;
-    let mut world = World::new(only_v4);
+    let mut world = World::new(config_of(IpAddr::is_ipv4));
     world.client_sends(CLIENT, b"query");
     let refused = world.datagram();
     world.send_frame(&unreachable(&refused.frame()));
@@ -361,9 +356,7 @@ fn clients_that_would_mislead_the_guest_appear_as_the_gateway() {
 
 #[test]
 fn a_guest_without_ipv6_sees_the_gateway() {
-    let mut only_v4 = config();
-    only_v4.network.v6 = None;
-    let mut world = World::new(only_v4);
+    let mut world = World::new(config_of(IpAddr::is_ipv4));
     world
         .client_connects("[2001:db8::9]:50123", 80)
         .expect("accepted");
@@ -409,7 +402,8 @@ fn when_many_ports_clash_the_client_is_turned_away() {
             assert!(accept(&mut world).is_some());
         }
         assert!(accept(&mut world).is_none());
-        assert_eq!(world.core.counters().limit_reached, 1);
+        assert_eq!(world.core.counters().out_of_ports, 1);
+        assert_eq!(world.core.limit_reached(), 1);
         let ports = world.core.tcp_flows().filter_map(|(tuple, _)| tuple.remote);
         let ports: HashSet<u16> = ports.map(|remote| remote.port()).collect();
         assert_eq!(ports.len(), MAX_CLASHES);

@@ -7,7 +7,7 @@ use netstack::core::Counters;
 
 use crate::packet::{Datagram, Icmp, Packet, RST, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config};
+use crate::world::{World, address, config, config_of};
 
 /// Addresses that lead to the host, to its link, or to nobody.
 const PROHIBITED: [&str; 26] = [
@@ -65,7 +65,7 @@ fn the_host_itself_and_its_link_are_prohibited() {
     for allow_host_loopback in [false, true] {
         for destination in PROHIBITED {
             let mut config = config();
-            config.network.allow_host_loopback = allow_host_loopback;
+            config.policy.allow_host_loopback = allow_host_loopback;
             let mut world = World::new(config);
             let answers = try_everything(&mut world, destination);
             assert_eq!(world.dials, [], "{destination}");
@@ -125,7 +125,7 @@ fn the_gateway_refuses_unless_host_loopback_is_allowed() {
         assert!(matches!(reply.message[0], 0 | 129));
 
         let mut config = config();
-        config.network.allow_host_loopback = true;
+        config.policy.allow_host_loopback = true;
         let mut world = World::new(config);
         try_everything(&mut world, gateway);
         assert_eq!(world.dialled().1, address(loopback));
@@ -143,7 +143,7 @@ fn another_spelling_of_the_gateway_is_the_gateway() {
     assert!(matches!(&answers[0], Packet::Tcp(rst) if rst.flags & RST != 0));
 
     let mut config = config();
-    config.network.allow_host_loopback = true;
+    config.policy.allow_host_loopback = true;
     let mut world = World::new(config);
     try_everything(&mut world, "64:ff9b::10.0.2.2");
     assert_eq!(world.dialled().1, address("127.0.0.1:80"));
@@ -177,9 +177,7 @@ fn other_addresses_of_the_guests_subnet_do_not_exist() {
 
 #[test]
 fn without_ipv6_the_guest_reaches_none() {
-    let mut config = config();
-    config.network.v6 = None;
-    let mut world = World::new(config);
+    let mut world = World::new(config_of(IpAddr::is_ipv4));
     // A frame of IPv6 all the same; whatever becomes of it, the core stays sound.
     try_everything(&mut world, "::1");
     assert_eq!(world.dials, []);

@@ -6,8 +6,8 @@
 
 use std::net::SocketAddr;
 
-use netstack::core::flow::FlowId;
-use netstack::core::tcp::{Cause, Initiator, Promote};
+use netstack::core::flow::{Cause, FlowId};
+use netstack::core::tcp::{Initiator, Promote};
 use netstack::core::vnet::VNET_HEADER_LEN;
 use netstack::core::{Config, DialError, Duration, Instant};
 use smoltcp::iface::SocketHandle;

@@ -6,11 +6,12 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use netstack::config::{parse_subnet_v4, parse_subnet_v6};
-use netstack::core::flow::{FlowId, HashKey};
+use netstack::config::Network;
+use netstack::core::addresses::Addresses;
+use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::link::Link;
-use netstack::core::policy::Network;
-use netstack::core::tcp::{Cause, Promote, Reluctance, Snapshot};
+use netstack::core::policy::Policy;
+use netstack::core::tcp::{Promote, Reluctance, Snapshot};
 use netstack::core::{Action, Config, Core, DialError, Duration, Instant, Limits};
 use smoltcp::socket::tcp::State;
 
@@ -73,11 +74,8 @@ impl Link for Wire {
 /// The usual network: both families, host loopback out of reach, MTU 1500.
 pub fn config() -> Config {
     Config {
-        network: Network {
-            v4: parse_subnet_v4("10.0.2.0/24", true).expect("the default"),
-            v6: Some(parse_subnet_v6("fd00::/64", true).expect("the default")),
-            allow_host_loopback: false,
-        },
+        addresses: Network::default().addresses(),
+        policy: Policy::default(),
         mtu: 1500,
         mac: GATEWAY_MAC,
         guest_mac: Some(GUEST_MAC),
@@ -87,6 +85,22 @@ pub fn config() -> Config {
         random_seed: 1,
         hash_key: HashKey(1, 2),
     }
+}
+
+/// The usual network with one of its families, which `is_kept` tells from the other.
+pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> Config {
+    let mut config = config();
+    let Addresses {
+        guest,
+        gateways,
+        dns,
+        on_link,
+    } = &mut config.addresses;
+    guest.retain(is_kept);
+    gateways.retain(is_kept);
+    dns.retain(is_kept);
+    on_link.retain(|prefix| is_kept(&prefix.network));
+    config
 }
 
 /// An address as the tests write it.

@@ -9,8 +9,7 @@
 //! process is killed: a peer never takes a cut stream for a whole one. `direction` moves the bytes,
 //! `pool` lends the pipes.
 //!
-//! System calls, for a sandbox: splice, pipe2, fcntl, recvfrom, sendto, shutdown, getsockopt,
-//! setsockopt, ioctl(FIONBIO), close.
+//! [`SYSTEM_CALLS`] is for a sandbox; ioctl(FIONBIO) besides.
 
 mod direction;
 mod pool;
@@ -19,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use libc::c_long;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -33,6 +33,19 @@ pub const INTEREST: u32 = EventFlags::IN
     .union(EventFlags::PRI)
     .union(EventFlags::ET)
     .bits();
+
+/// What a relay calls, for a sandbox. `libc::SYS_…`.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    libc::SYS_splice,
+    libc::SYS_pipe2,
+    libc::SYS_fcntl,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_close,
+];
 
 /// Two TCP sockets, joined.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use super::{open_engine, print_line, repair};
 use crate::channel::{self, Channel, Never};
-use crate::cli::{AttachStream, RunArgs, SecurityOpt, UserNamespace};
+use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{ContainerRequest, Created, Engine, Source};
 use crate::failure::Failure;
 use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn};
@@ -17,6 +17,7 @@ use crate::inherited::{Inherited, SoftLimits};
 use crate::messages::FromMonitor;
 use crate::monitor::{self, Attached, Job, Stdin};
 use crate::namespaces;
+use crate::seccomp::Seccomp;
 use crate::security::Capabilities;
 use crate::spec::Variable;
 use crate::state::{Container, Store};
@@ -30,7 +31,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
         Some(Signals::block()?)
     };
     let engine = open_engine()?;
-    let request = request(&args, inherited.limits);
+    let request = request(&args, inherited.limits)?;
     let created = engine.create(request, &mut warn)?;
     let url = args
         .rootfs
@@ -47,7 +48,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
 }
 
 /// What the flags ask for.
-fn request(args: &RunArgs, limits: SoftLimits) -> ContainerRequest {
+fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failure> {
     let words = args.words.clone();
     let source = match &args.rootfs {
         Some(rootfs) => Source::Directory {
@@ -65,7 +66,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> ContainerRequest {
         }
     };
     let proxies = args.http_proxy.then(proxies).into_iter().flatten();
-    ContainerRequest {
+    Ok(ContainerRequest {
         source,
         name: args.name.clone(),
         hostname: args.hostname.clone(),
@@ -80,14 +81,36 @@ fn request(args: &RunArgs, limits: SoftLimits) -> ContainerRequest {
         terminal: args.process.tty,
         init: args.init,
         capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
-        no_new_privs: args.security_opt.contains(&SecurityOpt::NoNewPrivileges),
+        no_new_privs: no_new_privs(&args.security_opt),
+        seccomp: seccomp(&args.security_opt)?,
         limits,
-    }
+    })
 }
 
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
 fn removes_itself(args: &RunArgs) -> bool {
     args.rm || (args.rootfs.is_none() && !args.detach)
+}
+
+/// What is said last counts, here and below.
+fn no_new_privs(options: &[SecurityOpt]) -> bool {
+    let said = options.iter().rev().find_map(|option| match option {
+        SecurityOpt::NoNewPrivileges(on) => Some(*on),
+        _ => None,
+    });
+    said.unwrap_or(false)
+}
+
+fn seccomp(options: &[SecurityOpt]) -> Result<Seccomp, Failure> {
+    let said = options.iter().rev().find_map(|option| match option {
+        SecurityOpt::Seccomp(choice) => Some(choice),
+        _ => None,
+    });
+    Ok(match said {
+        None | Some(SeccompChoice::Default) => Seccomp::Default,
+        Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
+        Some(SeccompChoice::File(path)) => Seccomp::from_file(path)?,
+    })
 }
 
 /// The caller's proxies, which programs in the container need as much.

@@ -20,6 +20,7 @@ use crate::inherited::SoftLimits;
 use crate::ports::Ports;
 use crate::rootfs::overlay::Changes;
 use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::seccomp::Seccomp;
 use crate::security::Capabilities;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
@@ -55,6 +56,7 @@ pub struct ContainerRequest {
     pub init: bool,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+    pub seccomp: Seccomp,
     pub limits: SoftLimits,
 }
 
@@ -331,6 +333,7 @@ fn specify(
             terminal: request.terminal,
             capabilities: request.capabilities,
             no_new_privs: request.no_new_privs,
+            seccomp: request.seccomp,
             limits: Some(request.limits),
             init: request.init,
             single_id: false,

@@ -22,6 +22,7 @@ use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
 pub use crate::inherited::SoftLimits;
+pub use crate::seccomp::Seccomp;
 pub use crate::security::Capabilities;
 pub use crate::spec::{Network, Variable};
 pub use crate::volume::VolumeArg;

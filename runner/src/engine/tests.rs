@@ -11,6 +11,7 @@ use portfwd::spec::{Protocol, Publish};
 use tempfile::TempDir;
 
 use super::*;
+use crate::seccomp::Seccomp;
 use crate::signal::Signal;
 use crate::spec::ContainerSpec;
 use crate::state::{NewContainer, ProcessRef, Status};
@@ -189,6 +190,7 @@ fn request(source: Source) -> ContainerRequest {
         init: false,
         capabilities: Capabilities::DEFAULT,
         no_new_privs: false,
+        seccomp: Seccomp::Default,
         limits: SoftLimits::default(),
     }
 }

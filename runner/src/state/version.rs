@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 /// The version of what is written.
 ///
 /// - 0: told no version. Early ones lack fields.
-/// - 1: the record has the container's ID maps.
+/// - 1: the record has the container's ID maps, the specification its seccomp profile.
 pub const VERSION: u32 = 1;
 
 /// A file that is kept of each container.
@@ -98,6 +98,7 @@ fn spec_from_0(spec: &mut Map<String, Value>) {
     if let Some(Value::Object(process)) = spec.get_mut("process") {
         let added = [
             ("limits", Value::Null),
+            ("seccomp", json!("unconfined")),
             ("init", json!(false)),
             ("single_id", json!(false)),
         ];

@@ -12,6 +12,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod network;
+mod seccomp;
 mod streams;
 mod words;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         isolation::CASES,
         hostile::CASES,
         network::CASES,
+        seccomp::CASES,
         words::CASES,
     ];
     harness::run(&subjects.concat())

@@ -17,6 +17,7 @@ mod port;
 mod vigil;
 
 use std::io;
+use std::net::SocketAddr;
 
 use etherparse::TcpSlice;
 use smoltcp::socket::tcp::State;
@@ -32,6 +33,7 @@ use engine::Filled;
 use haul::Haul;
 use vigil::Vigil;
 
+use super::flow::Cause;
 use super::link::Link;
 
 /// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats
@@ -91,23 +93,6 @@ impl Readiness {
     };
 }
 
-/// Why a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Both sides finished, or nothing more is expected of a UDP or echo flow.
-    Finished,
-    ResetByGuest,
-    /// The host stream failed; the guest was sent RST.
-    ResetByHost,
-    /// The dial failed; the guest was told as the failure asks.
-    DialFailed,
-    /// The guest left a SYN or FIN unanswered (see `patience`, or until another flow needed the
-    /// room), or its SYN was none that TCP takes.
-    GuestSilent,
-    /// The guest gave up while we were dialling.
-    Cancelled,
-}
-
 /// Who sent the first SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
@@ -121,11 +106,11 @@ pub struct TcpFlow {
     pub born: Instant,
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
-    pub phase: Phase,
-    pub haul: Haul,
+    phase: Phase,
+    haul: Haul,
     /// The guest has not finished the handshake yet, as far as [`TcpFlow::completes_handshake`] was
     /// asked.
-    pub is_half_open: bool,
+    is_half_open: bool,
     host: HostSide,
     reset_by_guest: bool,
     /// Where the guest's half stood when it last moved, and when that was.
@@ -142,13 +127,19 @@ pub struct TcpFlow {
     time_wait: bool,
 }
 
+/// Where a flow stands. A flow of the guest begins as `Dialling` and is `Open` once it is
+/// [`TcpFlow::answered`]; one of a client is `Open` from the start, and is opened anew by
+/// [`TcpFlow::connect_again`]. [`TcpFlow::promoted`] is the last step.
 pub enum Phase {
-    /// The guest's SYN, to be answered when the dial ends.
+    /// The guest's SYN, to be answered when the dial ends. Nothing is known to the engine.
     Dialling {
         syn: Box<[u8]>,
+        /// Whom the driver dials.
+        to: SocketAddr,
         /// Until then the SYN waits for its turn.
         has_begun: bool,
     },
+    /// The engine talks to the guest.
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
     Promoted(Handover),
@@ -178,9 +169,10 @@ pub enum Served {
 }
 
 impl TcpFlow {
-    pub fn dialling(syn: &[u8], promote: Promote, now: Instant) -> TcpFlow {
+    pub fn dialling(syn: &[u8], to: SocketAddr, promote: Promote, now: Instant) -> TcpFlow {
         let phase = Phase::Dialling {
             syn: syn.into(),
+            to,
             has_begun: false,
         };
         TcpFlow::new(Initiator::Guest, phase, promote, now)
@@ -208,6 +200,26 @@ impl TcpFlow {
             moved: now,
             time_wait: false,
         }
+    }
+
+    /// The guest has repeated its SYN while we dial. One that reuses the port starts over with
+    /// another sequence number; the dial serves both.
+    pub fn repeat_syn(&mut self, packet: &[u8]) {
+        if let Phase::Dialling { syn, .. } = &mut self.phase {
+            *syn = packet.into();
+        }
+    }
+
+    /// The dial is about to begin. What it is for has waited until now.
+    pub fn dial_begins(&mut self) {
+        if let Phase::Dialling { has_begun, .. } = &mut self.phase {
+            *has_begun = true;
+        }
+    }
+
+    /// The host has answered the dial, and `connection` the guest's SYN.
+    pub fn answered(&mut self, connection: Connection) {
+        self.phase = Phase::Open(connection);
     }
 
     /// Takes one IP packet of the guest, which carries `segment`.
@@ -392,7 +404,20 @@ impl TcpFlow {
         }
     }
 
+    /// Gives back what the flow had of the engine.
+    pub fn end(self, engine: &mut Engine) {
+        let carried = self.bytes_to_guest.max(self.bytes_from_guest);
+        match self.phase {
+            Phase::Dialling { .. } => {}
+            Phase::Open(connection) => engine.recycle(connection, carried),
+            Phase::Promoted(handover) => engine.memory().settle(handover.unread),
+        }
+    }
+
     /// When the flow wants to be served if nothing happens before.
+    ///
+    /// A time in the past would be served again at once, and for ever if nothing comes of it, so it
+    /// is in the future; but for a muted flow, which is so for a millisecond.
     pub fn deadline(&mut self, engine: &mut Engine, now: Instant) -> Option<Instant> {
         match &self.phase {
             Phase::Open(_) if !self.haul.may_speak() => self.haul.deadline(),
@@ -402,7 +427,8 @@ impl TcpFlow {
                 let reminder = self.vigil.watch(forgotten, now);
                 let end = patience(connection.state()).map(|patience| self.moved + patience);
                 let deadlines = [deadline, reminder, self.haul.deadline(), end];
-                deadlines.into_iter().flatten().min()
+                let next = deadlines.into_iter().flatten().min()?;
+                Some(next.max(now + Duration::from_millis(1)))
             }
             _ => None,
         }
@@ -439,6 +465,20 @@ impl TcpFlow {
         completes
     }
 
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub fn is_half_open(&self) -> bool {
+        self.is_half_open
+    }
+
+    /// Why the engine still has the flow.
+    pub fn reluctance(&self) -> Reluctance {
+        self.haul.reluctance()
+    }
+
+    /// In the words of RFC 9293 3.3.2.
     pub fn state(&self) -> State {
         match &self.phase {
             // The guest believes so.

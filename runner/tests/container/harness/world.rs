@@ -23,8 +23,8 @@ use super::process::{Outcome, all_reaped, children_named, end_children, finish};
 
 const APPLETS: &[&str] = &[
     "cat", "chmod", "chown", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
-    "kill", "ls", "mkdir", "mount", "ps", "pwd", "readlink", "rm", "sh", "sleep", "stat", "stty",
-    "touch", "true", "tty", "umask", "wc",
+    "kill", "ls", "mkdir", "mount", "nsenter", "ps", "pwd", "readlink", "rm", "sh", "sleep",
+    "stat", "stty", "touch", "true", "tty", "umask", "unshare", "wc",
 ];
 
 /// Somebody who runs containers, with a directory of their own and a busybox tree in it.
@@ -81,7 +81,12 @@ impl World {
                 ("run/coracle", "/run/coracle"),
                 ("data", "/var/lib/coracle"),
             ] {
-                fs::create_dir_all(place).expect("root's store");
+                // As coracle makes them: it will not use one that is open to others.
+                DirBuilder::new()
+                    .mode(0o700)
+                    .recursive(true)
+                    .create(place)
+                    .expect("root's store");
                 mount(Some(&self.path(name)), place, none, MsFlags::MS_BIND, none)
                     .expect("a bind mount");
             }

@@ -6,12 +6,15 @@
 //! namespace, unless they were asked for. Capabilities and IDs belong to threads, so each thread
 //! calls this for itself.
 //!
-//! System calls: capget, capset, prctl, setgroups, setresgid, setresuid.
+//! `filter` says which system calls are left.
 
+mod filter;
 pub mod root;
 
 use std::io;
 
+use filter::confine_companion_calls;
+pub use filter::confine_helper_calls;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -65,13 +68,30 @@ pub fn close_process() -> Result<(), SandboxError> {
 /// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
 /// executing a program, and not the host's root.
 pub fn confine_thread(kept: Kept) -> Result<(), SandboxError> {
-    set_no_new_privs(true).map_err(error("new privileges"))?;
-    clear_ambient_capability_set().map_err(error("ambient capabilities"))?;
-    bound_capabilities(kept.set()).map_err(error("the bounding set"))?;
+    bound(kept)?;
     root::leave().map_err(|source| SandboxError {
         privilege: "being root",
         source,
     })?;
+    keep(kept)
+}
+
+/// For the companion: no capability, and what [`confine_companion_calls`] leaves. It stays the
+/// caller, whose files it reads and removes.
+pub fn confine_companion() -> Result<(), SandboxError> {
+    bound(Kept::Nothing)?;
+    keep(Kept::Nothing)?;
+    close_process()?;
+    confine_companion_calls()
+}
+
+fn bound(kept: Kept) -> Result<(), SandboxError> {
+    set_no_new_privs(true).map_err(error("new privileges"))?;
+    clear_ambient_capability_set().map_err(error("ambient capabilities"))?;
+    bound_capabilities(kept.set()).map_err(error("the bounding set"))
+}
+
+fn keep(kept: Kept) -> Result<(), SandboxError> {
     let capabilities_error = error("capabilities");
     let left = capabilities(None).map_err(&capabilities_error)?.permitted & kept.set();
     let sets = CapabilitySets {

@@ -1,4 +1,5 @@
-//! What an address means, whatever way it is spelled.
+//! Addresses with a meaning of their own, whatever way they are spelled (the special-purpose
+//! registries of RFC 6890, and what clouds have added).
 //!
 //! Many IPv6 addresses stand for an IPv4 address: translators and tunnels on the way, or the host's
 //! own kernel, turn one into the other. [`stands_for`] reads them. Forms that are known to one

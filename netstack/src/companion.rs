@@ -1,0 +1,189 @@
+//! The process beside the helper that may still use the host's file system: it follows resolv.conf,
+//! and removes the file of the status socket once the helper has ended, however that was.
+//!
+//! It is forked before the helper has joined a namespace or heard of the guest, sees the host as
+//! the caller does, and tells the helper which resolvers there are. It takes nothing from it: all
+//! that the helper can do to it is to end. So the helper itself needs no path any more (`sandbox`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use libc::c_long;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
+use tracing::{debug, warn};
+
+use crate::control::SocketFile;
+use crate::host::ResolvConf;
+use crate::{sandbox, sys};
+
+/// What the helper does with its companion under the sandbox.
+pub const SYSTEM_CALLS: &[c_long] = &[
+    libc::SYS_recvfrom,
+    libc::SYS_waitid,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+];
+
+/// The helper's hold on its companion. Dropped, it waits for the companion to have tidied up.
+#[derive(Debug)]
+pub struct Companion {
+    /// `None` once the companion was told to end.
+    socket: Option<OwnedFd>,
+    process: OwnedFd,
+    resolvers: Vec<SocketAddr>,
+}
+
+/// What the companion has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    Nothing,
+    /// The host's resolvers are others now.
+    Resolvers,
+    /// It has ended, which it should not: nothing more will be told.
+    Gone,
+}
+
+impl Companion {
+    /// Starts the process, while this one has a single thread. It follows the file at `resolv_conf`
+    /// and is to remove `status`.
+    pub fn start(resolv_conf: &Path, status: Option<SocketFile>) -> io::Result<Companion> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let process = sys::fork(|| live(resolv_conf, status, theirs.as_fd()))?;
+        Ok(Companion {
+            process: rustix::process::pidfd_open(process, PidfdFlags::empty())?,
+            socket: Some(ours),
+            resolvers: Vec::new(),
+        })
+    }
+
+    /// Waits for the first list.
+    pub fn wait(&mut self) -> io::Result<()> {
+        match self.receive(RecvFlags::empty())? {
+            News::Gone => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// To be called when the descriptor is readable.
+    pub fn news(&mut self) -> News {
+        match self.receive(RecvFlags::DONTWAIT) {
+            Ok(News::Gone) => {
+                warn!("the process that follows resolv.conf has ended: resolvers stay as they are");
+                News::Gone
+            }
+            Ok(news) => news,
+            Err(_) => News::Nothing,
+        }
+    }
+
+    /// Where to send queries, most preferred first; at most three, never none.
+    pub fn resolvers(&self) -> &[SocketAddr] {
+        &self.resolvers
+    }
+
+    fn receive(&mut self, flags: RecvFlags) -> io::Result<News> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let (read, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(self.socket(), &mut buffer, flags))?;
+        if read == 0 {
+            return Ok(News::Gone);
+        }
+        let resolvers = serde_json::from_slice(&buffer[..read])?;
+        let news = match self.resolvers == resolvers {
+            true => News::Nothing,
+            false => News::Resolvers,
+        };
+        self.resolvers = resolvers;
+        Ok(news)
+    }
+
+    fn socket(&self) -> &OwnedFd {
+        self.socket.as_ref().expect("only taken when dropped")
+    }
+}
+
+impl AsFd for Companion {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket().as_fd()
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.socket = None;
+        let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ended, GRACE_MS) != Ok(1) {
+            debug!("the process that follows resolv.conf is not done yet");
+            return;
+        }
+        let process = WaitId::PidFd(self.process.as_fd());
+        if let Err(errno) = rustix::process::waitid(process, WaitIdOptions::EXITED) {
+            debug!("cannot wait for the process that follows resolv.conf: {errno}");
+        }
+    }
+}
+
+/// Three addresses with ports and zones as JSON, and then some.
+const MAX_MESSAGE: usize = 1024;
+
+/// How long, in milliseconds, the helper's own end may wait for a file system that does not answer.
+const GRACE_MS: u16 = 1000;
+
+/// The companion's whole life.
+fn live(resolv_conf: &Path, status: Option<SocketFile>, helper: BorrowedFd<'_>) {
+    // What was passed on to the helper or bound by it has to close when the helper does.
+    sys::close_descriptors(3, helper);
+    let _ = SigSet::all().thread_block();
+    let _ = rustix::thread::set_name(c"coracle-net-dns");
+    let followed = follow(resolv_conf, helper);
+    if let Err(error) = followed {
+        warn!("cannot follow {}: {error}", resolv_conf.display());
+    }
+    if let Some(file) = status {
+        file.remove();
+    }
+}
+
+/// Tells the helper of each change until it has ended.
+fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
+    let mut resolv_conf = ResolvConf::open(path)?;
+    let tell = |resolvers: &[SocketAddr]| -> io::Result<()> {
+        let message = serde_json::to_vec(resolvers)?;
+        match rustix::net::send(helper, &message, SendFlags::NOSIGNAL) {
+            // It has ended, which the next poll says.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            sent => sent.map(drop).map_err(Into::into),
+        }
+    };
+    tell(resolv_conf.addresses())?;
+    sandbox::confine_companion().map_err(io::Error::other)?;
+    loop {
+        let mut polled = [
+            PollFd::new(resolv_conf.as_fd(), PollFlags::POLLIN),
+            PollFd::new(helper, PollFlags::empty()),
+        ];
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            result => result?,
+        };
+        let [changed, ended] = polled.map(|fd| fd.any() == Some(true));
+        if ended {
+            return Ok(());
+        }
+        if changed && resolv_conf.changed() {
+            tell(resolv_conf.addresses())?;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Who is who on the guest's network: which addresses are the guest's, which are ours, and which
+//! exist there at all. What may be reached is the matter of `policy`.
+//!
+//! Either family may be missing, and each may have several addresses of a kind, of which the first
+//! one is preferred. An address of the guest's may be the host's own, too: then neither sees the
+//! other under it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::special_purpose::{is_another_host, stands_for};
+
+/// The addresses of the guest's network that are not those of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The guest's own.
+    pub guest: Vec<IpAddr>,
+    /// Ours, as the guest's way out. A family without one is not served.
+    pub gateways: Vec<IpAddr>,
+    /// Ours, as the guest's resolver. None where there is no forwarder.
+    pub dns: Vec<IpAddr>,
+    /// Subnets that are on the guest's link and nowhere else: nobody has an address in them but
+    /// those above.
+    pub on_link: Vec<Prefix>,
+}
+
+/// The addresses that begin like `network`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    pub network: IpAddr,
+    /// In bits: 32 at most for IPv4, 128 for IPv6.
+    pub len: u8,
+}
+
+impl Addresses {
+    pub fn is_guest(&self, ip: IpAddr) -> bool {
+        self.guest.contains(&ip)
+    }
+
+    pub fn is_gateway(&self, ip: IpAddr) -> bool {
+        self.gateways.contains(&ip)
+    }
+
+    pub fn is_dns(&self, ip: IpAddr) -> bool {
+        self.dns.contains(&ip)
+    }
+
+    /// Whether we answer for `ip` on the guest's Ethernet.
+    pub fn is_ours(&self, ip: IpAddr) -> bool {
+        self.is_gateway(ip) || self.is_dns(ip)
+    }
+
+    /// Whether `ip` is nobody's outside the guest's link, as far as the guest can tell.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        self.is_ours(ip)
+            || self.is_guest(ip)
+            || self.on_link.iter().any(|prefix| prefix.contains(ip))
+    }
+
+    /// The guest's address of the family of `like`.
+    pub fn guest(&self, like: IpAddr) -> Option<IpAddr> {
+        first_like(&self.guest, like)
+    }
+
+    /// The gateway of the family of `like`.
+    pub fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
+        first_like(&self.gateways, like)
+    }
+
+    /// The guest and the gateway in the family that `ip` is not of.
+    pub fn in_other_family(&self, ip: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let like = match ip {
+            IpAddr::V4(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        };
+        Some((self.guest(like)?, self.gateway(like)?))
+    }
+
+    /// The address under which a client of a published port appears to the guest: its own, unless
+    /// that cannot be told from something else there. `None` when the guest lacks the family.
+    pub fn appearance(&self, client: IpAddr) -> Option<IpAddr> {
+        let gateway = self.gateway(client)?;
+        let is_plain = |ip| is_another_host(ip) && !self.is_local(ip);
+        let stands_for_plain = match client {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(ip) => stands_for(ip).all(|v4| is_plain(v4.into())),
+        };
+        Some(if stands_for_plain && is_plain(client) {
+            client
+        } else {
+            gateway
+        })
+    }
+}
+
+fn first_like(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
+    let is_like = |ip: &&IpAddr| ip.is_ipv4() == like.is_ipv4();
+    addresses.iter().find(is_like).copied()
+}
+
+impl Prefix {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                let free = 32 - u32::from(self.len);
+                let differs = ip.to_bits() ^ network.to_bits();
+                differs.checked_shr(free).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                let free = 128 - u32::from(self.len);
+                let differs = ip.to_bits() ^ network.to_bits();
+                differs.checked_shr(free).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What the tests of this crate's core speak of.
+#[cfg(test)]
+impl Addresses {
+    pub fn of_the_tests() -> Addresses {
+        let ips = |v4: &str, v6: &str| [v4, v6].map(|text| text.parse().unwrap()).to_vec();
+        let on_link = ips("10.0.2.0", "fd00::").into_iter().zip([24, 64]);
+        Addresses {
+            guest: ips("10.0.2.100", "fd00::100"),
+            gateways: ips("10.0.2.2", "fd00::2"),
+            dns: ips("10.0.2.3", "fd00::3"),
+            on_link: on_link
+                .map(|(network, len)| Prefix { network, len })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn prefix(network: &str, len: u8) -> Prefix {
+        let network = ip(network);
+        Prefix { network, len }
+    }
+
+    #[test]
+    fn clients_appear_as_themselves_unless_that_would_mislead_the_guest() {
+        let addresses = Addresses::of_the_tests();
+        for client in ["198.51.100.7", "2001:db8::7", "64:ff9b::c633:6407"] {
+            assert_eq!(addresses.appearance(ip(client)), Some(ip(client)));
+        }
+        for misleading in ["127.0.0.1", "10.0.2.100", "10.0.2.3", "10.0.2.77"] {
+            let appears = addresses.appearance(ip(misleading));
+            assert_eq!(appears, Some(ip("10.0.2.2")), "{misleading}");
+        }
+        for misleading in [
+            "::1",
+            "fe80::5",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::10.0.2.100",
+            "2002:a9fe:a9fe::1",
+        ] {
+            let appears = addresses.appearance(ip(misleading));
+            assert_eq!(appears, Some(ip("fd00::2")), "{misleading}");
+        }
+    }
+
+    #[test]
+    fn a_family_that_the_guest_lacks_has_nobody() {
+        let mut only_v4 = Addresses::of_the_tests();
+        only_v4.guest.retain(IpAddr::is_ipv4);
+        only_v4.gateways.retain(IpAddr::is_ipv4);
+        assert_eq!(only_v4.appearance(ip("2001:db8::7")), None);
+        assert_eq!(only_v4.guest(ip("::")), None);
+        assert_eq!(only_v4.in_other_family(ip("10.0.2.100")), None);
+        let other = only_v4.in_other_family(ip("2001:db8::7"));
+        assert_eq!(other, Some((ip("10.0.2.100"), ip("10.0.2.2"))));
+    }
+
+    #[test]
+    fn prefixes_of_every_length_hold_what_begins_like_them() {
+        for (network, len, inside, outside) in [
+            ("10.0.2.0", 24, "10.0.2.255", Some("10.0.3.0")),
+            ("10.0.2.100", 32, "10.0.2.100", Some("10.0.2.101")),
+            ("128.0.0.0", 1, "255.255.255.255", Some("127.255.255.255")),
+            ("0.0.0.0", 0, "203.0.113.9", None),
+            ("fd00::", 64, "fd00::ffff:0:0:1", Some("fd00:0:0:1::")),
+            ("fd00::100", 128, "fd00::100", Some("fd00::101")),
+            ("::", 0, "2001:db8::7", None),
+        ] {
+            let prefix = prefix(network, len);
+            assert!(prefix.contains(ip(inside)), "{network}/{len}");
+            if let Some(outside) = outside {
+                assert!(!prefix.contains(ip(outside)), "{network}/{len}");
+            }
+        }
+        assert!(!prefix("0.0.0.0", 0).contains(ip("::")));
+    }
+}

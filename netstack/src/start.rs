@@ -1,0 +1,274 @@
+//! The order in which a helper comes up, from a checked [`Config`] to the running loop.
+//!
+//! The order is what makes it safe: inherited descriptors are claimed before any is opened, host
+//! ports are bound with the caller's own privileges, the user namespace is joined while there is
+//! one thread, the privileges go when nothing is left to set up, and "ready" is said last. What
+//! each step does belongs to the module that it is of.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use portfwd::publish::AdoptError;
+use portfwd::{BindError, Listener};
+use tracing::{debug, info, warn};
+
+use crate::companion::Companion;
+use crate::config::{Config, Network};
+use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
+use crate::core::flow::HashKey;
+use crate::core::tcp::Promote;
+use crate::core::{self, Core, Limits};
+use crate::descriptors;
+use crate::device::{Tap, TapError};
+use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
+use crate::guest::{
+    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, Target,
+    configure,
+};
+use crate::host::RESOLV_CONF;
+use crate::sandbox::{self, Kept, SandboxError};
+use crate::sys;
+
+/// What kept the helper from coming up, or from going on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("descriptor {fd} was not passed on: {source}")]
+    Inherited { fd: RawFd, source: io::Error },
+    #[error("descriptor {fd} cannot be published: {source}")]
+    Adopt { fd: RawFd, source: AdoptError },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error("cannot watch for the end: {0}")]
+    Exit(#[source] io::Error),
+    #[error(
+        "cannot wait for a hang-up of descriptor {fd}: {source}; it must be a pipe or a socket"
+    )]
+    ExitFd { fd: RawFd, source: io::Error },
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("cannot promote connections (--promote always): {0}")]
+    Unpromoted(Unpromoted),
+    #[error(transparent)]
+    Thread(#[from] GuestThreadEnded),
+    #[error("cannot watch {RESOLV_CONF}: {0}")]
+    Resolvers(#[source] io::Error),
+    #[error("cannot read random numbers from /dev/urandom: {0}")]
+    Random(#[source] io::Error),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+/// Brings a helper up and runs it until it is told to end.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let ready = config.ready_fd.map(adopt).transpose()?;
+    let clock = Clock::start();
+    // The guest's thread is held until the end: it keeps the namespace, and makes sockets in it.
+    let (parts, _guest) = bring_up(config, clock)?;
+    let mut driver = Driver::new(parts, clock)?;
+    if let Some(ready) = ready {
+        ReadySignal::new(ready).send();
+    }
+    Ok(driver.run()?)
+}
+
+/// Everything that the loop runs on, in the order that the head of this file explains.
+fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), StartError> {
+    let exit_fd = config
+        .exit_fd
+        .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
+        .transpose()?;
+    let mut listeners = adopt_listeners(&config)?;
+    prepare_process();
+
+    for rule in &config.publish {
+        listeners.extend(portfwd::publish::bind(rule)?);
+    }
+    let limits = Limits::share_out(descriptors::left_for_flows());
+    debug!(?limits, "descriptors are shared out");
+    let status = config
+        .status_socket
+        .as_deref()
+        .map(StatusSocket::open)
+        .transpose()?;
+    // With one thread, the caller's IDs and no namespace of the guest's.
+    let mut companion = Companion::start(
+        Path::new(RESOLV_CONF),
+        status.as_ref().map(StatusSocket::file),
+    )
+    .map_err(StartError::Resolvers)?;
+    let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
+    if let Some((fd, watched)) = exit_fd {
+        exit.watch_hang_up(watched)
+            .map_err(|source| StartError::ExitFd { fd, source })?;
+    }
+
+    let target = Target::open(&config.target, config.user_namespace.as_deref())?;
+    // Before the guest has power over this process.
+    sandbox::close_process()?;
+    target.join_user()?;
+    let network_namespace = target
+        .network()
+        .try_clone_to_owned()
+        .map_err(StartError::Exit)?;
+    let holders = target.into_holders();
+    if let Some(process) = holders.process {
+        exit.watch_process(process).map_err(StartError::Exit)?;
+    }
+    if let Some(mount) = holders.mount {
+        exit.watch_mount(mount).map_err(StartError::Exit)?;
+    }
+    let guest = Arc::new(GuestThread::spawn(network_namespace)?);
+    let (tap, network) = set_up_guest(&guest, &config)?;
+    let kept = Kept::here(config.keep_host_net_admin);
+    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
+        Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
+        promoter => promoter,
+    };
+    let mut core = core_config(&config, network, &tap, limits)?;
+    if promoter.is_err() {
+        core.promote = Promote::Off;
+    }
+
+    companion.wait().map_err(StartError::Resolvers)?;
+    sandbox::confine_thread(kept)?;
+    guest.run(move || sandbox::confine_thread(kept))??;
+    // Again: changes of IDs have undone it.
+    sandbox::close_process()?;
+    if sandbox::root::is_system_root() {
+        warn!(
+            "the host's root is the only user of this user namespace, so the helper runs as that"
+        );
+    }
+    // Woken by each segment, it would interrupt the program that sends them, and find one where it
+    // could find ten.
+    if let Err(error) = sys::wait_for_turn_when_woken() {
+        debug!(%error, "the scheduler does not take it for a batch process");
+    }
+    // Last: what comes after needs no path and makes no process.
+    sandbox::confine_helper_calls()?;
+    guest.run(sandbox::confine_helper_calls)??;
+    info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
+
+    let core = Core::new(core, clock.now());
+    Ok((
+        Parts {
+            core,
+            tap,
+            listeners,
+            companion,
+            promoter,
+            status,
+            exit,
+        },
+        guest,
+    ))
+}
+
+fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
+    sys::adopt_inherited_fd(fd).map_err(|source| StartError::Inherited { fd, source })
+}
+
+fn adopt_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let adopt = |(fd, rule): &(RawFd, _)| {
+        Listener::adopt(rule, adopt(*fd)?).map_err(|source| StartError::Adopt { fd: *fd, source })
+    };
+    config.publish_fds.iter().map(adopt).collect()
+}
+
+/// Limits and memory, for ten thousands of connections.
+fn prepare_process() {
+    sys::map_large_allocations();
+    // A ring buffer of 1 MiB of which one page is used must not become a huge page.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        debug!("cannot do without transparent huge pages: {error}");
+    }
+    descriptors::raise_limit();
+}
+
+/// Opens the tap and configures the links, on the thread that is in the guest's network namespace.
+/// Returns the network that came of it: a guest may be without IPv6.
+fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
+    let name = config.tap.clone();
+    let mut network = config.network;
+    let settings = config.configure.then(|| LinkSettings {
+        name: name.clone(),
+        mtu: config.mtu.into(),
+        ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),
+        ipv6: network.v6.map(|v6| (v6.guest, v6.prefix_len, v6.gateway)),
+    });
+    let set_up = move || -> Result<_, StartError> {
+        let tap = Tap::open(&name)?;
+        let has_ipv6 = settings.as_ref().map(configure).transpose()?;
+        Ok((tap, has_ipv6))
+    };
+    let (tap, has_ipv6) = guest.run(set_up)??;
+    if has_ipv6 == Some(false) {
+        network.v6 = None;
+    }
+    Ok((tap, network))
+}
+
+/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay
+/// with us, which is slower and nothing else.
+fn set_up_promotion(
+    guest: &Arc<GuestThread>,
+    config: &Config,
+    kept: Kept,
+    ipv6: bool,
+    limits: &Limits,
+) -> Result<Promoter, Unpromoted> {
+    if config.promote == Promote::Off {
+        return Err(Unpromoted::Off);
+    }
+    let promoter = match kept {
+        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
+            .map_err(Into::into),
+        Kept::Nothing => Err(Unpromoted::NeedsHost),
+    };
+    promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
+}
+
+fn core_config(
+    config: &Config,
+    network: Network,
+    tap: &Tap,
+    limits: Limits,
+) -> Result<core::Config, StartError> {
+    let mut random = [0; 24];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(StartError::Random)?;
+    let [seed, key0, key1] = [0, 8, 16].map(|at| {
+        let word = random[at..at + 8].try_into().expect("eight bytes");
+        u64::from_ne_bytes(word)
+    });
+    // The prefix that QEMU's user network made customary, then the gateway: an address that says
+    // whose it is.
+    let [a, b, c, d] = network.v4.gateway.octets();
+    Ok(core::Config {
+        addresses: network.addresses(),
+        policy: config.policy,
+        mtu: config.mtu,
+        mac: [0x52, 0x55, a, b, c, d],
+        guest_mac: tap
+            .mac()
+            .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
+            .ok(),
+        udp_segmentation: tap.udp_segmentation(),
+        promote: config.promote,
+        limits,
+        random_seed: seed,
+        hash_key: HashKey(key0, key1),
+    })
+}

@@ -1,0 +1,194 @@
+//! Networks of another shape than the usual one: one family alone, several addresses in one, and a
+//! guest that has the host's own address.
+
+use std::net::{IpAddr, SocketAddr};
+
+use netstack::core::addresses::Addresses;
+use netstack::core::flow::Cause;
+use netstack::core::{Config, DialError};
+use smoltcp::socket::tcp::State;
+
+use crate::packet::{ACK, Datagram, Packet, RST, SYN, Segment};
+use crate::peer::Peer;
+use crate::world::{World, address, config, config_of};
+
+/// The ends of one family: guest, gateway, forwarder, a remote host.
+struct Family {
+    is_family: fn(&IpAddr) -> bool,
+    guest: &'static str,
+    gateway: &'static str,
+    dns: &'static str,
+    remote: &'static str,
+    /// A remote host of the other family.
+    foreign: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        is_family: IpAddr::is_ipv4,
+        guest: "10.0.2.100",
+        gateway: "10.0.2.2",
+        dns: "10.0.2.3:53",
+        remote: "198.51.100.7:443",
+        foreign: "[2001:db8::7]:443",
+    },
+    Family {
+        is_family: IpAddr::is_ipv6,
+        guest: "fd00::100",
+        gateway: "fd00::2",
+        dns: "[fd00::3]:53",
+        remote: "[2001:db8::7]:443",
+        foreign: "198.51.100.7:443",
+    },
+];
+
+/// A connection of the guest is dialled, accepted and carries bytes.
+fn assert_dials(world: &mut World, guest: IpAddr, remote: &str) {
+    let mut peer = Peer::new(remote);
+    peer.guest.set_ip(guest);
+    let flow = peer.open(world);
+    world.send(peer.data(b"out"));
+    assert_eq!(world.host_reads(flow), b"out");
+    world.frames();
+}
+
+/// Who a client of a published port appears to be, and where in the guest it is led.
+fn appearance(world: &mut World, client: &str) -> (SocketAddr, SocketAddr) {
+    world.client_connects(client, 80).expect("accepted");
+    let syn = world.segment();
+    assert_eq!(syn.flags, SYN);
+    (syn.source, syn.destination)
+}
+
+#[test]
+fn one_family_is_enough() {
+    for family in &FAMILIES {
+        let mut world = World::new(config_of(family.is_family));
+        let guest: IpAddr = address(family.guest);
+        let resolver = address("192.0.2.53:53");
+        world.core.set_resolvers(vec![resolver]);
+        assert_dials(&mut world, guest, family.remote);
+
+        let mut refused = Peer::new(family.remote);
+        refused.guest.set_port(40_001);
+        world.send(refused.syn());
+        let (flow, _) = world.dialled();
+        world.dial_ends(flow, Err(DialError::Refused));
+        assert_eq!(world.segment().flags, RST | ACK);
+
+        let question = Datagram {
+            source: SocketAddr::new(guest, 5000),
+            destination: address(family.dns),
+            payload: b"\0\x01?".to_vec(),
+        };
+        world.send_frame(&question.frame());
+        assert_eq!(world.sent().to, resolver);
+
+        let client = appearance(&mut world, family.remote);
+        assert_eq!(client, (address(family.remote), SocketAddr::new(guest, 80)));
+        let loopback = appearance(&mut world, "127.0.0.1:1234");
+        assert_eq!(loopback.0, SocketAddr::new(address(family.gateway), 1234));
+        assert_eq!(loopback.1.ip(), guest);
+    }
+}
+
+/// And there is no other family to try when the guest refuses it.
+#[test]
+fn a_client_of_the_family_that_is_missing_appears_as_the_gateway() {
+    for family in &FAMILIES {
+        let mut world = World::new(config_of(family.is_family));
+        let flow = world.client_connects(family.foreign, 80).expect("accepted");
+        let syn = world.segment();
+        let gateway = SocketAddr::new(address(family.gateway), 443);
+        assert_eq!((syn.source, syn.flags), (gateway, SYN));
+        let mut service = Peer::new(&gateway.to_string());
+        service.guest = SocketAddr::new(address(family.guest), 80);
+        assert_eq!(syn.destination, service.guest);
+        service.hear(&syn);
+        world.send(Segment {
+            seq: 0,
+            ..service.rst()
+        });
+        assert_eq!(world.ended(), (flow, Cause::ResetByGuest));
+        world.assert_quiet();
+    }
+}
+
+/// The family that is missing has no gateway to speak for it, and nothing of it is dialled.
+#[test]
+fn the_family_that_is_missing_is_not_local() {
+    for family in &FAMILIES {
+        let addresses = config_of(family.is_family).addresses;
+        let foreign: SocketAddr = address(family.foreign);
+        assert!(!addresses.is_local(foreign.ip()));
+        assert_eq!(addresses.gateway(foreign.ip()), None);
+    }
+}
+
+#[test]
+fn a_guest_may_have_several_addresses_in_one_family() {
+    for [first, second] in [["10.0.2.100", "10.0.2.101"], ["fd00::100", "fd00::1:1"]] {
+        let ips = [first, second].map(address::<IpAddr>);
+        let mut config = config();
+        config
+            .addresses
+            .guest
+            .retain(|ip| ip.is_ipv4() != ips[0].is_ipv4());
+        config.addresses.guest.extend(ips);
+        let remote = match ips[0] {
+            IpAddr::V4(_) => "198.51.100.7:443",
+            IpAddr::V6(_) => "[2001:db8::7]:443",
+        };
+        let mut world = World::new(config);
+        for guest in ips {
+            assert_dials(&mut world, guest, remote);
+        }
+        assert_eq!(world.states(), [State::Established; 2]);
+        // Clients are led to the first, and none can be taken for the second.
+        let (from, to) = appearance(&mut world, &remote.replace("443", "50123"));
+        assert_eq!(
+            (from.ip(), to.ip()),
+            (address::<SocketAddr>(remote).ip(), ips[0])
+        );
+        let (from, _) = appearance(&mut world, &SocketAddr::new(ips[1], 50124).to_string());
+        let gateway = world.core.addresses().gateway(ips[1]);
+        assert_eq!(Some(from.ip()), gateway);
+    }
+}
+
+/// The guest has the host's address and network, in which others are. Only the gateway is ours.
+fn shared() -> Config {
+    Config {
+        addresses: Addresses {
+            guest: vec![address("192.0.2.10"), address("2001:db8:1::10")],
+            gateways: vec![address("192.0.2.1"), address("fe80::1")],
+            dns: Vec::new(),
+            on_link: Vec::new(),
+        },
+        ..config()
+    }
+}
+
+#[test]
+fn a_guest_may_share_the_hosts_address() {
+    for (own, neighbour, gateway) in [
+        ("192.0.2.10", "192.0.2.20:443", "192.0.2.1"),
+        ("2001:db8:1::10", "[2001:db8:1::20]:443", "fe80::1"),
+    ] {
+        let mut world = World::new(shared());
+        let own: IpAddr = address(own);
+        assert_dials(&mut world, own, neighbour);
+        // A neighbour is a client like any other, the host itself is behind the gateway.
+        let (from, to) = appearance(&mut world, &neighbour.replace("443", "50123"));
+        assert_eq!(from.ip(), address::<SocketAddr>(neighbour).ip());
+        assert_eq!(to, SocketAddr::new(own, 80));
+        let (from, to) = appearance(&mut world, &SocketAddr::new(own, 50124).to_string());
+        assert_eq!((from.ip(), to.ip()), (address(gateway), own));
+        // What the guest sends to itself never gets here, and would not be let out.
+        let mut itself = Peer::new(&SocketAddr::new(own, 443).to_string());
+        itself.guest.set_ip(own);
+        world.send(itself.syn());
+        assert_eq!(world.dials, []);
+        assert!(matches!(world.frame().packet, Packet::Icmp(_)));
+    }
+}
