@@ -76,7 +76,7 @@ pub fn confine_thread(kept: Kept) -> Result<(), SandboxError> {
     keep(kept)
 }
 
-/// For the companion: no capability, and what [`confine_companion_calls`] leaves. It stays the
+/// For the companion: no capability, and what `confine_companion_calls` leaves. It stays the
 /// caller, whose files it reads and removes.
 pub fn confine_companion() -> Result<(), SandboxError> {
     bound(Kept::Nothing)?;

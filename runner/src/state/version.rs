@@ -19,7 +19,7 @@ pub const VERSION: u32 = 1;
 pub enum Kept {
     /// `config.json`: a [`Container`](super::Container).
     Record,
-    /// `spec.json`: a [`ContainerSpec`](crate::spec::ContainerSpec).
+    /// `spec.json`: a `ContainerSpec`.
     Spec,
 }
 
