@@ -167,7 +167,27 @@ fn decide(rules: &[Rule], default: Action) -> Vec<Instruction> {
     code
 }
 
+impl Rule {
+    /// Whether the rule decides about a call with these arguments. Programs are tested against it.
+    pub fn applies(&self, arguments: &[u64; 6]) -> bool {
+        self.conditions.iter().all(|one| one.holds(arguments))
+    }
+}
+
 impl Condition {
+    fn holds(&self, arguments: &[u64; 6]) -> bool {
+        let argument = arguments[usize::from(self.argument)];
+        match self.comparison {
+            Comparison::Equal => argument == self.value,
+            Comparison::NotEqual => argument != self.value,
+            Comparison::Less => argument < self.value,
+            Comparison::LessOrEqual => argument <= self.value,
+            Comparison::Greater => argument > self.value,
+            Comparison::GreaterOrEqual => argument >= self.value,
+            Comparison::MaskedEqual { mask } => argument & mask == self.value & mask,
+        }
+    }
+
     /// Goes on behind itself if it holds, else `rest` instructions further. BPF has words of 32
     /// bits: the high one decides unless it is equal.
     fn test(self, rest: usize) -> Vec<Instruction> {

@@ -62,20 +62,6 @@ fn run(program: &Program, call: Call) -> u32 {
     }
 }
 
-fn holds(condition: &Condition, arguments: &[u64; 6]) -> bool {
-    let argument = arguments[usize::from(condition.argument)];
-    let value = condition.value;
-    match condition.comparison {
-        Comparison::Equal => argument == value,
-        Comparison::NotEqual => argument != value,
-        Comparison::Less => argument < value,
-        Comparison::LessOrEqual => argument <= value,
-        Comparison::Greater => argument > value,
-        Comparison::GreaterOrEqual => argument >= value,
-        Comparison::MaskedEqual { mask } => argument & mask == value & mask,
-    }
-}
-
 /// What the rules say, read one by one.
 fn expected(architectures: &[Architecture], default: Action, call: Call) -> Action {
     let Some(architecture) = architectures.iter().find(|one| one.audit == call.audit) else {
@@ -85,11 +71,7 @@ fn expected(architectures: &[Architecture], default: Action, call: Call) -> Acti
     rules
         .into_iter()
         .flatten()
-        .find(|rule| {
-            rule.conditions
-                .iter()
-                .all(|one| holds(one, &call.arguments))
-        })
+        .find(|rule| rule.applies(&call.arguments))
         .map_or(default, |rule| rule.action)
 }
 

@@ -1,6 +1,6 @@
 //! Profiles against what they are to decide, call by call.
 
-use netstack::seccomp::{Action, Architecture, Comparison, Condition};
+use netstack::seccomp::{Action, Architecture};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,20 +9,6 @@ proptest! {
     #[test]
     fn any_text_is_a_profile_or_an_error(text in ".{0,200}") {
         let _ = Profile::parse(text.as_bytes());
-    }
-}
-
-fn holds(condition: &Condition, arguments: &[u64; 6]) -> bool {
-    let argument = arguments[usize::from(condition.argument)];
-    let value = condition.value;
-    match condition.comparison {
-        Comparison::Equal => argument == value,
-        Comparison::NotEqual => argument != value,
-        Comparison::Less => argument < value,
-        Comparison::LessOrEqual => argument <= value,
-        Comparison::Greater => argument > value,
-        Comparison::GreaterOrEqual => argument >= value,
-        Comparison::MaskedEqual { mask } => argument & mask == value & mask,
     }
 }
 
@@ -51,7 +37,7 @@ impl Judge {
         };
         let mut rules = architecture.calls.get(&number).into_iter().flatten();
         rules
-            .find(|rule| rule.conditions.iter().all(|one| holds(one, &all)))
+            .find(|rule| rule.applies(&all))
             .map_or(self.default, |rule| rule.action)
     }
 
