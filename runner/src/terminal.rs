@@ -27,8 +27,9 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Opens a terminal of the devpts instance whose multiplexer is `ptmx`. Called in the container's
-    /// mount namespace, it is one that programs in the container find by name (ttyname(3)).
+    /// Opens a terminal of the devpts instance whose multiplexer is `ptmx`. Called in the
+    /// container's mount namespace, it is one that programs in the container find by name
+    /// (ttyname(3)).
     ///
     /// The slave comes from the master (TIOCGPTPEER, Linux 4.13) and not by its path: what is found
     /// under /dev/pts may be something else by the time it is opened, which was CVE-2025-52565.

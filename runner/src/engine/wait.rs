@@ -5,8 +5,8 @@ use super::{Engine, EngineError};
 use crate::state::{ProcessRef, StateError, Status};
 
 impl Engine {
-    /// Waits until a container has ended, and returns its exit code as a shell would show it; `None`
-    /// when it was removed at its end, and the code with it.
+    /// Waits until a container has ended, and returns its exit code as a shell would show it;
+    /// `None` when it was removed at its end, and the code with it.
     ///
     /// # Errors
     /// Those of [`Engine::find`].

@@ -3,8 +3,8 @@
 //! An allow-list. What it leaves out does not exist for the container (ENOSYS), so that programs
 //! fall back to what there was before; what every kernel has and a container must not use is
 //! refused (EPERM). Calls that only a capability makes dangerous are there with the capability.
-//! User namespaces and mounts are allowed, as with Podman: nested containers and browsers' sandboxes
-//! need them, and the kernel holds them within the container's own namespaces.
+//! User namespaces and mounts are allowed, as with Podman: nested containers and browsers'
+//! sandboxes need them, and the kernel holds them within the container's own namespaces.
 
 use std::borrow::Cow;
 

@@ -1,10 +1,10 @@
 //! Which system calls a container may make: the choice of `--security-opt seccomp=…`, and the
 //! filter that follows from it.
 //!
-//! [`default`] is the profile of a container that names none, [`profile`] the JSON of one that does,
-//! [`syscalls`] the names; `netstack::seccomp` has the filter as the kernel takes it. The filter is made from
-//! the profile when a program is about to start in the container, `exec` included, and installed as
-//! the last thing but the program itself (`security`).
+//! [`default`] is the profile of a container that names none, [`profile`] the JSON of one that
+//! does, [`syscalls`] the names; `netstack::seccomp` has the filter as the kernel takes it. The
+//! filter is made from the profile when a program is about to start in the container, `exec`
+//! included, and installed as the last thing but the program itself (`security`).
 
 mod default;
 mod profile;
