@@ -63,7 +63,7 @@ fn companion() -> Result<Program, TooLong> {
     let send = equal(libc::SYS_sendto, 4, 0);
     // Zones of addresses are named after interfaces, which if_nametoindex(3) asks of a socket.
     let zones = [
-        equal(libc::SYS_socket, 1, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC),
+        unconnected(),
         equal(libc::SYS_ioctl, 1, libc::SIOCGIFINDEX as i32),
     ];
     allow_list(
@@ -72,14 +72,28 @@ fn companion() -> Result<Program, TooLong> {
     )
 }
 
+/// A socket that is good for asking about interfaces: without an address to send to it reaches
+/// nobody.
+fn unconnected() -> Call {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    Call {
+        number: libc::SYS_socket,
+        conditions: vec![is(0, libc::AF_UNIX), is(1, kind)],
+    }
+}
+
 fn equal(number: c_long, argument: u8, value: i32) -> Call {
     Call {
         number,
-        conditions: vec![Condition {
-            argument,
-            comparison: Comparison::Equal,
-            value: value as u64,
-        }],
+        conditions: vec![is(argument, value)],
+    }
+}
+
+fn is(argument: u8, value: i32) -> Condition {
+    Condition {
+        argument,
+        comparison: Comparison::Equal,
+        value: value as u64,
     }
 }
 
@@ -145,7 +159,7 @@ const DEADLY: &[c_long] = &[
 mod tests {
     use std::fs::{self, File};
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use nix::sys::signal::Signal;
     use nix::sys::wait::{WaitStatus, waitpid};
@@ -246,6 +260,8 @@ mod tests {
             fs::write(&file, "text").unwrap();
             let socket = dir.path().join("socket");
             let _listener = UnixListener::bind(&socket).unwrap();
+            let socket_of_others = dir.path().join("datagrams");
+            let _receiver = UnixDatagram::bind(&socket_of_others).unwrap();
             assert_works(confine_companion_calls, || {
                 assert_eq!(fs::read(&file).unwrap(), b"text");
                 assert_refused(fs::write(&file, ""));
@@ -254,6 +270,10 @@ mod tests {
                 assert_refused(TcpStream::connect("127.0.0.1:9"));
                 let datagrams = UdpSocket::bind("127.0.0.1:0");
                 assert_refused(datagrams);
+                let socket = UnixDatagram::unbound().unwrap();
+                assert_refused(socket.send_to(b"x", &socket_of_others));
+                // Zones, as in fe80::1%lo.
+                assert_eq!(nix::net::if_::if_nametoindex("lo").unwrap(), 1);
                 fs::remove_file(&file).unwrap();
             });
         });

@@ -10,7 +10,8 @@ mod default;
 mod profile;
 mod syscalls;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use netstack::seccomp::{Program, TooLong, compile};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
 use crate::security::Capabilities;
+use crate::state::REGULAR_LEN_MAX;
 use profile::{Profile, ProfileError};
 use syscalls::Machine;
 
@@ -54,10 +56,14 @@ impl Explained for SeccompError {}
 impl Seccomp {
     /// The profile in a file.
     pub fn from_file(path: &Path) -> Result<Self, SeccompError> {
-        let text = std::fs::read(path).map_err(|source| SeccompError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        // Longer ones could not be kept. A pipe of a shell's making is as good as a file.
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(REGULAR_LEN_MAX).read_to_end(&mut text))
+            .map_err(|source| SeccompError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
         let profile = Profile::parse(&text).map_err(|source| SeccompError::Profile {
             path: path.to_owned(),
             source,
