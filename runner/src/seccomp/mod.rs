@@ -56,7 +56,7 @@ impl Explained for SeccompError {}
 impl Seccomp {
     /// The profile in a file.
     pub fn from_file(path: &Path) -> Result<Self, SeccompError> {
-        // Longer ones could not be kept. A pipe of a shell's making is as good as a file.
+        // Longer ones could not be kept.
         let mut text = Vec::new();
         File::open(path)
             .and_then(|file| file.take(REGULAR_LEN_MAX).read_to_end(&mut text))
