@@ -157,8 +157,7 @@ pub struct Args {
     /// Its counters show what was dropped, lost, prohibited and kept out by a limit; docs/STATUS.md
     /// describes each field.
     ///
-    /// The socket is removed at the end, but for a helper that root started and a directory where
-    /// only root may remove it; the next helper replaces it then.
+    /// The socket is removed at the end, also after a kill.
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
 }

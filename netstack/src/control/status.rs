@@ -203,8 +203,15 @@ const BACKLOG: i32 = 64;
 #[derive(Clone, Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of our socket, so that nobody else's is removed.
-    identity: (u64, u64),
+    identity: Identity,
+}
+
+/// Device, inode and time of change of a socket's file, so that nobody else's is removed: inodes
+/// are used again.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(file: &fs::Metadata) -> Identity {
+    (file.dev(), file.ino(), file.ctime(), file.ctime_nsec())
 }
 
 /// Listens at a path.
@@ -242,7 +249,7 @@ impl StatusSocket {
             let socket = StatusSocket {
                 file: SocketFile {
                     path: path.to_owned(),
-                    identity: (file.dev(), file.ino()),
+                    identity: identity(&file),
                 },
                 listener: socket.into(),
                 epoll,
@@ -327,8 +334,8 @@ impl AsFd for StatusSocket {
 impl SocketFile {
     /// For when nobody listens any more.
     pub fn remove(self) {
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        let is_ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
             debug!("cannot remove {}: {error}", self.path.display());
         }
