@@ -476,8 +476,9 @@ mod tests {
 
     fn serve(events: Channel<Never, FromMonitor>) -> Outcome {
         let signals = Signals::block().unwrap();
-        // To this thread only.
-        nix::sys::signal::raise(Signal::SIGINT).unwrap();
+        // To this thread only. Not SIGINT: shells start background jobs with that ignored, and what
+        // the caller ignores is left alone.
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
         let nothing = || rustix::pipe::pipe().unwrap().0;
         let ends = Ends {
             stdin: None,
@@ -504,12 +505,12 @@ mod tests {
             ended_by
         });
         assert_eq!(serve(events), Outcome::Exited(7));
-        assert_eq!(monitor.join().unwrap(), Some(Signal::SIGINT as i32));
+        assert_eq!(monitor.join().unwrap(), Some(Signal::SIGTERM as i32));
     }
 
     #[test]
     fn without_a_program_a_signal_is_the_end() {
         let (_monitor, events) = channel::pair::<FromMonitor, Never>().unwrap();
-        assert_eq!(serve(events), Outcome::Exited(130));
+        assert_eq!(serve(events), Outcome::Exited(143));
     }
 }
