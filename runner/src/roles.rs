@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::engine;
 use crate::engine::OWNER_ROLE;
-use crate::selfexec::{EXEC_ROLE, INIT_ROLE};
-use crate::{engine, exec, init};
+use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE};
+use crate::process::{exec, init};
 
 /// Plays the role that `args`, those of the process, name. `None` when they name none, and the
 /// program is what its user has started.

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
-use crate::inherited::SoftLimits;
+use crate::isolation::seccomp::Seccomp;
+use crate::isolation::security::Capabilities;
 use crate::path_text;
+use crate::process::inherited::SoftLimits;
 use crate::rootfs::Tree;
-use crate::seccomp::Seccomp;
-use crate::security::Capabilities;
 use crate::state::read_regular;
 use crate::state::version::{self, Kept, Versioned};
 

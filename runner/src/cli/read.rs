@@ -13,7 +13,7 @@ use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
 use super::{Cli, Command};
 use crate::failure::Failure;
-use crate::volume::check_places;
+use crate::rootfs::volume::check_places;
 
 /// Why there is no [`Cli`].
 #[derive(Debug)]

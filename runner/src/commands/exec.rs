@@ -6,18 +6,20 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::open_engine;
-use crate::cgroup::{self, Entrance};
-use crate::channel::{self};
 use crate::cli::ExecArgs;
 use crate::engine::{running_init, wait_for_end};
-use crate::exec;
 use crate::failure::Failure;
-use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes};
-use crate::idmap;
-use crate::init::{Streams, task_file};
-use crate::messages::{FromMonitor, ToLauncher};
-use crate::monitor::give_pipe_to;
-use crate::namespaces;
+use crate::isolation::cgroup::{self, Entrance};
+use crate::isolation::idmap;
+use crate::isolation::namespaces;
+use crate::process::channel::{self};
+use crate::process::exec;
+use crate::process::foreground::{
+    Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes,
+};
+use crate::process::init::{Streams, task_file};
+use crate::process::messages::{FromMonitor, ToLauncher};
+use crate::process::monitor::give_pipe_to;
 use crate::spec::{ContainerSpec, ProcessSpec, environment, split_variable};
 use crate::state::ProcessRef;
 use crate::sys::{self, NewNamespaces};

@@ -13,9 +13,9 @@ mod unshare;
 use crate::cli::{Cli, Command};
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::{Failure, FailureKind, chain};
-use crate::foreground::warn;
-use crate::inherited::Inherited;
 use crate::printable::complain;
+use crate::process::foreground::warn;
+use crate::process::inherited::Inherited;
 use crate::state::{Container, Dirs};
 
 /// Carries out what was typed. Returns the exit code.

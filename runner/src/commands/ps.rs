@@ -9,8 +9,8 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::{open_engine, print_line};
 use crate::cli::{PsArgs, PsFormat};
 use crate::failure::Failure;
-use crate::foreground::warn;
 use crate::printable::{escape, escape_json};
+use crate::process::foreground::warn;
 use crate::state::{Container, Status};
 
 pub fn ps(args: PsArgs) -> Result<u8, Failure> {

@@ -7,18 +7,20 @@ use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 
 use super::{open_engine, print_line, repair};
-use crate::channel::{self, Channel, Never};
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{ContainerRequest, Created, Engine, Source};
 use crate::failure::Failure;
-use crate::foreground::{Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn};
-use crate::image;
-use crate::inherited::{Inherited, SoftLimits};
-use crate::messages::FromMonitor;
-use crate::monitor::{self, Attached, Job, Stdin};
-use crate::namespaces;
-use crate::seccomp::Seccomp;
-use crate::security::Capabilities;
+use crate::images::builtin;
+use crate::isolation::namespaces;
+use crate::isolation::seccomp::Seccomp;
+use crate::isolation::security::Capabilities;
+use crate::process::channel::{self, Channel, Never};
+use crate::process::foreground::{
+    Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn,
+};
+use crate::process::inherited::{Inherited, SoftLimits};
+use crate::process::messages::FromMonitor;
+use crate::process::monitor::{self, Attached, Job, Stdin};
 use crate::spec::Variable;
 use crate::state::{Container, Store};
 use crate::sys::{self, Child, NewNamespaces};
@@ -36,7 +38,7 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
     let url = args
         .rootfs
         .is_none()
-        .then(|| created.ports.url(image::PORT))
+        .then(|| created.ports.url(builtin::PORT))
         .flatten();
     let container = created.container.clone();
     let started = start(&args, engine.store(), created);
@@ -58,7 +60,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         },
         None => {
             let mut words = words.into_iter();
-            let name = words.next().unwrap_or_else(|| image::DEFAULT.into());
+            let name = words.next().unwrap_or_else(|| builtin::DEFAULT.into());
             Source::Image {
                 name,
                 args: words.collect(),

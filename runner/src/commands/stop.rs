@@ -7,7 +7,7 @@ use super::{for_each, open_engine, print_line, select};
 use crate::cli::StopArgs;
 use crate::engine::Stop;
 use crate::failure::Failure;
-use crate::foreground::say;
+use crate::process::foreground::say;
 use crate::state::Container;
 
 pub fn stop(args: StopArgs) -> Result<u8, Failure> {

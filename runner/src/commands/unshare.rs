@@ -15,13 +15,13 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use crate::cli::UnshareArgs;
 use crate::failure::Failure;
-use crate::foreground::{Signals, warn};
-use crate::idmap::IdMaps;
-use crate::inherited::Inherited;
-use crate::namespaces::{self, Fork, become_root, fork_with_fallback};
+use crate::isolation::idmap::IdMaps;
+use crate::isolation::namespaces::{self, Fork, become_root, fork_with_fallback};
+use crate::poll;
 use crate::printable::complain;
-use crate::process::execute_program;
-use crate::ready;
+use crate::process::foreground::{Signals, warn};
+use crate::process::inherited::Inherited;
+use crate::process::program::execute_program;
 use crate::spec::{Variable, environment};
 use crate::sys::{self, Child, NewNamespaces};
 
@@ -94,7 +94,7 @@ fn for_container_tools((uid, gid): (Uid, Gid)) -> Vec<Variable> {
 fn accompany(child: &Child, signals: &Signals) -> Result<u8, Failure> {
     loop {
         let interests = [signals.as_fd(), child.pidfd.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-        let [_, has_ended] = ready::wait(interests, None)
+        let [_, has_ended] = poll::wait(interests, None)
             .map_err(Failure::context("cannot wait for the command"))?
             .unwrap_or_default();
         if has_ended {

@@ -13,21 +13,21 @@ use nix::sys::signal::Signal;
 use portfwd::spec::Publish;
 
 use super::{Engine, EngineError};
-use crate::files;
-use crate::idmap::IdMaps;
-use crate::image;
-use crate::inherited::SoftLimits;
-use crate::ports::Ports;
+use crate::images::builtin;
+use crate::isolation::idmap::IdMaps;
+use crate::isolation::seccomp::Seccomp;
+use crate::isolation::security::Capabilities;
+use crate::network::etc_files;
+use crate::network::ports::Ports;
+use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::Changes;
+use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Tree};
-use crate::seccomp::Seccomp;
-use crate::security::Capabilities;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
     split_variable,
 };
 use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX};
-use crate::volume::{self, VolumeArg};
 
 /// What a container is to be.
 #[derive(Debug, Clone)]
@@ -202,22 +202,22 @@ impl Base {
     }
 
     fn image(name: &OsStr, args: &[OsString], images: &Path) -> Result<Self, EngineError> {
-        if name != image::DEFAULT {
+        if name != builtin::DEFAULT {
             return Err(EngineError::NoSuchImage {
                 name: name.to_owned(),
             });
         }
-        let image = image::unpack_default(images)?;
+        let image = builtin::unpack_default(images)?;
         let entrypoint = image.entrypoint.iter().map(OsString::from);
         Ok(Self {
-            label: image::DEFAULT.to_owned(),
+            label: builtin::DEFAULT.to_owned(),
             rootfs: image.rootfs,
             in_place: false,
             args: entrypoint.chain(args.iter().cloned()).collect(),
             env: image.env,
             workdir: image.working_dir,
             stop_signal: image.stop_signal,
-            status_dir: Path::new(image::STATUS_SOCKET)
+            status_dir: Path::new(builtin::STATUS_SOCKET)
                 .parent()
                 .map(Path::to_path_buf),
         })
@@ -322,7 +322,7 @@ fn specify(
             rootfs: base.rootfs,
             changes,
             binds,
-            files: files::provide(&dir.run, hostname, name, request.network)?,
+            files: etc_files::provide(&dir.run, hostname, name, request.network)?,
         },
         network: request.network,
         process: ProcessSpec {

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use crate::files::WriteError;
-use crate::idmap::IdMapError;
-use crate::image::{self, ImageError};
-use crate::namespaces::NamespaceError;
-use crate::ports::PortError;
+use crate::images::builtin::{self, ImageError};
+use crate::isolation::idmap::IdMapError;
+use crate::isolation::namespaces::NamespaceError;
+use crate::network::etc_files::WriteError;
+use crate::network::ports::PortError;
+use crate::rootfs::volume::VolumeError;
 use crate::state::StateError;
-use crate::volume::VolumeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -45,7 +45,7 @@ pub enum EngineError {
     NoCommand,
     #[error(
         "cannot run the image {name:?}: coracle does not pull images yet; --rootfs DIR runs a directory, and {} is built in",
-        image::DEFAULT
+        builtin::DEFAULT
     )]
     NoSuchImage { name: OsString },
     #[error(transparent)]

@@ -2,7 +2,7 @@
 
 use super::processes::{running_init, wait_for_end, wait_for_monitor};
 use super::{Engine, EngineError};
-use crate::cgroup;
+use crate::isolation::cgroup;
 use crate::signal::Signal;
 use crate::sys;
 

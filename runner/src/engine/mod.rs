@@ -21,11 +21,11 @@ mod wait;
 use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
-pub use crate::inherited::SoftLimits;
-pub use crate::seccomp::Seccomp;
-pub use crate::security::Capabilities;
+pub use crate::isolation::seccomp::Seccomp;
+pub use crate::isolation::security::Capabilities;
+pub use crate::process::inherited::SoftLimits;
+pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};
-pub use crate::volume::VolumeArg;
 
 pub use create::{ContainerRequest, Created, Source};
 pub use error::{EngineError, ErrorKind};

@@ -15,8 +15,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
-use crate::idmap::IdMaps;
-use crate::namespaces::{NamespaceError, become_root};
+use crate::isolation::idmap::IdMaps;
+use crate::isolation::namespaces::{NamespaceError, become_root};
 use crate::state::{ContainerId, Dirs, Store};
 
 /// `argv[0]` of the process.

@@ -8,8 +8,8 @@ use rustix::event::PollFlags;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::EngineError;
-use crate::cgroup;
-use crate::ready;
+use crate::isolation::cgroup;
+use crate::poll;
 use crate::state::{Container, ContainerId, ProcessRef, Store};
 
 /// How long a monitor may take to clean up after a container that has ended.
@@ -37,7 +37,7 @@ pub(crate) fn running_init(container: &Container) -> Result<OwnedFd, EngineError
 /// Waits for a process to end, and says whether it has. Without a limit it waits for ever.
 pub(crate) fn wait_for_end(pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
     matches!(
-        ready::wait([Some((pidfd.as_fd(), PollFlags::IN))], limit),
+        poll::wait([Some((pidfd.as_fd(), PollFlags::IN))], limit),
         Ok(Some([true]))
     )
 }

@@ -9,8 +9,8 @@ use super::processes::{
     MONITOR_PATIENCE, end_by_monitor, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
 };
 use super::{Engine, EngineError, owner};
-use crate::cgroup;
-use crate::idmap::IdMaps;
+use crate::isolation::cgroup;
+use crate::isolation::idmap::IdMaps;
 use crate::state::{Container, ContainerId, ProcessRef, StateError};
 
 /// What [`Engine::remove`] found.

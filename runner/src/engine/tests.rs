@@ -11,7 +11,7 @@ use portfwd::spec::{Protocol, Publish};
 use tempfile::TempDir;
 
 use super::*;
-use crate::seccomp::Seccomp;
+use crate::isolation::seccomp::Seccomp;
 use crate::signal::Signal;
 use crate::spec::ContainerSpec;
 use crate::state::{NewContainer, ProcessRef, Status};

@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::PollFlags;
 
 use super::{Entry, Stream, rotated};
-use crate::ready;
+use crate::poll;
 
 /// Reads the entries of a log, oldest first. Lines that are no entries, as a crash may leave, are
 /// passed over.
@@ -92,14 +92,14 @@ impl LogReader {
             }
             Changes::Watched(inotify) => {
                 let interests = [Some((inotify.as_fd(), PollFlags::IN)), reader(writer)];
-                if let Some([true, _]) = ready::wait(interests, Some(timeout))? {
+                if let Some([true, _]) = poll::wait(interests, Some(timeout))? {
                     // Only so that the next wait waits again; what happened is read from the log.
                     inotify.read_events()?;
                 }
                 Ok(())
             }
             Changes::Polled => {
-                ready::wait([reader(writer)], Some(timeout.min(POLL_INTERVAL)))?;
+                poll::wait([reader(writer)], Some(timeout.min(POLL_INTERVAL)))?;
                 Ok(())
             }
         }

@@ -13,6 +13,7 @@ pub mod mounts;
 pub mod overlay;
 mod places;
 mod sources;
+pub mod volume;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +24,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_c
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
-use crate::idmap::Extent;
+use crate::isolation::idmap::Extent;
 use crate::path_text;
 use dev::Dev;
 use give::Gift;
@@ -231,7 +232,7 @@ impl KernelParts {
             proc,
             sys: collect_sys()?,
             cgroup: Detached::filesystem("cgroup2", &[], read_only).ok(),
-            dev: Dev::collect(|gid| crate::idmap::is_mapped(gids, gid))?,
+            dev: Dev::collect(|gid| crate::isolation::idmap::is_mapped(gids, gid))?,
         })
     }
 
@@ -295,7 +296,7 @@ fn collect_sys() -> Result<Detached, RootfsError> {
 fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
     /// `net/ipv4/sysctl_net_ipv4.c`: the range ends at half the group IDs.
     const PING_GID_MAX: u32 = u32::MAX / 2;
-    let last = crate::idmap::last_contiguous(gids).min(PING_GID_MAX);
+    let last = crate::isolation::idmap::last_contiguous(gids).min(PING_GID_MAX);
     let settings = [
         ("ping_group_range", format!("0 {last}")),
         ("ip_unprivileged_port_start", "0".to_owned()),

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(holder(&path), Pid::from_raw(child.pid.as_raw()));
         assert!(take(&path).is_err());
         rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();
-        crate::namespaces::wait_for(child.pid).unwrap();
+        crate::isolation::namespaces::wait_for(child.pid).unwrap();
         assert_eq!(holder(&path), None);
         take(&path).unwrap();
     }

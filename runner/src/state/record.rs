@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::ProcessRef;
-use crate::idmap::IdMaps;
+use crate::isolation::idmap::IdMaps;
 use crate::path_text;
 
 /// Everything that other commands need to know of a container.

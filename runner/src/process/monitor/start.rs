@@ -14,19 +14,19 @@ use rustix::event::PollFlags;
 use rustix::fs::{FileType, Gid, Uid};
 
 use super::{Job, Running, Stdin, kill};
-use crate::cgroup::{self, Entrance, Reach};
-use crate::channel::{self, Channel, DESCRIPTORS_MAX};
-use crate::copier::Copier;
 use crate::failure::Failure;
-use crate::init::{self, Streams};
+use crate::isolation::cgroup::{self, Entrance, Reach};
+use crate::isolation::namespaces::{self, Fork};
 use crate::logs::LogWriter;
-use crate::messages::{FromInit, FromMonitor, ToInit};
-use crate::namespaces::{self, Fork};
-use crate::network::{Helper, HelperConfig, Supervisor};
-use crate::ready;
+use crate::network::helper::{Helper, HelperConfig, Supervisor};
+use crate::poll;
+use crate::process::channel::{self, Channel, DESCRIPTORS_MAX};
+use crate::process::init::{self, Streams};
+use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::rootfs::Sources;
 use crate::rootfs::lookup::file_type;
 use crate::state::{ProcessRef, Status, claim};
+use crate::stdio::copier::Copier;
 use crate::sys::{self, Child, NewNamespaces};
 
 pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
@@ -345,7 +345,7 @@ fn wait_until_prepared(
             ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             Some((signals.as_fd(), PollFlags::IN)),
         ];
-        let [from_init, main_left, from_helper, signal] = ready::wait(interests, None)
+        let [from_init, main_left, from_helper, signal] = poll::wait(interests, None)
             .map_err(Failure::context("cannot wait for the container's init"))?
             .unwrap_or_default();
 

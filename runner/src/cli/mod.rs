@@ -22,10 +22,10 @@ pub use read::{Unread, read};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
 
-use crate::security::CapabilityName;
+use crate::isolation::security::CapabilityName;
+use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;
 use crate::spec::{Network, Variable};
-use crate::volume::VolumeArg;
 use values::{bytes, text};
 
 /// Run rootless containers with a network that costs almost nothing

@@ -22,7 +22,7 @@ use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
     StateError, Status,
 };
-use crate::cgroup;
+use crate::isolation::cgroup;
 
 /// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of
 /// processes.

@@ -25,18 +25,18 @@ use nix::sys::signalfd::SignalFd;
 use portfwd::publish::Listener;
 use rustix::event::PollFlags;
 
-use crate::cgroup;
-use crate::channel::{Channel, Never};
-use crate::copier::Copier;
 use crate::failure::Failure;
-use crate::idmap::IdMaps;
+use crate::isolation::cgroup;
+use crate::isolation::idmap::IdMaps;
+use crate::isolation::namespaces;
 use crate::logs::{LogWriter, Stream};
-use crate::messages::FromMonitor;
-use crate::namespaces;
-use crate::network::Supervisor;
-use crate::ready;
+use crate::network::helper::Supervisor;
+use crate::poll;
+use crate::process::channel::{Channel, Never};
+use crate::process::messages::FromMonitor;
 use crate::spec::ContainerSpec;
 use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, Store};
+use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
 
 /// What main leaves to the monitor.
@@ -206,7 +206,7 @@ impl Running {
         for copier in [stdout, stderr] {
             if copier.has_lost_reader() && !copier.is_closed() && self.attached {
                 let main = [Some((job.main.as_fd(), PollFlags::IN))];
-                match ready::wait(main, Some(DEATH_MAX)) {
+                match poll::wait(main, Some(DEATH_MAX)) {
                     Ok(Some(_)) => {}
                     _ => copier.close(),
                 }
@@ -271,7 +271,7 @@ impl Running {
             self.stderr.interest(),
         ];
         let [signal, init, main, helper, helper_ready, stdout, stderr] =
-            ready::wait(interests, timeout)
+            poll::wait(interests, timeout)
                 .unwrap_or_default()
                 .unwrap_or_default();
         Ready {

@@ -17,7 +17,7 @@ use rustix::process::{
 };
 
 use crate::failure::Explained;
-use crate::idmap::{IdMapError, IdMaps, SingleReason};
+use crate::isolation::idmap::{IdMapError, IdMaps, SingleReason};
 use crate::sys::{self, Child, NewNamespaces};
 
 #[derive(Debug, thiserror::Error)]

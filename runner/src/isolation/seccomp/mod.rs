@@ -18,7 +18,7 @@ use netstack::seccomp::{Program, TooLong, compile};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
-use crate::security::Capabilities;
+use crate::isolation::security::Capabilities;
 use crate::state::REGULAR_LEN_MAX;
 use profile::{Profile, ProfileError};
 use syscalls::Machine;

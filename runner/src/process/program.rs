@@ -15,13 +15,13 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::{Failure, FailureKind};
-use crate::inherited::SoftLimits;
-use crate::reaper;
+use crate::isolation::security::{Capabilities, Rights};
+use crate::process::inherited::SoftLimits;
+use crate::process::reaper;
+use crate::process::user::{self, Identity};
 use crate::rootfs::lookup::{file_type, open_in_root};
-use crate::security::{Capabilities, Rights};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};
 use crate::sys;
-use crate::user::{self, Identity};
 
 /// A program about to take this process over.
 #[derive(Debug)]

@@ -16,9 +16,9 @@ use rustix::mount::{
 };
 use rustix::process::DumpableBehavior;
 
-use crate::channel::{self, Never};
 use crate::failure::Failure;
-use crate::namespaces;
+use crate::isolation::namespaces;
+use crate::process::channel::{self, Never};
 use crate::sys::{self, NewNamespaces};
 
 /// The running program.

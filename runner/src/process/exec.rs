@@ -16,16 +16,16 @@ use std::process::ExitCode;
 use rustix::event::PollFlags;
 use rustix::process::{DumpableBehavior, Signal};
 
-use crate::channel::{self, Channel, Never};
 use crate::failure::Failure;
-use crate::init::{Streams, from_file, install_streams, open_terminal};
-use crate::messages::{FromInit, FromMonitor, ToLauncher};
-use crate::namespaces;
+use crate::isolation::namespaces;
+use crate::poll;
 use crate::printable::complain;
-use crate::process::Prepared;
-use crate::ready;
+use crate::process::channel::{self, Channel, Never};
+use crate::process::init::{Streams, from_file, install_streams, open_terminal};
+use crate::process::messages::{FromInit, FromMonitor, ToLauncher};
+use crate::process::program::Prepared;
+use crate::process::selfexec::{self, EXEC_ROLE};
 use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
-use crate::selfexec::{self, EXEC_ROLE};
 use crate::spec::ProcessSpec;
 use crate::sys::{self, Child, NewNamespaces};
 
@@ -149,7 +149,7 @@ fn wait_beside(
     child: &Child,
 ) -> Result<(), Failure> {
     let interests = [news, main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-    let [_, main_left] = ready::wait(interests, None)
+    let [_, main_left] = poll::wait(interests, None)
         .map_err(Failure::context("cannot wait for the command"))?
         .unwrap_or_default();
     if !main_left {

@@ -15,9 +15,9 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
-use crate::seccomp::{Filter, SeccompError};
+use crate::isolation::seccomp::{Filter, SeccompError};
+use crate::process::user::Identity;
 use crate::sys;
-use crate::user::Identity;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {

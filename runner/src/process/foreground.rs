@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
 
-use crate::channel::{Channel, Never};
-use crate::copier::Copier;
 use crate::failure::Failure;
-use crate::messages::FromMonitor;
+use crate::poll;
 use crate::printable::complain;
-use crate::ready;
+use crate::process::channel::{Channel, Never};
+use crate::process::messages::FromMonitor;
+use crate::stdio::copier::Copier;
+use crate::stdio::terminal::{RawMode, set_window_size, window_size};
 use crate::sys;
-use crate::terminal::{RawMode, set_window_size, window_size};
 
 /// Signals that are not passed on: those that nothing can hold up, that act on coracle itself as a
 /// job, that tell of its children, output or window, and those of its own faults. The C library
@@ -229,7 +229,7 @@ impl Foreground {
                 self.stderr.interest(),
             ];
             let limit = self.patience(outcome.is_some());
-            let ready = ready::wait(interests, limit)
+            let ready = poll::wait(interests, limit)
                 .map_err(Failure::context("cannot wait for the program"))?;
             let Some(ready) = ready else {
                 match outcome.take() {
@@ -318,7 +318,7 @@ impl Foreground {
     /// Waits for the program a moment: it may run already, and the news of it be on its way.
     fn expect_program(&mut self) -> Result<Option<Outcome>, Failure> {
         let news = |events: &Channel<Never, FromMonitor>| {
-            ready::wait([Some((events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))
+            poll::wait([Some((events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))
                 .map_err(Failure::context("cannot wait for the program"))
         };
         while self.program.is_none() && news(&self.events)?.is_some() {
@@ -394,7 +394,7 @@ impl Foreground {
             let writable = [Some((terminal.master.as_fd(), PollFlags::OUT))];
             // One that is full has been told already. Fails only when the program has closed its
             // end.
-            if let Ok(Some([true])) = ready::wait(writable, Some(Duration::ZERO)) {
+            if let Ok(Some([true])) = poll::wait(writable, Some(Duration::ZERO)) {
                 let _ = rustix::io::write(&terminal.master, END_OF_INPUT);
             }
         }
@@ -472,7 +472,7 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
-    use crate::channel;
+    use crate::process::channel;
 
     fn serve(events: Channel<Never, FromMonitor>) -> Outcome {
         let signals = Signals::block().unwrap();

@@ -17,19 +17,19 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::channel::Channel;
 use crate::failure::Failure;
-use crate::idmap::{self, Kind};
-use crate::messages::{FromInit, ToInit};
-use crate::namespaces;
+use crate::isolation::idmap::{self, Kind};
+use crate::isolation::namespaces;
 use crate::printable::complain;
-use crate::process::Prepared;
+use crate::process::channel::Channel;
+use crate::process::messages::{FromInit, ToInit};
+use crate::process::program::Prepared;
+use crate::process::selfexec::{self, INIT_ROLE};
+use crate::process::user;
 use crate::rootfs::{self, Entered, Sources};
-use crate::selfexec::{self, INIT_ROLE};
 use crate::spec::{ContainerSpec, Network};
+use crate::stdio::terminal::Pty;
 use crate::sys;
-use crate::terminal::Pty;
-use crate::user;
 
 /// Where init's descriptors 0, 1 and 2 lead. With a terminal they are the null device until there
 /// is one.

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, setpgid};
 
-use crate::namespaces;
+use crate::isolation::namespaces;
 use crate::sys::{self, NewNamespaces};
 
 /// Returns in a child, which is to become the command. The calling process stays behind and ends

@@ -1,0 +1,3 @@
+//! What containers are made from.
+
+pub mod builtin;

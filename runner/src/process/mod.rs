@@ -1,0 +1,21 @@
+//! The processes of a container, a file for each, and what they say to each other.
+//!
+//! - The caller's side: `commands::run` and `commands::exec`, with [`foreground`] at the terminal.
+//! - [`monitor`] answers for the container as long as it lives.
+//! - [`init`] is its first process; [`exec`] brings another command into it. Both end in
+//!   [`program`], which becomes what [`user`] is to run. [`reaper`] is PID 1 for `--init`.
+//!
+//! They talk through [`channel`] in the words of [`messages`]. [`selfexec`] starts this program
+//! again in one of its roles. [`inherited`] puts in order what the caller handed down.
+
+pub mod channel;
+pub mod exec;
+pub mod foreground;
+pub mod inherited;
+pub mod init;
+pub mod messages;
+pub mod monitor;
+pub mod program;
+pub mod reaper;
+pub mod selfexec;
+pub mod user;
