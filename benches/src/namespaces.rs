@@ -117,11 +117,9 @@ pub fn hold(held: Held) -> Result<()> {
 /// Joins the user (unless it is ours already) and network namespaces of a process. For
 /// single-threaded processes.
 pub fn enter(pid: i32) -> Result<()> {
-    let open = |kind: &str| File::open(format!("/proc/{pid}/ns/{kind}"));
-    let user = open("user")
+    let user = File::open(format!("/proc/{pid}/ns/user"))
         .with_context(|| format!("failed to open the user namespace of process {pid}"))?;
-    let net = open("net")
-        .with_context(|| format!("failed to open the network namespace of process {pid}"))?;
+    let net = open_network_of(pid)?;
     if user.metadata()?.ino() != fs::metadata("/proc/self/ns/user")?.ino() {
         setns(&user, CloneFlags::CLONE_NEWUSER)
             .with_context(|| format!("failed to join the user namespace of process {pid}"))?;
@@ -133,8 +131,7 @@ pub fn enter(pid: i32) -> Result<()> {
 /// Runs `work` on a thread inside the network namespace of a process, with the capabilities of the
 /// world's init.
 pub fn in_network_of<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let net = File::open(format!("/proc/{pid}/ns/net"))
-        .with_context(|| format!("failed to open the network namespace of process {pid}"))?;
+    let net = open_network_of(pid)?;
     let inside = || {
         setns(&net, CloneFlags::CLONE_NEWNET).context("failed to join a network namespace")?;
         work()
@@ -143,6 +140,12 @@ pub fn in_network_of<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send)
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// The network namespace of a process.
+pub fn open_network_of(pid: i32) -> Result<File> {
+    File::open(format!("/proc/{pid}/ns/net"))
+        .with_context(|| format!("failed to open the network namespace of process {pid}"))
 }
 
 /// Gives up what [`create_world`] kept, so that the next `exec` starts a program without

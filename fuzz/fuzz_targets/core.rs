@@ -1,5 +1,5 @@
 //! The whole core under a hostile guest and a moody host, with the fuzzer's bytes in place of a
-//! seed: each byte is a decision of the scenario in `netstack/tests/hostile`, which says what must
+//! seed: each byte is a decision of the scenario in `testbed::hostile`, which says what must
 //! hold.
 //!
 //! ```sh
@@ -12,19 +12,9 @@
 
 #![no_main]
 
-#[path = "../../netstack/tests/hostile/entropy.rs"]
-#[allow(dead_code, reason = "the seeded variant is for the tests")]
-mod entropy;
-#[path = "../../netstack/tests/hostile/guest.rs"]
-#[allow(dead_code, reason = "floods are for the tests")]
-mod guest;
-#[path = "../../netstack/tests/hostile/world.rs"]
-#[allow(dead_code, reason = "floods and counters are for the tests")]
-mod world;
-
-use entropy::Entropy;
 use libfuzzer_sys::fuzz_target;
-use world::World;
+use testbed::entropy::Entropy;
+use testbed::hostile::World;
 
 fuzz_target!(|data: &[u8]| {
     let mut entropy = Entropy::Bytes(data);

@@ -7,17 +7,11 @@
 
 #![no_main]
 
-#[path = "../../netstack/tests/sim/kernel.rs"]
-mod kernel;
-
 use libfuzzer_sys::fuzz_target;
-use netstack::config::Network;
-use netstack::core::flow::HashKey;
 use netstack::core::link::Link;
-use netstack::core::policy::Policy;
-use netstack::core::tcp::Promote;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
-use netstack::core::{Action, Config, Core, Instant, Limits};
+use netstack::core::{Action, Config, Core, Instant};
+use testbed::{core_config, kernel};
 
 /// Takes every frame and looks at it.
 struct Wire(usize);
@@ -44,7 +38,11 @@ fuzz_target!(|frame: &[u8]| {
         assert_eq!(rest.len() + VNET_HEADER_LEN, frame.len());
     }
     let now = Instant::from_millis(1);
-    let mut core = Core::new(config(), now);
+    let config = Config {
+        guest_mac: None,
+        ..core_config()
+    };
+    let mut core = Core::new(config, now);
     core.set_resolvers(vec![([192, 0, 2, 53], 53).into()]);
     let mut wire = Wire(0);
     if let Some(Action::Dial { to, .. } | Action::SendDatagram { to, .. }) =
@@ -56,18 +54,3 @@ fuzz_target!(|frame: &[u8]| {
     assert!(wire.0 <= 1, "{} answers to one frame", wire.0);
     assert_eq!(core.poll_touched(), None, "there is no flow to serve");
 });
-
-fn config() -> Config {
-    Config {
-        addresses: Network::default().addresses(),
-        policy: Policy::default(),
-        mtu: 1500,
-        mac: [0x52, 0x55, 0x0a, 0, 2, 2],
-        guest_mac: None,
-        udp_segmentation: true,
-        promote: Promote::Off,
-        limits: Limits::default(),
-        random_seed: 1,
-        hash_key: HashKey(1, 2),
-    }
-}

@@ -6,13 +6,12 @@ use std::io;
 use std::ops::Range;
 
 use etherparse::TcpHeader;
-use netstack::config::Network;
-use netstack::core::flow::{FlowId, HashKey};
+use netstack::core::flow::FlowId;
 use netstack::core::link::Link;
-use netstack::core::policy::Policy;
-use netstack::core::tcp::{HostStream, Promote, Readiness};
+use netstack::core::tcp::{HostStream, Readiness};
 use netstack::core::vnet::VNET_HEADER_LEN;
-use netstack::core::{Action, Config, Core, Duration, Instant, Limits};
+use netstack::core::{Action, Config, Core, Duration, Instant};
+use testbed::core_config;
 
 use super::{Case, case, packets};
 
@@ -154,16 +153,8 @@ impl Connection {
 
 fn core() -> Core {
     let config = Config {
-        addresses: Network::default().addresses(),
-        policy: Policy::default(),
         mtu: 65520,
-        mac: packets::OUR_MAC,
-        guest_mac: Some(packets::GUEST_MAC),
-        udp_segmentation: true,
-        promote: Promote::Off,
-        limits: Limits::default(),
-        random_seed: 1,
-        hash_key: HashKey(1, 2),
+        ..core_config()
     };
     Core::new(config, START)
 }

@@ -4,12 +4,11 @@ use std::net::Ipv4Addr;
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, TcpHeader};
 use netstack::core::vnet::VNET_HEADER_LEN;
+use testbed::packet::{GUEST_MAC, ip};
 
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub const GUEST_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 100];
-pub const OUR_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM, as on every TCP segment of an offloaded tap: nobody has computed
 /// the checksum.
@@ -18,8 +17,7 @@ const NEEDS_CHECKSUM: u8 = 1;
 /// A datagram of `len` bytes to a remote.
 pub fn udp(port: u16, len: usize) -> Vec<u8> {
     let mut frame = vec![0; VNET_HEADER_LEN];
-    PacketBuilder::ethernet2(GUEST_MAC, OUR_MAC)
-        .ipv4(GUEST.octets(), REMOTE.octets(), 64)
+    ip(GUEST.into(), REMOTE.into())
         .udp(port, 443)
         .write(&mut frame, &vec![0x5a; len])
         .expect("a vector takes everything");
@@ -30,8 +28,7 @@ pub fn udp(port: u16, len: usize) -> Vec<u8> {
 pub fn tcp(header: TcpHeader, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; VNET_HEADER_LEN];
     frame[0] = NEEDS_CHECKSUM;
-    PacketBuilder::ethernet2(GUEST_MAC, OUR_MAC)
-        .ipv4(GUEST.octets(), REMOTE.octets(), 64)
+    ip(GUEST.into(), REMOTE.into())
         .tcp_header(header)
         .write(&mut frame, payload)
         .expect("a vector takes everything");

@@ -66,20 +66,23 @@ fn address(family: Family) -> IpAddr {
 /// The container's network, linked to a bridge of the guest. The guest's tap must be up.
 fn add_container(world: &World) -> Netns {
     let container = Netns::create();
-    let guest = world.guest.net.links();
-    guest
-        .add_bridge("br0")
-        .add_veth("eth0", container.as_fd())
-        .join("eth0", "br0")
-        .up("eth0")
-        .up("br0");
-    container.links().up("eth0");
+    world.guest.net.link(|links| {
+        links
+            .add_bridge("br0")?
+            .add_veth("eth0", "eth0", container.as_fd())?
+            .join("eth0", "br0")?
+            .up("eth0")?
+            .up("br0")
+    });
+    container.link(|links| links.up("eth0"));
     for (family, prefix) in [(Family::V4, 16), (Family::V6, 64)] {
-        guest.add_address("br0", gateway(family), prefix);
-        container
-            .links()
-            .add_address("eth0", address(family), prefix)
-            .add_route(family.unspecified(), 0, gateway(family));
+        let guest = &world.guest.net;
+        guest.link(|links| links.add_address("br0", gateway(family), prefix));
+        container.link(|links| {
+            links
+                .add_address("eth0", address(family), prefix)?
+                .add_route(family.unspecified(), 0, gateway(family))
+        });
         world.guest.net.wait_until_local(gateway(family));
         container.wait_until_local(address(family));
     }

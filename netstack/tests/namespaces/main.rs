@@ -2,9 +2,6 @@
 //! party see. One file per subject; `harness` makes the namespaces. See [`harness`] for the
 //! environment variables that shape a run.
 
-#[allow(dead_code, reason = "shared with the hostile guest")]
-#[path = "../hostile/entropy.rs"]
-mod entropy;
 mod harness;
 
 mod behind;

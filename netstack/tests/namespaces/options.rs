@@ -58,14 +58,13 @@ fn namespace_by_path_with_userns(world: &mut World) {
 fn unconfigured_tap(world: &mut World) {
     let _helper = world.helper().without_configure().start();
     let guest = &world.guest.net;
-    guest.links().up("tap0").set_mtu("tap0", 65520);
+    guest.link(|links| links.up("tap0")?.set_mtu("tap0", 65520));
     for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
-        let links = guest.links();
-        links.add_address("tap0", family.guest(), prefix).add_route(
-            family.unspecified(),
-            0,
-            family.gateway(),
-        );
+        guest.link(|links| {
+            links
+                .add_address("tap0", family.guest(), prefix)?
+                .add_route(family.unspecified(), 0, family.gateway())
+        });
     }
     assert_works(world, &world.guest);
 }

@@ -87,7 +87,9 @@ fn metadata_is_never_dialled(world: &mut World) {
     ];
     for (metadata, _, prefix) in METADATA {
         let metadata: IpAddr = metadata.parse().unwrap();
-        world.host.links().add_address("up0", metadata, prefix);
+        world
+            .host
+            .link(|links| links.add_address("up0", metadata, prefix));
         world.host.wait_until_local(metadata);
     }
     for flags in [&[][..], &["--allow-host-loopback"]] {

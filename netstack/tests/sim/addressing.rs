@@ -7,10 +7,11 @@ use netstack::core::addresses::Addresses;
 use netstack::core::flow::Cause;
 use netstack::core::{Config, DialError};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Packet, RST, SYN, Segment};
 use crate::peer::Peer;
-use crate::world::{World, address, config, config_of};
+use crate::world::{World, address, config_of};
 
 /// The ends of one family: guest, gateway, forwarder, a remote host.
 struct Family {
@@ -129,7 +130,7 @@ fn the_family_that_is_missing_is_not_local() {
 fn a_guest_may_have_several_addresses_in_one_family() {
     for [first, second] in [["10.0.2.100", "10.0.2.101"], ["fd00::100", "fd00::1:1"]] {
         let ips = [first, second].map(address::<IpAddr>);
-        let mut config = config();
+        let mut config = core_config();
         config
             .addresses
             .guest
@@ -165,7 +166,7 @@ fn shared() -> Config {
             dns: Vec::new(),
             on_link: Vec::new(),
         },
-        ..config()
+        ..core_config()
     }
 }
 

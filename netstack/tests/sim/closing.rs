@@ -5,11 +5,12 @@ use netstack::core::flow::Cause;
 use netstack::core::tcp::Promote;
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::host::Host;
 use crate::packet::{ACK, FIN, RST, SYN, Segment};
 use crate::peer::{Peer, STATES};
-use crate::world::{World, config};
+use crate::world::World;
 
 const REMOTE: &str = "198.51.100.7:443";
 
@@ -262,7 +263,7 @@ fn bytes_before_the_guests_fin_outlive_the_guests_connection() {
         // Whatever is still to be said to the guest has been said; it acknowledges.
         let last = world.segments().pop().expect("an answer");
         assert_eq!(last.ack, guest.snd_nxt);
-        guest.rcv_nxt = last.seq + last.len();
+        guest.rcv_nxt = last.seq + last.seg_len();
         world.send(guest.ack());
         // A stray segment of ours may have met a kernel that knows the connection no more.
         world.send(guest.rst());
@@ -428,7 +429,7 @@ fn our_fin_is_repeated_until_it_is_acknowledged() {
 fn a_fin_keeps_a_resting_flow_in_the_engine() {
     let mut world = World::new(Config {
         promote: Promote::Always,
-        ..config()
+        ..core_config()
     });
     let mut guest = Peer::new(REMOTE);
     let flow = guest.open(&mut world);

@@ -8,10 +8,11 @@ use netstack::core::flow::{Cause, FlowId};
 use netstack::core::icmp::Unreachable;
 use netstack::core::vnet::Segmentation;
 use netstack::core::{Config, DialError, Duration, MAX_MAPPINGS};
+use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config};
+use crate::world::{World, address};
 
 const GUESTS: [&str; 2] = ["10.0.2.100:5000", "[fd00::100]:5000"];
 const REMOTES: [&str; 2] = ["198.51.100.7:7000", "[2001:db8::7]:7000"];
@@ -257,7 +258,7 @@ fn host_loopback_answers_as_the_gateway_when_allowed() {
         (GUESTS[0], "10.0.2.2:7000", "127.0.0.1:7000"),
         (GUESTS[1], "[fd00::2]:7000", "[::1]:7000"),
     ] {
-        let mut allowed = config();
+        let mut allowed = core_config();
         allowed.policy.allow_host_loopback = true;
         let mut world = World::new(allowed);
         world.send_udp(guest, gateway, b"ping");
@@ -335,7 +336,7 @@ fn many_datagrams_reach_the_guest_as_one_super_frame_if_its_kernel_cuts_them() {
     ] {
         let mut world = World::new(Config {
             udp_segmentation,
-            ..config()
+            ..core_config()
         });
         world.send_udp(guest, remote, b"go");
         let flow = world.sent().flow;

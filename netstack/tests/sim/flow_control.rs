@@ -5,11 +5,12 @@ use netstack::core::flow::Cause;
 use netstack::core::tcp::Promote;
 use netstack::core::{Config, Duration};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::host::Host;
 use crate::packet::{ACK, FIN, Segment};
 use crate::peer::{MSS, Peer};
-use crate::world::{World, config};
+use crate::world::World;
 
 const REMOTE: &str = "198.51.100.7:443";
 /// The largest window at a shift of 4.
@@ -125,7 +126,7 @@ fn a_whole_window_before_the_first_ack_is_taken() {
     for beyond in [0, 1, 65_000] {
         let mut world = World::new(Config {
             mtu: 65_520,
-            ..config()
+            ..core_config()
         });
         let mut guest = Peer {
             mss: Some(65_480),
@@ -221,7 +222,7 @@ fn both_directions_full_is_no_deadlock() {
             world.send(guest.data(chunk));
         }
         for segment in world.segments() {
-            guest.rcv_nxt = segment.seq + segment.len();
+            guest.rcv_nxt = segment.seq + segment.seg_len();
             down.extend(segment.payload);
         }
         world.send(guest.ack());
@@ -356,7 +357,7 @@ fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
     const HAUL: usize = 256 * 1024;
     let mut world = World::new(Config {
         promote: Promote::Auto,
-        ..config()
+        ..core_config()
     });
     let mut guest = Peer::new(REMOTE);
     let flow = guest.open(&mut world);
@@ -366,7 +367,7 @@ fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
     }
     world.wait(Duration::from_millis(5));
     let question = world.segment();
-    assert_eq!((question.flags, question.len()), (ACK, 0));
+    assert_eq!((question.flags, question.seg_len()), (ACK, 0));
     let before_all = guest.rcv_nxt.wrapping_sub(HAUL as u32 + 1);
     assert_eq!((question.seq, question.ack), (before_all, guest.snd_nxt));
     world.send(guest.ack());
@@ -405,7 +406,7 @@ fn what_the_guest_drops_within_its_window_is_repeated() {
         for _ in 0..10 {
             for segment in segments_within(&mut world, 1) {
                 let start = (segment.seq - una) as usize;
-                let end = start + segment.len() as usize;
+                let end = start + segment.seg_len() as usize;
                 heard[start..end].fill(true);
             }
         }
@@ -481,7 +482,7 @@ fn a_guest_that_has_finished_may_still_close_and_open_its_window() {
     while flags & FIN == 0 {
         let segments = world.segments();
         assert!(!segments.is_empty(), "after {} bytes", heard.len());
-        for segment in segments.iter().filter(|segment| segment.len() > 0) {
+        for segment in segments.iter().filter(|segment| segment.seg_len() > 0) {
             flags |= guest.hear(segment);
             heard.extend_from_slice(&segment.payload);
         }

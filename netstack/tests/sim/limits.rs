@@ -4,10 +4,11 @@
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Action, Config, DialError, Duration, Limits, Share};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::packet::{ACK, RST, SYN, echo};
 use crate::peer::Peer;
-use crate::world::{World, config};
+use crate::world::World;
 
 const REMOTE: &str = "198.51.100.7:443";
 const CLIENT: &str = "203.0.113.9:50123";
@@ -15,7 +16,10 @@ const CLIENT: &str = "203.0.113.9:50123";
 fn limited(change: impl FnOnce(&mut Limits)) -> World {
     let mut limits = Limits::share_out(100);
     change(&mut limits);
-    World::new(Config { limits, ..config() })
+    World::new(Config {
+        limits,
+        ..core_config()
+    })
 }
 
 fn peer(port: u16) -> Peer {

@@ -7,13 +7,8 @@
 //! through a link that delays, loses, repeats and reorders frames (`wire`), and every byte is
 //! compared.
 
-#[allow(dead_code, reason = "shared with the hostile guest")]
-#[path = "../hostile/entropy.rs"]
-mod entropy;
 mod guest;
 mod host;
-mod kernel;
-mod packet;
 mod peer;
 mod wire;
 mod world;
@@ -30,3 +25,5 @@ mod offloads;
 mod published;
 mod reach;
 mod transfers;
+
+use testbed::{entropy, kernel, packet};

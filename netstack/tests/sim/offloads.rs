@@ -3,10 +3,11 @@
 
 use netstack::core::Config;
 use netstack::core::vnet::{Checksum, Segmentation};
+use testbed::core_config;
 
 use crate::packet::{FIN, Packet};
 use crate::peer::Peer;
-use crate::world::{World, config};
+use crate::world::World;
 
 const CASES: [(&str, u16, u16); 6] = [
     ("198.51.100.7:443", 1280, 40),
@@ -18,7 +19,10 @@ const CASES: [(&str, u16, u16); 6] = [
 ];
 
 fn world(mtu: u16) -> World {
-    World::new(Config { mtu, ..config() })
+    World::new(Config {
+        mtu,
+        ..core_config()
+    })
 }
 
 #[test]

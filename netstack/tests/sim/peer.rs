@@ -95,7 +95,7 @@ impl Peer {
     }
 
     fn say(&mut self, segment: Segment) -> Segment {
-        self.snd_nxt = self.snd_nxt.wrapping_add(segment.len());
+        self.snd_nxt = self.snd_nxt.wrapping_add(segment.seg_len());
         segment
     }
 
@@ -111,7 +111,7 @@ impl Peer {
         if segment.flags & ACK != 0 {
             assert_eq!(segment.ack, self.snd_nxt, "all acknowledged: {segment:?}");
         }
-        self.rcv_nxt = self.rcv_nxt.wrapping_add(segment.len());
+        self.rcv_nxt = self.rcv_nxt.wrapping_add(segment.seg_len());
         segment.flags
     }
 

@@ -7,10 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{Config, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, FIN, RST, SYN, Segment, unreachable};
 use crate::peer::Peer;
-use crate::world::{World, address, config, config_of, guest_address};
+use crate::world::{World, address, config_of, guest_address};
 
 const CLIENT: &str = "203.0.113.9:50123";
 
@@ -414,7 +415,7 @@ fn when_many_ports_clash_the_client_is_turned_away() {
 fn a_guest_that_was_never_heard_of_cannot_be_reached_yet() {
     let mut world = World::new(Config {
         guest_mac: None,
-        ..config()
+        ..core_config()
     });
     assert_eq!(world.client_connects(CLIENT, 80), None);
     let mut guest = Peer::new("198.51.100.7:443");

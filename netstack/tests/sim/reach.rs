@@ -4,10 +4,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use netstack::core::Counters;
+use testbed::core_config;
 
 use crate::packet::{Datagram, Icmp, Packet, RST, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config, config_of};
+use crate::world::{World, address, config_of};
 
 /// Addresses that lead to the host, to its link, or to nobody.
 const PROHIBITED: [&str; 26] = [
@@ -64,7 +65,7 @@ fn try_everything(world: &mut World, destination: &str) -> Vec<Packet> {
 fn the_host_itself_and_its_link_are_prohibited() {
     for allow_host_loopback in [false, true] {
         for destination in PROHIBITED {
-            let mut config = config();
+            let mut config = core_config();
             config.policy.allow_host_loopback = allow_host_loopback;
             let mut world = World::new(config);
             let answers = try_everything(&mut world, destination);
@@ -124,7 +125,7 @@ fn the_gateway_refuses_unless_host_loopback_is_allowed() {
         assert_eq!(port.source, address::<IpAddr>(gateway));
         assert!(matches!(reply.message[0], 0 | 129));
 
-        let mut config = config();
+        let mut config = core_config();
         config.policy.allow_host_loopback = true;
         let mut world = World::new(config);
         try_everything(&mut world, gateway);
@@ -142,7 +143,7 @@ fn another_spelling_of_the_gateway_is_the_gateway() {
     assert!(world.datagrams.is_empty());
     assert!(matches!(&answers[0], Packet::Tcp(rst) if rst.flags & RST != 0));
 
-    let mut config = config();
+    let mut config = core_config();
     config.policy.allow_host_loopback = true;
     let mut world = World::new(config);
     try_everything(&mut world, "64:ff9b::10.0.2.2");

@@ -12,12 +12,13 @@ use netstack::core::vnet::VNET_HEADER_LEN;
 use netstack::core::{Config, DialError, Duration, Instant};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
+use testbed::core_config;
 
 use crate::entropy::Entropy;
 use crate::guest::{Guest, tcp};
 use crate::host::Host;
 use crate::wire::{Pipe, Quality};
-use crate::world::{World, address, config};
+use crate::world::{World, address};
 
 /// Scenes of one run, and of a long one; each has a dozen flows at most.
 const SCENES: u64 = 100;
@@ -328,7 +329,7 @@ impl Scene {
             mtu,
             promote: entropy.choose(&[Promote::Off, Promote::Auto, Promote::Always]),
             random_seed: seed,
-            ..config()
+            ..core_config()
         });
         let offload = entropy.chance(50);
         let mut guest = Guest::new(mtu.into(), offload, !seed, world.now);

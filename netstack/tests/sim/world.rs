@@ -6,17 +6,16 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use netstack::config::Network;
 use netstack::core::addresses::Addresses;
-use netstack::core::flow::{Cause, FlowId, HashKey};
+use netstack::core::flow::{Cause, FlowId};
 use netstack::core::link::Link;
-use netstack::core::policy::Policy;
-use netstack::core::tcp::{Promote, Reluctance, Snapshot};
-use netstack::core::{Action, Config, Core, DialError, Duration, Instant, Limits};
+use netstack::core::tcp::{Reluctance, Snapshot};
+use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
+use testbed::core_config;
 
 use crate::host::Host;
-use crate::packet::{Datagram, Frame, GATEWAY_MAC, GUEST_MAC, Packet, Segment};
+use crate::packet::{Datagram, Frame, Packet, Segment};
 
 /// Turns that one event may cause: a full buffer takes far fewer.
 const MAX_TURNS: usize = 1_000;
@@ -71,25 +70,9 @@ impl Link for Wire {
     }
 }
 
-/// The usual network: both families, host loopback out of reach, MTU 1500.
-pub fn config() -> Config {
-    Config {
-        addresses: Network::default().addresses(),
-        policy: Policy::default(),
-        mtu: 1500,
-        mac: GATEWAY_MAC,
-        guest_mac: Some(GUEST_MAC),
-        udp_segmentation: true,
-        promote: Promote::Off,
-        limits: Limits::default(),
-        random_seed: 1,
-        hash_key: HashKey(1, 2),
-    }
-}
-
 /// The usual network with one of its families, which `is_kept` tells from the other.
 pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> Config {
-    let mut config = config();
+    let mut config = core_config();
     let Addresses {
         guest,
         gateways,
@@ -110,7 +93,7 @@ pub fn address<A: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> A {
 
 impl Default for World {
     fn default() -> World {
-        World::new(config())
+        World::new(core_config())
     }
 }
 

@@ -13,7 +13,7 @@ use netstack::device::{MAX_FRAME_LEN, Tap};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Netns, World};
-use crate::entropy::Entropy;
+use testbed::entropy::Entropy;
 
 /// The link between the host and elsewhere, until it is dropped.
 pub struct FarLink {
@@ -31,7 +31,7 @@ impl FarLink {
     pub fn lay(world: &World, delay: Duration, loss: usize) -> FarLink {
         let end = |netns: &Netns, address| {
             let tap = netns.run(|| Tap::open(LINK).expect("a tap"));
-            netns.links().up(LINK).add_address(LINK, address, 24);
+            netns.link(|links| links.up(LINK)?.add_address(LINK, address, 24));
             tap
         };
         let taps = [

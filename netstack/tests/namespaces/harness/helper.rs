@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-use super::{eventually, readable_by, skip, sys, wait_exit};
+use super::{eventually, exit_by, readable_by, skip, sys};
 
 /// A helper's command line. The default is `--configure` at MTU 65520 with the process of a guest
 /// as its target.
@@ -99,7 +99,7 @@ impl Setup {
             ended: false,
         };
         if announcement != b"1" {
-            let status = wait_exit(&mut helper.child, Instant::now() + READY_WITHIN);
+            let status = exit_by(&mut helper.child, Instant::now() + READY_WITHIN);
             helper.ended = status.is_some();
             panic!("{command:?} was never ready and ended with {status:?}");
         }
@@ -115,7 +115,7 @@ impl Setup {
             .stderr(Stdio::piped())
             .spawn()
             .expect("start the helper");
-        if wait_exit(&mut child, Instant::now() + READY_WITHIN).is_none() {
+        if exit_by(&mut child, Instant::now() + READY_WITHIN).is_none() {
             child.kill().expect("kill the helper");
             panic!("{command:?} did not fail");
         }
@@ -259,7 +259,7 @@ impl Helper {
     }
 
     fn reap(&mut self) -> Option<ExitStatus> {
-        let status = wait_exit(&mut self.child, Instant::now() + ENDS_WITHIN);
+        let status = exit_by(&mut self.child, Instant::now() + ENDS_WITHIN);
         self.ended = status.is_some();
         status
     }

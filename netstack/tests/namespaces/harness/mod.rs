@@ -2,10 +2,8 @@
 //! host, a guest and an "elsewhere" network namespace, owned by one new user namespace, so that
 //! cases run the same as root and as a normal user, in parallel, and leave nothing behind.
 //!
-//! Each case runs in a process of its own: [`run`] starts this executable again with
-//! `CORACLE_CASE=name`, and that process is still single-threaded when it unshares its user
-//! namespace. The parent keeps its output in a memfd, ends the whole process group at the deadline,
-//! and reads the verdict from the exit code: 0 passed, 77 skipped.
+//! Each case is a [`trial`], in a process of its own that is still single-threaded when it unshares
+//! its user namespace. The whole process group ends at the deadline.
 //!
 //! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, save that of a root case
 //! under a normal user; `CORACLE_FULL=1` runs the long sizes, `CORACLE_FLOWS=n` sets how many
@@ -15,29 +13,23 @@
 
 mod far;
 mod helper;
-mod links;
 mod nft;
 mod socket_table;
 pub mod sys;
 pub mod traffic;
 mod world;
 
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use libtest_mimic::Arguments;
+use testbed::trial::{self, EXIT_SKIPPED, Trial};
 
 pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
 pub use socket_table::tcp_sockets;
+pub use testbed::wait::{eventually, exit_by, readable_by};
 pub use world::{Family, Guest, GuestUsers, Netns, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
@@ -97,13 +89,13 @@ pub fn number(name: &str) -> Option<u64> {
 
 /// Ends this case as skipped: `reason` names the facility that is missing.
 pub fn skip(reason: impl std::fmt::Display) -> ! {
-    println!("{SKIPPED}{reason}");
-    std::process::exit(EXIT_SKIPPED)
+    trial::say_skipped(reason);
+    std::process::exit(EXIT_SKIPPED.into())
 }
 
-/// Runs all cases, or, in the process that [`run_case`] started, the one that it named.
+/// Runs all cases, or, in the process that is one's own, the one that it was started for.
 pub fn run(cases: &[Case]) -> ExitCode {
-    if let Ok(name) = std::env::var(CASE_VARIABLE) {
+    if let Some(name) = trial::named() {
         let case = cases
             .iter()
             .find(|case| case.name == name)
@@ -116,101 +108,20 @@ pub fn run(cases: &[Case]) -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let show_output = arguments.nocapture;
+    // Flows by the million take hours; each of them has a deadline of its own.
+    let flows = number("CORACLE_FLOWS").map(|flows| Duration::from_millis(20 * flows));
     let trials = cases
         .iter()
-        .map(|&case| Trial::ignorable_test(case.name, move || run_case(case, show_output)))
+        .map(|&case| {
+            let trial = Trial {
+                name: case.name,
+                limit: Some(case.limit.max(flows.unwrap_or_default())),
+                // No preparation makes a normal user root.
+                may_be_skipped: case.as_root && !rustix::process::geteuid().is_root(),
+                show_output,
+            };
+            libtest_mimic::Trial::ignorable_test(case.name, move || trial.run(|_| {}))
+        })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
-
-/// Runs `case` in its own process and turns its exit code and output into a verdict.
-fn run_case(case: Case, show_output: bool) -> Result<Completion, Failed> {
-    let mut log = File::from(rustix::fs::memfd_create("case-log", MemfdFlags::CLOEXEC)?);
-    let mut child = Command::new("/proc/self/exe")
-        .env(CASE_VARIABLE, case.name)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .process_group(0)
-        .spawn()?;
-    // Flows by the million take hours; each of them has a deadline of its own.
-    let flows = number("CORACLE_FLOWS").map(|flows| Duration::from_millis(20 * flows));
-    let limit = case.limit.max(flows.unwrap_or_default());
-    let status = wait_until(&mut child, Instant::now() + limit)?;
-    // Whatever the case left running shares its group. The group's number is still ours: the child
-    // is reaped below.
-    let group = Pid::from_child(&child);
-    let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    let reaped = child.wait()?;
-
-    let mut text = String::new();
-    log.rewind()?;
-    log.read_to_string(&mut text)?;
-    if show_output {
-        print!("{text}");
-    }
-    let ending = match status {
-        None => format!("still running after {} s", limit.as_secs()),
-        Some(()) => match (reaped.code(), reaped.signal()) {
-            (Some(0), _) => return Ok(Completion::Completed),
-            (Some(EXIT_SKIPPED), _) => {
-                let reason = text
-                    .lines()
-                    .rev()
-                    .find_map(|line| line.strip_prefix(SKIPPED))
-                    .unwrap_or("no reason given");
-                // No preparation makes a normal user root.
-                let is_of_root = case.as_root && !rustix::process::geteuid().is_root();
-                let require = std::env::var_os("CORACLE_REQUIRE");
-                if is_of_root || require.is_none_or(|value| value != "all") {
-                    return Ok(Completion::ignored_with(reason));
-                }
-                format!("skipped, which CORACLE_REQUIRE=all forbids: {reason}")
-            }
-            (Some(code), _) => format!("exit code {code}"),
-            (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
-        },
-    };
-    Err(format!("{text}\n{}: {ending}", case.name).into())
-}
-
-/// Waits until `child` has exited, without reaping it; `None` when `deadline` came first.
-fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Option<()>> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    Ok(readable_by(pidfd, deadline)?.then_some(()))
-}
-
-/// Waits for `child` to exit and reaps it; `None` when `deadline` came first.
-pub fn wait_exit(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
-    wait_until(child, deadline).expect("pidfd of a child")?;
-    Some(child.wait().expect("reap a child"))
-}
-
-/// Whether `fd` became readable (or hung up) before `deadline`.
-pub fn readable_by(fd: impl AsFd, deadline: Instant) -> std::io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = left.try_into().expect("deadlines are hours away at most");
-        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-/// Polls `condition` until it holds, and panics with `what` when it does not within `limit`. For
-/// the few facts that nothing announces, such as the number of a process's descriptors.
-pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-const CASE_VARIABLE: &str = "CORACLE_CASE";
-const SKIPPED: &str = "skipped: ";
-/// Automake's exit code for a skipped test.
-const EXIT_SKIPPED: i32 = 77;

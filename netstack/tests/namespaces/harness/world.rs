@@ -24,7 +24,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::links::Links;
+use testbed::links::Links;
+
 use super::{Setup, eventually, skip, sys};
 
 /// IPv4 or IPv6, with the address that each party has in it.
@@ -104,7 +105,7 @@ impl Netns {
             });
             maker.join().expect("thread that makes a namespace")
         });
-        Links::of(&netns).up("lo");
+        netns.link(|links| links.up("lo"));
         netns
     }
 
@@ -166,8 +167,12 @@ impl Netns {
         });
     }
 
-    pub fn links(&self) -> Links<'_> {
-        Links::of(self)
+    /// Makes links, addresses and routes in this namespace.
+    pub fn link(&self, body: impl FnOnce(&Links) -> anyhow::Result<&Links> + Send) {
+        self.run(|| {
+            let links = Links::open().unwrap_or_else(|error| panic!("{error:#}"));
+            body(&links).unwrap_or_else(|error| panic!("{error:#}"));
+        });
     }
 }
 
@@ -308,17 +313,18 @@ impl World {
         }
         let host = Netns::open(Path::new("/proc/self/ns/net"));
         let elsewhere = Netns::create();
-        host.links().up("lo").add_veth("up0", elsewhere.as_fd());
+        host.link(|links| links.up("lo")?.add_veth("up0", "up0", elsewhere.as_fd()));
         for (netns, pick) in [
             (&host, Family::host as fn(Family) -> IpAddr),
             (&elsewhere, Family::elsewhere),
         ] {
             netns.sysctl("ipv4/ping_group_range", "0 0");
-            let links = netns.links();
-            links
-                .up("up0")
-                .add_address("up0", pick(Family::V4), 24)
-                .add_address("up0", pick(Family::V6), 64);
+            netns.link(|links| {
+                links
+                    .up("up0")?
+                    .add_address("up0", pick(Family::V4), 24)?
+                    .add_address("up0", pick(Family::V6), 64)
+            });
         }
         for family in Family::BOTH {
             let (any, site) = match family {
@@ -329,14 +335,14 @@ impl World {
                 IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & !0xff)),
                 IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
             };
-            host.links()
-                .add_route(network(family.silent()), site, family.elsewhere())
-                .add_unreachable(network(family.unreachable()), site);
+            host.link(|links| {
+                links
+                    .add_route(network(family.silent()), site, family.elsewhere())?
+                    .add_unreachable(network(family.unreachable()), site)
+            });
             // A way back that it will not use, since it does not forward: without one IPv6 would
             // answer "no route".
-            elsewhere
-                .links()
-                .add_route(family.unspecified(), any, family.host());
+            elsewhere.link(|links| links.add_route(family.unspecified(), any, family.host()));
         }
         for (netns, address) in [
             (&host, Family::V6.host()),

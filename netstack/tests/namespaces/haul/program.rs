@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::entropy::Entropy;
 use crate::harness::traffic::Pattern;
+use testbed::entropy::Entropy;
 
 /// What one end does.
 #[derive(Clone, Debug)]

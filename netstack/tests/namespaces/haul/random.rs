@@ -16,10 +16,10 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::program::{self, Buffers, Outcome, Plan, judge, plans};
 use super::{Ends, Watched, connection};
-use crate::entropy::Entropy;
 use crate::harness::traffic::Pattern;
 use crate::harness::{Family, Netns, World, eventually, full, number};
 use crate::load::use_congestion_control;
+use testbed::entropy::Entropy;
 
 /// One of the worlds that flows are made in.
 pub struct Scene {

@@ -2,13 +2,9 @@
 //! somebody who runs containers, with a directory, a store and a busybox tree of their own.
 //!
 //! Each case is tried once for every [`Kind`] of caller that the tests can play, as a trial of its
-//! own, named `lifecycle::commands_can_be_added (stranger)`. A trial runs in a process of its own:
-//! [`run`] starts this executable again with `CORACLE_TRIAL=name`, and that process adopts whatever
-//! its containers leave behind. So it can tell that nothing is left, and end what a failed case has
-//! left. Its verdict is its exit code: 0 passed, 77 skipped.
-//!
-//! A missing facility is a skip with its reason. `CORACLE_REQUIRE=all` turns each skip into a
-//! failure. What a trial prints is shown when it fails, and always with `--nocapture`.
+//! own, named `lifecycle::commands_can_be_added (stranger)`. Its process (see [`trial`]) adopts
+//! whatever its containers leave behind. So it can tell that nothing is left, and end what a failed
+//! case has left.
 
 mod caller;
 mod process;
@@ -16,16 +12,13 @@ mod sys;
 mod world;
 
 use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use rustix::fs::MemfdFlags;
+use libtest_mimic::Arguments;
+use testbed::trial::{self, EXIT_SKIPPED, Trial};
 
 use caller::{Caller, Kind};
 use world::Program;
@@ -82,7 +75,7 @@ pub fn need_tun() {
     }
 }
 
-/// Runs all trials, or, in the process that [`run_trial`] started, the one that it named.
+/// Runs all trials, or, in the process that is one's own, the one that it was started for.
 pub fn run(cases: &[Case]) -> ExitCode {
     let trials = || {
         let kinds = Kind::all();
@@ -97,7 +90,7 @@ pub fn run(cases: &[Case]) -> ExitCode {
                 .map(move |kind| (trial_name(case, kind), case, kind))
         })
     };
-    if let Ok(wanted) = std::env::var(TRIAL_VARIABLE) {
+    if let Some(wanted) = trial::named() {
         let (_, case, kind) = trials()
             .find(|(name, ..)| *name == wanted)
             .expect("the parent names an existing trial");
@@ -108,8 +101,20 @@ pub fn run(cases: &[Case]) -> ExitCode {
     let show_output = arguments.nocapture;
     let trials = trials()
         .map(|(name, ..)| {
-            let (trial, program) = (name.clone(), program.path().to_owned());
-            Trial::ignorable_test(name, move || run_trial(&trial, &program, show_output))
+            let program = program.path().to_owned();
+            let body = move |name: &str| {
+                // It keeps the time itself, so that it clears up in any case.
+                let trial = Trial {
+                    name,
+                    limit: None,
+                    may_be_skipped: false,
+                    show_output,
+                };
+                trial.run(|command| {
+                    command.env(world::PROGRAM_VARIABLE, program);
+                })
+            };
+            libtest_mimic::Trial::ignorable_test(name.clone(), move || body(&name))
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -118,45 +123,6 @@ pub fn run(cases: &[Case]) -> ExitCode {
 fn trial_name(case: Case, kind: Kind) -> String {
     let (_crate, name) = case.name.split_once("::").expect("a path in this crate");
     format!("{name} ({kind})")
-}
-
-/// Runs a trial in its own process and turns its exit code and output into a verdict. The process
-/// keeps the time itself, and is out of reach of a Ctrl-C that ends us, so that it clears up in any
-/// case.
-fn run_trial(name: &str, program: &Path, show_output: bool) -> Result<Completion, Failed> {
-    let mut log = File::from(rustix::fs::memfd_create("trial-log", MemfdFlags::CLOEXEC)?);
-    let status = Command::new("/proc/self/exe")
-        .env(TRIAL_VARIABLE, name)
-        .env(world::PROGRAM_VARIABLE, program)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .process_group(0)
-        .status()?;
-    let mut text = String::new();
-    log.rewind()?;
-    log.read_to_string(&mut text)?;
-    if show_output {
-        print!("{text}");
-    }
-    let ending = match (status.code(), status.signal()) {
-        (Some(0), _) => return Ok(Completion::Completed),
-        (Some(code), _) if code == i32::from(EXIT_SKIPPED) => {
-            let reason = text
-                .lines()
-                .rev()
-                .find_map(|line| line.strip_prefix(SKIPPED))
-                .unwrap_or("no reason given");
-            if std::env::var_os("CORACLE_REQUIRE").is_none_or(|value| value != "all") {
-                return Ok(Completion::ignored_with(reason));
-            }
-            format!("skipped, which CORACLE_REQUIRE=all forbids: {reason}")
-        }
-        (Some(code), _) => format!("exit code {code}"),
-        (None, signal) => format!("ended by signal {}", signal.unwrap_or_default()),
-    };
-    Err(format!("{text}\n{name}: {ending}").into())
 }
 
 /// A trial, in the process that is there for it alone.
@@ -191,7 +157,7 @@ fn play(case: Case, kind: Kind) -> ExitCode {
 }
 
 fn skipped(reason: &str) -> ExitCode {
-    println!("{SKIPPED}{reason}");
+    trial::say_skipped(reason);
     EXIT_SKIPPED.into()
 }
 
@@ -203,8 +169,3 @@ fn failed(reason: &str) -> ExitCode {
 /// A body is given up after this long. Generous, since two cores may run many trials and a build at
 /// once.
 const LIMIT: Duration = Duration::from_secs(300);
-
-const TRIAL_VARIABLE: &str = "CORACLE_TRIAL";
-const SKIPPED: &str = "skipped: ";
-/// Automake's exit code for a skipped test.
-const EXIT_SKIPPED: u8 = 77;

@@ -5,14 +5,10 @@
 //! `CORACLE_SEED=n` runs one seed alone, to reproduce a failure, and `CORACLE_INPUT=file` what the
 //! fuzz target was fed; `CORACLE_FULL=1` runs many more seeds.
 
-mod entropy;
-mod guest;
-mod world;
-
 use netstack::core::{Counters, Limits};
 
-use entropy::Entropy;
-use world::World;
+use testbed::entropy::Entropy;
+use testbed::hostile::{World, guest};
 
 /// Events in one scenario.
 const STEPS: usize = 4_000;

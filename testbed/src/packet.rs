@@ -75,7 +75,7 @@ pub struct Frame {
 
 impl Segment {
     /// SEG.LEN: payload, SYN and FIN (RFC 9293 3.4).
-    pub fn len(&self) -> u32 {
+    pub fn seg_len(&self) -> u32 {
         let control = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
         self.payload.len() as u32 + control
     }
@@ -255,7 +255,7 @@ pub fn unreachable(frame: &[u8]) -> Vec<u8> {
 }
 
 /// Ethernet and IP headers of a packet from the guest.
-fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<etherparse::IpHeaders> {
+pub fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<etherparse::IpHeaders> {
     let ethernet = PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC);
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

@@ -10,12 +10,11 @@ use etherparse::{
 };
 use netstack::core::vnet::VNET_HEADER_LEN;
 
-use super::entropy::Entropy;
+use crate::entropy::Entropy;
+use crate::packet::{GATEWAY_MAC, GUEST_MAC, ip};
 
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
-pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-pub const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 
 /// What the guest remembers of one of its TCP connections.
 #[derive(Clone, Debug)]
@@ -498,19 +497,6 @@ fn fragment(entropy: &mut Entropy) -> Vec<u8> {
     // Reads as a UDP header from port 2056 to port 2056, so that some datagrams become complete.
     frame.extend(std::iter::repeat_n(8, length.into()));
     frame
-}
-
-fn ip(source: IpAddr, destination: IpAddr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
-    let ethernet = PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC);
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            ethernet.ipv4(source.octets(), destination.octets(), 64)
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            ethernet.ipv6(source.octets(), destination.octets(), 64)
-        }
-        _ => unreachable!("families match"),
-    }
 }
 
 fn source(entropy: &mut Entropy, v4: bool) -> IpAddr {

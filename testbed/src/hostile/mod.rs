@@ -2,6 +2,8 @@
 //! driver that calls the core as the real one does, and that notices when there is no end to what
 //! the core wants.
 
+pub mod guest;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,8 +19,9 @@ use netstack::core::{
     Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
 };
 
-use super::entropy::Entropy;
-use super::guest::{GATEWAY_MAC, Guest};
+use crate::entropy::Entropy;
+use crate::packet::GATEWAY_MAC;
+use guest::Guest;
 
 /// A core with a hostile guest on one side and a moody host on the other.
 pub struct World {

@@ -1,0 +1,38 @@
+//! What tests, fuzz targets and benches of coracle share. Nothing that is shipped uses it.
+//!
+//! - For the core in memory: [`packet`] writes and reads frames, [`kernel`] does with a frame what
+//!   a guest's kernel would, [`core_config`] is the usual network, [`hostile`] is a core under
+//!   attack, and [`entropy`] decides what happens to it.
+//! - For real namespaces: [`trial`] runs a test in a process of its own, [`wait`] waits with a
+//!   deadline, [`links`] makes links, addresses and routes.
+
+pub mod entropy;
+pub mod hostile;
+pub mod kernel;
+pub mod links;
+pub mod packet;
+pub mod trial;
+pub mod wait;
+
+use netstack::config::Network;
+use netstack::core::flow::HashKey;
+use netstack::core::policy::Policy;
+use netstack::core::tcp::Promote;
+use netstack::core::{Config, Limits};
+
+/// A core on the usual network, both families, with the MTU of an Ethernet link. It promotes
+/// nothing.
+pub fn core_config() -> Config {
+    Config {
+        addresses: Network::default().addresses(),
+        policy: Policy::default(),
+        mtu: 1500,
+        mac: packet::GATEWAY_MAC,
+        guest_mac: Some(packet::GUEST_MAC),
+        udp_segmentation: true,
+        promote: Promote::Off,
+        limits: Limits::default(),
+        random_seed: 1,
+        hash_key: HashKey(1, 2),
+    }
+}
