@@ -20,6 +20,7 @@ pub mod driver;
 pub mod guest;
 pub mod host;
 mod logging;
+mod netlink;
 pub mod sandbox;
 pub mod seccomp;
 mod start;

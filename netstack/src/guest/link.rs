@@ -25,7 +25,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tracing::{info, warn};
 
-use super::netlink::{Netlink, NetlinkError};
+use crate::netlink::{Netlink, NetlinkError};
 
 /// What the tap is given.
 #[derive(Debug, Clone, PartialEq, Eq)]

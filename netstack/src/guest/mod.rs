@@ -1,12 +1,10 @@
 //! Everything that happens inside the guest's namespaces: entering them, and the thread that lives
 //! in its network namespace, where links are set up and sockets are made.
 
-mod encode;
 mod endpoints;
 mod link;
 mod mount;
 mod namespace;
-pub mod netlink;
 pub mod nft;
 mod promoter;
 pub mod repair;

@@ -4,10 +4,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::netlink::NetlinkError;
 use super::nft::{Conntrack, Gate, GateError, Owner, Reach};
 use super::repair::{RepairError, RepairSocket, Snapshot, SocketPool, SocketTable};
 use super::{DiversionError, Endpoints, GuestThread, GuestThreadEnded, divert_marked};
+use crate::netlink::NetlinkError;
 
 /// Hands flows over and takes the traces of ended ones away. Works from any thread.
 #[derive(Debug)]

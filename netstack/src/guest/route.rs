@@ -18,8 +18,8 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tracing::warn;
 
-use super::netlink::{Netlink, NetlinkError};
 use super::nft::MARK;
+use crate::netlink::{Netlink, NetlinkError};
 
 /// Why diverted segments cannot be routed; without this there is no promotion.
 #[derive(Debug, thiserror::Error)]

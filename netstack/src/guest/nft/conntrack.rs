@@ -8,9 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::GateError;
-use crate::guest::encode::Encoder;
-use crate::guest::netlink::{Netlink, NetlinkError};
 use crate::guest::{Endpoints, GuestThread};
+use crate::netlink::{Encoder, Netlink, NetlinkError};
 
 /// Where a connection's other end in the guest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,8 +22,8 @@ mod ruleset;
 use std::collections::HashSet;
 use std::io;
 
-use super::netlink::{Netlink, NetlinkError};
 use super::{Endpoints, GuestThread, GuestThreadEnded};
+use crate::netlink::{Netlink, NetlinkError};
 pub use conntrack::{Conntrack, Owner};
 pub use ruleset::Reach;
 use ruleset::{ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES};

@@ -28,7 +28,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUES
 
 use super::{MARK, UNTRACKED_MARK};
 use crate::guest::Endpoints;
-use crate::guest::encode::Encoder;
+use crate::netlink::Encoder;
 
 pub const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 

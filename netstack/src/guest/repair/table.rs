@@ -5,9 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use crate::guest::encode::Encoder;
-use crate::guest::netlink::{Netlink, NetlinkError};
 use crate::guest::{Endpoints, GuestThread};
+use crate::netlink::{Encoder, Netlink, NetlinkError};
 
 use super::RepairError;
 

@@ -14,9 +14,9 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
-use crate::guest::encode::Encoder;
 use crate::guest::nft::{Conntrack, Owner, Reach};
 use crate::guest::{GuestThread, LinkSettings, configure};
+use crate::netlink::Encoder;
 
 const CONTAINER: &str = "10.88.0.5";
 const CONTAINER_V6: &str = "fd88::5";

@@ -15,10 +15,10 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::peer::{Peer, REMOTE_MAC};
 use crate::device::Tap;
-use crate::guest::netlink::Netlink;
 use crate::guest::nft::{Gate, Reach};
 use crate::guest::repair::{FreshSocket, RepairSocket, SocketPool, SocketTable, is_closed};
 use crate::guest::{Endpoints, GuestThread, LinkSettings, configure, divert_marked};
+use crate::netlink::Netlink;
 use crate::sandbox;
 
 pub const REMOTES: [&str; 2] = ["198.51.100.7:443", "[2001:db8::7]:443"];

@@ -3,7 +3,9 @@
 //! The kernel carries out these families' requests within the call that sends them, so the answer
 //! is there on return and nothing ever blocks. A socket belongs to the network namespace of the
 //! thread that opened it and works from any thread. Messages are rtnetlink's (route family) or
-//! encoded by their user (netfilter family). RFC 3549; extended ACKs: Linux 4.12.
+//! written with an [`Encoder`] (the other families). RFC 3549; extended ACKs: Linux 4.12.
+
+mod encode;
 
 use std::io;
 
@@ -13,7 +15,7 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::encode::Encoder;
+pub use encode::Encoder;
 
 /// A netlink socket of the calling thread's network namespace.
 #[derive(Debug)]
