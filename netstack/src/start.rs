@@ -25,8 +25,8 @@ use crate::descriptors;
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::{
-    GuestThread, GuestThreadEnded, LinkError, LinkSettings, NamespaceError, Promoter, Target,
-    configure,
+    GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Promoter,
+    Target, configure,
 };
 use crate::host::RESOLV_CONF;
 use crate::sandbox::{self, Kept, SandboxError};
@@ -54,7 +54,7 @@ pub enum StartError {
     #[error(transparent)]
     Tap(#[from] TapError),
     #[error(transparent)]
-    Link(#[from] LinkError),
+    Interface(#[from] InterfaceError),
     #[error("cannot promote connections (--promote always): {0}")]
     Unpromoted(Unpromoted),
     #[error(transparent)]
@@ -201,7 +201,7 @@ fn prepare_process() {
 fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
     let name = config.tap.clone();
     let mut network = config.network;
-    let settings = config.configure.then(|| LinkSettings {
+    let settings = config.configure.then(|| InterfaceSettings {
         name: name.clone(),
         mtu: config.mtu.into(),
         ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),

@@ -8,7 +8,7 @@
 //! such frames itself.
 //!
 //! Reading: drivers/net/tun.c up to Linux 6.18 *drops* a frame that finds the ring (tx_queue_len
-//! frames) full and never stops its queue. What `guest::link` does about that is said there.
+//! frames) full and never stops its queue. What `guest::interface` does about that is said there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};

@@ -2,7 +2,7 @@
 //! in its network namespace, where links are set up and sockets are made.
 
 mod endpoints;
-mod link;
+mod interface;
 mod mount;
 mod namespace;
 pub mod nft;
@@ -14,7 +14,7 @@ mod thread;
 use libc::c_long;
 
 pub use endpoints::Endpoints;
-pub use link::{LinkError, LinkSettings, RING_FRAMES, configure};
+pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure};
 pub use mount::NamespaceMount;
 pub use namespace::{Holders, NamespaceError, Target, TargetName};
 pub use promoter::{Diversion, Promoter, PromoterError};

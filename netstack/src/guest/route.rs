@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::device::Tap;
     use crate::guest::nft::UNTRACKED_MARK;
-    use crate::guest::{LinkSettings, configure};
+    use crate::guest::{InterfaceSettings, configure};
     use crate::sys;
     use crate::testing::in_namespaces;
 
@@ -177,7 +177,7 @@ mod tests {
             "marked_packets_are_local_and_no_others",
             || {
                 let _tap = Tap::open("tap0").unwrap();
-                let settings = LinkSettings {
+                let settings = InterfaceSettings {
                     name: "tap0".to_owned(),
                     mtu: 1500,
                     ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),

@@ -15,7 +15,7 @@ use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
 use crate::guest::nft::{Conntrack, Owner, Reach};
-use crate::guest::{GuestThread, LinkSettings, configure};
+use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Encoder;
 
 const CONTAINER: &str = "10.88.0.5";
@@ -118,7 +118,7 @@ fn add_container() -> GuestThread {
     masquerade();
 
     let container = GuestThread::spawn(network.into()).unwrap();
-    let settings = LinkSettings {
+    let settings = InterfaceSettings {
         name: "eth0".to_owned(),
         mtu: 1500,
         ipv4: (CONTAINER.parse().unwrap(), 16, BRIDGE.into()),

@@ -17,7 +17,7 @@ use super::peer::{Peer, REMOTE_MAC};
 use crate::device::Tap;
 use crate::guest::nft::{Gate, Reach};
 use crate::guest::repair::{FreshSocket, RepairSocket, SocketPool, SocketTable, is_closed};
-use crate::guest::{Endpoints, GuestThread, LinkSettings, configure, divert_marked};
+use crate::guest::{Endpoints, GuestThread, InterfaceSettings, configure, divert_marked};
 use crate::netlink::Netlink;
 use crate::sandbox;
 
@@ -38,7 +38,7 @@ impl World {
     pub fn new(mtu: u32) -> World {
         let tap = Tap::open("tap0").unwrap();
         let gateways: (Ipv4Addr, Ipv6Addr) = ([10, 0, 2, 2].into(), "fd00::2".parse().unwrap());
-        let settings = LinkSettings {
+        let settings = InterfaceSettings {
             name: "tap0".to_owned(),
             mtu,
             ipv4: ([10, 0, 2, 100].into(), 24, gateways.0),

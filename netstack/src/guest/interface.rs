@@ -29,7 +29,7 @@ use crate::netlink::{Netlink, NetlinkError};
 
 /// What the tap is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkSettings {
+pub struct InterfaceSettings {
     /// The interface's name.
     pub name: String,
     /// Bytes of an IP packet.
@@ -42,7 +42,7 @@ pub struct LinkSettings {
 
 /// The step that failed, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum InterfaceError {
     #[error("cannot open a route socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
     #[error("cannot find interface {name}: {source}")]
@@ -64,10 +64,10 @@ pub enum LinkError {
 
 /// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes
 /// nothing. Returns whether the guest got IPv6.
-pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
+pub fn configure(settings: &InterfaceSettings) -> Result<bool, InterfaceError> {
     let name = settings.name.as_str();
-    let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(LinkError::Open)?;
-    let index = nix::net::if_::if_nametoindex(name).map_err(|error| LinkError::Find {
+    let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(InterfaceError::Open)?;
+    let index = nix::net::if_::if_nametoindex(name).map_err(|error| InterfaceError::Find {
         name: name.to_owned(),
         source: error.into(),
     })?;
@@ -76,7 +76,7 @@ pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
     let up = LinkUnspec::new_with_name("lo").up().build();
     netlink
         .request(RouteNetlinkMessage::SetLink(up), 0)
-        .map_err(|source| LinkError::Up {
+        .map_err(|source| InterfaceError::Up {
             name: "lo".to_owned(),
             source,
         })?;
@@ -87,7 +87,7 @@ pub fn configure(settings: &LinkSettings) -> Result<bool, LinkError> {
         .build();
     netlink
         .request(RouteNetlinkMessage::SetLink(up), 0)
-        .map_err(|source| LinkError::Up {
+        .map_err(|source| InterfaceError::Up {
             name: name.to_owned(),
             source,
         })?;
@@ -161,13 +161,13 @@ fn add_address(
     name: &str,
     address: String,
     message: AddressMessage,
-) -> Result<(), LinkError> {
+) -> Result<(), InterfaceError> {
     netlink
         .request(
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
-        .map_err(|source| LinkError::Address {
+        .map_err(|source| InterfaceError::Address {
             name: name.to_owned(),
             address,
             source,
@@ -178,10 +178,10 @@ fn add_route(
     netlink: &mut Netlink,
     gateway: String,
     route: RouteNetlinkMessage,
-) -> Result<(), LinkError> {
+) -> Result<(), InterfaceError> {
     netlink
         .request(route, NLM_F_CREATE | NLM_F_REPLACE)
-        .map_err(|source| LinkError::Route { gateway, source })
+        .map_err(|source| InterfaceError::Route { gateway, source })
 }
 
 fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
@@ -242,8 +242,8 @@ mod tests {
     use crate::sys;
     use crate::testing::in_namespaces;
 
-    fn settings() -> LinkSettings {
-        LinkSettings {
+    fn settings() -> InterfaceSettings {
+        InterfaceSettings {
             name: "tap0".to_owned(),
             mtu: 65520,
             ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
@@ -299,7 +299,7 @@ mod tests {
                 assert!(!configure(&settings()).unwrap());
                 fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "0").unwrap();
                 assert!(
-                    !configure(&LinkSettings {
+                    !configure(&InterfaceSettings {
                         ipv6: None,
                         ..settings()
                     })
@@ -344,17 +344,17 @@ mod tests {
         in_namespaces(module_path!(), "failures_name_the_interface", || {
             let error = configure(&settings()).unwrap_err();
             assert!(
-                matches!(error, LinkError::Find { .. }) && error.to_string().contains("tap0"),
+                matches!(error, InterfaceError::Find { .. }) && error.to_string().contains("tap0"),
                 "{error}"
             );
             let _tap = Tap::open("tap0").unwrap();
-            let error = configure(&LinkSettings {
+            let error = configure(&InterfaceSettings {
                 mtu: 1 << 20,
                 ..settings()
             })
             .unwrap_err();
             assert!(
-                matches!(error, LinkError::Up { .. }) && error.to_string().contains("tap0"),
+                matches!(error, InterfaceError::Up { .. }) && error.to_string().contains("tap0"),
                 "{error}"
             );
         });
