@@ -7,8 +7,8 @@ use std::fs::File;
 use std::net::SocketAddr;
 
 use criterion::Criterion;
-use netstack::guest::nft::{Gate, Reach};
-use netstack::guest::{Endpoints, GuestThread};
+use netstack::guest::GuestThread;
+use netstack::guest::promotion::{Endpoints, Gate, Reach};
 use nix::sched::{CloneFlags, unshare};
 
 fn main() {

@@ -24,9 +24,10 @@ use crate::core::{self, Core, Limits};
 use crate::descriptors;
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
+use crate::guest::promotion::Promoter;
 use crate::guest::{
-    GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Promoter,
-    Target, configure,
+    GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
+    configure,
 };
 use crate::host::RESOLV_CONF;
 use crate::sandbox::{self, Kept, SandboxError};

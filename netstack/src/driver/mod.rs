@@ -33,7 +33,7 @@ use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{MAX_FRAME_LEN, Tap};
-use crate::guest::Promoter;
+use crate::guest::promotion::Promoter;
 use crate::sys;
 
 use self::dials::DialQueue;

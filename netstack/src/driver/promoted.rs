@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use portfwd::relay::Relay;
 
-use crate::guest::Diversion;
+use crate::guest::promotion::Diversion;
 
 /// A flow that the kernel carries.
 pub struct Promoted {

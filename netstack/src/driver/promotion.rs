@@ -17,8 +17,8 @@ use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
 use crate::core::tcp::{Reluctance, Snapshot, Stragglers};
 use crate::core::{Duration, Instant};
-use crate::guest::repair::{self, is_closed};
-use crate::guest::{Diversion, Endpoints, Promoter, PromoterError, RING_FRAMES};
+use crate::guest::RING_FRAMES;
+use crate::guest::promotion::{self, Diversion, Endpoints, Promoter, PromoterError, is_closed};
 
 /// The guest's side of a relay; the other is the host's.
 const GUEST: Side = Side::A;
@@ -278,9 +278,9 @@ impl Driver {
 }
 
 /// What the guest's side calls it.
-fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> repair::Snapshot {
+fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> promotion::Snapshot {
     let observed = &snapshot.observed;
-    repair::Snapshot {
+    promotion::Snapshot {
         endpoints,
         forwarded: false,
         snd_nxt: snapshot.snd_nxt,

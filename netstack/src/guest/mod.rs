@@ -1,24 +1,17 @@
 //! Everything that happens inside the guest's namespaces: entering them, and the thread that lives
 //! in its network namespace, where links are set up and sockets are made.
 
-mod endpoints;
 mod interface;
 mod mount;
 mod namespace;
-pub mod nft;
-mod promoter;
-pub mod repair;
-mod route;
+pub mod promotion;
 mod thread;
 
 use libc::c_long;
 
-pub use endpoints::Endpoints;
 pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure};
 pub use mount::NamespaceMount;
 pub use namespace::{Holders, NamespaceError, Target, TargetName};
-pub use promoter::{Diversion, Promoter, PromoterError};
-pub use route::{DiversionError, divert_marked};
 pub use thread::{GuestThread, GuestThreadEnded};
 
 /// What hand-overs call once everything is set up, for the sandbox; `socket` for IP besides.

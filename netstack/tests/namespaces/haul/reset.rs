@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use netstack::guest::repair;
+use netstack::guest::promotion::KEEPALIVE;
 
 use super::{Watched, connection};
 use crate::harness::traffic::reset;
@@ -52,7 +52,7 @@ pub fn reset_that_is_lost(world: &mut World) {
         reset(guest);
         eventually("the RST is lost", PATIENCE, || losses(&world.guest.net) > 0);
         nft(&world.guest.net, &["delete", "table", "inet", "loss"], "");
-        expect_reset(remote, 2 * repair::KEEPALIVE.idle);
+        expect_reset(remote, 2 * KEEPALIVE.idle);
     }
     eventually("no flow is left", PATIENCE, || helper.flows().is_empty());
 }

@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use super::GateError;
-use crate::guest::{Endpoints, GuestThread};
+use super::Endpoints;
+use super::gate::GateError;
+use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
 
 /// Where a connection's other end in the guest is.

@@ -1,13 +1,32 @@
 //! Everything in the guest that it takes to hand a flow over to the kernel, in the order that keeps
 //! every step but the last one silent: repair socket, diversion, first word.
 
+mod conntrack;
+mod endpoints;
+mod gate;
+mod repair;
+mod route;
+mod ruleset;
+mod socket_pool;
+mod socket_table;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::nft::{Conntrack, Gate, GateError, Owner, Reach};
-use super::repair::{RepairError, RepairSocket, Snapshot, SocketPool, SocketTable};
-use super::{DiversionError, Endpoints, GuestThread, GuestThreadEnded, divert_marked};
+use super::{GuestThread, GuestThreadEnded};
 use crate::netlink::NetlinkError;
+
+use conntrack::{Conntrack, Owner};
+use gate::GateError;
+use repair::{RepairError, RepairSocket};
+use route::{DiversionError, divert_marked};
+use socket_pool::SocketPool;
+use socket_table::SocketTable;
+
+pub use endpoints::Endpoints;
+pub use gate::Gate;
+pub use repair::{KEEPALIVE, Snapshot, is_closed};
+pub use ruleset::Reach;
 
 /// Hands flows over and takes the traces of ended ones away. Works from any thread.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use crate::guest::{Endpoints, GuestThread};
+use super::Endpoints;
+use super::repair::RepairError;
+use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
-
-use super::RepairError;
 
 /// Access to the table. Works from any thread.
 #[derive(Debug)]

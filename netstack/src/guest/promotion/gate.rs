@@ -3,7 +3,7 @@
 //! Segments of a promoted connection are marked: in `output` those that the guest sends, in
 //! `prerouting` those that we write back into the tap, and those that a container behind one of the
 //! guest's bridges sends, which `raw` keeps away from connection tracking and so from masquerading.
-//! [`divert_marked`](super::divert_marked) routes marked packets to the connection's
+//! [`divert_marked`](super::route::divert_marked) routes marked packets to the connection's
 //! [`RepairSocket`](super::repair::RepairSocket). SYNs are never marked, so a guest that uses a
 //! port again gets a new connection. The other direction needs no rule: what the socket sends is
 //! addressed to the guest.
@@ -16,17 +16,13 @@
 //! They hook into nothing until the first connection is promoted: a guest whose connections only
 //! talk pays nothing, where chains would cost it a tenth of its requests per second.
 
-mod conntrack;
-mod ruleset;
-
 use std::collections::HashSet;
 use std::io;
 
-use super::{Endpoints, GuestThread, GuestThreadEnded};
+use super::Endpoints;
+use super::ruleset::{self, ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES, Reach};
+use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::netlink::{Netlink, NetlinkError};
-pub use conntrack::{Conntrack, Owner};
-pub use ruleset::Reach;
-use ruleset::{ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES};
 
 /// The mark of diverted segments, also the number of the table that they are routed by. Reads
 /// "coracle".

@@ -4,13 +4,13 @@
 //! socket made from it lives in the guest's network namespace, has the *remote's* address and port
 //! (IP_TRANSPARENT), and speaks to the guest's own socket. The order of a hand-over:
 //!
-//! 1. [`SocketPool::take`], [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket
+//! 1. [`SocketPool::take`](super::socket_pool::SocketPool::take), [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket
 //!    leaves no trace.
-//! 2. [`Gate::add`](super::nft::Gate::add): the guest's segments come here instead of to the tap.
+//! 2. [`Gate::add`](super::Gate::add): the guest's segments come here instead of to the tap.
 //! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the
 //!    guest.
 //! 4. [`RepairSocket::leave`]: an ordinary connected socket.
-//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, [`SocketTable::forget`].
+//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, [`SocketTable::forget`](super::socket_table::SocketTable::forget).
 //!
 //! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is
 //! from it. Needs CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user
@@ -18,8 +18,6 @@
 //!
 //! System calls on the driver's thread: bind, connect, setsockopt, getsockopt.
 
-mod pool;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -30,12 +28,11 @@ use std::time::Duration;
 
 use portfwd::Keepalive;
 
-use super::nft::UNTRACKED_MARK;
-use super::{Endpoints, GuestThreadEnded};
+use super::Endpoints;
+use super::gate::UNTRACKED_MARK;
+use super::socket_pool::FreshSocket;
+use crate::guest::GuestThreadEnded;
 use crate::sys;
-
-pub use pool::{FreshSocket, SocketPool};
-pub use table::SocketTable;
 
 /// For the sockets that were made here: a guest that has forgotten the connection answers with RST.
 /// Its own may have been lost, or have overtaken what it had sent before: then its number is not
@@ -53,7 +50,7 @@ pub const KEEPALIVE: Keepalive = Keepalive {
 pub struct Snapshot {
     pub endpoints: Endpoints,
     /// The guest's end is not in this network namespace but behind it, and its segments are not
-    /// tracked any more: see [`Reach::Forwarded`](super::nft::Reach::Forwarded).
+    /// tracked any more: see [`Reach::Forwarded`](super::Reach::Forwarded).
     pub forwarded: bool,
     /// The next byte to the guest.
     pub snd_nxt: u32,
@@ -110,7 +107,7 @@ impl Snapshot {
 pub enum RepairError {
     #[error("no socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
-    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`]), or not
+    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`](super::socket_table::SocketTable::forget)), or not
     /// closed yet.
     #[error("the guest's kernel still remembers {0}")]
     Remembered(Endpoints),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::*;
-use crate::guest::nft::Reach;
+use crate::guest::promotion::Reach;
 use crate::netlink::Netlink;
 use crate::testing::in_namespaces;
 use world::*;

@@ -15,9 +15,12 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::peer::{Peer, REMOTE_MAC};
 use crate::device::Tap;
-use crate::guest::nft::{Gate, Reach};
-use crate::guest::repair::{FreshSocket, RepairSocket, SocketPool, SocketTable, is_closed};
-use crate::guest::{Endpoints, GuestThread, InterfaceSettings, configure, divert_marked};
+use crate::guest::promotion::repair::RepairSocket;
+use crate::guest::promotion::route::divert_marked;
+use crate::guest::promotion::socket_pool::{FreshSocket, SocketPool};
+use crate::guest::promotion::socket_table::SocketTable;
+use crate::guest::promotion::{Endpoints, Gate, Reach, is_closed};
+use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Netlink;
 use crate::sandbox;
 

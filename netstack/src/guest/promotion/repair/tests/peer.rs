@@ -14,8 +14,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, Transp
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::device::{MAX_FRAME_LEN, Tap, VNET_HEADER_LEN};
-use crate::guest::Endpoints;
-use crate::guest::repair::Snapshot;
+use crate::guest::promotion::{Endpoints, Snapshot};
 
 pub const REMOTE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// As the engine has it.

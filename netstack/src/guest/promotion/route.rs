@@ -18,7 +18,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tracing::warn;
 
-use super::nft::MARK;
+use super::gate::MARK;
 use crate::netlink::{Netlink, NetlinkError};
 
 /// Why diverted segments cannot be routed; without this there is no promotion.
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::device::Tap;
-    use crate::guest::nft::UNTRACKED_MARK;
+    use crate::guest::promotion::gate::UNTRACKED_MARK;
     use crate::guest::{InterfaceSettings, configure};
     use crate::sys;
     use crate::testing::in_namespaces;

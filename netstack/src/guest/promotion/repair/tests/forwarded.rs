@@ -14,7 +14,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::*;
-use crate::guest::nft::{Conntrack, Owner, Reach};
+use crate::guest::promotion::Reach;
+use crate::guest::promotion::conntrack::{Conntrack, Owner};
 use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Encoder;
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::RepairError;
+use super::repair::RepairError;
 use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::sys;
 
