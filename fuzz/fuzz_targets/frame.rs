@@ -10,7 +10,7 @@
 use libfuzzer_sys::fuzz_target;
 use netstack::core::link::Link;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
-use netstack::core::{Action, Config, Core, Instant};
+use netstack::core::{Action, CoreConfig, Core, Instant};
 use testbed::{core_config, kernel};
 
 /// Takes every frame and looks at it.
@@ -38,7 +38,7 @@ fuzz_target!(|frame: &[u8]| {
         assert_eq!(rest.len() + VNET_HEADER_LEN, frame.len());
     }
     let now = Instant::from_millis(1);
-    let config = Config {
+    let config = CoreConfig {
         guest_mac: None,
         ..core_config()
     };

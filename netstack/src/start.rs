@@ -20,7 +20,7 @@ use crate::config::{Config, Network};
 use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
-use crate::core::{self, Core, Limits};
+use crate::core::{Core, CoreConfig, Limits};
 use crate::descriptors;
 use crate::device::{Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
@@ -245,7 +245,7 @@ fn core_config(
     network: Network,
     tap: &Tap,
     limits: Limits,
-) -> Result<core::Config, StartError> {
+) -> Result<CoreConfig, StartError> {
     let mut random = [0; 24];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
@@ -257,7 +257,7 @@ fn core_config(
     // The prefix that QEMU's user network made customary, then the gateway: an address that says
     // whose it is.
     let [a, b, c, d] = network.v4.gateway.octets();
-    Ok(core::Config {
+    Ok(CoreConfig {
         addresses: network.addresses(),
         policy: config.policy,
         mtu: config.mtu,

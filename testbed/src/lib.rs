@@ -18,12 +18,12 @@ use netstack::config::Network;
 use netstack::core::flow::HashKey;
 use netstack::core::policy::Policy;
 use netstack::core::tcp::Promote;
-use netstack::core::{Config, Limits};
+use netstack::core::{CoreConfig, Limits};
 
 /// A core on the usual network, both families, with the MTU of an Ethernet link. It promotes
 /// nothing.
-pub fn core_config() -> Config {
-    Config {
+pub fn core_config() -> CoreConfig {
+    CoreConfig {
         addresses: Network::default().addresses(),
         policy: Policy::default(),
         mtu: 1500,

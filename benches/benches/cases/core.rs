@@ -10,7 +10,7 @@ use netstack::core::flow::FlowId;
 use netstack::core::link::Link;
 use netstack::core::tcp::{HostStream, Readiness};
 use netstack::core::vnet::VNET_HEADER_LEN;
-use netstack::core::{Action, Config, Core, Duration, Instant};
+use netstack::core::{Action, Core, CoreConfig, Duration, Instant};
 use testbed::core_config;
 
 use super::{Case, case, packets};
@@ -152,7 +152,7 @@ impl Connection {
 }
 
 fn core() -> Core {
-    let config = Config {
+    let config = CoreConfig {
         mtu: 65520,
         ..core_config()
     };

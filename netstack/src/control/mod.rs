@@ -7,8 +7,8 @@ use libc::c_long;
 
 pub use exit::{ExitWatch, ReadySignal};
 pub use status::{
-    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, MemoryStatus,
-    Promoted, PromotionStatus, Reason, SocketFile, Status, StatusError, StatusSocket,
+    FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
+    MemoryStatus, PromotionStatus, Reason, SocketFile, Status, StatusError, StatusSocket,
 };
 
 /// What serving status and watching for the end take, for the sandbox. A list of mounts is read

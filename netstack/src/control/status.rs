@@ -109,7 +109,7 @@ pub struct MemoryStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FlowStatus {
     pub protocol: FlowProtocol,
-    pub initiator: Initiator,
+    pub initiator: FlowInitiator,
     pub guest: SocketAddr,
     /// `None` for a UDP mapping, which talks to any number of remotes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,7 +136,7 @@ pub enum FlowProtocol {
 /// Who opened the flow: a program in the guest, or a client of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Initiator {
+pub enum FlowInitiator {
     Guest,
     Host,
 }
@@ -167,14 +167,14 @@ pub enum Reason {
     /// The kernel refused to take it, for the reason in `detail`. There will be another attempt.
     Refused { detail: String },
     /// It moves much, and fast.
-    Hauls(Promoted),
+    Hauls(FlowPromotion),
     /// `--promote always`.
-    Asked(Promoted),
+    Asked(FlowPromotion),
 }
 
 /// When a flow was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Promoted {
+pub struct FlowPromotion {
     pub promoted_ms_ago: u64,
     /// Payload bytes, both ways, that the engine had carried.
     pub promoted_after_bytes: u64,
@@ -391,12 +391,12 @@ mod tests {
     fn status(flows: usize) -> Status {
         let flow = FlowStatus {
             protocol: FlowProtocol::Tcp,
-            initiator: Initiator::Guest,
+            initiator: FlowInitiator::Guest,
             guest: "10.0.2.100:43210".parse().unwrap(),
             remote: Some("198.51.100.7:443".parse().unwrap()),
             state: "ESTABLISHED".to_owned(),
             path: FlowPath::Kernel,
-            reason: Some(Reason::Hauls(Promoted {
+            reason: Some(Reason::Hauls(FlowPromotion {
                 promoted_ms_ago: 7,
                 promoted_after_bytes: 262_144,
                 promoted_pause_us: 90,
@@ -486,7 +486,7 @@ mod tests {
         let mut document = status(1);
         document.promotion.unavailable = Some("--promote off".to_owned());
         names(&serde_json::to_value(document).unwrap(), &mut found);
-        let promoted = Promoted {
+        let promoted = FlowPromotion {
             promoted_ms_ago: 0,
             promoted_after_bytes: 0,
             promoted_pause_us: 0,

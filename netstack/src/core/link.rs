@@ -1,5 +1,5 @@
 //! The way out to the guest: what a device must offer, and the frames that are not TCP (ARP, NDP,
-//! ICMP, UDP). TCP segments are written by `tcp::port`.
+//! ICMP, UDP). TCP segments are written by `tcp::smoltcp_device`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;

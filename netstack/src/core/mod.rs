@@ -21,6 +21,7 @@
 pub mod addresses;
 pub mod datagram;
 pub mod dns;
+mod eviction;
 pub mod flow;
 mod from_guest;
 mod from_host;
@@ -32,7 +33,6 @@ pub mod policy;
 mod promotion;
 mod reassembly;
 mod refusal;
-mod seniority;
 mod shares;
 pub mod special_purpose;
 pub mod tcp;
@@ -70,7 +70,7 @@ pub const MAX_CLASHES: usize = 1_024;
 const IN_FLIGHT: Duration = Duration::from_millis(100);
 
 /// What a core is made from.
-pub struct Config {
+pub struct CoreConfig {
     pub addresses: Addresses,
     pub policy: Policy,
     /// Largest IP packet on the guest's link, 1280 to 65520.
@@ -145,7 +145,7 @@ pub struct Counters {
 
 /// See the module's description.
 pub struct Core {
-    config: Config,
+    config: CoreConfig,
     guest_mac: Option<MacAddr>,
     engine: Engine,
     flows: FlowTable<Entry>,
@@ -197,7 +197,7 @@ impl FlowTable<Entry> {
 }
 
 impl Core {
-    pub fn new(config: Config, now: Instant) -> Core {
+    pub fn new(config: CoreConfig, now: Instant) -> Core {
         Core {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
@@ -390,7 +390,7 @@ impl Core {
     }
 
     fn judge(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
-        let Config {
+        let CoreConfig {
             addresses, policy, ..
         } = &self.config;
         policy.judge(addresses, protocol, remote)

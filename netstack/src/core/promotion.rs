@@ -6,7 +6,7 @@ use smoltcp::time::Instant;
 use super::Core;
 use super::flow::{Cause, FlowId, Tuple};
 use super::link::Link;
-use super::tcp::{Reluctance, Snapshot, Stragglers};
+use super::tcp::{NotPromoted, Snapshot, Stragglers};
 
 impl Core {
     /// The next flow that rests and wants to be handed over to the kernel. Take its
@@ -44,7 +44,7 @@ impl Core {
         &mut self,
         id: FlowId,
         snapshot: Option<&Snapshot>,
-        why: Reluctance,
+        why: NotPromoted,
         link: &mut impl Link,
     ) {
         if let Some(flow) = self.flows.tcp_mut(id) {

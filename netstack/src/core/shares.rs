@@ -9,8 +9,8 @@
 use smoltcp::time::{Duration, Instant};
 
 use super::datagram::Role;
+use super::eviction::EvictionQueue;
 use super::flow::{Cause, FlowId, FlowTable};
-use super::seniority::Seniority;
 use super::tcp::{Phase, TcpFlow};
 use super::{Core, Entry, Kind};
 
@@ -121,7 +121,7 @@ impl Share {
 
 /// Who is there of each kind.
 pub struct Shares {
-    by_kind: [Seniority; Share::ALL.len()],
+    by_kind: [EvictionQueue; Share::ALL.len()],
     /// How often each limit was reached.
     reached: [u64; Share::ALL.len()],
     /// Descriptors of open connections.
@@ -141,7 +141,7 @@ impl Shares {
             Share::Echo => limits.echo,
         };
         Shares {
-            by_kind: Share::ALL.map(|share| Seniority::new(limit(share))),
+            by_kind: Share::ALL.map(|share| EvictionQueue::new(limit(share))),
             reached: [0; Share::ALL.len()],
             streams: 0,
             max_streams: limits.streams,
@@ -222,10 +222,10 @@ impl Core {
 
     /// How many flows there are of a kind.
     pub fn usage(&self, share: Share) -> Usage {
-        let seniority = &self.shares.by_kind[share as usize];
+        let queue = &self.shares.by_kind[share as usize];
         Usage {
-            count: seniority.len(),
-            limit: seniority.limit(),
+            count: queue.len(),
+            limit: queue.limit(),
             reached: self.shares.reached[share as usize],
         }
     }
@@ -264,9 +264,9 @@ impl Core {
     pub fn may_dial(&mut self, now: Instant) -> bool {
         let flows = &self.flows;
         [Share::Dials, Share::HalfOpen].into_iter().all(|share| {
-            let seniority = &mut self.shares.by_kind[share as usize];
-            !seniority.is_full()
-                || seniority
+            let queue = &mut self.shares.by_kind[share as usize];
+            !queue.is_full()
+                || queue
                     .first(|id| last_use(flows, share, id))
                     .is_none_or(|since| now >= since + GRACE)
         })
@@ -281,14 +281,14 @@ impl Core {
         self.counters.out_of_descriptors += 1;
         ORDER[..candidates]
             .iter()
-            .any(|share| self.end_senior(*share, id))
+            .any(|share| self.evict(*share, id))
     }
 
     /// Sees to it that there may be one more of `share`.
     pub(super) fn make_room(&mut self, share: Share) {
         if self.shares.by_kind[share as usize].is_full() {
             self.shares.reached[share as usize] += 1;
-            self.end_senior(share, None);
+            self.evict(share, None);
         }
     }
 
@@ -317,11 +317,11 @@ impl Core {
         self.shares.by_kind[share as usize].begin(id, now, |id| last_use(flows, share, id));
     }
 
-    fn end_senior(&mut self, share: Share, keep: Option<FlowId>) -> bool {
+    fn evict(&mut self, share: Share, keep: Option<FlowId>) -> bool {
         let flows = &self.flows;
-        let seniority = &mut self.shares.by_kind[share as usize];
-        let senior = seniority.pop(keep, |id| last_use(flows, share, id));
-        if let Some(id) = senior {
+        let queue = &mut self.shares.by_kind[share as usize];
+        let evicted = queue.pop(keep, |id| last_use(flows, share, id));
+        if let Some(id) = evicted {
             let cause = match share {
                 Share::Waiting | Share::Dials => Cause::Cancelled,
                 Share::HalfOpen => Cause::GuestSilent,
@@ -329,7 +329,7 @@ impl Core {
             };
             self.close(id, cause);
         }
-        senior.is_some()
+        evicted.is_some()
     }
 }
 

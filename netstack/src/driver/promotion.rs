@@ -15,7 +15,7 @@ use super::poller::{Event, Interest, Token};
 use super::promoted::{Promoted, Stage};
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
-use crate::core::tcp::{Reluctance, Snapshot, Stragglers};
+use crate::core::tcp::{NotPromoted, Snapshot, Stragglers};
 use crate::core::{Duration, Instant};
 use crate::guest::RING_FRAMES;
 use crate::guest::promotion::{self, Diversion, Endpoints, Promoter, PromoterError, is_closed};
@@ -71,7 +71,7 @@ impl Driver {
             let mut snapshot = self.core.snapshot(id);
             let promoted = match &mut snapshot {
                 Some(snapshot) => self.promote(id, snapshot, now),
-                None => Err(Reluctance::NoRest),
+                None => Err(NotPromoted::NoRest),
             };
             if let Err(why) = promoted {
                 self.core
@@ -86,20 +86,20 @@ impl Driver {
         id: FlowId,
         snapshot: &mut Snapshot,
         now: Instant,
-    ) -> Result<(), Reluctance> {
+    ) -> Result<(), NotPromoted> {
         let (Ok(promotion), Some(endpoints)) = (
             &mut self.promotion,
             Endpoints::new(snapshot.guest, snapshot.remote),
         ) else {
-            return Err(Reluctance::Off);
+            return Err(NotPromoted::Off);
         };
         if !self.core.admits_stream() {
-            return Err(Reluctance::Refused(
+            return Err(NotPromoted::Refused(
                 "its second socket has no descriptor left".to_owned(),
             ));
         }
         let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
-            return Err(Reluctance::Off);
+            return Err(NotPromoted::Off);
         };
         let taken = promotion
             .promoter
@@ -109,7 +109,7 @@ impl Driver {
             Err(error) => {
                 debug!(%error, "a connection stays in the engine");
                 self.sockets.insert(id, HostSocket::Stream(host));
-                return Err(Reluctance::Refused(error.to_string()));
+                return Err(NotPromoted::Refused(error.to_string()));
             }
         };
         // The kernel has the flow: there is no way back from here.
@@ -279,18 +279,18 @@ impl Driver {
 
 /// What the guest's side calls it.
 fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> promotion::Snapshot {
-    let observed = &snapshot.observed;
+    let wire = &snapshot.wire;
     promotion::Snapshot {
         endpoints,
         forwarded: false,
         snd_nxt: snapshot.snd_nxt,
         rcv_nxt: snapshot.rcv_nxt,
-        smss: observed.smss.get(),
-        guest_window_scale: observed.guest_shift,
-        our_window_scale: observed.our_shift.unwrap_or(0),
-        sack: observed.sack_permitted,
-        snd_wnd: observed.snd_wnd,
-        max_window: observed.max_snd_wnd,
+        smss: wire.smss.get(),
+        guest_window_scale: wire.guest_shift,
+        our_window_scale: wire.our_shift.unwrap_or(0),
+        sack: wire.sack_permitted,
+        snd_wnd: wire.snd_wnd,
+        max_window: wire.max_snd_wnd,
         rcv_wnd: snapshot.window_from_kernel(),
     }
 }

@@ -4,13 +4,13 @@ use smoltcp::socket::tcp::State;
 
 use super::Unpromoted;
 use crate::control::{
-    FlowPath, FlowProtocol, FlowStatus, Initiator, LimitStatus, LimitsStatus, MemoryStatus,
-    Promoted, PromotionStatus, Reason, Status,
+    FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
+    MemoryStatus, PromotionStatus, Reason, Status,
 };
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
 use crate::core::tcp::{
-    self, Handover, MAX_BUFFERED, MemoryUse, Motive, Phase, Reluctance, TcpFlow,
+    self, Handover, MAX_BUFFERED, MemoryUse, Motive, NotPromoted, Phase, TcpFlow,
 };
 use crate::core::{Core, Instant, Share, Usage};
 
@@ -86,8 +86,8 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
     FlowStatus {
         protocol: FlowProtocol::Tcp,
         initiator: match flow.initiator {
-            tcp::Initiator::Guest => Initiator::Guest,
-            tcp::Initiator::Host => Initiator::Host,
+            tcp::Initiator::Guest => FlowInitiator::Guest,
+            tcp::Initiator::Host => FlowInitiator::Host,
         },
         guest: tuple.guest,
         remote: tuple.remote,
@@ -106,12 +106,12 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
 fn reason(flow: &TcpFlow, now: Instant) -> Reason {
     match flow.phase() {
         Phase::Dialling { .. } => Reason::Opening,
-        Phase::Open(_) => match flow.reluctance() {
-            Reluctance::Talking => Reason::Talks,
-            Reluctance::Off => Reason::Off,
-            Reluctance::Leaving => Reason::Leaving,
-            Reluctance::NoRest => Reason::Restless,
-            Reluctance::Refused(detail) => Reason::Refused { detail },
+        Phase::Open(_) => match flow.not_promoted() {
+            NotPromoted::Talking => Reason::Talks,
+            NotPromoted::Off => Reason::Off,
+            NotPromoted::Leaving => Reason::Leaving,
+            NotPromoted::NoRest => Reason::Restless,
+            NotPromoted::Refused(detail) => Reason::Refused { detail },
         },
         Phase::Promoted(handover) => match handover.motive {
             Motive::Hauling => Reason::Hauls(promoted(handover, now)),
@@ -120,8 +120,8 @@ fn reason(flow: &TcpFlow, now: Instant) -> Reason {
     }
 }
 
-fn promoted(handover: &Handover, now: Instant) -> Promoted {
-    Promoted {
+fn promoted(handover: &Handover, now: Instant) -> FlowPromotion {
+    FlowPromotion {
         promoted_ms_ago: (now - handover.at).total_millis(),
         promoted_after_bytes: handover.after_bytes,
         promoted_pause_us: handover.pause.total_micros(),
@@ -135,8 +135,8 @@ fn mapping_flow(tuple: &Tuple, mapping: &Mapping, now: Instant) -> FlowStatus {
             Protocol::Udp | Protocol::Tcp => FlowProtocol::Udp,
         },
         initiator: match mapping.role {
-            Role::Published { .. } => Initiator::Host,
-            _ => Initiator::Guest,
+            Role::Published { .. } => FlowInitiator::Host,
+            _ => FlowInitiator::Guest,
         },
         guest: tuple.guest,
         remote: tuple.remote,
@@ -179,7 +179,7 @@ mod tests {
     use crate::core::link::Link;
     use crate::core::policy::Policy;
     use crate::core::vnet::VNET_HEADER_LEN;
-    use crate::core::{Config, Limits};
+    use crate::core::{CoreConfig, Limits};
 
     const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const NOW: Instant = Instant::ZERO;
@@ -196,7 +196,7 @@ mod tests {
 
     /// A core that may keep one flow of each kind.
     fn core() -> Core {
-        let config = Config {
+        let config = CoreConfig {
             addresses: Network::default().addresses(),
             policy: Policy::default(),
             mtu: 1500,

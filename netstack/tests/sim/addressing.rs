@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netstack::core::addresses::Addresses;
 use netstack::core::flow::Cause;
-use netstack::core::{Config, DialError};
+use netstack::core::{CoreConfig, DialError};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -158,8 +158,8 @@ fn a_guest_may_have_several_addresses_in_one_family() {
 }
 
 /// The guest has the host's address and network, in which others are. Only the gateway is ours.
-fn shared() -> Config {
-    Config {
+fn shared() -> CoreConfig {
+    CoreConfig {
         addresses: Addresses {
             guest: vec![address("192.0.2.10"), address("2001:db8:1::10")],
             gateways: vec![address("192.0.2.1"), address("fe80::1")],

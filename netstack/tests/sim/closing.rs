@@ -3,7 +3,7 @@
 
 use netstack::core::flow::Cause;
 use netstack::core::tcp::Promote;
-use netstack::core::{Config, Duration};
+use netstack::core::{CoreConfig, Duration};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -427,7 +427,7 @@ fn our_fin_is_repeated_until_it_is_acknowledged() {
 /// The hand-over of another flow reads frames; the FIN of one that rests must not be lost with it.
 #[test]
 fn a_fin_keeps_a_resting_flow_in_the_engine() {
-    let mut world = World::new(Config {
+    let mut world = World::new(CoreConfig {
         promote: Promote::Always,
         ..core_config()
     });

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::icmp::Unreachable;
 use netstack::core::vnet::Segmentation;
-use netstack::core::{Config, DialError, Duration, MAX_MAPPINGS};
+use netstack::core::{CoreConfig, DialError, Duration, MAX_MAPPINGS};
 use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
@@ -334,7 +334,7 @@ fn many_datagrams_reach_the_guest_as_one_super_frame_if_its_kernel_cuts_them() {
         (true, GUESTS[1], REMOTES[1]),
         (false, GUESTS[0], REMOTES[0]),
     ] {
-        let mut world = World::new(Config {
+        let mut world = World::new(CoreConfig {
             udp_segmentation,
             ..core_config()
         });

@@ -3,7 +3,7 @@
 
 use netstack::core::flow::Cause;
 use netstack::core::tcp::Promote;
-use netstack::core::{Config, Duration};
+use netstack::core::{CoreConfig, Duration};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -124,7 +124,7 @@ fn a_slow_remote_closes_the_window_and_opens_it_again() {
 #[test]
 fn a_whole_window_before_the_first_ack_is_taken() {
     for beyond in [0, 1, 65_000] {
-        let mut world = World::new(Config {
+        let mut world = World::new(CoreConfig {
             mtu: 65_520,
             ..core_config()
         });
@@ -355,7 +355,7 @@ fn a_fin_beyond_the_window_waits_for_the_bytes_before_it() {
 fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
     /// So much at once makes a flow haul.
     const HAUL: usize = 256 * 1024;
-    let mut world = World::new(Config {
+    let mut world = World::new(CoreConfig {
         promote: Promote::Auto,
         ..core_config()
     });

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use etherparse::{SlicedPacket, TcpSlice, TransportSlice};
 use netstack::core::Instant;
-use netstack::core::tcp::Observed;
+use netstack::core::tcp::WireState;
 use netstack::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER_LEN};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{
@@ -31,7 +31,7 @@ pub struct Guest {
     sockets: SocketSet<'static>,
     tap: Tap,
     /// What each port's connection has said of its window.
-    observed: HashMap<u16, Observed>,
+    wire: HashMap<u16, WireState>,
 }
 
 impl Guest {
@@ -65,7 +65,7 @@ impl Guest {
             interface,
             sockets: SocketSet::new(Vec::new()),
             tap,
-            observed: HashMap::new(),
+            wire: HashMap::new(),
         }
     }
 
@@ -100,8 +100,8 @@ impl Guest {
         for frame in kernel::deliver(frame) {
             let packet = &frame[ETHERNET_LEN..];
             let segment = tcp(&frame);
-            let observed = self.observed.entry(segment.destination_port()).or_default();
-            if observed.hold_back_fin(packet, &segment).is_none() {
+            let wire = self.wire.entry(segment.destination_port()).or_default();
+            if wire.hold_back_fin(packet, &segment).is_none() {
                 self.tap.inbound.push_back(packet.to_vec());
             }
         }
@@ -124,8 +124,8 @@ impl Guest {
         let frames = std::mem::take(&mut self.tap.outbound);
         for frame in &frames {
             let segment = tcp(&frame[VNET_HEADER_LEN..]);
-            let observed = self.observed.entry(segment.source_port()).or_default();
-            observed.from_us(segment.slice());
+            let wire = self.wire.entry(segment.source_port()).or_default();
+            wire.from_us(segment.slice());
         }
         frames
     }

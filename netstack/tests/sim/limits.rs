@@ -2,7 +2,7 @@
 //! senior one makes way; open connections stay.
 
 use netstack::core::flow::{Cause, FlowId};
-use netstack::core::{Action, Config, DialError, Duration, Limits, Share};
+use netstack::core::{Action, CoreConfig, DialError, Duration, Limits, Share};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -16,7 +16,7 @@ const CLIENT: &str = "203.0.113.9:50123";
 fn limited(change: impl FnOnce(&mut Limits)) -> World {
     let mut limits = Limits::share_out(100);
     change(&mut limits);
-    World::new(Config {
+    World::new(CoreConfig {
         limits,
         ..core_config()
     })

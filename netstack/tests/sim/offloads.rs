@@ -1,7 +1,7 @@
 //! Super-frames and segment sizes: what the virtio header and the MSS option say, at both ends of
 //! the range of MTUs and for both families.
 
-use netstack::core::Config;
+use netstack::core::CoreConfig;
 use netstack::core::vnet::{Checksum, Segmentation};
 use testbed::core_config;
 
@@ -19,7 +19,7 @@ const CASES: [(&str, u16, u16); 6] = [
 ];
 
 fn world(mtu: u16) -> World {
-    World::new(Config {
+    World::new(CoreConfig {
         mtu,
         ..core_config()
     })

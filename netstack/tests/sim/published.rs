@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use netstack::core::flow::{Cause, FlowId};
-use netstack::core::{Config, Duration, MAX_CLASHES};
+use netstack::core::{CoreConfig, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -413,7 +413,7 @@ fn when_many_ports_clash_the_client_is_turned_away() {
 
 #[test]
 fn a_guest_that_was_never_heard_of_cannot_be_reached_yet() {
-    let mut world = World::new(Config {
+    let mut world = World::new(CoreConfig {
         guest_mac: None,
         ..core_config()
     });

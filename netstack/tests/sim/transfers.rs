@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::tcp::{Initiator, Promote};
 use netstack::core::vnet::VNET_HEADER_LEN;
-use netstack::core::{Config, DialError, Duration, Instant};
+use netstack::core::{CoreConfig, DialError, Duration, Instant};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
 use testbed::core_config;
@@ -325,7 +325,7 @@ impl Scene {
         let mut entropy = Entropy::seeded(seed);
         let quality = Quality::any(&mut entropy);
         let mtu = entropy.choose(&[1280, 1500, 9000, 65_520]);
-        let mut world = World::new(Config {
+        let mut world = World::new(CoreConfig {
             mtu,
             promote: entropy.choose(&[Promote::Off, Promote::Auto, Promote::Always]),
             random_seed: seed,
@@ -510,10 +510,10 @@ impl Scene {
             let flow = self.flows.iter().find(|flow| flow.id == Some(*id));
             let flow = flow.expect("a flow of the plan");
             assert_eq!(snapshot.remote, flow.remote);
-            let observed = &snapshot.observed;
-            let given = snapshot.snd_nxt.wrapping_sub(observed.iss).wrapping_sub(1);
+            let wire = &snapshot.wire;
+            let given = snapshot.snd_nxt.wrapping_sub(wire.iss).wrapping_sub(1);
             assert!(u64::from(given) <= flow.host.sent);
-            let taken = snapshot.rcv_nxt.wrapping_sub(observed.irs).wrapping_sub(1);
+            let taken = snapshot.rcv_nxt.wrapping_sub(wire.irs).wrapping_sub(1);
             assert!(u64::from(taken) <= flow.guest.sent);
             let start = u64::from(taken) - snapshot.unread.len() as u64;
             for (offset, found) in (start..).zip(&snapshot.unread) {

@@ -9,8 +9,8 @@ use std::num::NonZeroU16;
 use netstack::core::addresses::Addresses;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::link::Link;
-use netstack::core::tcp::{Reluctance, Snapshot};
-use netstack::core::{Action, Config, Core, DialError, Duration, Instant};
+use netstack::core::tcp::{NotPromoted, Snapshot};
+use netstack::core::{Action, Core, CoreConfig, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -71,7 +71,7 @@ impl Link for Wire {
 }
 
 /// The usual network with one of its families, which `is_kept` tells from the other.
-pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> Config {
+pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> CoreConfig {
     let mut config = core_config();
     let Addresses {
         guest,
@@ -98,7 +98,7 @@ impl Default for World {
 }
 
 impl World {
-    pub fn new(config: Config) -> World {
+    pub fn new(config: CoreConfig) -> World {
         let now = Instant::from_secs(1);
         World {
             core: Core::new(config, now),
@@ -252,7 +252,7 @@ impl World {
                 self.core.promotion_failed(
                     flow,
                     snapshot.as_ref(),
-                    Reluctance::NoRest,
+                    NotPromoted::NoRest,
                     &mut self.wire,
                 );
                 self.promotions

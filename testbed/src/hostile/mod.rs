@@ -14,9 +14,10 @@ use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
 use netstack::core::policy::Policy;
-use netstack::core::tcp::{HostStream, MAX_BUFFERED, Promote, Readiness, Reluctance, Stragglers};
+use netstack::core::tcp::{HostStream, MAX_BUFFERED, NotPromoted, Promote, Readiness, Stragglers};
 use netstack::core::{
-    Action, Config, Core, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share, Usage,
+    Action, Core, CoreConfig, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share,
+    Usage,
 };
 
 use crate::entropy::Entropy;
@@ -40,7 +41,7 @@ pub struct World {
 impl World {
     pub fn new(entropy: &mut Entropy) -> World {
         let now = Instant::from_millis(1);
-        let config = Config {
+        let config = CoreConfig {
             addresses: addresses(entropy),
             policy: Policy {
                 allow_host_loopback: entropy.chance(50),
@@ -253,7 +254,7 @@ impl World {
     fn promote(&mut self, flow: FlowId, entropy: &mut Entropy) {
         let Some(snapshot) = self.core.snapshot(flow) else {
             self.core
-                .promotion_failed(flow, None, Reluctance::NoRest, &mut self.wire);
+                .promotion_failed(flow, None, NotPromoted::NoRest, &mut self.wire);
             return;
         };
         if entropy.chance(50) {
@@ -268,7 +269,7 @@ impl World {
             self.relayed.push(flow);
         } else {
             self.core
-                .promotion_failed(flow, Some(&snapshot), Reluctance::NoRest, &mut self.wire);
+                .promotion_failed(flow, Some(&snapshot), NotPromoted::NoRest, &mut self.wire);
         }
     }
 

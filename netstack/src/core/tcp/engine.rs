@@ -25,8 +25,8 @@ use crate::sys;
 
 use super::is_synchronized;
 use super::memory::{Memory, MemoryUse, TIERS, Written};
-use super::observed::{self, Observed};
-use super::port::{HEAD_LEN, Limits, MAX_FRAME_LEN, Port, finish};
+use super::smoltcp_device::{HEAD_LEN, SCRATCH_LEN, SegmentSizes, SmoltcpDevice, finish};
+use super::wire_state::{self, WireState};
 
 /// Of each tier's connections that are kept for reuse, what their buffers hold in memory. Enough
 /// for more of them than may be open at once, in the tiers that matter, if they carried little.
@@ -41,7 +41,7 @@ const EGRESS_BUDGET: usize = 64;
 /// The shared part.
 pub struct Engine {
     interface: Interface,
-    limits: Limits,
+    segment_sizes: SegmentSizes,
     /// Connections that were taken and not recycled yet.
     open: usize,
     memory: Memory,
@@ -70,7 +70,7 @@ pub struct Connection {
     /// At most so much of its buffers was ever in use, when it is in a pool.
     touched: usize,
     hardware: Hardware,
-    observed: Observed,
+    wire: WireState,
 }
 
 /// Whether a turn ended because there was nothing left to say.
@@ -82,13 +82,13 @@ pub enum Egress {
 }
 
 impl Engine {
-    /// `mtu` as in `Limits::new`; `random_seed` feeds initial sequence numbers.
+    /// `mtu` as in `SegmentSizes::new`; `random_seed` feeds initial sequence numbers.
     pub fn new(mtu: u16, random_seed: u64, now: Instant) -> Engine {
-        let limits = Limits::new(mtu);
-        let mut scratch = vec![0; MAX_FRAME_LEN].into_boxed_slice();
+        let segment_sizes = SegmentSizes::new(mtu);
+        let mut scratch = vec![0; SCRATCH_LEN].into_boxed_slice();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = random_seed;
-        let mut port = Port {
+        let mut device = SmoltcpDevice {
             inbound: None,
             link: &mut NoLink,
             scratch: &mut scratch,
@@ -96,10 +96,10 @@ impl Engine {
                 ours: [0; 6],
                 guests: [0; 6],
             },
-            observed: &mut Observed::default(),
-            limits,
+            wire: &mut WireState::default(),
+            segment_sizes,
         };
-        let mut interface = Interface::new(config, &mut port, now);
+        let mut interface = Interface::new(config, &mut device, now);
         // Every address is ours to speak for, and every packet goes to the one neighbour there is.
         interface.set_any_ip(true);
         let routes = interface.routes_mut();
@@ -111,7 +111,7 @@ impl Engine {
             .expect("room for two routes");
         Engine {
             interface,
-            limits,
+            segment_sizes,
             open: 0,
             memory: Memory::default(),
             pools: Default::default(),
@@ -166,7 +166,7 @@ impl Engine {
         socket.abort();
         let connecting = socket.connect(self.interface.context(), guest, client);
         debug_assert_eq!(connecting, Ok(()), "these endpoints were good before");
-        connection.observed = Observed::default();
+        connection.wire = WireState::default();
     }
 
     /// Feeds one IP packet of the guest to its connection.
@@ -177,27 +177,27 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) {
-        let Some(tcp) = observed::transport(packet) else {
+        let Some(tcp) = wire_state::transport(packet) else {
             return;
         };
         // A copy of a SYN says nothing about a connection that is past it.
         if !(is_synchronized(connection.state()) && tcp.syn()) {
-            connection.observed.from_guest(&tcp);
+            connection.wire.from_guest(&tcp);
         }
-        let observed = &connection.observed;
-        let changed = observed
+        let wire = &connection.wire;
+        let changed = wire
             .hold_back_fin(packet, &tcp)
-            .or_else(|| observed.bound_mss(packet, &tcp));
-        let mut port = Port {
+            .or_else(|| wire.bound_mss(packet, &tcp));
+        let mut device = SmoltcpDevice {
             inbound: Some(changed.as_deref().unwrap_or(packet)),
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,
-            observed: &mut connection.observed,
-            limits: self.limits,
+            wire: &mut connection.wire,
+            segment_sizes: self.segment_sizes,
         };
         self.interface
-            .poll_ingress_single(now, &mut port, &mut connection.sockets);
+            .poll_ingress_single(now, &mut device, &mut connection.sockets);
     }
 
     /// Sends what the connection has to say, within the budget of a turn.
@@ -207,20 +207,20 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) -> Egress {
-        let mut port = Port {
+        let mut device = SmoltcpDevice {
             inbound: None,
             link,
             scratch: &mut self.scratch,
             hardware: connection.hardware,
-            observed: &mut connection.observed,
-            limits: self.limits,
+            wire: &mut connection.wire,
+            segment_sizes: self.segment_sizes,
         };
         for _ in 0..EGRESS_BUDGET {
             match self
                 .interface
-                .poll_egress(now, &mut port, &mut connection.sockets)
+                .poll_egress(now, &mut device, &mut connection.sockets)
             {
-                PollResult::None if port.link.has_room() => return Egress::Quiet,
+                PollResult::None if device.link.has_room() => return Egress::Quiet,
                 PollResult::None => return Egress::More,
                 PollResult::SocketStateChanged => {}
             }
@@ -241,41 +241,41 @@ impl Engine {
         now: Instant,
         link: &mut impl Link,
     ) {
-        let mut port = Port {
+        let mut device = SmoltcpDevice {
             inbound: Some(packet),
             link,
             scratch: &mut self.scratch,
             hardware,
-            observed: &mut Observed::default(),
-            limits: self.limits,
+            wire: &mut WireState::default(),
+            segment_sizes: self.segment_sizes,
         };
         self.interface
-            .poll_ingress_single(now, &mut port, &mut self.nobody);
+            .poll_ingress_single(now, &mut device, &mut self.nobody);
     }
 
-    /// Makes smoltcp repeat what is in flight although it has forgotten to (see `vigil`): duplicate
+    /// Makes smoltcp repeat what is in flight although it has forgotten to (`retransmit_watch`): duplicate
     /// ACKs make it retransmit at once, or probe if the window is closed, and start its timer. A
     /// FIN alone we repeat ourselves.
     pub fn remind(&mut self, connection: &mut Connection, now: Instant, link: &mut impl Link) {
         const FAST_RETRANSMIT: usize = 3;
-        let observed = connection.observed;
-        let (Some((remote, guest)), Some(rcv_nxt)) = (connection.ends(), observed.last_ack) else {
+        let wire = connection.wire;
+        let (Some((remote, guest)), Some(rcv_nxt)) = (connection.ends(), wire.last_ack) else {
             return;
         };
         if connection.socket().send_queue() == 0 {
             let fin = Numbers {
-                seq: observed.snd_nxt.wrapping_sub(1),
+                seq: wire.snd_nxt.wrapping_sub(1),
                 ack: rcv_nxt,
-                window: observed.our_window(observed.last_window),
+                window: wire.our_window(wire.last_window),
                 fin: true,
             };
             return self.send(connection, fin, link);
         }
-        let window = observed.guest_window(observed.snd_wnd);
+        let window = wire.guest_window(wire.snd_wnd);
         let mut duplicate = |window| {
             let numbers = Numbers {
                 seq: rcv_nxt,
-                ack: observed.snd_una,
+                ack: wire.snd_una,
                 window,
                 fin: false,
             };
@@ -301,9 +301,9 @@ impl Engine {
         link: &mut impl Link,
     ) {
         let numbers = Numbers {
-            seq: connection.observed.snd_nxt,
+            seq: connection.wire.snd_nxt,
             ack,
-            window: connection.observed.our_window(window),
+            window: connection.wire.our_window(window),
             fin: false,
         };
         self.send(connection, numbers, link);
@@ -312,11 +312,11 @@ impl Engine {
     /// Makes the guest acknowledge what it has received, now and not when its delay is over: a
     /// segment without payload from before its window, as a keep-alive (RFC 9293 3.8.4).
     pub fn ask_for_ack(&mut self, connection: &mut Connection, link: &mut impl Link) {
-        let observed = connection.observed;
+        let wire = connection.wire;
         let numbers = Numbers {
-            seq: observed.snd_una.wrapping_sub(1),
-            ack: observed.last_ack.unwrap_or(0),
-            window: observed.our_window(observed.last_window),
+            seq: wire.snd_una.wrapping_sub(1),
+            ack: wire.last_ack.unwrap_or(0),
+            window: wire.our_window(wire.last_window),
             fin: false,
         };
         self.send(connection, numbers, link);
@@ -332,8 +332,8 @@ impl Engine {
         };
         let frame = &mut self.scratch[..HEAD_LEN + packet.len()];
         frame[HEAD_LEN..].copy_from_slice(&packet);
-        let (hardware, observed) = (connection.hardware, &mut connection.observed);
-        if finish(frame, hardware, observed, self.limits).is_some() {
+        let (hardware, wire) = (connection.hardware, &mut connection.wire);
+        if finish(frame, hardware, wire, self.segment_sizes).is_some() {
             link.transmit(frame, &[]);
         }
     }
@@ -423,7 +423,7 @@ impl Engine {
             None => Connection::new(tier, hardware),
         };
         connection.hardware = hardware;
-        connection.observed = Observed::default();
+        connection.wire = WireState::default();
         connection
     }
 }
@@ -450,7 +450,7 @@ impl Connection {
             written: Written::default(),
             touched: 0,
             hardware,
-            observed: Observed::default(),
+            wire: WireState::default(),
         }
     }
 
@@ -468,7 +468,7 @@ impl Connection {
 
     /// Whether everything that was given to it is on its way to the guest, or there already.
     pub fn has_sent_all(&self) -> bool {
-        let in_flight = self.observed.snd_nxt.wrapping_sub(self.observed.snd_una);
+        let in_flight = self.wire.snd_nxt.wrapping_sub(self.wire.snd_una);
         in_flight as usize == self.socket().send_queue()
     }
 
@@ -482,8 +482,7 @@ impl Connection {
                 | tcp::State::Closing
                 | tcp::State::LastAck
         );
-        may_wait
-            && (self.socket().send_queue() > 0 || self.observed.snd_una != self.observed.snd_nxt)
+        may_wait && (self.socket().send_queue() > 0 || self.wire.snd_una != self.wire.snd_nxt)
     }
 
     /// Whom the guest believes it talks to, and the guest.
@@ -496,8 +495,8 @@ impl Connection {
         ))
     }
 
-    pub fn observed(&self) -> &Observed {
-        &self.observed
+    pub fn wire(&self) -> &WireState {
+        &self.wire
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a resting flow hands over to the kernel, and what it is afterwards. `haul` decides that a
+//! What a resting flow hands over to the kernel, and what it is afterwards. `promotion_policy` decides that a
 //! flow should leave; the driver carries it out.
 
 use std::net::SocketAddr;
@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
-use super::haul::{Motive, Reluctance, Stage};
-use super::{Connection, Engine, HostSide, Observed, Phase, TcpFlow};
+use super::promotion_policy::{Motive, NotPromoted, Stage};
+use super::{Connection, Engine, HostSide, Phase, TcpFlow, WireState};
 use crate::core::link::Link;
 
 /// How a flow came to be served by the kernel.
@@ -47,7 +47,7 @@ pub struct Snapshot {
     pub rcv_nxt: u32,
     /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
     pub rcv_wnd: u32,
-    pub observed: Observed,
+    pub wire: WireState,
     /// Received and acknowledged, but not yet taken by the host: to be sent there first.
     pub unread: Vec<u8>,
 }
@@ -61,8 +61,8 @@ impl TcpFlow {
         let bytes = self.bytes_to_guest + self.bytes_from_guest;
         let able = is_promotable(connection, &self.host);
         let acknowledged = connection.socket().send_queue() == 0;
-        self.haul.note(bytes, able, now);
-        self.haul.advance(acknowledged, able, now)
+        self.promotion.note(bytes, able, now);
+        self.promotion.advance(acknowledged, able, now)
     }
 
     /// The numbers of a flow that rests. `None` if it does not.
@@ -71,13 +71,13 @@ impl TcpFlow {
             return None;
         };
         // The guest may have spoken since: the hand-over of another flow reads frames.
-        if !matches!(self.haul.stage(), Stage::Muted { .. })
+        if !matches!(self.promotion.stage(), Stage::Muted { .. })
             || !is_promotable(connection, &self.host)
         {
             return None;
         }
-        let observed = *connection.observed();
-        if observed.snd_una != observed.snd_nxt {
+        let wire = *connection.wire();
+        if wire.snd_una != wire.snd_nxt {
             return None;
         }
         let mut unread = vec![0; connection.socket().recv_queue()];
@@ -86,15 +86,15 @@ impl TcpFlow {
             return None;
         }
         let received = self.bytes_from_guest + unread.len() as u64;
-        let rcv_nxt = observed.irs.wrapping_add(1).wrapping_add(received as u32);
-        let offered = observed.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
+        let rcv_nxt = wire.irs.wrapping_add(1).wrapping_add(received as u32);
+        let offered = wire.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
         Some(Snapshot {
             guest,
             remote,
-            snd_nxt: observed.snd_nxt,
+            snd_nxt: wire.snd_nxt,
             rcv_nxt,
             rcv_wnd: offered.max(0).cast_unsigned(),
-            observed,
+            wire,
             unread,
         })
     }
@@ -111,9 +111,9 @@ impl TcpFlow {
     ) {
         let handover = Handover {
             at: now,
-            motive: self.haul.motive(),
+            motive: self.promotion.motive(),
             after_bytes: self.bytes_to_guest + self.bytes_from_guest,
-            pause: now - self.haul.rested(),
+            pause: now - self.promotion.rested(),
             stragglers,
             owed: snapshot.unread.len(),
             unread: snapshot.unread.len(),
@@ -144,10 +144,10 @@ impl TcpFlow {
         &mut self,
         engine: &mut Engine,
         snapshot: Option<&Snapshot>,
-        why: Reluctance,
+        why: NotPromoted,
         link: &mut impl Link,
     ) {
-        self.haul.give_up(why);
+        self.promotion.give_up(why);
         if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
             // No more than was offered before: smoltcp would drop what is beyond.
             engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
@@ -168,6 +168,6 @@ impl Snapshot {
 fn is_promotable(connection: &Connection, host: &HostSide) -> bool {
     connection.state() == State::Established
         && !host.hung_up
-        && connection.observed().last_ack.is_some()
-        && connection.observed().snd_wnd > 0
+        && connection.wire().last_ack.is_some()
+        && connection.wire().snd_wnd > 0
 }

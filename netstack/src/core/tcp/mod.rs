@@ -10,11 +10,11 @@
 
 mod engine;
 mod handover;
-mod haul;
 mod memory;
-mod observed;
-mod port;
-mod vigil;
+mod promotion_policy;
+mod retransmit_watch;
+mod smoltcp_device;
+mod wire_state;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,13 +25,13 @@ use smoltcp::time::{Duration, Instant};
 
 pub use engine::{Connection, Egress, Engine};
 pub use handover::{Handover, Snapshot, Stragglers};
-pub use haul::{Motive, Promote, Reluctance};
 pub use memory::{MAX_BUFFERED, MemoryUse};
-pub use observed::Observed;
+pub use promotion_policy::{Motive, NotPromoted, Promote};
+pub use wire_state::WireState;
 
 use engine::Filled;
-use haul::Haul;
-use vigil::Vigil;
+use promotion_policy::PromotionPolicy;
+use retransmit_watch::RetransmitWatch;
 
 use super::flow::Cause;
 use super::link::Link;
@@ -107,7 +107,7 @@ pub struct TcpFlow {
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
     phase: Phase,
-    haul: Haul,
+    promotion: PromotionPolicy,
     /// The guest has not finished the handshake yet, as far as [`TcpFlow::completes_handshake`] was
     /// asked.
     is_half_open: bool,
@@ -116,7 +116,7 @@ pub struct TcpFlow {
     /// Where the guest's half stood when it last moved, and when that was.
     progress: (State, usize),
     moved: Instant,
-    vigil: Vigil,
+    retransmit_watch: RetransmitWatch,
     /// How often the guest mistook our SYN for one of an earlier connection.
     reopened: u8,
     /// This is the second attempt of a published connection: the guest has refused it in the
@@ -189,11 +189,11 @@ impl TcpFlow {
             bytes_to_guest: 0,
             bytes_from_guest: 0,
             phase,
-            haul: Haul::new(promote, now),
+            promotion: PromotionPolicy::new(promote, now),
             is_half_open: true,
             host: HostSide::default(),
             reset_by_guest: false,
-            vigil: Vigil::default(),
+            retransmit_watch: RetransmitWatch::default(),
             reopened: 0,
             is_second_attempt: false,
             progress: (State::Closed, 0),
@@ -247,7 +247,7 @@ impl TcpFlow {
                 self.reopened += 1;
                 engine.connect_again(connection);
             }
-            self.haul.heard(now);
+            self.promotion.heard(now);
             if is_synchronized(connection.state()) {
                 // A closed window may stay closed for as long as the guest answers our probes (RFC
                 // 9293 3.8.6.1).
@@ -275,7 +275,7 @@ impl TcpFlow {
         let Phase::Open(connection) = &self.phase else {
             return false;
         };
-        let refused = connection.state() == State::SynSent && seq == connection.observed().iss;
+        let refused = connection.state() == State::SynSent && seq == connection.wire().iss;
         self.reset_by_guest |= refused;
         refused
     }
@@ -332,7 +332,7 @@ impl TcpFlow {
         }
         let mut crossing =
             pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest);
-        if self.haul.takes_from_host() {
+        if self.promotion.takes_from_host() {
             crossing = crossing.and_then(|()| {
                 pass_to_guest(engine, connection, &mut self.host, host)
                     .map(|count| self.bytes_to_guest += count)
@@ -347,23 +347,26 @@ impl TcpFlow {
             engine.egress(connection, now, link);
             return Served::Closed(Cause::ResetByHost);
         }
-        let rested = !self.haul.takes_from_host();
+        let rested = !self.promotion.takes_from_host();
         if self.advances_to_promotion(now) {
             return Served::Promote;
         }
         // What the host sent meanwhile is still to be taken.
-        let resumes = rested && self.haul.takes_from_host();
+        let resumes = rested && self.promotion.takes_from_host();
         let Phase::Open(connection) = &mut self.phase else {
             return Served::Waiting;
         };
-        let egress = if self.time_wait || !self.haul.may_speak() {
+        let egress = if self.time_wait || !self.promotion.may_speak() {
             Egress::Quiet
         } else {
-            if self.vigil.is_due(now) {
+            if self.retransmit_watch.is_due(now) {
                 engine.remind(connection, now, link);
             }
             let egress = engine.egress(connection, now, link);
-            if self.haul.asks_for_ack(|| connection.has_sent_all(), now) {
+            if self
+                .promotion
+                .asks_for_ack(|| connection.has_sent_all(), now)
+            {
                 engine.ask_for_ack(connection, link);
             }
             egress
@@ -420,13 +423,13 @@ impl TcpFlow {
     /// is in the future; but for a muted flow, which is so for a millisecond.
     pub fn deadline(&mut self, engine: &mut Engine, now: Instant) -> Option<Instant> {
         match &self.phase {
-            Phase::Open(_) if !self.haul.may_speak() => self.haul.deadline(),
+            Phase::Open(_) if !self.promotion.may_speak() => self.promotion.deadline(),
             Phase::Open(connection) if !self.time_wait => {
                 let deadline = engine.deadline(connection, now);
                 let forgotten = deadline.is_none() && connection.awaits_ack();
-                let reminder = self.vigil.watch(forgotten, now);
+                let reminder = self.retransmit_watch.watch(forgotten, now);
                 let end = patience(connection.state()).map(|patience| self.moved + patience);
-                let deadlines = [deadline, reminder, self.haul.deadline(), end];
+                let deadlines = [deadline, reminder, self.promotion.deadline(), end];
                 let next = deadlines.into_iter().flatten().min()?;
                 Some(next.max(now + Duration::from_millis(1)))
             }
@@ -454,7 +457,7 @@ impl TcpFlow {
                 false => Some(Cause::Finished),
             };
         }
-        let is_new = self.initiator == Initiator::Guest && isn != connection.observed().irs;
+        let is_new = self.initiator == Initiator::Guest && isn != connection.wire().irs;
         is_new.then_some(Cause::ResetByGuest)
     }
 
@@ -474,8 +477,8 @@ impl TcpFlow {
     }
 
     /// Why the engine still has the flow.
-    pub fn reluctance(&self) -> Reluctance {
-        self.haul.reluctance()
+    pub fn not_promoted(&self) -> NotPromoted {
+        self.promotion.not_promoted()
     }
 
     /// In the words of RFC 9293 3.3.2.
@@ -506,14 +509,14 @@ fn is_over(state: State) -> bool {
 /// Whether the guest's FIN, which came after `passed_on` and what is still unread, is not
 /// acknowledged yet.
 fn owes_last_ack(connection: &Connection, passed_on: u64) -> bool {
-    let observed = connection.observed();
+    let wire = connection.wire();
     let received = passed_on + connection.socket().recv_queue() as u64;
     let syn_and_fin = 2;
-    let everything = observed
+    let everything = wire
         .irs
         .wrapping_add(received as u32)
         .wrapping_add(syn_and_fin);
-    observed.last_ack != Some(everything)
+    wire.last_ack != Some(everything)
 }
 
 /// The guest has said FIN and there is nothing in the buffer before it.

@@ -40,7 +40,7 @@ pub enum Promote {
 
 /// Why a flow is not in the kernel (yet), for status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reluctance {
+pub enum NotPromoted {
     /// It talks.
     Talking,
     /// Promotion is off or this system cannot do it.
@@ -64,15 +64,15 @@ pub enum Motive {
 
 /// One flow's way towards promotion.
 #[derive(Clone, Debug)]
-pub struct Haul {
-    policy: Promote,
+pub struct PromotionPolicy {
+    promote: Promote,
     threshold: u64,
     window_start: Instant,
     bytes_at_window_start: u64,
     stage: Stage,
     /// When it last began to rest.
     rested: Instant,
-    reluctance: Reluctance,
+    not_promoted: NotPromoted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,18 +91,18 @@ pub enum Stage {
     },
 }
 
-impl Haul {
-    pub fn new(policy: Promote, now: Instant) -> Haul {
-        Haul {
-            policy,
+impl PromotionPolicy {
+    pub fn new(promote: Promote, now: Instant) -> PromotionPolicy {
+        PromotionPolicy {
+            promote,
             threshold: THRESHOLD,
             window_start: now,
             bytes_at_window_start: 0,
             stage: Stage::Serving,
             rested: now,
-            reluctance: match policy {
-                Promote::Off => Reluctance::Off,
-                _ => Reluctance::Talking,
+            not_promoted: match promote {
+                Promote::Off => NotPromoted::Off,
+                _ => NotPromoted::Talking,
             },
         }
     }
@@ -111,10 +111,10 @@ impl Haul {
         self.stage
     }
 
-    pub fn reluctance(&self) -> Reluctance {
+    pub fn not_promoted(&self) -> NotPromoted {
         match self.stage {
-            Stage::Serving => self.reluctance.clone(),
-            Stage::Resting { .. } | Stage::Muted { .. } => Reluctance::Leaving,
+            Stage::Serving => self.not_promoted.clone(),
+            Stage::Resting { .. } | Stage::Muted { .. } => NotPromoted::Leaving,
         }
     }
 
@@ -125,7 +125,7 @@ impl Haul {
 
     /// Why it leaves, if it does.
     pub fn motive(&self) -> Motive {
-        match self.policy {
+        match self.promote {
             Promote::Always => Motive::Asked,
             Promote::Auto | Promote::Off => Motive::Hauling,
         }
@@ -142,10 +142,10 @@ impl Haul {
     /// Counts, and starts to rest when the flow hauls and is `able` to leave. `bytes` is all it
     /// ever moved.
     pub fn note(&mut self, bytes: u64, able: bool, now: Instant) {
-        if self.policy == Promote::Off || self.stage != Stage::Serving {
+        if self.promote == Promote::Off || self.stage != Stage::Serving {
             return;
         }
-        let hauls = match self.policy {
+        let hauls = match self.promote {
             Promote::Always => true,
             _ => {
                 if now >= self.window_start + RATE_WINDOW {
@@ -170,7 +170,7 @@ impl Haul {
         match self.stage {
             Stage::Serving => false,
             _ if !able => {
-                self.give_up(Reluctance::NoRest);
+                self.give_up(NotPromoted::NoRest);
                 false
             }
             Stage::Resting { .. } if acknowledged => {
@@ -182,7 +182,7 @@ impl Haul {
             }
             Stage::Resting { until, .. } => {
                 if now >= until {
-                    self.give_up(Reluctance::NoRest);
+                    self.give_up(NotPromoted::NoRest);
                 }
                 false
             }
@@ -213,7 +213,7 @@ impl Haul {
         }
     }
 
-    /// When [`Haul::advance`] is to be asked again at the latest.
+    /// When [`PromotionPolicy::advance`] is to be asked again at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Serving => None,
@@ -226,12 +226,12 @@ impl Haul {
     }
 
     /// The engine goes on; the next attempt comes later.
-    pub fn give_up(&mut self, why: Reluctance) {
+    pub fn give_up(&mut self, why: NotPromoted) {
         self.stage = Stage::Serving;
-        self.reluctance = why;
+        self.not_promoted = why;
         self.threshold = self.threshold.saturating_mul(2);
-        if self.policy == Promote::Always {
-            self.policy = Promote::Auto;
+        if self.promote == Promote::Always {
+            self.promote = Promote::Auto;
         }
     }
 }
@@ -245,10 +245,10 @@ mod tests {
     #[test]
     fn a_talker_stays_however_long_it_talks() {
         let mut now = Instant::ZERO;
-        let mut haul = Haul::new(Promote::Auto, now);
+        let mut policy = PromotionPolicy::new(Promote::Auto, now);
         for request in 1..100_000 {
-            haul.note(request * 1_000, true, now);
-            assert_eq!(haul.stage(), Stage::Serving);
+            policy.note(request * 1_000, true, now);
+            assert_eq!(policy.stage(), Stage::Serving);
             now += MS;
         }
     }
@@ -256,30 +256,30 @@ mod tests {
     #[test]
     fn a_download_rests_and_leaves() {
         let mut now = Instant::ZERO;
-        let mut haul = Haul::new(Promote::Auto, now);
-        haul.note(THRESHOLD - 1, true, now);
-        assert_eq!(haul.stage(), Stage::Serving);
-        haul.note(THRESHOLD, true, now);
-        assert!(!haul.takes_from_host() && haul.may_speak());
-        assert!(!haul.advance(false, true, now + MS));
-        assert!(!haul.advance(true, true, now + MS));
-        assert!(!haul.may_speak());
+        let mut policy = PromotionPolicy::new(Promote::Auto, now);
+        policy.note(THRESHOLD - 1, true, now);
+        assert_eq!(policy.stage(), Stage::Serving);
+        policy.note(THRESHOLD, true, now);
+        assert!(!policy.takes_from_host() && policy.may_speak());
+        assert!(!policy.advance(false, true, now + MS));
+        assert!(!policy.advance(true, true, now + MS));
+        assert!(!policy.may_speak());
         now += MS;
-        haul.heard(now + SILENCE);
-        assert!(!haul.advance(true, true, now + SILENCE));
-        assert!(haul.advance(true, true, now + SILENCE + SILENCE));
+        policy.heard(now + SILENCE);
+        assert!(!policy.advance(true, true, now + SILENCE));
+        assert!(policy.advance(true, true, now + SILENCE + SILENCE));
     }
 
     #[test]
     fn a_guest_that_never_falls_silent_is_not_kept_waiting() {
         let mut now = Instant::ZERO;
-        let mut haul = Haul::new(Promote::Always, now);
-        haul.note(0, true, now);
-        assert!(!haul.advance(true, true, now));
+        let mut policy = PromotionPolicy::new(Promote::Always, now);
+        policy.note(0, true, now);
+        assert!(!policy.advance(true, true, now));
         let muted = now;
-        while !haul.advance(true, true, now) {
+        while !policy.advance(true, true, now) {
             now += Duration::from_micros(10);
-            haul.heard(now);
+            policy.heard(now);
         }
         assert_eq!(now - muted, MUTE_PATIENCE);
     }
@@ -287,23 +287,23 @@ mod tests {
     #[test]
     fn without_rest_the_next_attempt_needs_twice_as_much() {
         let now = Instant::ZERO;
-        let mut haul = Haul::new(Promote::Auto, now);
-        haul.note(THRESHOLD, true, now);
-        assert_eq!(haul.deadline(), Some(now + ACK_PATIENCE));
-        assert!(!haul.asks_for_ack(|| false, now + ACK_PATIENCE));
-        assert!(haul.asks_for_ack(|| true, now + ACK_PATIENCE * 2));
-        assert!(!haul.asks_for_ack(|| true, now + ACK_PATIENCE * 3));
-        assert_eq!(haul.deadline(), Some(now + REST_PATIENCE));
-        assert!(!haul.advance(false, true, now + REST_PATIENCE));
-        assert!(haul.takes_from_host());
+        let mut policy = PromotionPolicy::new(Promote::Auto, now);
+        policy.note(THRESHOLD, true, now);
+        assert_eq!(policy.deadline(), Some(now + ACK_PATIENCE));
+        assert!(!policy.asks_for_ack(|| false, now + ACK_PATIENCE));
+        assert!(policy.asks_for_ack(|| true, now + ACK_PATIENCE * 2));
+        assert!(!policy.asks_for_ack(|| true, now + ACK_PATIENCE * 3));
+        assert_eq!(policy.deadline(), Some(now + REST_PATIENCE));
+        assert!(!policy.advance(false, true, now + REST_PATIENCE));
+        assert!(policy.takes_from_host());
         let later = now + REST_PATIENCE;
-        haul.note(THRESHOLD + RATE_BYTES, true, later);
-        haul.note(2 * THRESHOLD - 1, true, later);
-        assert_eq!(haul.stage(), Stage::Serving);
-        haul.note(2 * THRESHOLD, true, later);
-        assert_ne!(haul.stage(), Stage::Serving);
-        assert_eq!(haul.reluctance(), Reluctance::Leaving);
-        haul.give_up(Reluctance::NoRest);
-        assert_eq!(haul.reluctance(), Reluctance::NoRest);
+        policy.note(THRESHOLD + RATE_BYTES, true, later);
+        policy.note(2 * THRESHOLD - 1, true, later);
+        assert_eq!(policy.stage(), Stage::Serving);
+        policy.note(2 * THRESHOLD, true, later);
+        assert_ne!(policy.stage(), Stage::Serving);
+        assert_eq!(policy.not_promoted(), NotPromoted::Leaving);
+        policy.give_up(NotPromoted::NoRest);
+        assert_eq!(policy.not_promoted(), NotPromoted::NoRest);
     }
 }

@@ -12,7 +12,7 @@ use smoltcp::phy::{Checksum as Verify, ChecksumCapabilities, Device, DeviceCapab
 use smoltcp::phy::{RxToken, TxToken};
 use smoltcp::time::Instant;
 
-use super::observed::Observed;
+use super::wire_state::WireState;
 use crate::core::link::{Hardware, Link, pseudo_header_sum};
 use crate::core::packet::ETHERNET_HEADER_LEN;
 use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER_LEN};
@@ -21,8 +21,8 @@ use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER
 const MAX_IP_LEN: usize = 65535;
 /// Bytes in front of the IP header.
 pub const HEAD_LEN: usize = VNET_HEADER_LEN + ETHERNET_HEADER_LEN;
-/// A buffer of this size holds any frame.
-pub const MAX_FRAME_LEN: usize = HEAD_LEN + MAX_IP_LEN;
+/// A buffer of this size holds any frame that smoltcp makes.
+pub const SCRATCH_LEN: usize = HEAD_LEN + MAX_IP_LEN;
 
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
@@ -35,16 +35,16 @@ const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_MSS: u8 = 2;
 
-/// Limits of the guest's link, from its MTU.
+/// What the MTU of the guest's link makes of segments and super-frames.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SegmentSizes {
     mtu: u16,
 }
 
-impl Limits {
+impl SegmentSizes {
     /// `mtu` is the largest IP packet of the guest's link, at least 1280 bytes (RFC 8200 5).
-    pub fn new(mtu: u16) -> Limits {
-        Limits { mtu }
+    pub fn new(mtu: u16) -> SegmentSizes {
+        SegmentSizes { mtu }
     }
 
     /// The MSS to announce (RFC 6691).
@@ -61,19 +61,19 @@ impl Limits {
     }
 }
 
-/// One turn of the engine: at most one packet in, any number of segments out.
-pub struct Port<'a, L> {
+/// The device for one turn of the engine: at most one packet in, any number of segments out.
+pub struct SmoltcpDevice<'a, L> {
     pub inbound: Option<&'a [u8]>,
     pub link: &'a mut L,
-    /// At least [`MAX_FRAME_LEN`] bytes.
+    /// At least [`SCRATCH_LEN`] bytes.
     pub scratch: &'a mut [u8],
     pub hardware: Hardware,
     /// Takes note of what is sent, and knows the segment size that the guest asked for.
-    pub observed: &'a mut Observed,
-    pub limits: Limits,
+    pub wire: &'a mut WireState,
+    pub segment_sizes: SegmentSizes,
 }
 
-impl<L: Link> Device for Port<'_, L> {
+impl<L: Link> Device for SmoltcpDevice<'_, L> {
     type RxToken<'t>
         = Received<'t>
     where
@@ -100,20 +100,20 @@ impl<L: Link> Device for Port<'_, L> {
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MAX_IP_LEN;
         capabilities.checksum = checksum;
-        capabilities.segmentation.tcpv4 = self.limits.super_frame(IPV4_HEADER_LEN);
-        capabilities.segmentation.tcpv6 = self.limits.super_frame(IPV6_HEADER_LEN);
+        capabilities.segmentation.tcpv4 = self.segment_sizes.super_frame(IPV4_HEADER_LEN);
+        capabilities.segmentation.tcpv6 = self.segment_sizes.super_frame(IPV6_HEADER_LEN);
         capabilities
     }
 }
 
-impl<'a, L> Port<'a, L> {
+impl<'a, L> SmoltcpDevice<'a, L> {
     fn outgoing(&mut self) -> Outgoing<'_, L> {
         Outgoing {
             link: self.link,
             scratch: self.scratch,
             hardware: self.hardware,
-            observed: self.observed,
-            limits: self.limits,
+            wire: self.wire,
+            segment_sizes: self.segment_sizes,
         }
     }
 }
@@ -130,15 +130,15 @@ pub struct Outgoing<'a, L> {
     link: &'a mut L,
     scratch: &'a mut [u8],
     hardware: Hardware,
-    observed: &'a mut Observed,
-    limits: Limits,
+    wire: &'a mut WireState,
+    segment_sizes: SegmentSizes,
 }
 
 impl<L: Link> TxToken for Outgoing<'_, L> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, emit: F) -> R {
         let frame = &mut self.scratch[..HEAD_LEN + len];
         let result = emit(&mut frame[HEAD_LEN..]);
-        if finish(frame, self.hardware, self.observed, self.limits).is_some() {
+        if finish(frame, self.hardware, self.wire, self.segment_sizes).is_some() {
             self.link.transmit(frame, &[]);
         }
         result
@@ -149,8 +149,8 @@ impl<L: Link> TxToken for Outgoing<'_, L> {
 pub fn finish(
     frame: &mut [u8],
     hardware: Hardware,
-    observed: &mut Observed,
-    limits: Limits,
+    wire: &mut WireState,
+    segment_sizes: SegmentSizes,
 ) -> Option<()> {
     let (head, ip) = frame.split_at_mut(HEAD_LEN);
     let (ip_header_len, protocol, addresses, kind, ether_type) = match ip.first()? >> 4 {
@@ -167,13 +167,13 @@ pub fn finish(
         return None;
     }
     let (ip_header, segment) = ip.split_at_mut(ip_header_len);
-    observed.from_us(segment);
-    let smss = observed.smss;
+    wire.from_us(segment);
+    let smss = wire.smss;
     let tcp_header_len = usize::from(segment[12] >> 4) * 4;
     if segment[13] & TCP_FLAG_SYN != 0 {
         rewrite_mss(
             &mut segment[TCP_HEADER_LEN..tcp_header_len],
-            limits.mss(ip_header_len),
+            segment_sizes.mss(ip_header_len),
         );
     }
     let (source, destination) =

@@ -13,17 +13,17 @@ const MAX_SPARED: usize = 16;
 
 /// The flows of one kind: how many there are, and, in the order in which they began, each with its
 /// last use when it was queued. Some in the queue have ended since.
-pub struct Seniority {
-    queue: VecDeque<(FlowId, Instant)>,
+pub struct EvictionQueue {
+    flows: VecDeque<(FlowId, Instant)>,
     count: usize,
     limit: usize,
 }
 
-impl Seniority {
+impl EvictionQueue {
     /// For a kind of which `limit` may exist.
-    pub fn new(limit: usize) -> Seniority {
-        Seniority {
-            queue: VecDeque::new(),
+    pub fn new(limit: usize) -> EvictionQueue {
+        EvictionQueue {
+            flows: VecDeque::new(),
             count: 0,
             limit,
         }
@@ -51,10 +51,10 @@ impl Seniority {
     ) {
         self.count += 1;
         // Each sweep takes out as many as were pushed since the last one.
-        if self.queue.len() >= 2 * self.limit {
-            self.queue.retain(|(id, _)| last_use(*id).is_some());
+        if self.flows.len() >= 2 * self.limit {
+            self.flows.retain(|(id, _)| last_use(*id).is_some());
         }
-        self.queue.push_back((id, now));
+        self.flows.push_back((id, now));
     }
 
     /// A flow has ended. The queue learns it by and by.
@@ -64,11 +64,11 @@ impl Seniority {
 
     /// Since when the one that began first is here.
     pub fn first(&mut self, last_use: impl Fn(FlowId) -> Option<Instant>) -> Option<Instant> {
-        while let Some((id, queued)) = self.queue.front() {
+        while let Some((id, queued)) = self.flows.front() {
             if last_use(*id).is_some() {
                 return Some(*queued);
             }
-            self.queue.pop_front();
+            self.flows.pop_front();
         }
         None
     }
@@ -81,23 +81,23 @@ impl Seniority {
     ) -> Option<FlowId> {
         let mut spared = 0;
         let mut kept = None;
-        let mut senior = None;
-        while let Some((id, queued)) = self.queue.pop_front() {
+        let mut evicted = None;
+        while let Some((id, queued)) = self.flows.pop_front() {
             match last_use(id) {
                 None => {}
                 Some(_) if Some(id) == keep => kept = Some((id, queued)),
                 Some(used) if used > queued && spared < MAX_SPARED => {
-                    self.queue.push_back((id, used));
+                    self.flows.push_back((id, used));
                     spared += 1;
                 }
                 Some(_) => {
-                    senior = Some(id);
+                    evicted = Some(id);
                     break;
                 }
             }
         }
-        self.queue.extend(kept);
-        senior
+        self.flows.extend(kept);
+        evicted
     }
 }
 
@@ -119,40 +119,31 @@ mod tests {
     }
 
     /// Flows 0 to `count` - 1, begun at 0 ms.
-    fn filled(count: u32) -> (Seniority, HashMap<FlowId, Instant>) {
-        let mut seniority = Seniority::new(4);
+    fn filled(count: u32) -> (EvictionQueue, HashMap<FlowId, Instant>) {
+        let mut queue = EvictionQueue::new(4);
         for index in 0..count {
-            seniority.begin(id(index), at(0), |_| Some(at(0)));
+            queue.begin(id(index), at(0), |_| Some(at(0)));
         }
-        (
-            seniority,
-            (0..count).map(|index| (id(index), at(0))).collect(),
-        )
+        (queue, (0..count).map(|index| (id(index), at(0))).collect())
     }
 
     #[test]
     fn the_first_goes_first() {
-        let (mut seniority, uses) = filled(3);
+        let (mut queue, uses) = filled(3);
         let order: Vec<_> = (0..4)
-            .map(|_| seniority.pop(None, |id| uses.get(&id).copied()))
+            .map(|_| queue.pop(None, |id| uses.get(&id).copied()))
             .collect();
         assert_eq!(order, [Some(id(0)), Some(id(1)), Some(id(2)), None]);
     }
 
     #[test]
     fn a_flow_in_use_is_spared() {
-        let (mut seniority, mut uses) = filled(3);
+        let (mut queue, mut uses) = filled(3);
         uses.insert(id(0), at(5));
+        assert_eq!(queue.pop(None, |id| uses.get(&id).copied()), Some(id(1)));
+        assert_eq!(queue.pop(None, |id| uses.get(&id).copied()), Some(id(2)));
         assert_eq!(
-            seniority.pop(None, |id| uses.get(&id).copied()),
-            Some(id(1))
-        );
-        assert_eq!(
-            seniority.pop(None, |id| uses.get(&id).copied()),
-            Some(id(2))
-        );
-        assert_eq!(
-            seniority.pop(None, |id| uses.get(&id).copied()),
+            queue.pop(None, |id| uses.get(&id).copied()),
             Some(id(0)),
             "not used since"
         );
@@ -160,38 +151,32 @@ mod tests {
 
     #[test]
     fn one_goes_even_if_all_are_in_use() {
-        let (mut seniority, mut uses) = filled(3);
+        let (mut queue, mut uses) = filled(3);
         uses.values_mut().for_each(|used| *used = at(5));
-        assert!(seniority.pop(None, |id| uses.get(&id).copied()).is_some());
+        assert!(queue.pop(None, |id| uses.get(&id).copied()).is_some());
     }
 
     #[test]
     fn the_one_that_needs_room_is_kept() {
-        let (mut seniority, mut uses) = filled(3);
+        let (mut queue, mut uses) = filled(3);
         uses.insert(id(1), at(5));
         uses.insert(id(2), at(5));
-        let mut pop = || seniority.pop(Some(id(0)), |id| uses.get(&id).copied());
+        let mut pop = || queue.pop(Some(id(0)), |id| uses.get(&id).copied());
         assert_eq!((pop(), pop(), pop()), (Some(id(1)), Some(id(2)), None));
-        assert_eq!(
-            seniority.pop(None, |id| uses.get(&id).copied()),
-            Some(id(0))
-        );
+        assert_eq!(queue.pop(None, |id| uses.get(&id).copied()), Some(id(0)));
     }
 
     #[test]
     fn flows_that_ended_are_forgotten() {
-        let (mut seniority, mut uses) = filled(3);
+        let (mut queue, mut uses) = filled(3);
         uses.remove(&id(0));
-        let first = seniority.first(|id| uses.get(&id).copied());
+        let first = queue.first(|id| uses.get(&id).copied());
         assert_eq!(first, Some(at(0)));
-        assert_eq!(
-            seniority.pop(None, |id| uses.get(&id).copied()),
-            Some(id(1))
-        );
-        assert_eq!(seniority.first(|_| None), None);
+        assert_eq!(queue.pop(None, |id| uses.get(&id).copied()), Some(id(1)));
+        assert_eq!(queue.first(|_| None), None);
         for index in 0..10_000 {
-            seniority.begin(id(index), at(1), |_| None);
+            queue.begin(id(index), at(1), |_| None);
         }
-        assert!(seniority.queue.len() <= 8);
+        assert!(queue.flows.len() <= 8);
     }
 }

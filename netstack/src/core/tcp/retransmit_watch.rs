@@ -18,26 +18,26 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// When a connection that has something in flight, and no timer for it, is to be reminded.
 #[derive(Clone, Copy, Debug)]
-pub struct Vigil {
+pub struct RetransmitWatch {
     due: Option<Instant>,
     pause: Duration,
 }
 
-impl Default for Vigil {
+impl Default for RetransmitWatch {
     fn default() -> Self {
-        Vigil {
+        RetransmitWatch {
             due: None,
             pause: FIRST_PAUSE,
         }
     }
 }
 
-impl Vigil {
+impl RetransmitWatch {
     /// Takes note whether the guest owes an acknowledgement and nothing is going to ask for it.
     /// Returns when to look again.
     pub fn watch(&mut self, forgotten: bool, now: Instant) -> Option<Instant> {
         if !forgotten {
-            *self = Vigil::default();
+            *self = RetransmitWatch::default();
         } else if self.due.is_none() {
             self.due = Some(now + self.pause);
         }

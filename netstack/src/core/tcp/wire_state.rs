@@ -20,7 +20,7 @@ const MAX_SHIFT: u8 = 14;
 
 /// The numbers. Meaningless before both SYNs have been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observed {
+pub struct WireState {
     /// SMSS: what the guest announced (RFC 5681).
     pub smss: NonZeroU16,
     /// Shift of the guest's windows, if it announced one.
@@ -44,9 +44,9 @@ pub struct Observed {
     pub last_window: u32,
 }
 
-impl Default for Observed {
+impl Default for WireState {
     fn default() -> Self {
-        Observed {
+        WireState {
             smss: DEFAULT_MSS,
             guest_shift: None,
             our_shift: None,
@@ -63,12 +63,12 @@ impl Default for Observed {
     }
 }
 
-impl Observed {
+impl WireState {
     /// Takes note of a segment of the guest.
     pub fn from_guest(&mut self, tcp: &TcpSlice) {
         let window = u32::from(tcp.window_size());
         if tcp.syn() {
-            *self = Observed {
+            *self = WireState {
                 irs: tcp.sequence_number(),
                 snd_wnd: window,
                 max_snd_wnd: window,
@@ -79,7 +79,7 @@ impl Observed {
                 our_shift: self.our_shift,
                 last_ack: self.last_ack,
                 last_window: self.last_window,
-                ..Observed::default()
+                ..WireState::default()
             };
             for option in tcp.options_iterator() {
                 match option {
@@ -281,10 +281,10 @@ mod tests {
         for (options, window, smss, bounded) in cases {
             let packet = syn(options, window);
             let tcp = transport(&packet).unwrap();
-            let mut observed = Observed::default();
-            observed.from_guest(&tcp);
-            assert_eq!(observed.smss.get(), smss, "{options:?}");
-            let copy = observed.bound_mss(&packet, &tcp);
+            let mut wire = WireState::default();
+            wire.from_guest(&tcp);
+            assert_eq!(wire.smss.get(), smss, "{options:?}");
+            let copy = wire.bound_mss(&packet, &tcp);
             let told = copy.as_deref().map(|copy| announced(copy).unwrap());
             assert_eq!(told, bounded, "{options:?}");
         }
