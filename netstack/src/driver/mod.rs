@@ -13,7 +13,6 @@ mod datagrams;
 mod dials;
 mod listeners;
 mod poller;
-mod promoted;
 mod promotion;
 mod report;
 mod scarcity;

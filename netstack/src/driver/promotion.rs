@@ -7,12 +7,13 @@
 //!
 //! At the end the diversion outlives the last segment: without it the engine would answer with RST.
 
+use std::os::fd::OwnedFd;
+
 use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
 use tracing::{debug, warn};
 
 use super::Driver;
 use super::poller::{Event, Interest, Token};
-use super::promoted::{Promoted, Stage};
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
 use crate::core::tcp::{NotPromoted, Snapshot, Stragglers};
@@ -33,6 +34,23 @@ pub struct Promotion {
     /// Relays that want another turn without an event.
     unfinished: Vec<FlowId>,
     healed: Instant,
+}
+
+/// A flow that the kernel carries.
+pub struct KernelFlow {
+    diversion: Diversion,
+    stage: KernelStage,
+}
+
+enum KernelStage {
+    /// The relay has both sockets. The numbers are the bytes that the core has been told of.
+    Relaying {
+        relay: Box<Relay>,
+        to_guest: u64,
+        from_guest: u64,
+    },
+    /// Both sides have finished; TCP still has to see it through, with the guest on this socket.
+    Closing(OwnedFd),
 }
 
 /// Why there is no promotion at all.
@@ -136,13 +154,13 @@ impl Driver {
         let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
         match relay {
             Ok(relay) => {
-                let stage = Stage::Relaying {
+                let stage = KernelStage::Relaying {
                     relay: Box::new(relay),
                     to_guest: 0,
                     from_guest: 0,
                 };
                 self.sockets
-                    .insert(id, HostSocket::Promoted(Promoted { diversion, stage }));
+                    .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
                 self.drive_relay(id);
             }
             // Both sockets are closed by now, which resets what is connected to them.
@@ -161,8 +179,8 @@ impl Driver {
             _ => HOST,
         };
         match self.sockets.get_mut(id) {
-            Some(HostSocket::Promoted(Promoted {
-                stage: Stage::Relaying { relay, .. },
+            Some(HostSocket::Promoted(KernelFlow {
+                stage: KernelStage::Relaying { relay, .. },
                 ..
             })) => {
                 relay.handle_ready(side, Ready::from_epoll(event.flags));
@@ -199,10 +217,10 @@ impl Driver {
     fn drive_relay(&mut self, id: FlowId) {
         let (
             Ok(promotion),
-            Some(HostSocket::Promoted(Promoted {
+            Some(HostSocket::Promoted(KernelFlow {
                 diversion,
                 stage:
-                    Stage::Relaying {
+                    KernelStage::Relaying {
                         relay,
                         to_guest,
                         from_guest,
@@ -222,8 +240,8 @@ impl Driver {
             Progress::Idle => {}
             Progress::Again => promotion.unfinished.push(id),
             Progress::Done(end) => {
-                let Some(HostSocket::Promoted(Promoted {
-                    stage: Stage::Relaying { relay, .. },
+                let Some(HostSocket::Promoted(KernelFlow {
+                    stage: KernelStage::Relaying { relay, .. },
                     ..
                 })) = self.sockets.remove(id)
                 else {
@@ -232,9 +250,9 @@ impl Driver {
                 match end {
                     End::Finished => {
                         let (guest, _host) = relay.into_sockets();
-                        let stage = Stage::Closing(guest);
+                        let stage = KernelStage::Closing(guest);
                         self.sockets
-                            .insert(id, HostSocket::Promoted(Promoted { diversion, stage }));
+                            .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
                         self.finish_closing(id);
                     }
                     End::Aborted { by, kind } => {
@@ -255,9 +273,9 @@ impl Driver {
     /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not
     /// live to see).
     fn finish_closing(&mut self, id: FlowId) {
-        if let Some(HostSocket::Promoted(Promoted {
+        if let Some(HostSocket::Promoted(KernelFlow {
             diversion,
-            stage: Stage::Closing(guest),
+            stage: KernelStage::Closing(guest),
         })) = self.sockets.get_mut(id)
             && is_closed(&*guest).unwrap_or(true)
         {

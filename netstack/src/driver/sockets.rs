@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::poller::ListenerId;
-use super::promoted::Promoted;
+use super::promotion::KernelFlow;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
 use crate::host::{PingSocket, UdpSocket};
@@ -17,7 +17,7 @@ pub enum HostSocket {
     Dialling(OwnedFd),
     Stream(Stream),
     /// Both sockets of a flow that the kernel carries.
-    Promoted(Promoted),
+    Promoted(KernelFlow),
     Udp(UdpSocket),
     Ping(PingSocket),
     /// A client of this published UDP port, whose socket is shared.
