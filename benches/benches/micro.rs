@@ -7,8 +7,9 @@ use std::fs::File;
 use std::net::SocketAddr;
 
 use criterion::Criterion;
+use netstack::core::flow::Endpoints;
 use netstack::guest::GuestThread;
-use netstack::guest::promotion::{Endpoints, Gate, Reach};
+use netstack::guest::promotion::{Gate, Reach};
 use nix::sched::{CloneFlags, unshare};
 
 fn main() {

@@ -6,6 +6,7 @@
 //! the tuples.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
@@ -40,6 +41,46 @@ pub struct Tuple {
     /// The address the guest believes it talks to. `None` for UDP from the guest, where one mapping
     /// serves all remotes (endpoint-independent mapping, RFC 4787 REQ-1).
     pub remote: Option<SocketAddr>,
+}
+
+impl Tuple {
+    /// The two ends of a TCP connection; `None` of anything else.
+    pub fn endpoints(&self) -> Option<Endpoints> {
+        match (self.protocol, self.remote) {
+            (Protocol::Tcp, Some(remote)) => Endpoints::new(self.guest, remote),
+            _ => None,
+        }
+    }
+}
+
+/// Both ends of a TCP connection of the guest, as its kernel sees them. They are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoints {
+    guest: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Endpoints {
+    /// `None` if the families differ.
+    pub fn new(guest: SocketAddr, remote: SocketAddr) -> Option<Endpoints> {
+        (guest.is_ipv4() == remote.is_ipv4()).then_some(Endpoints { guest, remote })
+    }
+
+    /// The guest's own end.
+    pub fn guest(&self) -> SocketAddr {
+        self.guest
+    }
+
+    /// Whom the guest believes it talks to.
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} - {}", self.guest, self.remote)
+    }
 }
 
 /// Why a flow ended.

@@ -4,7 +4,7 @@
 use smoltcp::time::Instant;
 
 use super::Core;
-use super::flow::{Cause, FlowId, Tuple};
+use super::flow::{Cause, FlowId};
 use super::link::Link;
 use super::tcp::{NotPromoted, Snapshot, Stragglers};
 
@@ -18,8 +18,8 @@ impl Core {
 
     /// The numbers of a resting flow. `None` if it is gone or rests no more.
     pub fn snapshot(&mut self, id: FlowId) -> Option<Snapshot> {
-        let Tuple { guest, remote, .. } = self.flows.tuple(id)?;
-        self.flows.tcp_mut(id)?.snapshot(guest, remote?)
+        let endpoints = self.flows.tuple(id)?.endpoints()?;
+        self.flows.tcp_mut(id)?.snapshot(endpoints)
     }
 
     /// The kernel has taken the flow over. `stragglers` says what to do with frames of it that

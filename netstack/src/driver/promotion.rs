@@ -16,10 +16,10 @@ use super::Driver;
 use super::poller::{Event, Interest, Token};
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
-use crate::core::tcp::{NotPromoted, Snapshot, Stragglers};
+use crate::core::tcp::{NotPromoted, Snapshot};
 use crate::core::{Duration, Instant};
 use crate::guest::RING_FRAMES;
-use crate::guest::promotion::{self, Diversion, Endpoints, Promoter, PromoterError, is_closed};
+use crate::guest::promotion::{Diversion, Promoter, PromoterError, is_closed};
 
 /// The guest's side of a relay; the other is the host's.
 const GUEST: Side = Side::A;
@@ -105,10 +105,7 @@ impl Driver {
         snapshot: &mut Snapshot,
         now: Instant,
     ) -> Result<(), NotPromoted> {
-        let (Ok(promotion), Some(endpoints)) = (
-            &mut self.promotion,
-            Endpoints::new(snapshot.guest, snapshot.remote),
-        ) else {
+        let Ok(promotion) = &mut self.promotion else {
             return Err(NotPromoted::Off);
         };
         if !self.core.admits_stream() {
@@ -119,10 +116,7 @@ impl Driver {
         let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
             return Err(NotPromoted::Off);
         };
-        let taken = promotion
-            .promoter
-            .take_over(&repair_snapshot(endpoints, snapshot));
-        let (guest, diversion) = match taken {
+        let (guest, diversion) = match promotion.promoter.take_over(snapshot) {
             Ok(taken) => taken,
             Err(error) => {
                 debug!(%error, "a connection stays in the engine");
@@ -131,13 +125,8 @@ impl Driver {
             }
         };
         // The kernel has the flow: there is no way back from here.
-        let stragglers = if diversion.is_translated() {
-            Stragglers::Drop
-        } else {
-            Stragglers::Return
-        };
         self.core
-            .promoted(id, snapshot, stragglers, now, &mut self.link);
+            .promoted(id, snapshot, diversion.stragglers(), now, &mut self.link);
         // What the guest said before it was diverted goes back to it before the socket speaks. Once
         // a window more has been acknowledged, the kernel would take these segments for forged ones
         // and drop them (RFC 5961 5.2).
@@ -292,23 +281,5 @@ impl Driver {
             debug!(%error, "cannot end a diversion");
         }
         self.core.handle_relay_ended(id, cause);
-    }
-}
-
-/// What the guest's side calls it.
-fn repair_snapshot(endpoints: Endpoints, snapshot: &Snapshot) -> promotion::Snapshot {
-    let wire = &snapshot.wire;
-    promotion::Snapshot {
-        endpoints,
-        forwarded: false,
-        snd_nxt: snapshot.snd_nxt,
-        rcv_nxt: snapshot.rcv_nxt,
-        smss: wire.smss.get(),
-        guest_window_scale: wire.guest_shift,
-        our_window_scale: wire.our_shift.unwrap_or(0),
-        sack: wire.sack_permitted,
-        snd_wnd: wire.snd_wnd,
-        max_window: wire.max_snd_wnd,
-        rcv_wnd: snapshot.window_from_kernel(),
     }
 }

@@ -373,7 +373,7 @@ fn a_held_back_acknowledgement_does_not_keep_a_resting_flow_waiting() {
     world.send(guest.ack());
     world.wait(Duration::from_millis(2));
     assert_eq!(world.promotions.len(), 1);
-    assert_eq!(world.promotions[0].1.snd_nxt, guest.rcv_nxt);
+    assert_eq!(world.promotions[0].1.wire.snd_nxt, guest.rcv_nxt);
 }
 
 /// The segments that the core sends in `seconds`, without an answer.

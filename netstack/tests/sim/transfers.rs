@@ -509,9 +509,9 @@ impl Scene {
         for (id, snapshot) in &self.world.promotions {
             let flow = self.flows.iter().find(|flow| flow.id == Some(*id));
             let flow = flow.expect("a flow of the plan");
-            assert_eq!(snapshot.remote, flow.remote);
+            assert_eq!(snapshot.endpoints.remote(), flow.remote);
             let wire = &snapshot.wire;
-            let given = snapshot.snd_nxt.wrapping_sub(wire.iss).wrapping_sub(1);
+            let given = wire.snd_nxt.wrapping_sub(wire.iss).wrapping_sub(1);
             assert!(u64::from(given) <= flow.host.sent);
             let taken = snapshot.rcv_nxt.wrapping_sub(wire.irs).wrapping_sub(1);
             assert!(u64::from(taken) <= flow.guest.sent);

@@ -1,13 +1,12 @@
 //! What a resting flow hands over to the kernel, and what it is afterwards. `promotion_policy` decides that a
 //! flow should leave; the driver carries it out.
 
-use std::net::SocketAddr;
-
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 use super::promotion_policy::{Motive, NotPromoted, Stage};
 use super::{Connection, Engine, HostSide, Phase, TcpFlow, WireState};
+use crate::core::flow::Endpoints;
 use crate::core::link::Link;
 
 /// How a flow came to be served by the kernel.
@@ -38,16 +37,15 @@ pub enum Stragglers {
 /// Everything that a kernel socket needs to carry a resting flow on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    pub guest: SocketAddr,
-    /// Whom the guest believes it talks to.
-    pub remote: SocketAddr,
-    /// The next byte to the guest; all before it are acknowledged.
-    pub snd_nxt: u32,
+    /// As they show on the tap.
+    pub endpoints: Endpoints,
+    /// Everything sent is acknowledged: `snd_una` is `snd_nxt`. No timestamps (RFC 7323 3) were
+    /// negotiated.
+    pub wire: WireState,
     /// The next byte from the guest.
     pub rcv_nxt: u32,
     /// Bytes that the guest may send from `rcv_nxt` on, as it was told.
     pub rcv_wnd: u32,
-    pub wire: WireState,
     /// Received and acknowledged, but not yet taken by the host: to be sent there first.
     pub unread: Vec<u8>,
 }
@@ -66,7 +64,7 @@ impl TcpFlow {
     }
 
     /// The numbers of a flow that rests. `None` if it does not.
-    pub fn snapshot(&mut self, guest: SocketAddr, remote: SocketAddr) -> Option<Snapshot> {
+    pub fn snapshot(&mut self, endpoints: Endpoints) -> Option<Snapshot> {
         let Phase::Open(connection) = &mut self.phase else {
             return None;
         };
@@ -89,12 +87,10 @@ impl TcpFlow {
         let rcv_nxt = wire.irs.wrapping_add(1).wrapping_add(received as u32);
         let offered = wire.right_edge()?.wrapping_sub(rcv_nxt).cast_signed();
         Some(Snapshot {
-            guest,
-            remote,
-            snd_nxt: wire.snd_nxt,
+            endpoints,
+            wire,
             rcv_nxt,
             rcv_wnd: offered.max(0).cast_unsigned(),
-            wire,
             unread,
         })
     }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use super::Endpoints;
 use super::gate::GateError;
+use crate::core::flow::Endpoints;
 use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
 

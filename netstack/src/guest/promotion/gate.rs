@@ -19,8 +19,8 @@
 use std::collections::HashSet;
 use std::io;
 
-use super::Endpoints;
 use super::ruleset::{self, ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES, Reach};
+use crate::core::flow::Endpoints;
 use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::netlink::{Netlink, NetlinkError};
 

@@ -2,7 +2,6 @@
 //! every step but the last one silent: repair socket, diversion, first word.
 
 mod conntrack;
-mod endpoints;
 mod gate;
 mod repair;
 mod route;
@@ -14,6 +13,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{GuestThread, GuestThreadEnded};
+use crate::core::flow::Endpoints;
+use crate::core::tcp::{Snapshot, Stragglers};
 use crate::netlink::NetlinkError;
 
 use conntrack::{Conntrack, Owner};
@@ -23,9 +24,8 @@ use route::{DiversionError, divert_marked};
 use socket_pool::SocketPool;
 use socket_table::SocketTable;
 
-pub use endpoints::Endpoints;
 pub use gate::Gate;
-pub use repair::{KEEPALIVE, Snapshot, is_closed};
+pub use repair::{KEEPALIVE, is_closed};
 pub use ruleset::Reach;
 
 /// Hands flows over and takes the traces of ended ones away. Works from any thread.
@@ -56,10 +56,14 @@ impl Diversion {
         self.shown
     }
 
-    /// Whether segments that were on the way to the tap look different from those that the gate
-    /// diverts.
-    pub fn is_translated(&self) -> bool {
-        self.shown != self.inside
+    /// What to do with segments that were on the way to the tap: whether they look like those that
+    /// the gate diverts.
+    pub fn stragglers(&self) -> Stragglers {
+        if self.shown == self.inside {
+            Stragglers::Return
+        } else {
+            Stragglers::Drop
+        }
     }
 }
 
@@ -112,20 +116,15 @@ impl Promoter {
         snapshot: &Snapshot,
     ) -> Result<(OwnedFd, Diversion), PromoterError> {
         let diversion = self.locate(snapshot.endpoints)?;
-        let snapshot = Snapshot {
-            endpoints: diversion.inside,
-            forwarded: diversion.reach == Reach::Forwarded,
-            ..*snapshot
-        };
-        let is_ipv6 = diversion.inside.remote().is_ipv6();
-        let fresh = self.sockets.take(&self.guest, is_ipv6)?;
-        let socket = RepairSocket::restore(fresh, &snapshot)?;
-        self.gate.add(diversion.inside, diversion.reach)?;
+        let Diversion { inside, reach, .. } = diversion;
+        let fresh = self.sockets.take(&self.guest, inside.remote().is_ipv6())?;
+        let socket = RepairSocket::restore(fresh, inside, reach, snapshot)?;
+        self.gate.add(inside, reach)?;
         match socket.leave() {
             Ok(socket) => Ok((socket, diversion)),
             Err(error) => {
                 // The engine goes on, so the guest's segments have to come back to it.
-                let _ = self.gate.remove(diversion.inside);
+                let _ = self.gate.remove(inside);
                 Err(error.into())
             }
         }

@@ -26,8 +26,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-use super::Endpoints;
 use super::gate::{MARK, UNTRACKED_MARK};
+use crate::core::flow::Endpoints;
 use crate::netlink::Encoder;
 
 pub const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use super::Endpoints;
 use super::repair::RepairError;
+use crate::core::flow::Endpoints;
 use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
 

@@ -4,13 +4,13 @@
 //! socket made from it lives in the guest's network namespace, has the *remote's* address and port
 //! (IP_TRANSPARENT), and speaks to the guest's own socket. The order of a hand-over:
 //!
-//! 1. [`SocketPool::take`](super::socket_pool::SocketPool::take), [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket
-//!    leaves no trace.
+//! 1. `SocketPool::take`, [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket leaves
+//!    no trace.
 //! 2. [`Gate::add`](super::Gate::add): the guest's segments come here instead of to the tap.
 //! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the
 //!    guest.
 //! 4. [`RepairSocket::leave`]: an ordinary connected socket.
-//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, [`SocketTable::forget`](super::socket_table::SocketTable::forget).
+//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, `SocketTable::forget`.
 //!
 //! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is
 //! from it. Needs CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user
@@ -28,9 +28,11 @@ use std::time::Duration;
 
 use portfwd::Keepalive;
 
-use super::Endpoints;
+use super::Reach;
 use super::gate::UNTRACKED_MARK;
 use super::socket_pool::FreshSocket;
+use crate::core::flow::Endpoints;
+use crate::core::tcp::{Snapshot, WireState};
 use crate::guest::GuestThreadEnded;
 use crate::sys;
 
@@ -43,72 +45,12 @@ pub const KEEPALIVE: Keepalive = Keepalive {
     probes: 12,
 };
 
-/// The state of a connection at rest: everything sent has been acknowledged (SND.UNA is SND.NXT).
-/// Everything received has been passed on, or is kept by whoever relays from here on. No timestamps
-/// (RFC 7323 3) were negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    pub endpoints: Endpoints,
-    /// The guest's end is not in this network namespace but behind it, and its segments are not
-    /// tracked any more: see [`Reach::Forwarded`](super::Reach::Forwarded).
-    pub forwarded: bool,
-    /// The next byte to the guest.
-    pub snd_nxt: u32,
-    /// The next byte expected from the guest.
-    pub rcv_nxt: u32,
-    /// The MSS that the guest announced in its SYN (without one 536, or 1220 with IPv6: RFC 9293
-    /// 3.7.1).
-    pub smss: u16,
-    /// The guest's window scale (RFC 7323 2); `None` if it offered none, and then nobody scales.
-    pub guest_window_scale: Option<u8>,
-    /// Ours; without meaning when the guest offered none.
-    pub our_window_scale: u8,
-    /// Whether both sides permitted SACK (RFC 2018).
-    pub sack: bool,
-    /// The guest's last window, in bytes.
-    pub snd_wnd: u32,
-    /// The largest window that the guest ever offered, in bytes.
-    pub max_window: u32,
-    /// How many bytes from `rcv_nxt` on we have told the guest that it may send, or are about to
-    /// tell it in the ACK of step 3. Never less than it has been told.
-    pub rcv_wnd: u32,
-}
-
-impl Snapshot {
-    /// Payload of a full segment to the guest, in bytes: no more than half of what the guest ever
-    /// took at once, lest it waits for a window that never comes (as Linux, tcp_bound_to_half_wnd).
-    fn segment_len(&self) -> u32 {
-        /// What TCP_MAXSEG takes.
-        const RANGE: std::ops::RangeInclusive<u32> = 88..=32767;
-        let half = self.max_window.max(self.snd_wnd) / 2;
-        u32::from(self.smss)
-            .min(half)
-            .clamp(*RANGE.start(), *RANGE.end())
-    }
-
-    /// The guest's window less one unit of its scale, in bytes.
-    ///
-    /// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets
-    /// up header prediction with the window there is by then), and it does not look at what it
-    /// expects: it would send on into a window that closes. The first window that differs from the
-    /// one it knows ends that. A guest whose window has not been used up cannot have closed it
-    /// before.
-    fn cautious_window(&self) -> u32 {
-        let unit = 1 << self.guest_window_scale.unwrap_or(0);
-        match self.snd_wnd.checked_sub(unit) {
-            None | Some(0) => self.snd_wnd,
-            Some(less) => less,
-        }
-    }
-}
-
 /// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     #[error("no socket in the guest's network namespace: {0}")]
     Open(#[source] io::Error),
-    /// An earlier connection with these ends is in TIME-WAIT ([`SocketTable::forget`](super::socket_table::SocketTable::forget)), or not
-    /// closed yet.
+    /// An earlier connection with these ends is in TIME-WAIT (`SocketTable::forget`), or not closed yet.
     #[error("the guest's kernel still remembers {0}")]
     Remembered(Endpoints),
     #[error("cannot restore {endpoints}: {step}: {source}")]
@@ -130,16 +72,23 @@ pub struct RepairSocket {
 }
 
 impl RepairSocket {
-    /// Gives `socket` the connection's state. If it fails the socket is gone, without a trace.
-    pub fn restore(socket: FreshSocket, snapshot: &Snapshot) -> Result<RepairSocket, RepairError> {
-        let endpoints = snapshot.endpoints;
+    /// Gives `socket` the connection's state. `endpoints` are those inside the guest, which are
+    /// others than the snapshot's if the guest translates them. If it fails the socket is gone,
+    /// without a trace.
+    pub fn restore(
+        socket: FreshSocket,
+        endpoints: Endpoints,
+        reach: Reach,
+        snapshot: &Snapshot,
+    ) -> Result<RepairSocket, RepairError> {
+        let wire = &snapshot.wire;
         let this = RepairSocket {
             socket: socket.into(),
             endpoints,
         };
         // Sequence numbers can be set only before the connect, options and windows only after it.
         for (queue, sequence) in [
-            (TCP_SEND_QUEUE, snapshot.snd_nxt),
+            (TCP_SEND_QUEUE, wire.snd_nxt),
             (TCP_RECV_QUEUE, snapshot.rcv_nxt),
         ] {
             this.set(libc::TCP_REPAIR_QUEUE, &[queue], "choose a queue")?;
@@ -148,8 +97,8 @@ impl RepairSocket {
         // The connect chooses the size of segments, once, before the options can be told: 536 bytes
         // if nobody asks for more. It is chosen again only when the guest offers a larger window
         // than ever.
-        this.set(libc::TCP_MAXSEG, &[snapshot.segment_len()], "set the MSS")?;
-        if snapshot.forwarded {
+        this.set(libc::TCP_MAXSEG, &[segment_len(wire)], "set the MSS")?;
+        if reach == Reach::Forwarded {
             let mark = UNTRACKED_MARK.to_ne_bytes();
             sys::set_socket_option(this.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark)
                 .map_err(|source| this.error("mark", source))?;
@@ -163,26 +112,26 @@ impl RepairSocket {
 
         // Without scaling it must be said too: the kernel has chosen a scale of its own for the
         // connect.
-        let (guest_scale, our_scale) = match snapshot.guest_window_scale {
-            Some(scale) => (scale, snapshot.our_window_scale),
+        let (guest_shift, our_shift) = match wire.guest_shift {
+            Some(shift) => (shift, wire.our_shift.unwrap_or(0)),
             None => (0, 0),
         };
         let mut options = vec![
             OPTION_MSS,
-            u32::from(snapshot.smss),
+            wire.smss.get().into(),
             OPTION_WINDOW_SCALE,
-            u32::from(guest_scale) | u32::from(our_scale) << 16,
+            u32::from(guest_shift) | u32::from(our_shift) << 16,
         ];
-        if snapshot.sack {
+        if wire.sack_permitted {
             options.extend([OPTION_SACK_PERMITTED, 0]);
         }
         this.set(libc::TCP_REPAIR_OPTIONS, &options, "set the options")?;
         // struct tcp_repair_window. Without it SND.WND would be 0, and nobody would ever probe.
         let window = [
             snapshot.rcv_nxt, // SND.WL1: the guest's next segment is newer than its last window.
-            snapshot.cautious_window(),
-            snapshot.max_window.max(snapshot.snd_wnd),
-            snapshot.rcv_wnd,
+            cautious_window(wire),
+            wire.max_snd_wnd.max(wire.snd_wnd),
+            snapshot.window_from_kernel(),
             snapshot.rcv_nxt, // rcv_wup: from where rcv_wnd counts.
         ];
         this.set(libc::TCP_REPAIR_WINDOW, &window, "set the windows")?;
@@ -221,6 +170,31 @@ impl RepairSocket {
             step,
             source,
         }
+    }
+}
+
+/// Payload of a full segment to the guest, in bytes: no more than half of what the guest ever took
+/// at once, lest it waits for a window that never comes (as Linux, tcp_bound_to_half_wnd).
+fn segment_len(wire: &WireState) -> u32 {
+    /// What TCP_MAXSEG takes.
+    const RANGE: std::ops::RangeInclusive<u32> = 88..=32767;
+    let half = wire.max_snd_wnd.max(wire.snd_wnd) / 2;
+    u32::from(wire.smss.get())
+        .min(half)
+        .clamp(*RANGE.start(), *RANGE.end())
+}
+
+/// The guest's window less one unit of its scale, in bytes.
+///
+/// The connect has made the kernel expect segments with a window of 0 (tcp_finish_connect sets up
+/// header prediction with the window there is by then), and it does not look at what it expects: it
+/// would send on into a window that closes. The first window that differs from the one it knows
+/// ends that. A guest whose window has not been used up cannot have closed it before.
+fn cautious_window(wire: &WireState) -> u32 {
+    let unit = 1 << wire.guest_shift.unwrap_or(0);
+    match wire.snd_wnd.checked_sub(unit) {
+        None | Some(0) => wire.snd_wnd,
+        Some(less) => less,
     }
 }
 

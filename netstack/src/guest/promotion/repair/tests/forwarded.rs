@@ -43,13 +43,10 @@ fn connections_behind_masquerading_are_taken_over() {
                 assert_eq!(owner, Owner::Behind(inside));
 
                 world.peer.mute(&on_tap);
-                let snapshot = Snapshot {
-                    endpoints: inside,
-                    forwarded: true,
-                    ..world.peer.snapshot(&on_tap)
-                };
+                let snapshot = world.peer.snapshot(&on_tap);
                 let socket = world.fresh_socket(&inside);
-                let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                let socket =
+                    RepairSocket::restore(socket, inside, Reach::Forwarded, &snapshot).unwrap();
                 world.gate.add(inside, Reach::Forwarded).unwrap();
                 world.peer.acknowledge(&on_tap);
                 let server = stream(socket.leave().unwrap());

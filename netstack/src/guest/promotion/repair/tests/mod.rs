@@ -30,7 +30,7 @@ fn bulk_goes_both_ways_byte_for_byte() {
             talk(&client, &server);
             exchange(&client, &server, 24 * MIB, 24 * MIB);
             // The guest's, less the room that the kernel leaves for timestamps which nobody sends.
-            let smss = u32::from(world.peer.snapshot(&endpoints).smss);
+            let smss = u32::from(world.peer.snapshot(&endpoints).wire.smss.get());
             assert!((smss - 12..=smss).contains(&mss(&server)));
             // Nothing came out of the tap: each segment was diverted.
             assert_eq!(world.peer.flow(&endpoints).written_back, 0);
@@ -50,11 +50,11 @@ fn the_first_segments_are_full_ones() {
             for remote in REMOTES {
                 let (mut client, endpoints) = connect(remote);
                 talk_to_peer(&mut client);
-                let snapshot = world.peer.snapshot(&endpoints);
+                let wire = world.peer.snapshot(&endpoints).wire;
                 let server = world.promote(&endpoints);
                 // Linux counts on half of the window at most, and TCP_MAXSEG takes no more than 32767.
-                let most = u32::from(snapshot.smss)
-                    .min(snapshot.max_window / 2)
+                let most = u32::from(wire.smss.get())
+                    .min(wire.max_snd_wnd / 2)
                     .min(32767);
                 assert!(
                     (most - 12..=most).contains(&mss(&server)),
@@ -137,7 +137,7 @@ fn frames_in_flight_are_written_back() {
                 world.peer.mute(&endpoints);
                 let snapshot = world.peer.snapshot(&endpoints);
                 let socket = world.fresh_socket(&endpoints);
-                let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                let socket = restore(socket, &snapshot).unwrap();
                 world.peer.change(&endpoints, |flow| {
                     client.write_all(&[b'x'; 8000]).unwrap();
                     world.gate.add(endpoints, Reach::Own).unwrap();
@@ -270,7 +270,7 @@ fn what_the_kernel_remembers_is_not_taken_over() {
                 world.peer.mute(&endpoints);
                 let snapshot = world.peer.snapshot(&endpoints);
                 let socket = world.fresh_socket(&endpoints);
-                let error = RepairSocket::restore(socket, &snapshot).unwrap_err();
+                let error = restore(socket, &snapshot).unwrap_err();
                 assert!(matches!(error, RepairError::Remembered(_)), "{error}");
                 world.peer.unmute(&endpoints);
                 talk_to_peer(&mut client);
@@ -332,8 +332,8 @@ fn a_guest_without_options_is_taken_over() {
             for remote in REMOTES {
                 let (mut client, endpoints) = connect(remote);
                 talk_to_peer(&mut client);
-                let snapshot = world.peer.snapshot(&endpoints);
-                assert_eq!((snapshot.guest_window_scale, snapshot.sack), (None, false));
+                let wire = world.peer.snapshot(&endpoints).wire;
+                assert_eq!((wire.guest_shift, wire.sack_permitted), (None, false));
                 let server = world.promote(&endpoints);
                 exchange(&client, &server, 4 * MIB, 4 * MIB);
             }
@@ -374,7 +374,7 @@ fn a_dropped_repair_socket_leaves_no_trace() {
                 world.peer.mute(&endpoints);
                 let snapshot = world.peer.snapshot(&endpoints);
                 let socket = world.fresh_socket(&endpoints);
-                let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                let socket = restore(socket, &snapshot).unwrap();
                 // Say, the gate could not be opened.
                 drop(socket);
                 world.peer.unmute(&endpoints);
@@ -503,7 +503,7 @@ fn a_thousand_promotions_leave_nothing() {
                     let mut lap = Lap::start(&mut times);
                     let socket = world.fresh_socket(&endpoints);
                     lap.end(0);
-                    let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+                    let socket = restore(socket, &snapshot).unwrap();
                     lap.end(1);
                     world.gate.add(endpoints, Reach::Own).unwrap();
                     lap.end(2);

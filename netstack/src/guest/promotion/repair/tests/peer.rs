@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::core::flow::Endpoints;
+use crate::core::tcp::{Snapshot, WireState};
 use crate::device::{MAX_FRAME_LEN, Tap, VNET_HEADER_LEN};
-use crate::guest::promotion::{Endpoints, Snapshot};
 
 pub const REMOTE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// As the engine has it.
@@ -140,16 +142,20 @@ impl Peer {
         let flow = self.flow(endpoints);
         Snapshot {
             endpoints: *endpoints,
-            forwarded: false,
-            snd_nxt: flow.snd_nxt,
             rcv_nxt: flow.rcv_nxt,
-            smss: flow.smss,
-            guest_window_scale: flow.guest_window_scale,
-            our_window_scale: WINDOW_SCALE,
-            sack: flow.sack,
-            snd_wnd: flow.snd_wnd,
-            max_window: flow.max_window,
             rcv_wnd: rcv_wnd(&flow),
+            wire: WireState {
+                smss: NonZeroU16::new(flow.smss).expect("an MSS"),
+                guest_shift: flow.guest_window_scale,
+                our_shift: Some(WINDOW_SCALE),
+                sack_permitted: flow.sack,
+                snd_una: flow.snd_una,
+                snd_nxt: flow.snd_nxt,
+                snd_wnd: flow.snd_wnd,
+                max_snd_wnd: flow.max_window,
+                ..WireState::default()
+            },
+            unread: Vec::new(),
         }
     }
 

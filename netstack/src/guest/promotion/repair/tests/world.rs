@@ -14,12 +14,14 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::peer::{Peer, REMOTE_MAC};
+use crate::core::flow::Endpoints;
+use crate::core::tcp::Snapshot;
 use crate::device::Tap;
-use crate::guest::promotion::repair::RepairSocket;
+use crate::guest::promotion::repair::{RepairError, RepairSocket};
 use crate::guest::promotion::route::divert_marked;
 use crate::guest::promotion::socket_pool::{FreshSocket, SocketPool};
 use crate::guest::promotion::socket_table::SocketTable;
-use crate::guest::promotion::{Endpoints, Gate, Reach, is_closed};
+use crate::guest::promotion::{Gate, Reach, is_closed};
 use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Netlink;
 use crate::sandbox;
@@ -80,7 +82,7 @@ impl World {
     pub fn promote_with(&mut self, socket: FreshSocket, endpoints: &Endpoints) -> TcpStream {
         self.peer.mute(endpoints);
         let snapshot = self.peer.snapshot(endpoints);
-        let socket = RepairSocket::restore(socket, &snapshot).unwrap();
+        let socket = restore(socket, &snapshot).unwrap();
         self.peer.hand_over(endpoints);
         self.gate.add(*endpoints, Reach::Own).unwrap();
         self.peer.acknowledge(endpoints);
@@ -100,6 +102,11 @@ impl World {
         self.peer.forget(endpoints);
         was_time_wait
     }
+}
+
+/// Of one of the guest's own connections, which no one translates.
+pub fn restore(socket: FreshSocket, snapshot: &Snapshot) -> Result<RepairSocket, RepairError> {
+    RepairSocket::restore(socket, snapshot.endpoints, Reach::Own, snapshot)
 }
 
 pub fn stream(socket: OwnedFd) -> TcpStream {
