@@ -8,7 +8,7 @@
 use netstack::core::{Counters, Limits};
 
 use testbed::entropy::Entropy;
-use testbed::hostile::{World, guest};
+use testbed::hostile::{World, frames};
 
 /// Events in one scenario.
 const STEPS: usize = 4_000;
@@ -68,8 +68,8 @@ fn floods_are_bounded() {
     let mut world = World::new(&mut entropy);
     let remote = "198.51.100.7:80".parse().expect("address");
     for port in 1..=20_000 {
-        world.send(&guest::syn(port, remote), &mut entropy);
-        world.send(&guest::datagram(port, remote), &mut entropy);
+        world.send(&frames::syn(port, remote), &mut entropy);
+        world.send(&frames::datagram(port, remote), &mut entropy);
     }
     let Limits { dials, udp, .. } = world.limits();
     assert_eq!(world.flows(), (dials, udp));

@@ -2,7 +2,8 @@
 //! driver that calls the core as the real one does, and that notices when there is no end to what
 //! the core wants.
 
-pub mod guest;
+pub mod frames;
+mod guest;
 
 use std::collections::HashMap;
 use std::io;
