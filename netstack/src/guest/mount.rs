@@ -12,6 +12,8 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
+use rustix::process::Pid;
+
 /// Reads in which the mount is missing before it is held for gone: before Linux 5.8 an entry may
 /// slip through one that takes place while other mounts go.
 const READS: usize = 3;
@@ -29,7 +31,7 @@ impl NamespaceMount {
     /// Opens the list of mounts that `path` is looked up in, before the namespace there is opened.
     pub fn list(path: &Path) -> io::Result<File> {
         // /proc/PID/root/... leads into the mount namespace of that process.
-        let of_process = super::namespace::process_in_path(path);
+        let of_process = process_in_path(path);
         let list = match of_process {
             Some(pid) => format!("/proc/{}/mountinfo", pid.as_raw_nonzero()),
             None => "/proc/self/mountinfo".to_owned(),
@@ -65,6 +67,12 @@ impl NamespaceMount {
         self.mounts.read_to_string(&mut list)?;
         Ok(is_listed(&list, &self.id, &self.root))
     }
+}
+
+/// `PID` of `/proc/PID/ns/net`. (Not of /proc/self or /proc/thread-self.)
+pub(super) fn process_in_path(path: &Path) -> Option<Pid> {
+    let pid = path.strip_prefix("/proc").ok()?.components().next()?;
+    Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?)
 }
 
 /// Each line begins with the mount's number, its parent's, a device and what is mounted. A parent

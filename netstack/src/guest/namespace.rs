@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::mount::NamespaceMount;
+use super::mount::{NamespaceMount, process_in_path};
 use crate::sandbox::root::{self, ZeroIs};
 use crate::sys;
 
@@ -161,12 +161,6 @@ impl Target {
     pub fn into_holders(self) -> Holders {
         self.holders
     }
-}
-
-/// `PID` of `/proc/PID/ns/net`. (Not of /proc/self or /proc/thread-self.)
-pub(super) fn process_in_path(path: &Path) -> Option<Pid> {
-    let pid = path.strip_prefix("/proc").ok()?.components().next()?;
-    Pid::from_raw(pid.as_os_str().to_str()?.parse().ok()?)
 }
 
 /// Where a symbolic link in the place of the namespace's file leads to; `path` itself if it is

@@ -24,14 +24,6 @@ use crate::core::flow::Endpoints;
 use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::netlink::{Netlink, NetlinkError};
 
-/// The mark of diverted segments, also the number of the table that they are routed by. Reads
-/// "coracle".
-pub const MARK: u32 = 0xC04A_C1E0;
-
-/// The mark of what a repair socket sends to a connection that the guest only forwards: not to be
-/// tracked.
-pub const UNTRACKED_MARK: u32 = MARK + 1;
-
 /// Why a connection cannot be diverted; it stays in the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {

@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod gate;
+mod mark;
 mod repair;
 mod route;
 mod ruleset;
@@ -21,7 +22,7 @@ use conntrack::{Conntrack, Owner};
 use gate::GateError;
 use repair::{RepairError, RepairSocket};
 use route::{DiversionError, divert_marked};
-use socket_pool::SocketPool;
+use socket_pool::{SocketError, SocketPool};
 use socket_table::SocketTable;
 
 pub use gate::Gate;
@@ -74,6 +75,8 @@ pub enum PromoterError {
     Diversion(#[from] DiversionError),
     #[error(transparent)]
     Gate(#[from] GateError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     #[error(transparent)]
     Repair(#[from] RepairError),
     #[error("cannot ask the guest whose connection {0} is: {1}")]

@@ -18,7 +18,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tracing::warn;
 
-use super::gate::MARK;
+use super::mark;
 use crate::netlink::{Netlink, NetlinkError};
 
 /// Why diverted segments cannot be routed; without this there is no promotion.
@@ -85,8 +85,8 @@ fn divert(
     rule.header.family = family;
     rule.header.action = RuleAction::ToTable;
     rule.attributes = vec![
-        RuleAttribute::FwMark(MARK),
-        RuleAttribute::Table(MARK),
+        RuleAttribute::FwMark(mark::DIVERTED),
+        RuleAttribute::Table(mark::DIVERTED),
         RuleAttribute::Priority(RULE_PRIORITY),
     ];
     let flags = NLM_F_CREATE | NLM_F_EXCL;
@@ -101,7 +101,7 @@ fn divert(
         .destination_prefix(any, 0)
         .expect("zero bits of any address are a prefix")
         .output_interface(lo)
-        .table_id(MARK)
+        .table_id(mark::DIVERTED)
         .kind(RouteType::Local)
         .scope(RouteScope::Host)
         .build();
@@ -151,7 +151,6 @@ mod tests {
 
     use super::*;
     use crate::device::Tap;
-    use crate::guest::promotion::gate::UNTRACKED_MARK;
     use crate::guest::{InterfaceSettings, configure};
     use crate::sys;
     use crate::testing::in_namespaces;
@@ -189,9 +188,9 @@ mod tests {
                     divert_marked("tap0", true).unwrap();
                 }
                 let remote = "198.51.100.7:80";
-                assert_eq!(source_with_mark(MARK, remote), "198.51.100.7");
+                assert_eq!(source_with_mark(mark::DIVERTED, remote), "198.51.100.7");
                 assert_eq!(source_with_mark(0, remote), "10.0.2.100");
-                assert_eq!(source_with_mark(UNTRACKED_MARK, remote), "10.0.2.100");
+                assert_eq!(source_with_mark(mark::UNTRACKED, remote), "10.0.2.100");
                 let accepts_local = |name| {
                     let path = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
                     fs::read_to_string(path).unwrap()

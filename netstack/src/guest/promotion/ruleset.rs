@@ -7,11 +7,11 @@
 //!   set promoted { type ipv4_addr . inet_service . ipv4_addr . inet_service; }
 //!   chain prerouting { type filter hook prerouting priority mangle + 1;
 //!     iif != lo meta l4proto tcp tcp flags & (syn | ack) != syn
-//!       ip saddr . tcp sport . ip daddr . tcp dport @promoted meta mark set MARK
+//!       ip saddr . tcp sport . ip daddr . tcp dport @promoted meta mark set DIVERTED
 //!   }
-//!   chain output { type route hook output priority mangle + 1; … meta mark set MARK }
+//!   chain output { type route hook output priority mangle + 1; … meta mark set DIVERTED }
 //!   chain raw { type filter hook prerouting priority raw; … notrack }
-//!   chain rawoutput { type filter hook output priority raw; meta mark UNTRACKED_MARK notrack }
+//!   chain rawoutput { type filter hook output priority raw; meta mark UNTRACKED notrack }
 //! }
 //! ```
 //!
@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-use super::gate::{MARK, UNTRACKED_MARK};
+use super::mark;
 use crate::core::flow::Endpoints;
 use crate::netlink::Encoder;
 
@@ -188,7 +188,7 @@ fn leave_forwarded_untracked(transaction: &mut Encoder, family: Family) {
     chain.make("filter", NF_INET_LOCAL_OUT, NF_IP_PRI_RAW);
     chain.rule(|rule| {
         meta(rule, libc::NFT_META_MARK);
-        compare(rule, libc::NFT_CMP_EQ, &UNTRACKED_MARK.to_ne_bytes());
+        compare(rule, libc::NFT_CMP_EQ, &mark::UNTRACKED.to_ne_bytes());
         expression(rule, "notrack", |_| {});
     });
 }
@@ -315,7 +315,11 @@ fn set_mark(rule: &mut Encoder) {
     expression(rule, "immediate", |immediate| {
         immediate.u32_be(NFTA_IMMEDIATE_DREG, FIRST_REGISTER);
         // Marks are numbers in the machine's own byte order.
-        data(immediate, NFTA_IMMEDIATE_DATA, &MARK.to_ne_bytes());
+        data(
+            immediate,
+            NFTA_IMMEDIATE_DATA,
+            &mark::DIVERTED.to_ne_bytes(),
+        );
     });
     expression(rule, "meta", |meta| {
         meta.u32_be(NFTA_META_KEY, libc::NFT_META_MARK.cast_unsigned());

@@ -7,9 +7,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::repair::RepairError;
 use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::sys;
+
+/// Why a socket of the guest's network namespace is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("no socket in the guest's network namespace: {0}")]
+    Open(#[source] io::Error),
+    #[error(transparent)]
+    Guest(#[from] GuestThreadEnded),
+}
 
 /// A TCP socket of the guest's network namespace in repair mode, with all options that do not
 /// depend on the connection.
@@ -38,7 +46,7 @@ impl SocketPool {
     /// Takes a socket for IPv6 or else IPv4. When half of them are gone the guest thread makes new
     /// ones in the background; only when all are gone this waits for it, some tenths of a
     /// millisecond.
-    pub fn take(&mut self, guest: &GuestThread, ipv6: bool) -> Result<FreshSocket, RepairError> {
+    pub fn take(&mut self, guest: &GuestThread, ipv6: bool) -> Result<FreshSocket, SocketError> {
         let shelf = if ipv6 { &mut self.v6 } else { &mut self.v4 };
         shelf.take(guest)
     }
@@ -76,7 +84,7 @@ impl Shelf {
         Ok(shelf)
     }
 
-    fn take(&mut self, guest: &GuestThread) -> Result<FreshSocket, RepairError> {
+    fn take(&mut self, guest: &GuestThread) -> Result<FreshSocket, SocketError> {
         if self.is_under_way
             && let Ok(batch) = self.batches.try_recv()
         {
@@ -89,7 +97,7 @@ impl Shelf {
             let batch = self.batches.recv().map_err(|_| GuestThreadEnded)?;
             self.stock(batch)?;
         }
-        self.ready.pop().ok_or(RepairError::Guest(GuestThreadEnded))
+        self.ready.pop().ok_or(GuestThreadEnded.into())
     }
 
     fn order(&mut self, guest: &GuestThread) -> Result<(), GuestThreadEnded> {
@@ -103,9 +111,9 @@ impl Shelf {
         Ok(())
     }
 
-    fn stock(&mut self, batch: io::Result<Vec<FreshSocket>>) -> Result<(), RepairError> {
+    fn stock(&mut self, batch: io::Result<Vec<FreshSocket>>) -> Result<(), SocketError> {
         self.is_under_way = false;
-        self.ready.extend(batch.map_err(RepairError::Open)?);
+        self.ready.extend(batch.map_err(SocketError::Open)?);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
-use super::repair::RepairError;
+use super::socket_pool::SocketError;
 use crate::core::flow::Endpoints;
 use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
@@ -17,10 +17,10 @@ pub struct SocketTable {
 }
 
 impl SocketTable {
-    pub fn open(guest: &GuestThread) -> Result<SocketTable, RepairError> {
+    pub fn open(guest: &GuestThread) -> Result<SocketTable, SocketError> {
         let netlink = guest
             .run(|| Netlink::open(libc::NETLINK_SOCK_DIAG))?
-            .map_err(RepairError::Open)?;
+            .map_err(SocketError::Open)?;
         Ok(SocketTable { netlink })
     }
 

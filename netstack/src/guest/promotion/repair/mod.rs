@@ -29,11 +29,10 @@ use std::time::Duration;
 use portfwd::Keepalive;
 
 use super::Reach;
-use super::gate::UNTRACKED_MARK;
+use super::mark;
 use super::socket_pool::FreshSocket;
 use crate::core::flow::Endpoints;
 use crate::core::tcp::{Snapshot, WireState};
-use crate::guest::GuestThreadEnded;
 use crate::sys;
 
 /// For the sockets that were made here: a guest that has forgotten the connection answers with RST.
@@ -48,8 +47,6 @@ pub const KEEPALIVE: Keepalive = Keepalive {
 /// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    #[error("no socket in the guest's network namespace: {0}")]
-    Open(#[source] io::Error),
     /// An earlier connection with these ends is in TIME-WAIT (`SocketTable::forget`), or not closed yet.
     #[error("the guest's kernel still remembers {0}")]
     Remembered(Endpoints),
@@ -59,8 +56,6 @@ pub enum RepairError {
         step: &'static str,
         source: io::Error,
     },
-    #[error(transparent)]
-    Guest(#[from] GuestThreadEnded),
 }
 
 /// A socket in repair mode: connected and with the connection's state, but it does not speak, not
@@ -99,7 +94,7 @@ impl RepairSocket {
         // than ever.
         this.set(libc::TCP_MAXSEG, &[segment_len(wire)], "set the MSS")?;
         if reach == Reach::Forwarded {
-            let mark = UNTRACKED_MARK.to_ne_bytes();
+            let mark = mark::UNTRACKED.to_ne_bytes();
             sys::set_socket_option(this.socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark)
                 .map_err(|source| this.error("mark", source))?;
         }
