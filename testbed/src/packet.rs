@@ -2,7 +2,7 @@
 //! ICMP and ARP messages, and the frames around them. What is written has complete checksums; what
 //! is read is first checked by `kernel`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
     ArpPacket, Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
@@ -13,6 +13,8 @@ use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
 
 use crate::kernel;
 
+pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 pub const GUEST_MAC: MacAddr = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 pub const GATEWAY_MAC: MacAddr = [0x52, 0x55, 0x0a, 0, 2, 2];
 

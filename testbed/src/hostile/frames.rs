@@ -9,9 +9,8 @@ use etherparse::{
 };
 use netstack::core::vnet::VNET_HEADER_LEN;
 
-use super::guest::{GUEST_V4, GUEST_V6};
 use crate::entropy::Entropy;
-use crate::packet::{GATEWAY_MAC, GUEST_MAC, ip};
+use crate::packet::{GATEWAY_MAC, GUEST_MAC, GUEST_V4, GUEST_V6, ip};
 
 pub(super) const FIN: u8 = 1;
 pub(super) const SYN: u8 = 2;

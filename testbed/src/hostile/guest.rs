@@ -1,6 +1,6 @@
 //! The hostile guest. It listens to what the core answers, so that its connections get as far as established before it misbehaves in them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{SlicedPacket, TransportSlice};
 use netstack::core::vnet::VNET_HEADER_LEN;
@@ -9,9 +9,6 @@ use super::frames::{
     ACK, FIN, RST, SYN, arp_or_ndp, fragment, icmp, near, options, remote, segment, source, udp,
 };
 use crate::entropy::Entropy;
-
-pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 
 /// What the guest remembers of one of its TCP connections.
 #[derive(Clone, Debug)]
