@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
-use crate::logging;
+use crate::logging::{self, Filter};
 use crate::start::{self, StartError};
 
 /// A host port cannot be bound; as container engines have it, "the container could not be started".
@@ -35,7 +35,11 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    logging::to_stderr();
+    let filter = Filter::from_environment().unwrap_or_else(|error| {
+        eprintln!("coracle-net: {}: {error}", logging::VARIABLE);
+        Filter::default()
+    });
+    logging::to_stderr(&filter);
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_FAILURE),

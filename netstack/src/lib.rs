@@ -19,7 +19,7 @@ pub mod device;
 pub mod driver;
 pub mod guest;
 pub mod host;
-mod logging;
+pub mod logging;
 mod netlink;
 pub mod sandbox;
 pub mod seccomp;

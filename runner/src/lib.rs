@@ -9,7 +9,8 @@
 //! - `state`, `logs`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `roles` knows what else the
-//! program may be started as. What is said to the user goes through `printable`.
+//! program may be started as. What is said to the user goes through `printable`, what coracle logs
+//! about itself through `logging`.
 
 pub mod cli;
 pub mod commands;
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod failure;
 mod images;
 mod isolation;
+pub mod logging;
 pub mod logs;
 mod network;
 mod path_text;

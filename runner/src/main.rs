@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use runner::cli::{self, Command, Unread};
 use runner::failure::{Failure, FailureKind};
 use runner::inherited::Inherited;
+use runner::logging;
 use runner::printable::complain;
 
 /// No command at all is a failure of coracle itself, though the help is the answer to it.
@@ -29,11 +30,13 @@ fn coracle(args: &[OsString]) -> ExitCode {
         }
         Err(Unread::Wrong(failure)) => return fail(&failure, FailureKind::exit_code),
     };
+    let filter = logging::filter(cli.log_level);
+    logging::to_stderr(&filter);
     let exit_code = match cli.command {
         Command::Rm(_) => FailureKind::exit_code_of_rm,
         _ => FailureKind::exit_code,
     };
-    match runner::commands::dispatch(cli, &inherited) {
+    match runner::commands::dispatch(cli.command, &inherited, filter) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => fail(&failure, exit_code),
     }

@@ -2,15 +2,20 @@
 //!
 //! Names of files, arguments of commands and what other programs said come from anywhere. What
 //! could act on the terminal, or change the order in which a line is read, is shown by its number
-//! instead. Everything that coracle says on its standard error goes through [`complain`]; tables
-//! and JSON go through [`escape`] and [`escape_json`].
+//! instead. Everything that coracle says on its standard error goes through [`complain`] or [`put`];
+//! tables and JSON go through [`escape`] and [`escape_json`].
 
 use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write as _};
 
 /// A message for the user, on stderr, with the prefix that all have. Lines stay lines.
 pub fn complain(message: impl Display) {
-    let mut text = format!("coracle: {}\n", escape_but_newlines(&message.to_string()));
+    put(&format!("coracle: {message}\n"));
+}
+
+/// Whole lines for stderr.
+pub fn put(lines: &str) {
+    let mut text = escape_but_newlines(lines);
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
         // Which may be in raw mode just now.

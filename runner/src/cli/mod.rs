@@ -23,6 +23,7 @@ pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
 
 use crate::isolation::security::CapabilityName;
+use crate::logging::LogLevel;
 use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;
 use crate::spec::{Network, Variable};
@@ -46,6 +47,11 @@ Exit codes of run and exec: the command's own (128 + N when signal N killed it),
 126 when the command cannot be executed or a port cannot be bound, 127 when the command was not found."
 )]
 pub struct Cli {
+    /// What coracle logs about itself, on stderr; what the processes beside the container log goes
+    /// to coracle.log in the container's run directory [default: CORACLE_LOG, or warn]
+    #[arg(long, global = true, ignore_case = true, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+
     #[command(subcommand)]
     pub command: Command,
 }

@@ -114,10 +114,16 @@ fn help(args: &[&str]) -> Error {
 /// The command that was typed, if it is one of ours.
 fn command_of(words: &[OsString]) -> Option<&str> {
     let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
-    // A flag before it is no flag of the command's.
-    let word = words
-        .find(|word| *word != "help")
-        .filter(|word| !word.starts_with('-'))?;
+    let word = loop {
+        match words.next()? {
+            // The one flag before it that there is, with its value. Any other is wrong, and no flag
+            // of the command's.
+            "--log-level" => drop(words.next()?),
+            "help" => {}
+            word if word.starts_with("--log-level=") => {}
+            word => break word,
+        }
+    };
     Cli::command()
         .find_subcommand(word)
         .is_some()
@@ -226,6 +232,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{AttachStream, RunArgs};
+    use crate::logging::LogLevel;
     use crate::signal::Signal;
 
     fn parse(line: &str) -> Result<Command, String> {
@@ -285,6 +292,41 @@ mod tests {
                 "DisplayHelp"
             );
         }
+    }
+
+    #[test]
+    fn the_log_level_goes_before_the_command_or_among_its_options() {
+        let level = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            read(&words).expect(line).log_level
+        };
+        for line in [
+            "coracle --log-level debug ps",
+            "coracle --log-level=DEBUG ps",
+            "coracle ps --log-level debug",
+            "coracle run --log-level debug --rm hello",
+            "coracle --log-level warn run --log-level debug hello",
+        ] {
+            assert_eq!(level(line), Some(LogLevel::Debug), "{line}");
+        }
+        // Podman's other names.
+        for (name, meant) in [
+            ("warning", LogLevel::Warn),
+            ("fatal", LogLevel::Error),
+            ("panic", LogLevel::Error),
+        ] {
+            assert_eq!(
+                level(&format!("coracle --log-level {name} ps")),
+                Some(meant)
+            );
+        }
+        assert_eq!(level("coracle ps"), None);
+        assert_eq!(level("coracle run hello --log-level debug"), None);
+        let said = refused("coracle --log-level loud ps", "\"loud\"");
+        assert!(
+            said.contains("error or warn or info or debug or trace"),
+            "{said}"
+        );
     }
 
     /// From the definition, so that a new switch is covered.
@@ -402,9 +444,10 @@ mod tests {
                 "coracle exec does not have --detach yet",
             ),
             ("ps --filter x", "coracle ps does not have --filter yet"),
+            ("--root /srv ps", "coracle does not have --root yet"),
             (
-                "--log-level debug ps",
-                "coracle does not have --log-level yet",
+                "--log-level debug ps --filter x",
+                "coracle ps does not have --filter yet",
             ),
         ] {
             let said = refused(&format!("coracle {line}"), named);

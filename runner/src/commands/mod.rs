@@ -10,7 +10,9 @@ mod run;
 mod stop;
 mod unshare;
 
-use crate::cli::{Cli, Command};
+use netstack::logging::Filter;
+
+use crate::cli::Command;
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::{Failure, FailureKind, chain};
 use crate::printable::complain;
@@ -18,10 +20,10 @@ use crate::process::foreground::warn;
 use crate::process::inherited::Inherited;
 use crate::state::{Container, Dirs};
 
-/// Carries out what was typed. Returns the exit code.
-pub fn dispatch(cli: Cli, inherited: &Inherited) -> Result<u8, Failure> {
-    match cli.command {
-        Command::Run(args) => run::run(*args, inherited),
+/// Carries out what was typed. What it starts logs as much as `filter` says. Returns the exit code.
+pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
+    match command {
+        Command::Run(args) => run::run(*args, inherited, filter),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args),
         Command::Ps(args) => ps::ps(args),

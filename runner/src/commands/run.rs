@@ -6,6 +6,9 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 
+use netstack::logging::Filter;
+use tracing::{debug, error_span};
+
 use super::{open_engine, print_line, repair};
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{ContainerRequest, Created, Engine, Source};
@@ -14,6 +17,7 @@ use crate::images::builtin;
 use crate::isolation::namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
+use crate::logging::ProcessLog;
 use crate::process::channel::{self, Channel, Never};
 use crate::process::foreground::{
     Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn,
@@ -25,7 +29,7 @@ use crate::spec::Variable;
 use crate::state::{Container, Store};
 use crate::sys::{self, Child, NewNamespaces};
 
-pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
+pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     // In the foreground a signal that comes while the container starts is kept for it.
     let signals = if args.detach {
         None
@@ -41,7 +45,10 @@ pub fn run(args: RunArgs, inherited: &Inherited) -> Result<u8, Failure> {
         .then(|| created.ports.url(builtin::PORT))
         .flatten();
     let container = created.container.clone();
-    let started = start(&args, engine.store(), created);
+    let log = ProcessLog::new(&created.dir.run, filter);
+    let _span = error_span!("run", container = container.id.short()).entered();
+    debug!(name = container.name, log = %log.path().display(), "the container is recorded");
+    let started = start(&args, engine.store(), created, log);
     let started = started.inspect_err(|_| drop(engine.store().remove(&container)))?;
     match signals {
         Some(signals) => follow(&args, started, signals, &engine, url),
@@ -139,7 +146,12 @@ struct Started {
     ends: Option<Ends>,
 }
 
-fn start(args: &RunArgs, store: &Store, created: Created) -> Result<Started, Failure> {
+fn start(
+    args: &RunArgs,
+    store: &Store,
+    created: Created,
+    log: ProcessLog,
+) -> Result<Started, Failure> {
     let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
     let (mut ends, mut attached, mut stdin) = (None, None, Stdin::Empty);
     if args.reads_stdin() && !args.process.tty {
@@ -154,11 +166,14 @@ fn start(args: &RunArgs, store: &Store, created: Created) -> Result<Started, Fai
 
     let clone = sys::clone_process(NewNamespaces::NONE, None);
     match clone.map_err(Failure::context("cannot start the container's monitor"))? {
-        Some(monitor) => Ok(Started {
-            monitor,
-            events,
-            ends,
-        }),
+        Some(monitor) => {
+            debug!(pid = monitor.pid.as_raw(), "the monitor was started");
+            Ok(Started {
+                monitor,
+                events,
+                ends,
+            })
+        }
         None => {
             // Our copies of the caller's ends: with them open, nobody would ever see the other side
             // hang up.
@@ -178,6 +193,7 @@ fn start(args: &RunArgs, store: &Store, created: Created) -> Result<Started, Fai
                 main: to_main,
                 attached,
                 stdin,
+                log,
             };
             monitor::run(job);
             std::process::exit(0)
@@ -258,7 +274,10 @@ fn follow(
         namespaces::wait_for(started.monitor.pid)?;
     }
     match outcome? {
-        Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Exited(code) => {
+            debug!(code, "the container has ended");
+            Ok(code as u8)
+        }
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         Outcome::Lost => {
             repair(engine)?;

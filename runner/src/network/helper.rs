@@ -7,7 +7,7 @@
 //! notice that connections in flight are lost. The helper leaves when its exit descriptor hangs up,
 //! which happens however the monitor ends.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -21,8 +21,10 @@ use portfwd::publish::Listener;
 use portfwd::spec::Protocol;
 use rustix::net::Shutdown;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use tracing::{debug, info, warn};
 
 use crate::failure::{Explained, Failure, FailureKind};
+use crate::logging::{ProcessLog, ProcessLogError};
 use crate::sys;
 
 /// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
@@ -51,7 +53,7 @@ pub struct HelperConfig {
     /// For the status socket; the container may see this directory.
     pub status_dir: PathBuf,
     /// Takes what helpers say on stderr.
-    pub log: PathBuf,
+    pub log: ProcessLog,
     /// PID 1 of the container, as seen from here.
     pub init: Pid,
     /// The container's root, if it is another user than this one: the status socket is given to it.
@@ -75,8 +77,8 @@ pub struct Helper {
 pub enum NetworkError {
     #[error("cannot start the network helper: {source}")]
     Spawn { source: io::Error },
-    #[error("cannot open {}: {source}", path.display())]
-    Log { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Log(#[from] ProcessLogError),
     #[error("cannot give {} to the container's root: {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
 }
@@ -107,15 +109,7 @@ impl HelperConfig {
         };
         let (ready, ready_in_helper) = pipe()?;
         let (exit_in_helper, lifeline) = pipe()?;
-        let log_failed = |source| NetworkError::Log {
-            path: self.log.clone(),
-            source,
-        };
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.log)
-            .map_err(log_failed)?;
+        let log = self.log.open()?;
 
         let mut command = Command::new("/proc/self/exe");
         command.arg0("coracle-net").arg("--configure");
@@ -131,6 +125,7 @@ impl HelperConfig {
         command.arg("--status-socket").arg(&socket);
         command.args([self.init.to_string(), TAP.to_owned()]);
         command
+            .env(netstack::logging::VARIABLE, self.log.filter.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -145,6 +140,7 @@ impl HelperConfig {
         let child = command.spawn().map_err(failed)?;
         // It is our child and not yet reaped, so that the PID is its own.
         let pid = rustix::process::Pid::from_child(&child);
+        debug!(pid = child.id(), "the network helper was started");
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
         Ok(Helper {
             child,
@@ -191,9 +187,8 @@ impl Helper {
         } else {
             FailureKind::Runner
         };
-        let said = last_words(&config.log).unwrap_or_default();
-        let said = said.trim().trim_start_matches("coracle-net: ");
-        let message = match (said, code) {
+        let said = last_words(config.log.path()).unwrap_or_default();
+        let message = match (complaint(&said), code) {
             ("", Some(code)) => format!("the network helper failed with exit code {code}"),
             ("", None) => "the network helper was killed".to_owned(),
             (said, _) => said.to_owned(),
@@ -256,6 +251,7 @@ impl Supervisor {
         {
             // If it fails, the container cannot ask for figures; nothing else is lost.
             let _ = self.config.give_socket_away();
+            info!("the network is back");
         }
     }
 
@@ -300,6 +296,7 @@ impl Supervisor {
         if now.duration_since(helper.started) >= STABLE_AFTER {
             self.delay = RESTART_DELAY_MIN;
         }
+        warn!(delay = ?self.delay, "the network helper has ended and is started again");
         self.restart_at = Some(now + self.delay);
         self.delay = (self.delay * 2).min(RESTART_DELAY_MAX);
     }
@@ -312,10 +309,24 @@ impl Supervisor {
                     self.restart_at = None;
                 }
                 // Out of processes or descriptors, which passes.
-                Err(_) => self.restart_at = Some(now + RESTART_DELAY_MAX),
+                Err(error) => {
+                    warn!(%error, "the network helper cannot be started yet");
+                    self.restart_at = Some(now + RESTART_DELAY_MAX);
+                }
             }
         }
     }
+}
+
+/// What a helper has complained about at the end of its log: an error may have several lines, and
+/// comes last.
+fn complaint(log: &str) -> &str {
+    const PREFIX: &str = "coracle-net: ";
+    let begun = log.rfind(&format!("\n{PREFIX}")).map(|newline| newline + 1);
+    log[begun.unwrap_or(0)..]
+        .strip_prefix(PREFIX)
+        .unwrap_or_default()
+        .trim()
 }
 
 /// The end of a log file.
@@ -327,4 +338,19 @@ fn last_words(log: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_helper_complains_about_is_told_from_what_it_logs() {
+        let log = "2026-11-29T11:00:00Z  INFO coracle-net: not this\ncoracle-net: earlier\n\
+                   2026-11-29T11:00:01Z DEBUG a line\ncoracle-net: cannot do it\n  because\n";
+        assert_eq!(complaint(log), "cannot do it\n  because");
+        assert_eq!(complaint("coracle-net: no\n"), "no");
+        assert_eq!(complaint("2026-11-29T11:00:01Z DEBUG a line\n"), "");
+        assert_eq!(complaint(""), "");
+    }
 }

@@ -16,6 +16,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::dispatcher::with_default;
+use tracing::{Dispatch, debug, error_span};
 
 use crate::failure::Failure;
 use crate::isolation::idmap::{self, Kind};
@@ -102,16 +104,20 @@ pub fn from_file<T: DeserializeOwned>(file: OwnedFd) -> Result<T, Failure> {
     serde_json::from_slice(&bytes).map_err(Failure::context("cannot read the task"))
 }
 
-/// What the monitor wants, and the mounts that it made for it.
+/// What the monitor wants, the mounts that it made for it, and where to log to.
 fn receive_task(
     monitor: &Channel<FromInit, ToInit>,
-) -> Result<(ContainerSpec, Option<Sources>), Failure> {
+) -> Result<(ContainerSpec, Option<Sources>, Dispatch), Failure> {
     let gone = || Failure::runner("the monitor of the container has gone");
     let out_of_order = || Failure::runner("the monitor's first message is no task");
-    let Some((ToInit::Start { mounts: count }, mut task)) = monitor.receive()? else {
+    let Some((ToInit::Start { mounts: count, log }, mut files)) = monitor.receive()? else {
         return Err(gone());
     };
-    let spec: ContainerSpec = from_file(task.pop().ok_or_else(out_of_order)?)?;
+    let (Some(log_file), Some(task)) = (files.pop(), files.pop()) else {
+        return Err(out_of_order());
+    };
+    let log = log.dispatch(log_file.into());
+    let spec: ContainerSpec = from_file(task)?;
     let mut mounts = Vec::new();
     while mounts.len() < count {
         match monitor.receive()?.ok_or_else(gone)? {
@@ -123,7 +129,7 @@ fn receive_task(
         true => None,
         false => Some(Sources::from_descriptors(&spec.tree, mounts).ok_or_else(out_of_order)?),
     };
-    Ok((spec, sources))
+    Ok((spec, sources, log))
 }
 
 fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
@@ -134,7 +140,22 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     // Away from the caller's terminal and process group: signals reach the container through its
     // monitor only.
     rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
-    let (mut spec, sources) = receive_task(monitor)?;
+    let (spec, sources, log) = receive_task(monitor)?;
+    let prepared = with_default(&log, || {
+        let _span = error_span!("init").entered();
+        prepare(monitor, spec, sources)
+    })?;
+    // Closes it: what runs from here on is the container's.
+    drop(log);
+    Err(prepared.exec(Some(rustix::process::Signal::KILL)))
+}
+
+/// Makes the container from inside. Returns when only the exec is left to be done, and may be.
+fn prepare(
+    monitor: &Channel<FromInit, ToInit>,
+    mut spec: ContainerSpec,
+    sources: Option<Sources>,
+) -> Result<Prepared, Failure> {
     // While the host's /proc is still in sight.
     let gids = idmap::read_own(Kind::Group)?;
     spec.process.single_id = idmap::is_single(&gids);
@@ -145,6 +166,7 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
         to_give,
         warnings,
     } = rootfs::enter(&spec.tree, sources, &gids)?;
+    debug!(rootfs = %spec.tree.rootfs.display(), "the container's root is entered");
     if !to_give.is_empty() {
         // The image alone knows who its user is.
         let user = user::resolve(&spec.process.user, root.as_fd())?;
@@ -163,14 +185,14 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
         monitor.send(&FromInit::Terminal, &[master.as_fd()])?;
     }
     let prepared = Prepared::new(&spec.process, root.as_fd())?;
+    debug!("the container's program is prepared");
 
     monitor.send(&FromInit::Prepared { warnings }, &[])?;
     // Nothing of the container runs before this: its network is ready now.
     match monitor.receive()? {
-        Some((ToInit::Go, _)) => {}
-        _ => return Err(Failure::runner("the monitor of the container has gone")),
+        Some((ToInit::Go, _)) => Ok(prepared),
+        _ => Err(Failure::runner("the monitor of the container has gone")),
     }
-    Err(prepared.exec(Some(rustix::process::Signal::KILL)))
 }
 
 /// Opens a terminal of the container's own devpts, makes it this session's and its standard

@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::logging::ProcessLog;
 
 /// From init to the monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,10 +32,11 @@ pub enum FromInit {
 /// From the monitor to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Make this container. Attached is a file with the
-    /// [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a message. This many
-    /// mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none if init is to make them.
-    Start { mounts: usize },
+    /// Make this container. Attached are a file with the
+    /// [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a message, and the
+    /// file to log to. This many mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none
+    /// if init is to make them.
+    Start { mounts: usize, log: ProcessLog },
     /// Some of them are attached.
     Mounts,
     /// The network is ready.

@@ -6,6 +6,7 @@ mod harness;
 
 mod boundaries;
 mod damage;
+mod diagnostics;
 mod ending;
 mod handed_down;
 mod hostile;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         ending::CASES,
         damage::CASES,
+        diagnostics::CASES,
         boundaries::CASES,
         streams::CASES,
         handed_down::CASES,

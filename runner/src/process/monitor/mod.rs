@@ -24,11 +24,13 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use portfwd::publish::Listener;
 use rustix::event::PollFlags;
+use tracing::{debug, error_span, info};
 
 use crate::failure::Failure;
 use crate::isolation::cgroup;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces;
+use crate::logging::ProcessLog;
 use crate::logs::{LogWriter, Stream};
 use crate::network::helper::Supervisor;
 use crate::poll;
@@ -52,6 +54,8 @@ pub struct Job {
     /// `None` when the container runs on without main.
     pub attached: Option<Attached>,
     pub stdin: Stdin,
+    /// What this process, init and the network helper log.
+    pub log: ProcessLog,
 }
 
 pub struct Network {
@@ -85,6 +89,10 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the container to its end.
 pub fn run(mut job: Job) {
+    // Where it cannot be opened the container is not started, which tells why.
+    let log = job.log.open().map(|file| job.log.dispatch(file));
+    let _log = log.ok().map(|log| tracing::dispatcher::set_default(&log));
+    let _span = error_span!("monitor", container = job.container.id.short()).entered();
     let message = match start::start(&mut job) {
         Ok(mut running) => {
             let code = running.supervise(&job);
@@ -94,6 +102,7 @@ pub fn run(mut job: Job) {
             }
         }
         Err(failure) => {
+            info!(%failure, "the container was not started");
             cgroup::remove(&job.container.cgroups);
             // A container that never ran leaves no record: the next attempt may use its name.
             let _ = job.store.remove(&job.container);
@@ -161,8 +170,10 @@ impl Running {
             }
             if ready.init && code.is_none() {
                 code = Some(self.take_init_code());
+                info!(code, "the container's init has ended");
             }
             if ready.main {
+                debug!("the command in the foreground has ended");
                 self.attached = false;
                 self.stop();
             }
@@ -228,6 +239,7 @@ impl Running {
     /// Asks the container to end, and plans its death. Asking again changes nothing.
     fn stop(&mut self) {
         if self.kill_at.is_none() {
+            info!(signal = self.stop_signal, "the container is asked to end");
             // Fails only when it has ended.
             let _ = sys::send_signal(self.init.pidfd.as_fd(), self.stop_signal);
             self.kill_at = Some(Instant::now() + STOP_GRACE);
@@ -236,6 +248,7 @@ impl Running {
 
     /// Ends the container at once, a frozen one as well.
     fn kill(&self, job: &Job) {
+        info!("the container is killed");
         kill(self.init.pidfd.as_fd());
         cgroup::thaw(&job.container.cgroups);
     }

@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, Gid, Uid};
+use tracing::{debug, info};
 
 use super::{Job, Running, Stdin, kill};
 use crate::failure::Failure;
@@ -40,11 +41,17 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let (init_channel, init) = clone_init(job, &theirs)?;
     let init = Killer(Some(init));
     drop(theirs);
+    debug!(
+        pid = init.child().pid.as_raw(),
+        maps = ?job.maps,
+        cgroups = ?job.container.cgroups,
+        "init is in its namespaces"
+    );
     let user_namespace = give_task(job, &init_channel, init.child())?;
     let network = job.network.take().map(|network| HelperConfig {
         listeners: network.listeners,
         status_dir: network.status_dir,
-        log: job.dir.run.join("net.log"),
+        log: job.log.clone(),
         init: init.child().pid,
         owner: job.maps.root_is_another().then(|| job.maps.root()),
     });
@@ -83,7 +90,9 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
         Some((helper, config)) => Some(Supervisor::new(config, helper)?),
         None => None,
     };
+    debug!("init is prepared and the network is ready");
     let_go(&init_channel)?;
+    info!(pid = init.child().pid.as_raw(), "the container runs");
 
     job.container.status = Status::Running;
     job.store.update(&job.container)?;
@@ -280,8 +289,9 @@ fn give_task(
     let task = init::task_file("coracle-init", &job.spec)?;
     let start = ToInit::Start {
         mounts: mounts.len(),
+        log: job.log.clone(),
     };
-    init.send(&start, &[task.as_fd()])?;
+    init.send(&start, &[task.as_fd(), job.log.open()?.as_fd()])?;
     for some in mounts.chunks(DESCRIPTORS_MAX) {
         let some: Vec<_> = some.iter().map(OwnedFd::as_fd).collect();
         init.send(&ToInit::Mounts, &some)?;

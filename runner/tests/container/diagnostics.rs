@@ -1,0 +1,100 @@
+//! What coracle logs about itself: where it can be read, and that the container never sees it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::harness::{World, cases, finish, unique};
+
+cases![
+    each_process_logs_where_it_can_be_read,
+    the_environment_says_how_much_as_well,
+    by_default_nothing_is_said_of_what_goes_well,
+];
+
+fn each_process_logs_where_it_can_be_read(world: &World) {
+    let name = unique("log");
+    // With a network where there can be one: the helper logs, too.
+    let with_helper = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .is_ok();
+    let network = if with_helper { "default" } else { "none" };
+    let kept = ["--rm=false", "--name", &name];
+    let flags = [&kept[..], &["--log-level=debug", "--network", network]].concat();
+    let said = world.run(&flags, &["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((said.code(), &*said.stdout), (Some(3), "out\n"));
+    for line in [
+        "the monitor was started pid=",
+        "the container has ended code=3",
+        "\nerr\n",
+    ] {
+        assert!(
+            format!("\n{}", said.stderr).contains(line),
+            "{line}: {}",
+            said.stderr
+        );
+    }
+
+    let log = fs::read_to_string(process_log(world, &name)).expect("coracle.log");
+    let shown = world.inspect(&name).expect("recorded");
+    let id = &shown["id"].as_str().expect("text")[..12];
+    let monitor = format!("monitor{{container=\"{id}\"}}: ");
+    let helper = with_helper.then_some("INFO the network is up tap=\"tap0\"");
+    let expected = [
+        format!("{monitor}the container runs pid="),
+        format!("{monitor}the container's init has ended code=3"),
+        "init: the container's program is prepared".to_owned(),
+    ];
+    for line in expected.iter().map(String::as_str).chain(helper) {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+
+    // What it wrote itself, and nothing else.
+    let logs = world.try_coracle(&["logs", &name]);
+    assert_eq!((&*logs.stdout, &*logs.stderr), ("out\n", "err\n"));
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn the_environment_says_how_much_as_well(world: &World) {
+    let started = "the monitor was started";
+    for (value, flags, expected) in [
+        ("debug", &[][..], true),
+        ("runner::process=trace", &[][..], false),
+        ("debug", &["--log-level=warn"][..], false),
+    ] {
+        let flags = [flags, &["--rm", "--network=none"]].concat();
+        let mut command = world.coracle(world.run_args(&flags, &["true"]));
+        command.env("CORACLE_LOG", value);
+        let said = finish(command);
+        assert_eq!(said.code(), Some(0));
+        assert_eq!(said.stderr.contains(started), expected, "{}", said.stderr);
+    }
+    let mut command = world.coracle(["ps"]);
+    command.env("CORACLE_LOG", "runner=loud");
+    let said = finish(command);
+    assert!(
+        said.stderr
+            .contains("CORACLE_LOG: \"runner=loud\" is not a log filter"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(said.code(), Some(0));
+}
+
+fn by_default_nothing_is_said_of_what_goes_well(world: &World) {
+    let name = unique("log");
+    world.detach(&name, &["--network=none"], &["true"]);
+    world.try_coracle(&["logs", "-f", &name]).success();
+    let log = fs::read_to_string(process_log(world, &name)).expect("coracle.log");
+    assert_eq!(log, "");
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn process_log(world: &World, name: &str) -> PathBuf {
+    let shown = world.inspect(name).expect("recorded");
+    let record = world.containers().join(shown["id"].as_str().expect("text"));
+    let record = fs::read(record.join("config.json")).expect("the record");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    PathBuf::from(record["run_dir"].as_str().expect("text")).join("coracle.log")
+}
