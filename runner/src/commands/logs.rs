@@ -6,14 +6,24 @@ use std::time::Duration;
 use super::{open_engine, output_result};
 use crate::cli::LogsArgs;
 use crate::failure::Failure;
-use crate::logs::{Entry, Stream};
+use crate::logs::{Entry, Line, Stream};
+use crate::process::foreground::warn;
 
 pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let mut log = open_engine()?.logs(&args.container, args.tail.0)?;
     let mut lines = Lines::default();
     loop {
         let writer = args.follow.then(|| log.writer()).flatten();
-        while let Some(entry) = log.next_entry()? {
+        while let Some(line) = log.next_line()? {
+            let entry = match line {
+                Line::Output(entry) => entry,
+                Line::Lost(bytes) => {
+                    // Between what came before and after it, where both go to one place.
+                    output_result(io::stdout().flush())?;
+                    warn(&missing(bytes));
+                    continue;
+                }
+            };
             let stream = entry.stream;
             let mut output = match args.timestamps {
                 true => lines.time_before(&entry),
@@ -36,6 +46,12 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
             None => return Ok(0),
         }
     }
+}
+
+fn missing(bytes: u64) -> String {
+    format!(
+        "{bytes} bytes of output are missing from the log here: they could not be written, as on a full disk"
+    )
 }
 
 /// Which of the two streams are within a line.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Engine, EngineError};
-use crate::logs::{Entry, LogReader};
+use crate::logs::{Line, LogReader};
 use crate::state::ProcessRef;
 
 /// A container's log, being read.
@@ -36,17 +36,17 @@ impl Engine {
 
 impl ContainerLog {
     /// Whoever may still write to the log, for [`ContainerLog::wait`]; `None` when it is complete.
-    /// To be asked before the entries are read, so that those are seen which come in between.
+    /// To be asked before the lines are read, so that those are seen which come in between.
     pub fn writer(&self) -> Option<OwnedFd> {
         self.monitor.as_ref()?.open()
     }
 
-    /// The next entry, oldest first; `None` when there is none yet.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, EngineError> {
-        self.reader.next_entry().map_err(|e| self.unreadable(e))
+    /// The next line, oldest first; `None` when there is none yet.
+    pub fn next_line(&mut self) -> Result<Option<Line>, EngineError> {
+        self.reader.next_line().map_err(|e| self.unreadable(e))
     }
 
-    /// Waits until there may be another entry, or until the writer ends or the time is up.
+    /// Waits until there may be another line, or until the writer ends or the time is up.
     pub fn wait(&mut self, writer: &OwnedFd, limit: Duration) -> Result<(), EngineError> {
         let waited = self.reader.wait(Some(writer.as_fd()), limit);
         waited.map_err(|error| self.unreadable(error))

@@ -11,7 +11,12 @@
 //! `F` ends a line, `P` is a part of one that goes on in the stream's next entry: output is logged
 //! when it is written, newline or not. Content is the container's bytes, unchanged, whatever their
 //! encoding; an entry has none that is a newline. Per stream, the contents with a newline after
-//! each `F` are exactly what was written, save for what a full disk kept out.
+//! each `F` are exactly what was written, save for what a full disk kept out. Where that was, once
+//! there is room again, stands how many bytes are missing; other tools pass over the line:
+//!
+//! ```text
+//! 2026-11-21T23:59:59.400000000Z lost F 4096
+//! ```
 //!
 //! A log is two files at most: `LOG`, and `LOG.1` from before the last rotation.
 
@@ -41,6 +46,14 @@ pub enum Stream {
     Stderr,
 }
 
+/// What a line of the file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    Output(Entry),
+    /// So many bytes of output are missing here, as they could not be written.
+    Lost(u64),
+}
+
 /// A line of output, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -60,29 +73,34 @@ impl fmt::Display for Stream {
     }
 }
 
-impl Entry {
-    /// Reads a line of the file, without its newline; `None` when it is no entry.
-    fn parse(line: &[u8]) -> Option<Entry> {
+impl Line {
+    /// Reads a line of the file, without its newline; `None` when it is not as it should be.
+    fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.splitn(4, |&byte| byte == b' ');
         let time = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let stream = match fields.next()? {
-            b"stdout" => Stream::Stdout,
-            b"stderr" => Stream::Stderr,
-            _ => return None,
-        };
+        let kind = fields.next()?;
         let ends_line = match fields.next()? {
             b"F" => true,
             b"P" => false,
             _ => return None,
         };
-        Some(Entry {
+        let content = fields.next()?;
+        let stream = match kind {
+            b"stdout" => Stream::Stdout,
+            b"stderr" => Stream::Stderr,
+            b"lost" => return str::from_utf8(content).ok()?.parse().ok().map(Self::Lost),
+            _ => return None,
+        };
+        Some(Self::Output(Entry {
             time,
             stream,
             ends_line,
-            content: fields.next()?.to_vec(),
-        })
+            content: content.to_vec(),
+        }))
     }
+}
 
+impl Entry {
     /// The output that this entry stands for: its content, with the newline that ended it.
     pub fn output(mut self) -> Vec<u8> {
         if self.ends_line {

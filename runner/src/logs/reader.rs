@@ -11,10 +11,10 @@ use std::time::Duration;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::PollFlags;
 
-use super::{Entry, Stream, rotated};
+use super::{Line, Stream, rotated};
 use crate::poll;
 
-/// Reads the entries of a log, oldest first. Lines that are no entries, as a crash may leave, are
+/// Reads the lines of a log, oldest first. Those that are none of ours, as a crash may leave, are
 /// passed over.
 #[derive(Debug)]
 pub struct LogReader {
@@ -53,16 +53,16 @@ impl LogReader {
         })
     }
 
-    /// The next entry, or `None` when there is none yet: after [`LogReader::wait`] there may be.
-    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+    /// The next line, or `None` when there is none yet: after [`LogReader::wait`] there may be.
+    pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(file) = self.files.front_mut() {
                 file.read_until(b'\n', &mut self.line)?;
                 if self.line.pop_if(|last| *last == b'\n').is_some() {
-                    let entry = Entry::parse(&self.line);
+                    let line = Line::parse(&self.line);
                     self.line.clear();
-                    match entry {
-                        Some(entry) => return Ok(Some(entry)),
+                    match line {
+                        Some(line) => return Ok(Some(line)),
                         None => continue,
                     }
                 }
@@ -169,7 +169,7 @@ fn skip_to_last(lines: usize, files: &mut VecDeque<BufReader<File>>) -> io::Resu
             if line.pop_if(|last| *last == b'\n').is_none() {
                 break;
             }
-            if let Some(entry) = Entry::parse(&line) {
+            if let Some(Line::Output(entry)) = Line::parse(&line) {
                 if under_way != Some(entry.stream) {
                     beginnings.push_back((index, offset));
                 }

@@ -20,8 +20,16 @@ fn log_path() -> (TempDir, PathBuf) {
 }
 
 fn entries(path: &Path, tail: Option<usize>) -> Vec<Entry> {
-    let mut reader = LogReader::open(path, tail).unwrap();
-    std::iter::from_fn(|| reader.next_entry().unwrap()).collect()
+    next_entries(&mut LogReader::open(path, tail).unwrap())
+}
+
+/// Those that are there by now. Nothing is missing before them.
+fn next_entries(reader: &mut LogReader) -> Vec<Entry> {
+    let next = || match reader.next_line().unwrap()? {
+        Line::Output(entry) => Some(entry),
+        Line::Lost(bytes) => panic!("{bytes} bytes are missing"),
+    };
+    std::iter::from_fn(next).collect()
 }
 
 fn output(entries: &[Entry], stream: Stream) -> Vec<u8> {
@@ -61,7 +69,7 @@ proptest! {
             }
             writer.write(*stream, output);
         }
-        prop_assert_eq!(writer.dropped(), 0);
+        prop_assert_eq!(writer.finish(), 0);
         let entries = entries(&path, None);
         for stream in STREAMS {
             let written: Vec<u8> = writes.iter().filter(|(to, _)| *to == stream).flat_map(|(_, bytes)| bytes.clone()).collect();
@@ -81,7 +89,7 @@ proptest! {
         let mut followed = Vec::new();
         for bytes in &writes {
             writer.write(Stream::Stdout, bytes);
-            followed.extend(std::iter::from_fn(|| follower.next_entry().unwrap()));
+            followed.extend(next_entries(&mut follower));
         }
         let written = writes.concat();
         // Who follows misses nothing.
@@ -181,13 +189,41 @@ fn a_torn_last_line_is_taken_back() {
 }
 
 #[test]
-fn a_full_disk_drops_output_and_says_how_much() {
+fn what_a_full_disk_keeps_out_is_counted() {
     // Writes to /dev/full fail with ENOSPC, and so does truncating it.
     let mut writer = LogWriter::open("/dev/full")
         .unwrap_or_else(|_| panic!("/dev/full is there on every Linux"));
     writer.write(Stream::Stdout, b"lost\n");
     writer.write(Stream::Stderr, b"too");
-    assert_eq!(writer.dropped(), 8);
+    assert_eq!(writer.finish(), 8);
+}
+
+/// A directory in the place of the file that a rotation makes keeps the log from growing, as a full
+/// disk does.
+#[test]
+fn a_log_says_how_much_is_missing_where_it_goes_on() {
+    let (_dir, path) = log_path();
+    let obstacle = with_suffix(&path, ".new");
+    let mut writer = LogWriter::with_max_file_len(&path, 50).unwrap();
+    writer.write(Stream::Stdout, b"first\n");
+    fs::create_dir(&obstacle).unwrap();
+    writer.write(Stream::Stdout, b"lost\n");
+    writer.write(Stream::Stderr, b"too");
+    fs::remove_dir(&obstacle).unwrap();
+    writer.write(Stream::Stdout, b"on\n");
+    writer.write(Stream::Stdout, b"and on\n");
+    assert_eq!(writer.finish(), 0);
+
+    let mut reader = LogReader::open(&path, None).unwrap();
+    let read = std::iter::from_fn(|| reader.next_line().unwrap());
+    let read: Vec<_> = read
+        .map(|line| match line {
+            Line::Output(entry) => String::from_utf8(entry.content).unwrap(),
+            Line::Lost(bytes) => format!("{bytes} missing"),
+        })
+        .collect();
+    // Two files at most: the first one is gone.
+    assert_eq!(read, ["8 missing", "on", "and on"]);
 }
 
 #[test]
@@ -195,19 +231,19 @@ fn a_follower_wakes_when_something_is_written() {
     const FAR_OFF: Duration = Duration::from_secs(60);
     let (_dir, path) = log_path();
     let mut reader = LogReader::open(&path, None).unwrap();
-    assert_eq!(reader.next_entry().unwrap(), None);
+    assert_eq!(reader.next_line().unwrap(), None);
     let writing = path.clone();
     let writer = thread::spawn(move || {
         LogWriter::open(writing)
             .unwrap()
             .write(Stream::Stdout, b"here\n")
     });
-    let entry = loop {
-        if let Some(entry) = reader.next_entry().unwrap() {
-            break entry;
+    let entries = loop {
+        match next_entries(&mut reader) {
+            none if none.is_empty() => reader.wait(None, FAR_OFF).unwrap(),
+            some => break some,
         }
-        reader.wait(None, FAR_OFF).unwrap();
     };
-    assert_eq!(entry.content, b"here");
+    assert_eq!(lines(&entries), ["here"]);
     writer.join().unwrap();
 }

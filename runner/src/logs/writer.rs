@@ -1,5 +1,5 @@
 //! Appending to a log. A container's output never waits for a full disk, and never ends because of
-//! one: what cannot be written is dropped and counted.
+//! one: what cannot be written is dropped and counted, and the log says so where it goes on.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,6 +12,8 @@ use super::{MAX_CONTENT_LEN, MAX_FILE_LEN, Stream, Timestamp, rotated, with_suff
 /// small enough to keep.
 const BATCH_LEN: usize = 128 * 1024;
 
+const TAKES_ALL: &str = "a Vec takes all that is written";
+
 /// The one writer of a log.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -22,7 +24,8 @@ pub struct LogWriter {
     /// Entries to be appended, and how many bytes of output they hold.
     batch: Vec<u8>,
     batch_output_len: u64,
-    dropped: u64,
+    /// Bytes of output that are missing behind the last entry.
+    lost: u64,
 }
 
 impl LogWriter {
@@ -48,7 +51,7 @@ impl LogWriter {
             max_file_len,
             batch,
             batch_output_len: 0,
-            dropped: 0,
+            lost: 0,
         })
     }
 
@@ -72,14 +75,27 @@ impl LogWriter {
         self.flush();
     }
 
-    /// Bytes of output that are not in the log because they could not be written.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
+    /// Bytes of output that are missing at the end of the log, and that not even the log tells of:
+    /// there is still no room.
+    pub fn finish(mut self) -> u64 {
+        self.begin_batch(Timestamp::now());
+        self.flush();
+        self.lost
+    }
+
+    /// Says first what is missing.
+    fn begin_batch(&mut self, time: Timestamp) {
+        if self.lost > 0 {
+            writeln!(self.batch, "{time} lost F {}", self.lost).expect(TAKES_ALL);
+        }
     }
 
     fn push(&mut self, time: Timestamp, stream: Stream, ends_line: bool, content: &[u8]) {
+        if self.batch.is_empty() {
+            self.begin_batch(time);
+        }
         let tag = if ends_line { 'F' } else { 'P' };
-        write!(self.batch, "{time} {stream} {tag} ").expect("a Vec takes all that is written");
+        write!(self.batch, "{time} {stream} {tag} ").expect(TAKES_ALL);
         self.batch.extend_from_slice(content);
         self.batch.push(b'\n');
         self.batch_output_len += content.len() as u64 + u64::from(ends_line);
@@ -89,8 +105,9 @@ impl LogWriter {
     }
 
     fn flush(&mut self) {
-        if self.append().is_err() {
-            self.dropped += self.batch_output_len;
+        match self.append() {
+            Ok(()) => self.lost = 0,
+            Err(_) => self.lost += self.batch_output_len,
         }
         self.batch.clear();
         self.batch_output_len = 0;

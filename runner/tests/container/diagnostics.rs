@@ -9,6 +9,7 @@ cases![
     each_process_logs_where_it_can_be_read,
     the_environment_says_how_much_as_well,
     by_default_nothing_is_said_of_what_goes_well,
+    output_that_a_full_disk_kept_out_is_told_of,
 ];
 
 fn each_process_logs_where_it_can_be_read(world: &World) {
@@ -88,6 +89,27 @@ fn by_default_nothing_is_said_of_what_goes_well(world: &World) {
     world.try_coracle(&["logs", "-f", &name]).success();
     let log = fs::read_to_string(process_log(world, &name)).expect("coracle.log");
     assert_eq!(log, "");
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn output_that_a_full_disk_kept_out_is_told_of(world: &World) {
+    let name = unique("log");
+    let id = world.detach(&name, &["--network=none"], &["echo", "there"]);
+    let followed = world.try_coracle(&["logs", "-f", &name]);
+    assert_eq!(followed.success(), "there\n");
+    let log = world.containers().join(id).join("log");
+    let mut text = fs::read_to_string(&log).expect("the log");
+    let time = text[..30].to_owned();
+    text += &format!("{time} lost F 4096\n{time} stdout F back\n");
+    fs::write(&log, text).expect("the log");
+    let said = world.try_coracle(&["logs", &name]);
+    assert_eq!(said.success(), "there\nback\n");
+    assert!(
+        said.stderr
+            .starts_with("coracle: warning: 4096 bytes of output are missing"),
+        "{}",
+        said.stderr
+    );
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 

@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use portfwd::publish::Listener;
 use rustix::event::PollFlags;
-use tracing::{debug, error_span, info};
+use tracing::{debug, error_span, info, warn};
 
 use crate::failure::Failure;
 use crate::isolation::cgroup;
@@ -96,6 +96,13 @@ pub fn run(mut job: Job) {
     let message = match start::start(&mut job) {
         Ok(mut running) => {
             let code = running.supervise(&job);
+            let lost = running.log.finish();
+            if lost > 0 {
+                warn!(
+                    bytes = lost,
+                    "output is missing at the end of the container's log"
+                );
+            }
             match settle(&job, &running.user_namespace, code) {
                 Ok(()) => FromMonitor::Exited(code),
                 Err(failure) => FromMonitor::Failed(failure),
