@@ -22,7 +22,7 @@ use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::descriptors;
-use crate::device::{Tap, TapError};
+use crate::device::{Capabilities, Device, Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
@@ -84,7 +84,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 }
 
 /// Everything that the loop runs on, in the order that the head of this file explains.
-fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), StartError> {
+fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread>), StartError> {
     let exit_fd = config
         .exit_fd
         .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
@@ -136,7 +136,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
         Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
         promoter => promoter,
     };
-    let mut core = core_config(&config, network, &tap, limits)?;
+    let mut core = core_config(&config, network, tap.capabilities(), limits)?;
     if promoter.is_err() {
         core.promote = Promote::Off;
     }
@@ -165,7 +165,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts, Arc<GuestThread>), S
     Ok((
         Parts {
             core,
-            tap,
+            device: tap,
             listeners,
             companion,
             promoter,
@@ -243,7 +243,7 @@ fn set_up_promotion(
 fn core_config(
     config: &Config,
     network: Network,
-    tap: &Tap,
+    device: Capabilities,
     limits: Limits,
 ) -> Result<CoreConfig, StartError> {
     let mut random = [0; 24];
@@ -262,11 +262,8 @@ fn core_config(
         policy: config.policy,
         mtu: config.mtu,
         mac: [0x52, 0x55, a, b, c, d],
-        guest_mac: tap
-            .mac()
-            .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
-            .ok(),
-        udp_segmentation: tap.udp_segmentation(),
+        guest_mac: device.guest_mac,
+        udp_segmentation: device.udp_segmentation,
         promote: config.promote,
         limits,
         random_seed: seed,

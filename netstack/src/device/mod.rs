@@ -1,15 +1,49 @@
 //! The device layer: how whole Ethernet frames, each behind a virtio-net header, come from and go
 //! to the guest.
 //!
-//! Devices know nothing of what is in a frame. A device that cannot take a frame says would-block
-//! and the caller keeps it.
+//! Devices know nothing of what is in a frame. One that cannot take a frame now says would-block,
+//! and the caller keeps it. Whoever uses one is generic over it, so that a frame costs no dynamic
+//! call.
 
 mod tap;
 
+use std::io;
+use std::os::fd::AsFd;
+
 use libc::c_long;
 
+use crate::core::MacAddr;
 pub use crate::core::vnet::VNET_HEADER_LEN;
 pub use tap::{Tap, TapError};
+
+/// A non-blocking way to the guest. Its descriptor is readable when a frame has come.
+pub trait Device: AsFd {
+    /// Reads one frame with its virtio-net header, and returns its length in bytes. `buffer` should
+    /// have [`MAX_FRAME_LEN`] bytes; what does not fit is lost.
+    ///
+    /// `WouldBlock` when there is none; any other error once the device is gone.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes the frame `head ++ payload`, which begins with its virtio-net header: whole or not at
+    /// all.
+    ///
+    /// `WouldBlock`, `ENOBUFS` and `ENOMEM` pass, and the caller tries the same frame again; any
+    /// other error is about this frame, or the device is down or gone.
+    fn transmit(&mut self, head: &[u8], payload: &[u8]) -> io::Result<()>;
+
+    /// What the core has to know of it.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// What differs from device to device. All of them take partial checksums and super-frames of TCP,
+/// at any MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// UDP super-frames (VIRTIO_NET_HDR_GSO_UDP_L4) may be written, and are to be expected.
+    pub udp_segmentation: bool,
+    /// The Ethernet address of the guest's end, if it is known.
+    pub guest_mac: Option<MacAddr>,
+}
 
 /// A receive buffer of this many bytes holds any frame with its virtio-net header: an Ethernet
 /// header with one VLAN tag and an IP datagram of 65,535 bytes, which bounds a segmentation-offload

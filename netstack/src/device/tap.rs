@@ -15,9 +15,11 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use rustix::io::retry_on_intr;
 use tracing::debug;
 
-use super::VNET_HEADER_LEN;
+use super::{Capabilities, Device, VNET_HEADER_LEN};
+use crate::core::MacAddr;
 use crate::sys;
 
 const TUN_PATH: &str = "/dev/net/tun";
@@ -103,54 +105,42 @@ impl Tap {
         })
     }
 
-    /// Reads one frame with its virtio-net header and returns its length in bytes. `buffer` should
-    /// have [`MAX_FRAME_LEN`](super::MAX_FRAME_LEN) bytes; what does not fit is lost.
-    ///
-    /// `WouldBlock` when there is none; `EBADFD` or `EIO` once the interface was deleted or its
-    /// namespace is gone.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match rustix::io::read(&self.device, &mut *buffer) {
-                Err(rustix::io::Errno::INTR) => continue,
-                result => return Ok(result?),
-            }
-        }
-    }
-
-    /// Writes one frame that begins with its virtio-net header. The kernel takes it whole or not at
-    /// all.
-    ///
-    /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the
-    /// interface (`EIO`: it is down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send
-    /// buffer (INT_MAX by default), so it is not expected, but a caller keeps the frame then.
-    pub fn transmit(&self, frame: &[u8]) -> io::Result<()> {
-        self.transmit_vectored(&[IoSlice::new(frame)])
-    }
-
-    /// [`transmit`](Self::transmit) for a frame in pieces; the first begins with the virtio-net
-    /// header.
-    pub fn transmit_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        loop {
-            match rustix::io::writev(&self.device, pieces) {
-                Err(rustix::io::Errno::INTR) => continue,
-                result => return Ok(result.map(drop)?),
-            }
-        }
-    }
-
     /// The interface's name in the guest.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The Ethernet address of the guest's end.
-    pub fn mac(&self) -> io::Result<[u8; 6]> {
+    pub fn mac(&self) -> io::Result<MacAddr> {
         sys::tun_mac(self.device.as_fd())
     }
+}
 
-    /// Whether UDP super-frames (VIRTIO_NET_HDR_GSO_UDP_L4) may be written, and are to be expected.
-    pub fn udp_segmentation(&self) -> bool {
-        self.udp_segmentation
+impl Device for Tap {
+    /// `EBADFD` or `EIO` once the interface was deleted or its namespace is gone.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(retry_on_intr(|| {
+            rustix::io::read(&self.device, &mut *buffer)
+        })?)
+    }
+
+    /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the
+    /// interface (`EIO`: it is down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send
+    /// buffer (INT_MAX by default), so it is not expected.
+    fn transmit(&mut self, head: &[u8], payload: &[u8]) -> io::Result<()> {
+        let pieces = [IoSlice::new(head), IoSlice::new(payload)];
+        retry_on_intr(|| rustix::io::writev(&self.device, &pieces))?;
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mac = self.mac();
+        Capabilities {
+            udp_segmentation: self.udp_segmentation,
+            guest_mac: mac
+                .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
+                .ok(),
+        }
     }
 }
 
@@ -191,7 +181,6 @@ fn attach_error(name: &str, source: io::Error) -> TapError {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::testing::in_namespaces;
 
@@ -235,7 +224,7 @@ mod tests {
     #[test]
     fn opens_once_and_is_empty() {
         in_namespaces(module_path!(), "opens_once_and_is_empty", || {
-            let tap = Tap::open("tap0").unwrap();
+            let mut tap = Tap::open("tap0").unwrap();
             assert_eq!(tap.name(), "tap0");
             // A random address has the local bit set and the multicast bit clear.
             assert_eq!(tap.mac().unwrap()[0] & 3, 2);
@@ -245,7 +234,7 @@ mod tests {
                 io::ErrorKind::WouldBlock
             );
             // Down: the frame is refused, not lost in silence.
-            let error = tap.transmit(&[0; VNET_HEADER_LEN + 60]).unwrap_err();
+            let error = tap.transmit(&[0; VNET_HEADER_LEN], &[0; 60]).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EIO));
             assert!(matches!(Tap::open("tap0"), Err(TapError::Busy(_))));
             assert!(matches!(Tap::open("lo"), Err(TapError::NotTap(_))));

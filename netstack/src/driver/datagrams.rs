@@ -12,12 +12,13 @@ use super::poller::{Interest, ListenerId, Token};
 use super::sockets::HostSocket;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
+use crate::device::Device;
 use crate::host::{PingSocket, UdpSocket, udp};
 
 /// Reads of one socket in one turn.
 const READS_PER_TURN: usize = 32;
 
-impl Driver {
+impl<D: Device> Driver<D> {
     pub(super) fn send_datagram(
         &mut self,
         id: FlowId,

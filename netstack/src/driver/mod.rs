@@ -10,6 +10,7 @@
 //! nothing, so no source starves another.
 
 mod datagrams;
+mod device_link;
 mod dials;
 mod listeners;
 mod poller;
@@ -18,7 +19,6 @@ mod report;
 mod scarcity;
 mod sockets;
 mod streams;
-mod tap_link;
 
 use std::io;
 
@@ -31,10 +31,11 @@ use crate::control::{ExitWatch, StatusSocket};
 use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
-use crate::device::{MAX_FRAME_LEN, Tap};
+use crate::device::{Device, MAX_FRAME_LEN};
 use crate::guest::promotion::Promoter;
 use crate::sys;
 
+use self::device_link::DeviceLink;
 use self::dials::DialQueue;
 use self::listeners::Listeners;
 use self::poller::{Event, Interest, Poller, Token};
@@ -42,23 +43,22 @@ use self::promotion::Promotion;
 pub use self::promotion::Unpromoted;
 use self::scarcity::Pause;
 use self::sockets::{HostSocket, HostSockets};
-use self::tap_link::TapLink;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
 const FRAMES_PER_TURN: usize = 32;
 /// SYNs read in one turn besides: more than are dialled, so that in a flood of them other frames,
 /// such as the last one of a handshake, do not have to wait for each.
 const SYNS_PER_TURN: usize = 512;
-/// How soon a full tap is tried again, and listeners that ran out of descriptors.
+/// How soon a full device is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// What fewer flows leave behind is less than it costs to look for it.
 const WORTH_TRIMMING: usize = 1024;
 
 /// What the loop runs on.
-pub struct Parts {
+pub struct Parts<D> {
     pub core: Core,
-    pub tap: Tap,
+    pub device: D,
     pub listeners: Vec<Listener>,
     pub companion: Companion,
     /// What hands flows over to the kernel.
@@ -77,9 +77,9 @@ pub enum DriverError {
 }
 
 /// The loop's state.
-pub struct Driver {
+pub struct Driver<D> {
     core: Core,
-    link: TapLink,
+    link: DeviceLink<D>,
     poller: Poller,
     sockets: HostSockets,
     dials: DialQueue,
@@ -123,16 +123,16 @@ pub const SYSTEM_CALLS: &[c_long] = &[
     libc::SYS_accept4,
 ];
 
-impl Driver {
+impl<D: Device> Driver<D> {
     /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that
     /// `parts.core` was made by.
-    pub fn new(parts: Parts, clock: Clock) -> Result<Driver, DriverError> {
+    pub fn new(parts: Parts<D>, clock: Clock) -> Result<Driver<D>, DriverError> {
         let poller = Poller::new().map_err(|error| DriverError::Watch("epoll", error))?;
         let watch =
             |what, result: io::Result<()>| result.map_err(|error| DriverError::Watch(what, error));
         watch(
-            "the tap",
-            poller.add(&parts.tap, Token::Tap, Interest::Readable),
+            "the device",
+            poller.add(&parts.device, Token::Device, Interest::Readable),
         )?;
         if let Some(status) = &parts.status {
             watch(
@@ -160,7 +160,7 @@ impl Driver {
         }
         Ok(Driver {
             core,
-            link: TapLink::new(parts.tap),
+            link: DeviceLink::new(parts.device),
             poller,
             sockets: HostSockets::default(),
             dials: DialQueue::default(),
@@ -179,7 +179,7 @@ impl Driver {
         })
     }
 
-    /// Runs until it is time to stop or the tap is gone.
+    /// Runs until it is time to stop or the device is gone.
     pub fn run(&mut self) -> Result<(), DriverError> {
         let mut events = Vec::new();
         let mut timeout = None;
@@ -194,8 +194,8 @@ impl Driver {
             let mut frames = false;
             for event in events.drain(..) {
                 match event.token {
-                    Token::Tap if event.error => return Ok(()),
-                    Token::Tap => frames = true,
+                    Token::Device if event.error => return Ok(()),
+                    Token::Device => frames = true,
                     Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now),
                     Token::Listener(port) => self.handle_listener(port, now),
                     Token::Companion => self.hear_companion(),
@@ -240,7 +240,7 @@ impl Driver {
         }
     }
 
-    /// Takes the frames that are there, `most` at most but for SYNs. False when the tap is gone.
+    /// Takes the frames that are there, `most` at most but for SYNs. False when the device is gone.
     fn read_frames(&mut self, most: usize, now: Instant) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut there = true;
@@ -249,7 +249,7 @@ impl Driver {
             if left == 0 {
                 break;
             }
-            match self.link.tap().receive(&mut buffer) {
+            match self.link.device().receive(&mut buffer) {
                 Ok(len) => {
                     let action = self.core.handle_frame(&buffer[..len], now, &mut self.link);
                     if let Some(Action::Dial { flow, to }) = action {
@@ -265,7 +265,7 @@ impl Driver {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    debug!(%error, "the tap is gone");
+                    debug!(%error, "the device is gone");
                     there = false;
                     break;
                 }

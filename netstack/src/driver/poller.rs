@@ -15,7 +15,8 @@ const BATCH: usize = 256;
 /// Who an event is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    Tap,
+    /// The way to the guest.
+    Device,
     /// A published port.
     Listener(ListenerId),
     /// The host socket of a flow.
@@ -80,11 +81,11 @@ impl Poller {
         Ok(epoll::modify(&self.epoll, source, data, interest.flags())?)
     }
 
-    /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
     pub fn remove(&self, source: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.epoll, source)?)
     }
 
+    /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.secs() as i64,
@@ -152,7 +153,7 @@ impl Token {
     /// which does not reach 2^56.
     fn encode(self) -> u64 {
         let (kind, value) = match self {
-            Token::Tap => (0, 0),
+            Token::Device => (0, 0),
             Token::Listener(ListenerId(number)) => (1, number),
             Token::Flow(id) => (
                 2,
@@ -176,7 +177,7 @@ impl Token {
             generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
         };
         match bits >> KIND_SHIFT {
-            0 => Token::Tap,
+            0 => Token::Device,
             1 => Token::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
             2 => Token::Flow(flow),
             6 => Token::Guest(flow),
@@ -198,7 +199,7 @@ mod tests {
             generation: FlowId::MAX_GENERATION,
         };
         for token in [
-            Token::Tap,
+            Token::Device,
             Token::Listener(ListenerId(7)),
             Token::Listener(ListenerId((1 << 56) - 1)),
             Token::Flow(flow),

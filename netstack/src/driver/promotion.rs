@@ -18,6 +18,7 @@ use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
 use crate::core::tcp::{NotPromoted, Snapshot};
 use crate::core::{Duration, Instant};
+use crate::device::Device;
 use crate::guest::RING_FRAMES;
 use crate::guest::promotion::{Diversion, Promoter, PromoterError, is_closed};
 
@@ -82,7 +83,7 @@ impl Promotion {
     }
 }
 
-impl Driver {
+impl<D: Device> Driver<D> {
     /// Hands over every flow that has come to rest.
     pub(super) fn promote_resting(&mut self, now: Instant) {
         while let Some(id) = self.core.poll_promotion() {

@@ -15,7 +15,7 @@ use crate::core::tcp::{
 use crate::core::{Core, Instant, Share, Usage};
 
 /// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at
-/// all, `frames_lost` how many frames the tap did not take.
+/// all, `frames_lost` how many frames the device did not take.
 pub fn status(
     core: &Core,
     unpromoted: Option<&Unpromoted>,

@@ -7,8 +7,9 @@ use std::io;
 use super::{Driver, RETRY};
 use crate::core::Instant;
 use crate::core::flow::FlowId;
+use crate::device::Device;
 
-impl Driver {
+impl<D: Device> Driver<D> {
     /// Opens a socket for flow `id`. Without a descriptor for it, another flow makes way.
     pub(super) fn open_for<T>(
         &mut self,

@@ -14,6 +14,7 @@ use super::scarcity::is_out_of_descriptors;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
 use crate::core::{DialError, Instant};
+use crate::device::Device;
 use crate::host::dial::{self, Dial};
 
 /// Dials begun in one turn, each of which takes as long as reading some ten frames.
@@ -21,7 +22,7 @@ const DIALS_PER_TURN: usize = 32;
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
-impl Driver {
+impl<D: Device> Driver<D> {
     /// Dials for the SYNs that were read, as many as one turn allows.
     pub(super) fn start_dials(&mut self, now: Instant) {
         for _ in 0..DIALS_PER_TURN {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use netstack::device::{MAX_FRAME_LEN, Tap};
+use netstack::device::{Device, MAX_FRAME_LEN, Tap};
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Netns, World};
@@ -109,7 +109,7 @@ impl Wire {
         let now = Instant::now();
         while let Some((_, frame)) = self.under_way[to].pop_front_if(|(due, _)| *due <= now) {
             // What a link does not take is lost.
-            let _ = self.taps[to].transmit(&frame);
+            let _ = self.taps[to].transmit(&frame, &[]);
         }
     }
 }

@@ -220,7 +220,7 @@ impl Shared {
         while !self.ended.load(Ordering::Relaxed) {
             let mut waiting = [PollFd::from_borrowed_fd(self.tap.as_fd(), PollFlags::IN)];
             poll(&mut waiting, Some(&timeout)).expect("poll the tap");
-            while let Ok(len) = self.tap.receive(&mut frame) {
+            while let Ok(len) = rustix::io::read(&self.tap, &mut frame) {
                 self.handle(&mut frame[..len]);
             }
         }
@@ -244,7 +244,7 @@ impl Shared {
             frame.copy_within(from..from + 6, to);
             frame[from..from + 6].copy_from_slice(&REMOTE_MAC);
             // The interface may be gone at the end of a test.
-            let _ = self.tap.transmit(frame);
+            let _ = rustix::io::write(&self.tap, frame);
             return;
         }
         flow.reset |= segment.rst;
@@ -322,7 +322,7 @@ impl Shared {
         }
         let mut bytes = vec![0; VNET_HEADER_LEN];
         segment.write(&mut bytes, data).expect("a vector grows");
-        self.tap.transmit(&bytes).expect("the tap is up");
+        rustix::io::write(&self.tap, &bytes).expect("the tap is up");
     }
 
     fn flows(&self) -> MutexGuard<'_, HashMap<Endpoints, Flow>> {

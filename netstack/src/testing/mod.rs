@@ -1,10 +1,18 @@
-//! Tests that need namespaces of their own: the test binary runs itself again, alone with one test,
-//! in a fresh user and network namespace. Works as root and as a normal user, and needs no program.
+//! What unit tests stand on: namespaces of a test's own, and devices that are no tap.
+//!
+//! For a test in namespaces the test binary runs itself again, alone with one test, in a fresh user
+//! and network namespace. Works as root and as a normal user, and needs no program.
+
+mod faults;
+mod memory;
 
 use std::env;
 use std::process::Command;
 
 use crate::sys;
+
+pub use faults::{FaultInjector, Faults};
+pub use memory::{MemoryDevice, MemoryGuest};
 
 /// Set in the inner run, to the name of the one test that is run there.
 const INNER: &str = "CORACLE_INNER_TEST";
