@@ -142,6 +142,26 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread
     }
 
     companion.wait().map_err(StartError::Resolvers)?;
+    confine(&guest, kept)?;
+    info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
+
+    let core = Core::new(core, clock.now());
+    Ok((
+        Parts {
+            core,
+            device: tap,
+            listeners,
+            companion,
+            promoter,
+            status,
+            exit,
+        },
+        guest,
+    ))
+}
+
+/// Gives up what is not needed any more, on both threads.
+fn confine(guest: &GuestThread, kept: Kept) -> Result<(), StartError> {
     sandbox::confine_thread(kept)?;
     guest.run(move || sandbox::confine_thread(kept))??;
     // Again: changes of IDs have undone it.
@@ -158,22 +178,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread
     }
     // Last: what comes after needs no path and makes no process.
     sandbox::confine_helper_calls()?;
-    guest.run(sandbox::confine_helper_calls)??;
-    info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
-
-    let core = Core::new(core, clock.now());
-    Ok((
-        Parts {
-            core,
-            device: tap,
-            listeners,
-            companion,
-            promoter,
-            status,
-            exit,
-        },
-        guest,
-    ))
+    Ok(guest.run(sandbox::confine_helper_calls)??)
 }
 
 fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
