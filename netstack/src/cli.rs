@@ -164,6 +164,16 @@ pub struct Args {
     /// The socket is removed at the end, also after a kill.
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
+
+    /// Write every frame, both ways, to a file that tcpdump and Wireshark read
+    ///
+    /// The file is made, or emptied, with the caller's privileges; it grows without a bound, and an
+    /// error such as a full disk ends the capture only. Segments of up to 64 KiB are one packet
+    /// each, and their checksums may be incomplete, as on any interface that offloads both. A
+    /// connection that the kernel has taken over is not seen any more; --promote off keeps all of
+    /// them in the capture.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
 }
 
 /// The values of `--netns-type`.
@@ -225,6 +235,8 @@ Examples:
   Watch it:
       $ coracle-net -c --status-socket /tmp/net.sock 4711 &
       $ socat - UNIX:/tmp/net.sock
+      $ coracle-net -c --pcap /tmp/net.pcap 4711 &
+      $ tail -c +1 -f /tmp/net.pcap | tcpdump -nr -
 
 In the guest:
   10.0.2.100, fd00::100   its own addresses
@@ -267,6 +279,7 @@ impl TryFrom<Args> for Config {
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
+            pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,
         }
@@ -342,7 +355,7 @@ mod tests {
         let config = config(
             "-c -m 1500 -p 8080:80 -p 127.0.0.1:53:53/udp --publish-fd 5=9090:90 -r 3 -e 4 --netns-type path \
              --userns-path /u --cidr 10.55.0.0/16 --ipv4-only --allow-host-loopback --disable-dns --status-socket /s \
-             /n eth7",
+             --pcap /p /n eth7",
         )
         .unwrap();
         assert_eq!(
@@ -356,6 +369,7 @@ mod tests {
         assert!(config.policy.allow_host_loopback);
         assert_eq!(config.user_namespace, Some("/u".into()));
         assert_eq!(config.status_socket, Some("/s".into()));
+        assert_eq!(config.pcap, Some("/p".into()));
     }
 
     #[test]

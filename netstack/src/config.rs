@@ -37,6 +37,8 @@ pub struct Config {
     pub ready_fd: Option<RawFd>,
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
+    /// Where a capture of all frames goes.
+    pub pcap: Option<PathBuf>,
     pub promote: Promote,
     /// Capabilities over the host's own network stay, where the guest's belongs to the same user
     /// namespace.
@@ -377,6 +379,7 @@ mod tests {
             ready_fd,
             exit_fd,
             status_socket: None,
+            pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
         };

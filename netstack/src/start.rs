@@ -22,7 +22,7 @@ use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::descriptors;
-use crate::device::{Capabilities, Device, Tap, TapError};
+use crate::device::{Capabilities, Capture, CaptureError, CaptureFile, Device, Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
@@ -44,6 +44,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Status(#[from] StatusError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     #[error("cannot watch for the end: {0}")]
     Exit(#[source] io::Error),
     #[error(
@@ -84,7 +86,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
 }
 
 /// Everything that the loop runs on, in the order that the head of this file explains.
-fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread>), StartError> {
+fn bring_up(
+    config: Config,
+    clock: Clock,
+) -> Result<(Parts<Capture<Tap>>, Arc<GuestThread>), StartError> {
     let exit_fd = config
         .exit_fd
         .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
@@ -95,6 +100,11 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread
     for rule in &config.publish {
         listeners.extend(portfwd::publish::bind(rule)?);
     }
+    let capture = config
+        .pcap
+        .as_deref()
+        .map(CaptureFile::create)
+        .transpose()?;
     let limits = Limits::share_out(descriptors::left_for_flows());
     debug!(?limits, "descriptors are shared out");
     let status = config
@@ -149,7 +159,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<(Parts<Tap>, Arc<GuestThread
     Ok((
         Parts {
             core,
-            device: tap,
+            device: Capture::new(tap, capture),
             listeners,
             companion,
             promoter,

@@ -2,9 +2,10 @@
 //! to the guest.
 //!
 //! Devices know nothing of what is in a frame. One that cannot take a frame now says would-block,
-//! and the caller keeps it. Whoever uses one is generic over it, so that a frame costs no dynamic
-//! call.
+//! and the caller keeps it. Devices stack: [`Capture`] wraps another one. Whoever uses one is
+//! generic over it, so that a frame costs no dynamic call.
 
+mod capture;
 mod tap;
 
 use std::io;
@@ -14,6 +15,7 @@ use libc::c_long;
 
 use crate::core::MacAddr;
 pub use crate::core::vnet::VNET_HEADER_LEN;
+pub use capture::{Capture, CaptureError, CaptureFile};
 pub use tap::{Tap, TapError};
 
 /// A non-blocking way to the guest. Its descriptor is readable when a frame has come.

@@ -5,6 +5,7 @@
 mod harness;
 
 mod behind;
+mod capture;
 mod closing;
 mod dns;
 mod floods;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         behind::CASES,
         root::CASES,
         sandbox::CASES,
+        capture::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,
