@@ -8,8 +8,8 @@
 //! 2. [`Core::handle_deadline`] when the time of [`Core::poll_deadline`] has come;
 //! 3. [`Core::poll_touched`] until `None`, calling [`Core::serve`] with the host stream of each
 //!    flow;
-//! 4. [`Core::poll_promotion`] until `None`, handing each flow over to the kernel, and the frames
-//!    that were on their way;
+//! 4. [`Core::poll_promotion`] until `None`, handing each flow over to the kernel, and then
+//!    [`Core::handle_frame`] for the frames that were on their way;
 //! 5. [`Core::poll_closed`] until `None`, closing what belonged to the flow.
 //!
 //! A frame's way: `packet` takes it apart, `handle_frame` finds its flow in the table, `tcp` or

@@ -1,5 +1,5 @@
-//! The core's part of a hand-over: which flow rests, its numbers, and what became of it in the
-//! kernel.
+//! The core's part of a hand-over (see `driver::promotion`): which flow rests, its numbers, and what
+//! became of it in the kernel.
 
 use smoltcp::time::Instant;
 
@@ -9,17 +9,20 @@ use super::link::Link;
 use super::tcp::{NotPromoted, Snapshot, Stragglers};
 
 impl Core {
-    /// The next flow that rests and wants to be handed over to the kernel. Take its
-    /// [`Core::snapshot`], and answer with [`Core::promoted`] or [`Core::promotion_failed`] before
-    /// any other call.
-    pub fn poll_promotion(&mut self) -> Option<FlowId> {
-        self.promotions.pop_front()
-    }
-
-    /// The numbers of a resting flow. `None` if it is gone or rests no more.
-    pub fn snapshot(&mut self, id: FlowId) -> Option<Snapshot> {
-        let endpoints = self.flows.tuple(id)?.endpoints()?;
-        self.flows.tcp_mut(id)?.snapshot(endpoints)
+    /// The next flow that rests and is to be handed over to the kernel, and its numbers. Answer
+    /// with [`Core::promoted`] or [`Core::promotion_failed`] before any other call: a frame of the
+    /// guest's would change them.
+    pub fn poll_promotion(&mut self) -> Option<(FlowId, Snapshot)> {
+        while let Some(id) = self.promotions.pop_front() {
+            let endpoints = self.flows.tuple(id).and_then(|tuple| tuple.endpoints());
+            if let (Some(endpoints), Some(flow)) = (endpoints, self.flows.tcp_mut(id)) {
+                match flow.snapshot(endpoints) {
+                    Some(snapshot) => return Some((id, snapshot)),
+                    None => self.goes_on(id),
+                }
+            }
+        }
+        None
     }
 
     /// The kernel has taken the flow over. `stragglers` says what to do with frames of it that
@@ -43,15 +46,19 @@ impl Core {
     pub fn promotion_failed(
         &mut self,
         id: FlowId,
-        snapshot: Option<&Snapshot>,
+        snapshot: &Snapshot,
         why: NotPromoted,
         link: &mut impl Link,
     ) {
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promotion_failed(&mut self.engine, snapshot, why, link);
-            self.counters.promotions_failed += 1;
-            self.touch(id);
+            self.goes_on(id);
         }
+    }
+
+    fn goes_on(&mut self, id: FlowId) {
+        self.counters.promotions_failed += 1;
+        self.touch(id);
     }
 
     /// Whether frames of promoted flows have arrived since the last call that cannot have been in

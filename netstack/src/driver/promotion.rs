@@ -1,11 +1,37 @@
-//! Handing a flow over to the kernel, and what becomes of it there.
+//! Handing flows over to the kernel, and what becomes of them there. Here is the whole story; the
+//! parts tell only their own.
 //!
-//! The order matters, because each step but the last can be undone in silence: snapshot the resting
-//! flow; make the kernel socket, which says nothing while it is in repair mode; divert the guest's
-//! segments to it; let it speak; tell the guest how far we are. From then on a relay joins it to
-//! the host socket. A step that fails leaves the flow in the engine.
+//! A flow leaves the engine when it hauls and has come to rest (`core::tcp::promotion_policy`):
+//! everything that was sent to the guest is acknowledged, and for a moment nothing has been said
+//! either way. Each turn of the loop goes through three phases:
+//!
+//! 1. **Take over** every such flow, from a snapshot of its numbers:
+//!    - connection tracking tells which ends the connection has inside the guest;
+//!    - a socket in repair mode gets these ends and the numbers. It says nothing, not even when it
+//!      is closed;
+//!    - the gate diverts the guest's segments to it;
+//!    - it leaves repair mode. What has failed up to here leaves the flow in the engine, and no
+//!      trace; there is no way back from here.
+//!
+//!    Then the engine lets go of the flow, and sends the guest one ACK in place of all that it has
+//!    held back since. No frame is read in this phase, so every snapshot is still true when it is
+//!    used.
+//! 2. **Drain** the tap, once for all of them. Segments that the guest had sent before they were
+//!    diverted are written back into the tap, and reach the socket. That has to be done before the
+//!    socket sends data: once the guest has acknowledged a window of it, the kernel takes such a
+//!    segment for a forged one, and drops it (RFC 5961 5.2). Where the guest translates the
+//!    connection's addresses, nobody in it would know these segments again; TCP repeats what they
+//!    carried.
+//! 3. **Relay**: from here on a relay moves bytes between the socket and the flow's host socket,
+//!    first those that the engine had received and the host had not taken yet.
 //!
 //! At the end the diversion outlives the last segment: without it the engine would answer with RST.
+//! - When both sides have finished, the guest's socket is kept until it has reached CLOSED or
+//!   TIME-WAIT. It is closed first, which says nothing any more, and then its diversion ends, and
+//!   what is left in TIME-WAIT with it: the guest may use its port for the same remote again.
+//! - When one side has broken off, the diversion ends first, and then the sockets are closed, which
+//!   resets both connections. A guest that takes the RST's number for wrong asks back (RFC 5961
+//!   3.2); it is heard on the tap, and the engine answers with a RST that it believes.
 
 use std::os::fd::OwnedFd;
 
@@ -54,6 +80,16 @@ enum KernelStage {
     Closing(OwnedFd),
 }
 
+/// A flow that the kernel has taken over and whose relay is still to come.
+struct TakenOver {
+    id: FlowId,
+    host: OwnedFd,
+    guest: OwnedFd,
+    diversion: Diversion,
+    /// Received by the engine and not yet taken by the host.
+    unread: Vec<u8>,
+}
+
 /// Why there is no promotion at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unpromoted {
@@ -84,28 +120,42 @@ impl Promotion {
 }
 
 impl<D: Device> Driver<D> {
-    /// Hands over every flow that has come to rest.
+    /// Hands over every flow that has come to rest: see the head of this file.
     pub(super) fn promote_resting(&mut self, now: Instant) {
-        while let Some(id) = self.core.poll_promotion() {
-            let mut snapshot = self.core.snapshot(id);
-            let promoted = match &mut snapshot {
-                Some(snapshot) => self.promote(id, snapshot, now),
-                None => Err(NotPromoted::NoRest),
-            };
-            if let Err(why) = promoted {
-                self.core
-                    .promotion_failed(id, snapshot.as_ref(), why, &mut self.link);
+        let mut taken = Vec::new();
+        while let Some((id, snapshot)) = self.core.poll_promotion() {
+            match self.take_over(id, &snapshot) {
+                Ok((host, guest, diversion)) => {
+                    let stragglers = diversion.stragglers();
+                    self.core
+                        .promoted(id, &snapshot, stragglers, now, &mut self.link);
+                    taken.push(TakenOver {
+                        id,
+                        host,
+                        guest,
+                        diversion,
+                        unread: snapshot.unread,
+                    });
+                }
+                Err(why) => self
+                    .core
+                    .promotion_failed(id, &snapshot, why, &mut self.link),
             }
+        }
+        if !taken.is_empty() {
+            self.read_frames(RING_FRAMES as usize, now);
+        }
+        for flow in taken {
+            self.start_relay(flow);
         }
     }
 
-    /// The snapshot's unread bytes are taken once there is no way back.
-    fn promote(
+    /// Makes the kernel carry the flow. On an error it is as it was before.
+    fn take_over(
         &mut self,
         id: FlowId,
-        snapshot: &mut Snapshot,
-        now: Instant,
-    ) -> Result<(), NotPromoted> {
+        snapshot: &Snapshot,
+    ) -> Result<(OwnedFd, OwnedFd, Diversion), NotPromoted> {
         let Ok(promotion) = &mut self.promotion else {
             return Err(NotPromoted::Off);
         };
@@ -114,35 +164,37 @@ impl<D: Device> Driver<D> {
                 "its second socket has no descriptor left".to_owned(),
             ));
         }
-        let Some(HostSocket::Stream(host)) = self.sockets.remove(id) else {
+        let Some(HostSocket::Stream(Stream(host))) = self.sockets.remove(id) else {
             return Err(NotPromoted::Off);
         };
-        let (guest, diversion) = match promotion.promoter.take_over(snapshot) {
-            Ok(taken) => taken,
+        match promotion.promoter.take_over(snapshot) {
+            Ok((guest, diversion)) => Ok((host, guest, diversion)),
             Err(error) => {
                 debug!(%error, "a connection stays in the engine");
-                self.sockets.insert(id, HostSocket::Stream(host));
-                return Err(NotPromoted::Refused(error.to_string()));
+                self.sockets.insert(id, HostSocket::stream(host));
+                Err(NotPromoted::Refused(error.to_string()))
             }
-        };
-        // The kernel has the flow: there is no way back from here.
-        self.core
-            .promoted(id, snapshot, diversion.stragglers(), now, &mut self.link);
-        // What the guest said before it was diverted goes back to it before the socket speaks. Once
-        // a window more has been acknowledged, the kernel would take these segments for forged ones
-        // and drop them (RFC 5961 5.2).
-        self.read_frames(RING_FRAMES as usize, now);
-        let Stream(host) = host;
+        }
+    }
+
+    /// Joins the two sockets of a flow, which may speak from here on.
+    fn start_relay(&mut self, flow: TakenOver) {
+        let TakenOver {
+            id,
+            host,
+            guest,
+            diversion,
+            unread,
+        } = flow;
         let registered = self
             .poller
             .change(&host, Token::Flow(id), Interest::Relay)
             .and_then(|()| self.poller.add(&guest, Token::Guest(id), Interest::Relay));
-        let host_leg = Leg {
-            owed: std::mem::take(&mut snapshot.unread),
+        let host = Leg {
+            owed: unread,
             ..Leg::new(host)
         };
-        let relay = registered.and_then(|()| Relay::new(Leg::new(guest), host_leg));
-        match relay {
+        match registered.and_then(|()| Relay::new(Leg::new(guest), host)) {
             Ok(relay) => {
                 let stage = KernelStage::Relaying {
                     relay: Box::new(relay),
@@ -159,7 +211,6 @@ impl<D: Device> Driver<D> {
                 self.end_promoted(id, diversion, Cause::ResetByHost);
             }
         }
-        Ok(())
     }
 
     /// An event on either socket of a promoted flow.

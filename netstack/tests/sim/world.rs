@@ -37,8 +37,6 @@ pub struct World {
     pub closed: Vec<(FlowId, Cause)>,
     /// Flows that wanted to leave for the kernel, with their numbers. This kernel refuses them all.
     pub promotions: Vec<(FlowId, Snapshot)>,
-    /// Frames that arrive after a flow has come to rest and before it is asked for its numbers.
-    pub meanwhile: Vec<Vec<u8>>,
 }
 
 /// A datagram that the core wants sent.
@@ -110,7 +108,6 @@ impl World {
             hosts: HashMap::new(),
             closed: Vec::new(),
             promotions: Vec::new(),
-            meanwhile: Vec::new(),
         }
     }
 
@@ -244,19 +241,11 @@ impl World {
             if !self.wire.full {
                 self.serve();
             }
-            while let Some(flow) = self.core.poll_promotion() {
-                for frame in std::mem::take(&mut self.meanwhile) {
-                    self.ingest(&frame);
-                }
-                let snapshot = self.core.snapshot(flow);
-                self.core.promotion_failed(
-                    flow,
-                    snapshot.as_ref(),
-                    NotPromoted::NoRest,
-                    &mut self.wire,
-                );
-                self.promotions
-                    .extend(snapshot.map(|snapshot| (flow, snapshot)));
+            while let Some((flow, snapshot)) = self.core.poll_promotion() {
+                let why = NotPromoted::NoRest;
+                self.core
+                    .promotion_failed(flow, &snapshot, why, &mut self.wire);
+                self.promotions.push((flow, snapshot));
             }
             while let Some((flow, cause)) = self.core.poll_closed() {
                 self.closed.push((flow, cause));
@@ -277,7 +266,8 @@ impl World {
         panic!("no end to what the core wants");
     }
 
-    fn serve(&mut self) {
+    /// One turn for each flow that was touched.
+    pub fn serve(&mut self) {
         for _ in 0..self.core.touched_len() {
             let Some(flow) = self.core.poll_touched() else {
                 return;

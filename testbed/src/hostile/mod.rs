@@ -15,7 +15,9 @@ use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
 use netstack::core::policy::Policy;
-use netstack::core::tcp::{HostStream, MAX_BUFFERED, NotPromoted, Promote, Readiness, Stragglers};
+use netstack::core::tcp::{
+    HostStream, MAX_BUFFERED, NotPromoted, Promote, Readiness, Snapshot, Stragglers,
+};
 use netstack::core::{
     Action, Core, CoreConfig, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share,
     Usage,
@@ -225,8 +227,8 @@ impl World {
                     self.core.serve(flow, self.now, stream, &mut self.wire);
                 }
             }
-            while let Some(flow) = self.core.poll_promotion() {
-                self.promote(flow, entropy);
+            while let Some((flow, snapshot)) = self.core.poll_promotion() {
+                self.promote(flow, &snapshot, entropy);
             }
             while let Some((flow, _cause)) = self.core.poll_closed() {
                 self.streams.remove(&flow);
@@ -252,12 +254,7 @@ impl World {
     }
 
     /// The kernel takes a flow over, or does not.
-    fn promote(&mut self, flow: FlowId, entropy: &mut Entropy) {
-        let Some(snapshot) = self.core.snapshot(flow) else {
-            self.core
-                .promotion_failed(flow, None, NotPromoted::NoRest, &mut self.wire);
-            return;
-        };
+    fn promote(&mut self, flow: FlowId, snapshot: &Snapshot, entropy: &mut Entropy) {
         if entropy.chance(50) {
             let stragglers = if entropy.chance(50) {
                 Stragglers::Return
@@ -265,12 +262,12 @@ impl World {
                 Stragglers::Drop
             };
             self.core
-                .promoted(flow, &snapshot, stragglers, self.now, &mut self.wire);
+                .promoted(flow, snapshot, stragglers, self.now, &mut self.wire);
             self.streams.remove(&flow);
             self.relayed.push(flow);
         } else {
             self.core
-                .promotion_failed(flow, Some(&snapshot), NotPromoted::NoRest, &mut self.wire);
+                .promotion_failed(flow, snapshot, NotPromoted::NoRest, &mut self.wire);
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a resting flow hands over to the kernel, and what it is afterwards. `promotion_policy` decides that a
-//! flow should leave; the driver carries it out.
+//! What a flow hands over to the kernel, and what is left of it here. `promotion_policy` decides
+//! that it should leave, and brings it to rest; `driver::promotion` carries it out.
 
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
@@ -63,12 +63,20 @@ impl TcpFlow {
         self.promotion.advance(acknowledged, able, now)
     }
 
-    /// The numbers of a flow that rests. `None` if it does not.
+    /// The numbers of a flow that rests. `None` if it has ended since, or the guest has spoken;
+    /// then the engine goes on.
     pub fn snapshot(&mut self, endpoints: Endpoints) -> Option<Snapshot> {
+        let snapshot = self.numbers_at_rest(endpoints);
+        if snapshot.is_none() {
+            self.promotion.give_up(NotPromoted::NoRest);
+        }
+        snapshot
+    }
+
+    fn numbers_at_rest(&mut self, endpoints: Endpoints) -> Option<Snapshot> {
         let Phase::Open(connection) = &mut self.phase else {
             return None;
         };
-        // The guest may have spoken since: the hand-over of another flow reads frames.
         if !matches!(self.promotion.stage(), Stage::Muted { .. })
             || !is_promotable(connection, &self.host)
         {
@@ -139,12 +147,12 @@ impl TcpFlow {
     pub fn promotion_failed(
         &mut self,
         engine: &mut Engine,
-        snapshot: Option<&Snapshot>,
+        snapshot: &Snapshot,
         why: NotPromoted,
         link: &mut impl Link,
     ) {
         self.promotion.give_up(why);
-        if let (Phase::Open(connection), Some(snapshot)) = (&mut self.phase, snapshot) {
+        if let Phase::Open(connection) = &mut self.phase {
             // No more than was offered before: smoltcp would drop what is beyond.
             engine.acknowledge(connection, snapshot.rcv_nxt, snapshot.rcv_wnd, link);
         }
