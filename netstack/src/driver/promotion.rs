@@ -63,23 +63,6 @@ pub struct Promotion {
     healed: Instant,
 }
 
-/// A flow that the kernel carries.
-pub struct KernelFlow {
-    diversion: Diversion,
-    stage: KernelStage,
-}
-
-enum KernelStage {
-    /// The relay has both sockets. The numbers are the bytes that the core has been told of.
-    Relaying {
-        relay: Box<Relay>,
-        to_guest: u64,
-        from_guest: u64,
-    },
-    /// Both sides have finished; TCP still has to see it through, with the guest on this socket.
-    Closing(OwnedFd),
-}
-
 /// A flow that the kernel has taken over and whose relay is still to come.
 struct TakenOver {
     id: FlowId,
@@ -88,6 +71,26 @@ struct TakenOver {
     diversion: Diversion,
     /// Received by the engine and not yet taken by the host.
     unread: Vec<u8>,
+}
+
+/// A flow that the kernel carries.
+pub struct KernelFlow {
+    diversion: Diversion,
+    stage: KernelStage,
+}
+
+enum KernelStage {
+    Relaying(Relaying),
+    /// Both sides have finished; TCP still has to see it through, with the guest on this socket.
+    Closing(OwnedFd),
+}
+
+/// The relay has both sockets.
+struct Relaying {
+    relay: Box<Relay>,
+    /// Bytes that the core has been told of.
+    to_guest: u64,
+    from_guest: u64,
 }
 
 /// Why there is no promotion at all.
@@ -196,11 +199,11 @@ impl<D: Device> Driver<D> {
         };
         match registered.and_then(|()| Relay::new(Leg::new(guest), host)) {
             Ok(relay) => {
-                let stage = KernelStage::Relaying {
+                let stage = KernelStage::Relaying(Relaying {
                     relay: Box::new(relay),
                     to_guest: 0,
                     from_guest: 0,
-                };
+                });
                 self.sockets
                     .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
                 self.drive_relay(id);
@@ -219,16 +222,15 @@ impl<D: Device> Driver<D> {
             Token::Guest(_) => GUEST,
             _ => HOST,
         };
-        match self.sockets.get_mut(id) {
-            Some(HostSocket::Promoted(KernelFlow {
-                stage: KernelStage::Relaying { relay, .. },
-                ..
-            })) => {
+        let Some(HostSocket::Promoted(flow)) = self.sockets.get_mut(id) else {
+            return;
+        };
+        match &mut flow.stage {
+            KernelStage::Relaying(Relaying { relay, .. }) => {
                 relay.handle_ready(side, Ready::from_epoll(event.flags));
                 self.drive_relay(id);
             }
-            Some(HostSocket::Promoted(_)) => self.finish_closing(id),
-            _ => {}
+            KernelStage::Closing(_) => self.finish_closing(id),
         }
     }
 
@@ -256,57 +258,49 @@ impl<D: Device> Driver<D> {
     }
 
     fn drive_relay(&mut self, id: FlowId) {
-        let (
-            Ok(promotion),
-            Some(HostSocket::Promoted(KernelFlow {
-                diversion,
-                stage:
-                    KernelStage::Relaying {
-                        relay,
-                        to_guest,
-                        from_guest,
-                    },
-            })),
-        ) = (&mut self.promotion, self.sockets.get_mut(id))
+        let (Ok(promotion), Some(HostSocket::Promoted(flow))) =
+            (&mut self.promotion, self.sockets.get_mut(id))
         else {
             return;
         };
-        let diversion = *diversion;
-        let progress = relay.drive(&mut promotion.pipes);
-        let before = (*to_guest, *from_guest);
-        (*to_guest, *from_guest) = (relay.bytes_from(HOST), relay.bytes_from(GUEST));
-        self.core
-            .handle_relayed(id, *to_guest - before.0, *from_guest - before.1);
+        let KernelStage::Relaying(relaying) = &mut flow.stage else {
+            return;
+        };
+        let progress = relaying.relay.drive(&mut promotion.pipes);
+        let (to_guest, from_guest) = relaying.moved_since();
+        self.core.handle_relayed(id, to_guest, from_guest);
         match progress {
             Progress::Idle => {}
             Progress::Again => promotion.unfinished.push(id),
-            Progress::Done(end) => {
-                let Some(HostSocket::Promoted(KernelFlow {
-                    stage: KernelStage::Relaying { relay, .. },
-                    ..
-                })) = self.sockets.remove(id)
-                else {
-                    return;
+            Progress::Done(end) => self.finish_relay(id, end),
+        }
+    }
+
+    fn finish_relay(&mut self, id: FlowId, end: End) {
+        let Some(HostSocket::Promoted(KernelFlow {
+            diversion,
+            stage: KernelStage::Relaying(Relaying { relay, .. }),
+        })) = self.sockets.remove(id)
+        else {
+            return;
+        };
+        match end {
+            End::Finished => {
+                let (guest, _host) = relay.into_sockets();
+                let stage = KernelStage::Closing(guest);
+                self.sockets
+                    .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
+                self.finish_closing(id);
+            }
+            End::Aborted { by, kind } => {
+                debug!(connection = %diversion.shown(), ?by, %kind, "a promoted connection broke");
+                let cause = match by {
+                    GUEST => Cause::ResetByGuest,
+                    HOST => Cause::ResetByHost,
                 };
-                match end {
-                    End::Finished => {
-                        let (guest, _host) = relay.into_sockets();
-                        let stage = KernelStage::Closing(guest);
-                        self.sockets
-                            .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
-                        self.finish_closing(id);
-                    }
-                    End::Aborted { by, kind } => {
-                        debug!(connection = %diversion.shown(), ?by, %kind, "a promoted connection broke");
-                        let cause = match by {
-                            GUEST => Cause::ResetByGuest,
-                            HOST => Cause::ResetByHost,
-                        };
-                        self.end_promoted(id, diversion, cause);
-                        // Closes both sockets: RST to whoever has neither sent nor got one.
-                        drop(relay);
-                    }
-                }
+                self.end_promoted(id, diversion, cause);
+                // Closes both sockets: RST to whoever has neither sent nor got one.
+                drop(relay);
             }
         }
     }
@@ -333,5 +327,15 @@ impl<D: Device> Driver<D> {
             debug!(%error, "cannot end a diversion");
         }
         self.core.handle_relay_ended(id, cause);
+    }
+}
+
+impl Relaying {
+    /// Bytes that have been moved, to the guest and from it, since this was last asked.
+    fn moved_since(&mut self) -> (u64, u64) {
+        let before = (self.to_guest, self.from_guest);
+        self.to_guest = self.relay.bytes_from(HOST);
+        self.from_guest = self.relay.bytes_from(GUEST);
+        (self.to_guest - before.0, self.from_guest - before.1)
     }
 }
