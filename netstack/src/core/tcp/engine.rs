@@ -253,7 +253,7 @@ impl Engine {
             .poll_ingress_single(now, &mut device, &mut self.nobody);
     }
 
-    /// Makes smoltcp repeat what is in flight although it has forgotten to (`retransmit_watch`): duplicate
+    /// Makes smoltcp repeat what is in flight and forgotten (see `retransmit_watch`): duplicate
     /// ACKs make it retransmit at once, or probe if the window is closed, and start its timer. A
     /// FIN alone we repeat ourselves.
     pub fn remind(&mut self, connection: &mut Connection, now: Instant, link: &mut impl Link) {

@@ -1,5 +1,7 @@
-//! Everything in the guest that it takes to hand a flow over to the kernel, in the order that keeps
-//! every step but the last one silent: repair socket, diversion, first word.
+//! What it takes in the guest for its kernel to carry a connection: a socket made in mid-flow
+//! (`repair`), the diversion of the guest's segments to it (`gate`, `route`), and whose connection
+//! it is (`conntrack`). [`Promoter::take_over`] is the first phase of a hand-over; the account of
+//! the whole is at the head of `driver::promotion`.
 
 mod conntrack;
 mod gate;

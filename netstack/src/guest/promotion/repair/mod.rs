@@ -1,16 +1,9 @@
 //! Kernel sockets that take over a TCP connection in mid-flow (TCP_REPAIR, Linux 3.5).
 //!
-//! User space has served the connection so far and knows its whole state, the [`Snapshot`]. The
+//! The engine has served the connection so far and knows its whole state, the [`Snapshot`]. The
 //! socket made from it lives in the guest's network namespace, has the *remote's* address and port
-//! (IP_TRANSPARENT), and speaks to the guest's own socket. The order of a hand-over:
-//!
-//! 1. `SocketPool::take`, [`RepairSocket::restore`]. Nothing is sent: dropped now, the socket leaves
-//!    no trace.
-//! 2. [`Gate::add`](super::Gate::add): the guest's segments come here instead of to the tap.
-//! 3. What had come out of the tap by then is written back into it, and one ACK is sent to the
-//!    guest.
-//! 4. [`RepairSocket::leave`]: an ordinary connected socket.
-//! 5. At the end: wait until [`is_closed`], then `Gate::remove`, close, `SocketTable::forget`.
+//! (IP_TRANSPARENT), and speaks to the guest's own socket. [`RepairSocket::restore`] and
+//! [`RepairSocket::leave`] are steps of the hand-over told in `driver::promotion`.
 //!
 //! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is
 //! from it. Needs CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user
@@ -47,7 +40,7 @@ pub const KEEPALIVE: Keepalive = Keepalive {
 /// Why a connection cannot be taken over; it stays in the engine, which notices nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    /// An earlier connection with these ends is in TIME-WAIT (`SocketTable::forget`), or not closed yet.
+    /// An earlier connection with these ends is in TIME-WAIT, or not closed yet.
     #[error("the guest's kernel still remembers {0}")]
     Remembered(Endpoints),
     #[error("cannot restore {endpoints}: {step}: {source}")]

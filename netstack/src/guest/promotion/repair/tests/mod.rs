@@ -52,7 +52,8 @@ fn the_first_segments_are_full_ones() {
                 talk_to_peer(&mut client);
                 let wire = world.peer.snapshot(&endpoints).wire;
                 let server = world.promote(&endpoints);
-                // Linux counts on half of the window at most, and TCP_MAXSEG takes no more than 32767.
+                // Linux counts on half of the window at most, and TCP_MAXSEG takes no more than
+                // 32767.
                 let most = u32::from(wire.smss.get())
                     .min(wire.max_snd_wnd / 2)
                     .min(32767);
