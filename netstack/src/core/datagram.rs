@@ -9,10 +9,9 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::time::{Duration, Instant};
-
 use super::dns::{Forwarder, Questions};
 use super::flow::FlowId;
+use super::{Duration, Instant};
 
 /// How long an unused mapping lives: RFC 4787 REQ-5 wants two minutes at least and recommends five.
 const UDP_IDLE: Duration = Duration::from_secs(300);

@@ -4,8 +4,7 @@
 
 use std::collections::VecDeque;
 
-use smoltcp::time::Instant;
-
+use super::Instant;
 use super::flow::FlowId;
 
 /// Flows that are spared in a row because they were used; then the next one goes all the same.

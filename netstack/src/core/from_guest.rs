@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, UdpSlice};
-use smoltcp::time::Instant;
 
 use super::datagram::Role;
 use super::dns::Questions;
@@ -20,7 +19,7 @@ use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
-use super::{Action, Core, IN_FLIGHT, Kind};
+use super::{Action, Core, IN_FLIGHT, Instant, Kind};
 
 impl Core {
     pub(super) fn handle_packet<'f>(

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use smoltcp::socket::tcp::State;
-use smoltcp::time::Instant;
 
 use super::datagram::Role;
 use super::dns::Forwarder;
@@ -15,7 +14,7 @@ use super::link::{Hardware, Link};
 use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Phase, Readiness, TcpFlow};
-use super::{Core, DialError, Kind};
+use super::{Core, DialError, Instant, Kind};
 
 impl Core {
     /// The dial that an [`Action::Dial`](super::Action::Dial) asked for is about to begin. False if

@@ -1,12 +1,10 @@
 //! The core's part of a hand-over (see `driver::promotion`): which flow rests, its numbers, and what
 //! became of it in the kernel.
 
-use smoltcp::time::Instant;
-
-use super::Core;
 use super::flow::{Cause, FlowId};
 use super::link::Link;
 use super::tcp::{NotPromoted, Snapshot, Stragglers};
+use super::{Core, Instant};
 
 impl Core {
     /// The next flow that rests and is to be handed over to the kernel, and its numbers. Answer

@@ -4,9 +4,9 @@
 
 use etherparse::defrag::IpDefragPool;
 use etherparse::{IpNumber, SlicedPacket};
-use smoltcp::time::{Duration, Instant};
 
 use super::vnet::{Checksum, Offload};
+use super::{Duration, Instant};
 
 /// How long a packet may stay incomplete.
 const PATIENCE: Duration = Duration::from_secs(10);

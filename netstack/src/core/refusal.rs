@@ -10,12 +10,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
-use smoltcp::time::Instant;
 
 use super::datagram::Role;
 use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::link::Link;
-use super::{Action, Core, MAX_CLASHES};
+use super::{Action, Core, Instant, MAX_CLASHES};
 
 impl Core {
     /// The guest says of a packet to it, of which `quote` is the beginning, that it will not arrive

@@ -6,13 +6,11 @@
 //! make way within their share, the senior one first; open connections never do: when theirs is
 //! used up, a new one has to wait.
 
-use smoltcp::time::{Duration, Instant};
-
 use super::datagram::Role;
 use super::eviction::EvictionQueue;
 use super::flow::{Cause, FlowId, FlowTable};
 use super::tcp::{Phase, TcpFlow};
-use super::{Core, Entry, Kind};
+use super::{Core, Duration, Entry, Instant, Kind};
 
 /// Most open TCP connections, both ways; one that the kernel carries counts twice. One more is not
 /// answered.

@@ -7,8 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use smoltcp::time::Instant;
-
+use super::Instant;
 use super::flow::FlowId;
 
 /// Deadlines of flows, earliest first.
@@ -53,6 +52,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Duration;
     use proptest::prelude::*;
 
     const FLOWS: usize = 4;
@@ -87,7 +87,7 @@ mod tests {
             for operation in operations {
                 match operation {
                     Operation::Schedule(flow, ms) => {
-                        let deadline = now + smoltcp::time::Duration::from_millis(ms as u64);
+                        let deadline = now + Duration::from_millis(ms as u64);
                         timers.schedule(id(flow), deadline, &mut memory[flow]);
                         wanted[flow] = Some(deadline);
                     }
@@ -95,7 +95,7 @@ mod tests {
                         timers.cancel(id(flow), memory[flow].take());
                         wanted[flow] = None;
                     }
-                    Operation::Wait(ms) => now += smoltcp::time::Duration::from_millis(ms as u64),
+                    Operation::Wait(ms) => now += Duration::from_millis(ms as u64),
                 }
                 while let Some(due) = timers.pop(now) {
                     let flow = due.index as usize;

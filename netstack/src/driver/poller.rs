@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
-use smoltcp::time::Duration;
 
+use crate::core::Duration;
 use crate::core::flow::FlowId;
 use crate::core::tcp::Readiness;
 

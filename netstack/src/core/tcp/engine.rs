@@ -17,9 +17,9 @@ use etherparse::PacketBuilder;
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
-use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 
+use crate::core::Instant;
 use crate::core::link::{HOP_LIMIT, Hardware, Link};
 use crate::sys;
 

@@ -2,12 +2,12 @@
 //! that it should leave, and brings it to rest; `driver::promotion` carries it out.
 
 use smoltcp::socket::tcp::State;
-use smoltcp::time::{Duration, Instant};
 
 use super::promotion_policy::{Motive, NotPromoted, Stage};
 use super::{Connection, Engine, HostSide, Phase, TcpFlow, WireState};
 use crate::core::flow::Endpoints;
 use crate::core::link::Link;
+use crate::core::{Duration, Instant};
 
 /// How a flow came to be served by the kernel.
 #[derive(Clone, Copy, Debug)]

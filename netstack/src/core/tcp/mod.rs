@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 
 use etherparse::TcpSlice;
 use smoltcp::socket::tcp::State;
-use smoltcp::time::{Duration, Instant};
 
 pub use engine::{Connection, Egress, Engine};
 pub use handover::{Handover, Snapshot, Stragglers};
@@ -35,6 +34,7 @@ use retransmit_watch::RetransmitWatch;
 
 use super::flow::Cause;
 use super::link::Link;
+use super::{Duration, Instant};
 
 /// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats
 /// for ever. `None` where a peer may rightly be silent.

@@ -8,7 +8,7 @@
 //! rest does not come in time the flow goes on as before, and has to haul twice as much before the
 //! next attempt.
 
-use smoltcp::time::{Duration, Instant};
+use crate::core::{Duration, Instant};
 
 /// Bytes a flow has moved, both ways, before it is worth handing over. Flows of less than 1 MiB
 /// gain nothing from it and this many are not known to be more; below 256 KiB it costs requests.

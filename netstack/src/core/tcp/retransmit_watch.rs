@@ -10,7 +10,7 @@
 //! suffice for what it promised (TCPRcvQDrop), and at the edge of a closed window. The remedy is
 //! [`super::Engine::remind`].
 
-use smoltcp::time::{Duration, Instant};
+use crate::core::{Duration, Instant};
 
 /// As the lower bound of RFC 6298 2.4, and the upper one of 2.5.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum as Verify, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::phy::{RxToken, TxToken};
-use smoltcp::time::Instant;
 
 use super::wire_state::WireState;
+use crate::core::Instant;
 use crate::core::link::{Hardware, Link, pseudo_header_sum};
 use crate::core::packet::ETHERNET_HEADER_LEN;
 use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame, VNET_HEADER_LEN};
