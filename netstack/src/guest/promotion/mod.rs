@@ -59,8 +59,8 @@ impl Diversion {
         self.shown
     }
 
-    /// What to do with segments that were on the way to the tap: whether they look like those that
-    /// the gate diverts.
+    /// What becomes of segments that were on the way to the tap. Written back, only those are
+    /// diverted that look as they do inside.
     pub fn stragglers(&self) -> Stragglers {
         if self.shown == self.inside {
             Stragglers::Return

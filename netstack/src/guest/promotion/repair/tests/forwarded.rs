@@ -48,8 +48,8 @@ fn connections_behind_masquerading_are_taken_over() {
                 let socket =
                     RepairSocket::restore(socket, inside, Reach::Forwarded, &snapshot).unwrap();
                 world.gate.add(inside, Reach::Forwarded).unwrap();
-                world.peer.acknowledge(&on_tap);
                 let server = stream(socket.leave().unwrap());
+                world.peer.acknowledge(&on_tap);
                 assert_eq!(server.peer_addr().unwrap(), inside.guest());
                 talk(&client, &server);
                 exchange(&client, &server, 4 * MIB, 4 * MIB);

@@ -85,8 +85,9 @@ impl World {
         let socket = restore(socket, &snapshot).unwrap();
         self.peer.hand_over(endpoints);
         self.gate.add(*endpoints, Reach::Own).unwrap();
+        let socket = socket.leave().unwrap();
         self.peer.acknowledge(endpoints);
-        stream(socket.leave().unwrap())
+        stream(socket)
     }
 
     /// What follows the end of a promoted connection.
