@@ -23,7 +23,7 @@ use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::descriptors;
 use crate::device::{Capabilities, Capture, CaptureError, CaptureFile, Device, Tap, TapError};
-use crate::driver::{Clock, Driver, DriverError, Parts, Unpromoted};
+use crate::driver::{Clock, Driver, DriverError, Parts, PromotionUnavailable};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
     GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
@@ -59,7 +59,7 @@ pub enum StartError {
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     #[error("cannot promote connections (--promote always): {0}")]
-    Unpromoted(Unpromoted),
+    Promotion(PromotionUnavailable),
     #[error(transparent)]
     Thread(#[from] GuestThreadEnded),
     #[error("cannot watch {RESOLV_CONF}: {0}")]
@@ -143,7 +143,7 @@ fn bring_up(
     let (tap, network) = set_up_guest(&guest, &config)?;
     let kept = Kept::here(config.keep_host_net_admin);
     let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
-        Err(why) if config.promote == Promote::Always => return Err(StartError::Unpromoted(why)),
+        Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
         promoter => promoter,
     };
     let mut core = core_config(&config, network, tap.capabilities(), limits)?;
@@ -243,14 +243,14 @@ fn set_up_promotion(
     kept: Kept,
     ipv6: bool,
     limits: &Limits,
-) -> Result<Promoter, Unpromoted> {
+) -> Result<Promoter, PromotionUnavailable> {
     if config.promote == Promote::Off {
-        return Err(Unpromoted::Off);
+        return Err(PromotionUnavailable::Off);
     }
     let promoter = match kept {
         Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
             .map_err(Into::into),
-        Kept::Nothing => Err(Unpromoted::NeedsHost),
+        Kept::Nothing => Err(PromotionUnavailable::NeedsHost),
     };
     promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
 }

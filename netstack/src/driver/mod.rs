@@ -40,7 +40,7 @@ use self::dials::DialQueue;
 use self::listeners::Listeners;
 use self::poller::{Event, Interest, Poller, Token};
 use self::promotion::Promotion;
-pub use self::promotion::Unpromoted;
+pub use self::promotion::PromotionUnavailable;
 use self::scarcity::Pause;
 use self::sockets::{HostSocket, HostSockets};
 
@@ -62,7 +62,7 @@ pub struct Parts<D> {
     pub listeners: Vec<Listener>,
     pub companion: Companion,
     /// What hands flows over to the kernel.
-    pub promoter: Result<Promoter, Unpromoted>,
+    pub promoter: Result<Promoter, PromotionUnavailable>,
     pub status: Option<StatusSocket>,
     pub exit: ExitWatch,
 }
@@ -85,7 +85,7 @@ pub struct Driver<D> {
     dials: DialQueue,
     listeners: Listeners,
     companion: Companion,
-    promotion: Result<Promotion, Unpromoted>,
+    promotion: Result<Promotion, PromotionUnavailable>,
     status: Option<StatusSocket>,
     /// Nobody is told the status for a moment.
     status_pause: Pause,

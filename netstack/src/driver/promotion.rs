@@ -95,7 +95,7 @@ struct Relaying {
 
 /// Why there is no promotion at all.
 #[derive(Debug, thiserror::Error)]
-pub enum Unpromoted {
+pub enum PromotionUnavailable {
     #[error("--promote off")]
     Off,
     #[error(
@@ -103,7 +103,7 @@ pub enum Unpromoted {
     )]
     NeedsHost,
     #[error(transparent)]
-    Unavailable(#[from] PromoterError),
+    Failed(#[from] PromoterError),
 }
 
 impl Promotion {

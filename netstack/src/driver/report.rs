@@ -2,7 +2,7 @@
 
 use smoltcp::socket::tcp::State;
 
-use super::Unpromoted;
+use super::PromotionUnavailable;
 use crate::control::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
     MemoryStatus, PromotionStatus, Reason, Status,
@@ -14,11 +14,11 @@ use crate::core::tcp::{
 };
 use crate::core::{Core, Instant, Share, Usage};
 
-/// Everything that is known now; `unpromoted` says why flows are not handed over to the kernel at
+/// Everything that is known now; `unavailable` says why flows are not handed over to the kernel at
 /// all, `frames_lost` how many frames the device did not take.
 pub fn status(
     core: &Core,
-    unpromoted: Option<&Unpromoted>,
+    unavailable: Option<&PromotionUnavailable>,
     frames_lost: u64,
     now: Instant,
 ) -> Status {
@@ -35,7 +35,7 @@ pub fn status(
         limit_reached: core.limit_reached(),
         limits: limits(core),
         promotion: PromotionStatus {
-            unavailable: unpromoted.map(ToString::to_string),
+            unavailable: unavailable.map(ToString::to_string),
             promoted: counters.promotions,
             failed: counters.promotions_failed,
         },
