@@ -86,7 +86,10 @@ fn documents() -> Vec<File> {
 
 /// The command lines of the programs, as they define them.
 fn command_lines() -> [clap::Command; 2] {
-    [runner::cli::Cli::command(), netstack::cli::Args::command()]
+    [
+        runner::cli::Cli::command(),
+        netstack::cli::coracle_net::Args::command(),
+    ]
 }
 
 #[cfg(test)]
