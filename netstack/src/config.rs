@@ -12,11 +12,13 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
+use crate::core::MacAddr;
 use crate::core::addresses::{Addresses, Prefix};
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
 use crate::guest::TargetName;
+use crate::host::Outbound;
 
 /// A complete and consistent set of instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +29,16 @@ pub struct Config {
     pub tap: String,
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
-    /// Bytes of an IP packet on the guest's link, within [`MTU_RANGE`].
+    /// Bytes of an IP packet on the guest's link, from 68 to 65,521; from [`IPV6_MTU_MIN`] where
+    /// there is IPv6.
     pub mtu: u16,
+    /// The tap's Ethernet address, if it is to be this one; with `configure` only.
+    pub guest_mac: Option<MacAddr>,
     pub network: Network,
     pub policy: Policy,
+    /// Addresses in the guest's subnets that are somebody's on the host's network all the same.
+    pub beyond: Vec<IpAddr>,
+    pub outbound: Outbound,
     pub publish: Vec<Publish>,
     /// Inherited sockets, each with its single-port rule.
     pub publish_fds: Vec<(RawFd, Publish)>,
@@ -43,6 +51,9 @@ pub struct Config {
     /// Capabilities over the host's own network stay, where the guest's belongs to the same user
     /// namespace.
     pub keep_host_net_admin: bool,
+    /// The helper is to have an empty root directory, which takes CAP_SYS_ADMIN in the guest's user
+    /// namespace.
+    pub empty_root: bool,
 }
 
 /// The network that the guest gets.
@@ -131,9 +142,11 @@ pub enum ConfigError {
     StatusPath(PathBuf, usize),
 }
 
-/// IPv6 needs 1280 (RFC 8200 5); a tap takes 65,521 at most, and 65,520 leaves a TCP payload that
-/// is a multiple of 8.
-pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65520;
+/// Least bytes of an IP packet that IPv6 needs on a link (RFC 8200 5).
+pub const IPV6_MTU_MIN: u16 = 1280;
+
+/// A tap takes 65,521 at most, and 65,520 leaves a TCP payload that is a multiple of 8.
+pub const MTU_RANGE: std::ops::RangeInclusive<u16> = IPV6_MTU_MIN..=65520;
 
 /// Customary in this family of programs since slirp.
 pub const DEFAULT_SUBNET_V4: &str = "10.0.2.0/24";
@@ -171,6 +184,7 @@ pub fn parse_target(text: &str, kind: Option<TargetKind>) -> Result<TargetName, 
 /// Reads `10.0.2.0/24`; `dns` says whether there is a forwarder.
 pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, ConfigError> {
     let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, DEFAULT_SUBNET_V4)?;
+    check_prefix(text, prefix_len, 1, 25)?;
     let bits = network.to_bits();
     let masked = Ipv4Addr::from_bits(bits & mask(u32::MAX.into(), 32, prefix_len) as u32);
     if masked != network {
@@ -180,7 +194,6 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, Config
             masked.into(),
         ));
     }
-    check_prefix(text, prefix_len, 1, 25)?;
     if !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
@@ -372,8 +385,11 @@ mod tests {
             tap: "tap0".to_owned(),
             configure: true,
             mtu: 1500,
+            guest_mac: None,
             network: Network::default(),
             policy: Policy::default(),
+            beyond: Vec::new(),
+            outbound: Outbound::default(),
             publish: Vec::new(),
             publish_fds,
             ready_fd,
@@ -382,6 +398,7 @@ mod tests {
             pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
+            empty_root: false,
         };
         let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
         assert_eq!(five.0, 5);

@@ -16,8 +16,9 @@ use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
 use crate::companion::Companion;
-use crate::config::{Config, Network};
+use crate::config::{Config, MTU_RANGE, Network};
 use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
+use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
@@ -152,7 +153,7 @@ fn bring_up(
     }
 
     companion.wait().map_err(StartError::Resolvers)?;
-    confine(&guest, kept)?;
+    confine(&guest, kept, config.empty_root)?;
     info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());
@@ -161,6 +162,7 @@ fn bring_up(
             core,
             device: Capture::new(tap, capture),
             listeners,
+            outbound: config.outbound,
             companion,
             promoter,
             status,
@@ -171,12 +173,12 @@ fn bring_up(
 }
 
 /// Gives up what is not needed any more, on both threads.
-fn confine(guest: &GuestThread, kept: Kept) -> Result<(), StartError> {
-    sandbox::confine_thread(kept)?;
-    guest.run(move || sandbox::confine_thread(kept))??;
+fn confine(guest: &GuestThread, kept: Kept, empty_root: bool) -> Result<(), StartError> {
+    let is_root = sandbox::confine_thread(kept, empty_root)?;
+    guest.run(move || sandbox::confine_thread(kept, empty_root))??;
     // Again: changes of IDs have undone it.
     sandbox::close_process()?;
-    if sandbox::root::is_system_root() {
+    if is_root {
         warn!(
             "the host's root is the only user of this user namespace, so the helper runs as that"
         );
@@ -220,6 +222,7 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
     let settings = config.configure.then(|| InterfaceSettings {
         name: name.clone(),
         mtu: config.mtu.into(),
+        mac: config.guest_mac,
         ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),
         ipv6: network.v6.map(|v6| (v6.guest, v6.prefix_len, v6.gateway)),
     });
@@ -273,9 +276,12 @@ fn core_config(
     // whose it is.
     let [a, b, c, d] = network.v4.gateway.octets();
     Ok(CoreConfig {
-        addresses: network.addresses(),
+        addresses: Addresses {
+            beyond: config.beyond.clone(),
+            ..network.addresses()
+        },
         policy: config.policy,
-        mtu: config.mtu,
+        mtu: config.mtu.min(*MTU_RANGE.end()),
         mac: [0x52, 0x55, a, b, c, d],
         guest_mac: device.guest_mac,
         udp_segmentation: device.udp_segmentation,

@@ -11,6 +11,7 @@ use crate::config::{
 };
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
+use crate::host::Outbound;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -209,13 +210,17 @@ impl TryFrom<Args> for Config {
             tap: args.tap,
             configure: args.configure,
             mtu: args.mtu,
+            guest_mac: None,
             network: Network {
                 v4: parse_subnet_v4(&args.cidr, dns)?,
                 v6: (!args.ipv4_only).then_some(v6),
             },
             policy: Policy {
                 allow_host_loopback: args.allow_host_loopback,
+                gateway_is_no_host: false,
             },
+            beyond: Vec::new(),
+            outbound: Outbound::default(),
             publish: args
                 .publish
                 .iter()
@@ -232,6 +237,7 @@ impl TryFrom<Args> for Config {
             pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,
+            empty_root: false,
         }
         .check()
     }

@@ -21,6 +21,8 @@ pub struct Addresses {
     /// Subnets that are on the guest's link and nowhere else: nobody has an address in them but
     /// those above.
     pub on_link: Vec<Prefix>,
+    /// Addresses in these subnets that are somebody's outside all the same.
+    pub beyond: Vec<IpAddr>,
 }
 
 /// The addresses that begin like `network`.
@@ -53,7 +55,7 @@ impl Addresses {
     pub fn is_local(&self, ip: IpAddr) -> bool {
         self.is_ours(ip)
             || self.is_guest(ip)
-            || self.on_link.iter().any(|prefix| prefix.contains(ip))
+            || self.on_link.iter().any(|prefix| prefix.contains(ip)) && !self.beyond.contains(&ip)
     }
 
     /// The guest's address of the family of `like`.
@@ -128,6 +130,7 @@ impl Addresses {
             on_link: on_link
                 .map(|(network, len)| Prefix { network, len })
                 .collect(),
+            beyond: Vec::new(),
         }
     }
 }

@@ -290,6 +290,7 @@ impl Core {
                 Unreachable::Prohibited
             }
             Verdict::Refuse => Unreachable::Port,
+            Verdict::NoRoute => Unreachable::Network,
             _ => Unreachable::Host,
         };
         let reporter = match why {

@@ -2,8 +2,10 @@
 //!
 //! The rules, first match wins:
 //! - the DNS address forwards queries to the host's resolvers (`dns`) and refuses everything else;
-//! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses;
-//! - other addresses that are the guest's, or of its link only, do not exist;
+//! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses, or
+//!   has no network behind it;
+//! - other addresses that are the guest's, or of its link only, do not exist (`Addresses::beyond`
+//!   lists exceptions);
 //! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are
 //!   metadata services of clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
@@ -23,6 +25,9 @@ use super::special_purpose::{is_another_host, stands_for};
 pub struct Policy {
     /// The gateway's address leads to the host's 127.0.0.1 or ::1.
     pub allow_host_loopback: bool,
+    /// If not, it has no network behind it, instead of being a host that refuses: some callers
+    /// expect to read that.
+    pub gateway_is_no_host: bool,
 }
 
 /// What becomes of a packet of the guest.
@@ -36,6 +41,8 @@ pub enum Verdict {
     Refuse,
     /// No such address here: host unreachable.
     Unreachable,
+    /// Nothing is routed there: network unreachable.
+    NoRoute,
     /// Administratively prohibited.
     Prohibit,
 }
@@ -71,7 +78,10 @@ impl Policy {
         }
         if addresses.is_gateway(ip) {
             if !self.allow_host_loopback {
-                return Verdict::Refuse;
+                return match self.gateway_is_no_host {
+                    true => Verdict::NoRoute,
+                    false => Verdict::Refuse,
+                };
             }
             let loopback = match ip {
                 IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -99,12 +109,39 @@ mod tests {
     fn judge_by(allow_host_loopback: bool, protocol: Protocol, remote: SocketAddr) -> Verdict {
         let policy = Policy {
             allow_host_loopback,
+            ..Policy::default()
         };
         policy.judge(&Addresses::of_the_tests(), protocol, remote)
     }
 
     fn judge(remote: &str) -> Verdict {
         judge_by(false, Protocol::Tcp, remote.parse().unwrap())
+    }
+
+    #[test]
+    fn a_gateway_without_a_host_behind_it_is_as_if_it_had_no_route() {
+        let judge = |allow_host_loopback| {
+            let policy = Policy {
+                allow_host_loopback,
+                gateway_is_no_host: true,
+            };
+            let gateway = ([10, 0, 2, 2], 80).into();
+            policy.judge(&Addresses::of_the_tests(), Protocol::Tcp, gateway)
+        };
+        assert_eq!(judge(false), Verdict::NoRoute);
+        assert_eq!(judge(true), Verdict::Dial(([127, 0, 0, 1], 80).into()));
+    }
+
+    #[test]
+    fn an_address_beyond_the_link_is_dialled_as_it_is() {
+        let mut addresses = Addresses::of_the_tests();
+        let dns = addresses.dns.remove(0);
+        let remote = SocketAddr::new(dns, DNS_PORT);
+        let judge =
+            |addresses: &Addresses| Policy::default().judge(addresses, Protocol::Udp, remote);
+        assert_eq!(judge(&addresses), Verdict::Unreachable);
+        addresses.beyond.push(dns);
+        assert_eq!(judge(&addresses), Verdict::Dial(remote));
     }
 
     #[test]

@@ -26,8 +26,9 @@ impl<D: Device> Driver<D> {
         payload: &[u8],
         segment: Option<NonZeroU16>,
     ) {
+        let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
-            match self.open_for(id, || UdpSocket::open(to)) {
+            match self.open_for(id, || UdpSocket::open(to, outbound)) {
                 Ok(socket) => {
                     if self
                         .poller
@@ -94,8 +95,9 @@ impl<D: Device> Driver<D> {
     }
 
     pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
+        let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
-            match self.open_for(id, || PingSocket::open(to)) {
+            match self.open_for(id, || PingSocket::open(to, outbound)) {
                 Ok(socket) => {
                     if self
                         .poller

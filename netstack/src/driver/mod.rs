@@ -33,6 +33,7 @@ use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{Device, MAX_FRAME_LEN};
 use crate::guest::promotion::Promoter;
+use crate::host::Outbound;
 use crate::sys;
 
 use self::device_link::DeviceLink;
@@ -60,6 +61,7 @@ pub struct Parts<D> {
     pub core: Core,
     pub device: D,
     pub listeners: Vec<Listener>,
+    pub outbound: Outbound,
     pub companion: Companion,
     /// What hands flows over to the kernel.
     pub promoter: Result<Promoter, PromotionUnavailable>,
@@ -84,6 +86,7 @@ pub struct Driver<D> {
     sockets: HostSockets,
     dials: DialQueue,
     listeners: Listeners,
+    outbound: Outbound,
     companion: Companion,
     promotion: Result<Promotion, PromotionUnavailable>,
     status: Option<StatusSocket>,
@@ -165,6 +168,7 @@ impl<D: Device> Driver<D> {
             sockets: HostSockets::default(),
             dials: DialQueue::default(),
             listeners,
+            outbound: parts.outbound,
             companion: parts.companion,
             promotion: parts
                 .promoter

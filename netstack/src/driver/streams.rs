@@ -40,8 +40,9 @@ impl<D: Device> Driver<D> {
     }
 
     fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
+        let outbound = self.outbound;
         let socket = self
-            .open_for(id, || dial::socket_for(to))
+            .open_for(id, || dial::socket_for(to, outbound))
             .map_err(dial::dial_error);
         let result = match socket.and_then(|socket| dial::dial(socket, to)) {
             Ok(Dial::Connected(socket)) => self.register(id, socket, HostSocket::stream),

@@ -25,6 +25,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tracing::{info, warn};
 
+use crate::core::MacAddr;
 use crate::netlink::{Netlink, NetlinkError};
 
 /// What the tap is given.
@@ -34,6 +35,8 @@ pub struct InterfaceSettings {
     pub name: String,
     /// Bytes of an IP packet.
     pub mtu: u32,
+    /// The Ethernet address; the kernel's choice stays if there is none.
+    pub mac: Option<MacAddr>,
     /// Address, prefix length in bits, default gateway.
     pub ipv4: (Ipv4Addr, u8, Ipv4Addr),
     /// The same for IPv6; `None` leaves the guest without.
@@ -83,8 +86,11 @@ pub fn configure(settings: &InterfaceSettings) -> Result<bool, InterfaceError> {
     let up = LinkUnspec::new_with_index(index)
         .mtu(settings.mtu)
         .txqueuelen(RING_FRAMES)
-        .up()
-        .build();
+        .up();
+    let up = match settings.mac {
+        Some(mac) => up.address(mac.to_vec()).build(),
+        None => up.build(),
+    };
     netlink
         .request(RouteNetlinkMessage::SetLink(up), 0)
         .map_err(|source| InterfaceError::Up {
@@ -246,6 +252,7 @@ mod tests {
         InterfaceSettings {
             name: "tap0".to_owned(),
             mtu: 65520,
+            mac: None,
             ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
             ipv6: Some(("fd00::100".parse().unwrap(), 64, "fd00::2".parse().unwrap())),
         }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::KEEPALIVE;
 use super::errno::unreachable_by;
+use super::{KEEPALIVE, Outbound};
 use crate::core::DialError;
 use crate::core::icmp::Unreachable;
 
@@ -19,8 +19,8 @@ pub enum Dial {
     UnderWay(OwnedFd),
 }
 
-/// A socket to connect to `remote`.
-pub fn socket_for(remote: SocketAddr) -> io::Result<OwnedFd> {
+/// A socket to connect to `remote`, from an address of `outbound`.
+pub fn socket_for(remote: SocketAddr, outbound: Outbound) -> io::Result<OwnedFd> {
     let family = match remote {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -30,6 +30,7 @@ pub fn socket_for(remote: SocketAddr) -> io::Result<OwnedFd> {
     // The guest's kernel has already decided how to cut its stream into segments.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     let _ = KEEPALIVE.set(&socket);
+    outbound.bind(&socket, remote.ip())?;
     Ok(socket)
 }
 

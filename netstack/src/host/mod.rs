@@ -2,6 +2,7 @@
 
 pub mod dial;
 mod errno;
+mod outbound;
 mod ping;
 mod resolv;
 pub mod udp;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use libc::c_long;
 use portfwd::Keepalive;
 
+pub use outbound::Outbound;
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, ResolvConf};
 pub use udp::UdpSocket;

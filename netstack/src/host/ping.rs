@@ -10,6 +10,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, socket_with,
 };
 
+use super::Outbound;
+
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
@@ -27,7 +29,7 @@ pub struct PingSocket {
 
 impl PingSocket {
     /// Fails with EACCES when net.ipv4.ping_group_range does not hold a group of ours.
-    pub fn open(like: IpAddr) -> io::Result<PingSocket> {
+    pub fn open(like: IpAddr, outbound: Outbound) -> io::Result<PingSocket> {
         let (family, protocol, request, reply) = match like {
             IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, ECHO_REQUEST, ECHO_REPLY),
             IpAddr::V6(_) => (
@@ -38,8 +40,10 @@ impl PingSocket {
             ),
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
+        outbound.bind(&socket, like)?;
         Ok(PingSocket {
-            socket: socket_with(family, SocketType::DGRAM, flags, Some(protocol))?,
+            socket,
             request,
             reply,
         })

@@ -11,6 +11,7 @@ use nix::sys::socket::{
     SockaddrStorage, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 
+use super::Outbound;
 use super::errno::unreachable_by;
 use crate::core::icmp::Unreachable;
 
@@ -39,15 +40,16 @@ pub struct Received {
 }
 
 impl UdpSocket {
-    /// A socket that can talk to addresses of the family of `like`, from a port that the kernel
-    /// chooses.
-    pub fn open(like: SocketAddr) -> io::Result<UdpSocket> {
+    /// A socket that can talk to addresses of the family of `like`, from an address of `outbound`
+    /// and a port that the kernel chooses.
+    pub fn open(like: SocketAddr, outbound: Outbound) -> io::Result<UdpSocket> {
         let family = match like {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
         };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Datagram, flags, None)?;
+        outbound.bind(&socket, like.ip())?;
         UdpSocket::adopt(socket, like)
     }
 

@@ -6,8 +6,9 @@
 //! namespace, unless they were asked for. Capabilities and IDs belong to threads, so each thread
 //! calls this for itself.
 //!
-//! `filter` says which system calls are left.
+//! `filter` says which system calls are left, `filesystem` takes the files away.
 
+mod filesystem;
 mod filter;
 pub mod root;
 
@@ -66,14 +67,24 @@ pub fn close_process() -> Result<(), SandboxError> {
 }
 
 /// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
-/// executing a program, and not the host's root.
-pub fn confine_thread(kept: Kept) -> Result<(), SandboxError> {
+/// executing a program, not the host's root, and with `empty_root` no file system. Returns whether
+/// the thread could not help staying the host's root.
+pub fn confine_thread(kept: Kept, empty_root: bool) -> Result<bool, SandboxError> {
     bound(kept)?;
     root::leave().map_err(|source| SandboxError {
         privilege: "being root",
         source,
     })?;
-    keep(kept)
+    // Looks at /proc.
+    let is_root = root::is_system_root();
+    if empty_root {
+        filesystem::leave().map_err(|source| SandboxError {
+            privilege: "the file system",
+            source,
+        })?;
+    }
+    keep(kept)?;
+    Ok(is_root)
 }
 
 /// For the companion: no capability, and what `confine_companion_calls` leaves. It stays the
@@ -153,7 +164,7 @@ mod tests {
     fn only_the_network_capabilities_stay() {
         in_namespaces(module_path!(), "only_the_network_capabilities_stay", || {
             assert_ne!(status("CapEff"), "0000000000001400");
-            confine_thread(Kept::Network).unwrap();
+            confine_thread(Kept::Network, false).unwrap();
             close_process().unwrap();
             for set in ["CapEff", "CapPrm", "CapBnd"] {
                 assert_eq!(status(set), "0000000000001400", "{set}");
@@ -167,8 +178,8 @@ mod tests {
             let unshared = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
             assert_eq!(unshared, Err(nix::errno::Errno::EPERM));
             // Repeating it is harmless.
-            confine_thread(Kept::Network).unwrap();
-            confine_thread(Kept::Nothing).unwrap();
+            confine_thread(Kept::Network, false).unwrap();
+            confine_thread(Kept::Nothing, false).unwrap();
             for set in ["CapEff", "CapPrm"] {
                 assert_eq!(status(set), "0000000000000000", "{set}");
             }

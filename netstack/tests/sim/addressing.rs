@@ -165,6 +165,7 @@ fn shared() -> CoreConfig {
             gateways: vec![address("192.0.2.1"), address("fe80::1")],
             dns: Vec::new(),
             on_link: Vec::new(),
+            beyond: Vec::new(),
         },
         ..core_config()
     }

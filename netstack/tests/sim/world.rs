@@ -76,6 +76,7 @@ pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> CoreConfig {
         gateways,
         dns,
         on_link,
+        ..
     } = &mut config.addresses;
     guest.retain(is_kept);
     gateways.retain(is_kept);

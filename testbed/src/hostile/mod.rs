@@ -48,6 +48,7 @@ impl World {
             addresses: addresses(entropy),
             policy: Policy {
                 allow_host_loopback: entropy.chance(50),
+                gateway_is_no_host: entropy.chance(50),
             },
             mtu: entropy.choose(&[65_520, 1500, 1280]),
             mac: GATEWAY_MAC,

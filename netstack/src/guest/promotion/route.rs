@@ -179,6 +179,7 @@ mod tests {
                 let settings = InterfaceSettings {
                     name: "tap0".to_owned(),
                     mtu: 1500,
+                    mac: None,
                     ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
                     ipv6: None,
                 };

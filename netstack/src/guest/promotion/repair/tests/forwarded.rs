@@ -119,6 +119,7 @@ fn add_container() -> GuestThread {
     let settings = InterfaceSettings {
         name: "eth0".to_owned(),
         mtu: 1500,
+        mac: None,
         ipv4: (CONTAINER.parse().unwrap(), 16, BRIDGE.into()),
         ipv6: Some((
             CONTAINER_V6.parse().unwrap(),

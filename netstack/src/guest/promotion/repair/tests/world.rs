@@ -46,6 +46,7 @@ impl World {
         let settings = InterfaceSettings {
             name: "tap0".to_owned(),
             mtu,
+            mac: None,
             ipv4: ([10, 0, 2, 100].into(), 24, gateways.0),
             ipv6: Some(("fd00::100".parse().unwrap(), 64, gateways.1)),
         };
@@ -56,8 +57,8 @@ impl World {
         let network = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let guest = GuestThread::spawn(network.into()).unwrap();
         // As little as the helper keeps.
-        sandbox::confine_thread(sandbox::Kept::Network).unwrap();
-        let confine = || sandbox::confine_thread(sandbox::Kept::Network);
+        sandbox::confine_thread(sandbox::Kept::Network, false).unwrap();
+        let confine = || sandbox::confine_thread(sandbox::Kept::Network, false);
         guest.run(confine).unwrap().unwrap();
         World {
             peer: Peer::start(tap, mtu),
