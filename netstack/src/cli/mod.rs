@@ -1,16 +1,23 @@
-//! The command line: flags as typed, which become a checked [`Config`], and exit codes. `start`
-//! brings up what the configuration says; only [`main`] prints errors.
+//! The command lines: a file for each name that this program answers to. Each reads its flags into
+//! the one checked [`Config`], so that nothing else depends on the name.
+//!
+//! The name is that of `argv[0]`, as of a link `slirp4netns -> coracle-net`, or the first word of
+//! coracle-net's own arguments: `coracle-net slirp4netns …`. Only [`main`] prints errors and picks
+//! exit codes; `start` brings up what the configuration says.
 
-pub mod coracle_net;
+mod coracle_net;
+mod slirp4netns;
 
-use std::ffi::CStr;
+use std::env;
+use std::ffi::{CStr, OsStr, OsString};
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory, Parser};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::logging::{self, Filter};
 use crate::start::{self, StartError};
 
@@ -18,36 +25,121 @@ use crate::start::{self, StartError};
 const EXIT_PORT: u8 = 126;
 const EXIT_FAILURE: u8 = 1;
 
-/// What `ps`, `top` and `ss` show. 15 bytes at most (TASK_COMM_LEN).
-const PROCESS_NAME: &CStr = c"coracle-net";
-
 /// Runs the helper with the process's arguments until it is told to end.
 pub fn main() -> ExitCode {
+    let (name, words) = Name::called(env::args_os().collect());
     // The kernel takes the name from the file that was executed, which may be /proc/self/exe.
     // Threads have their own.
-    let _ = rustix::thread::set_name(PROCESS_NAME);
-    let args = match coracle_net::Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return usage(&error),
+    let _ = rustix::thread::set_name(name.in_ps());
+    let config = match name.read(words) {
+        Ok(config) => config,
+        Err(Unread::Words(error)) => return name.usage(&error),
+        Err(error) => return name.fail(&error, EXIT_FAILURE),
     };
     let filter = Filter::from_environment().unwrap_or_else(|error| {
         eprintln!("coracle-net: {}: {error}", logging::VARIABLE);
         Filter::default()
     });
     logging::to_stderr(&filter);
-    let config = match Config::try_from(args) {
-        Ok(config) => config,
-        Err(error) => return fail(&error, EXIT_FAILURE),
-    };
+    if name == Name::Slirp4netns {
+        slirp4netns::announce(&config);
+    }
     match start::run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, exit_code(&error)),
+        Err(error) => name.fail(&error, exit_code(&error)),
     }
 }
 
-fn fail(error: &impl Display, code: u8) -> ExitCode {
-    eprintln!("coracle-net: {error}");
-    ExitCode::from(code)
+/// The command line, with that of each other name as a command of its own, for documents.
+pub fn command() -> clap::Command {
+    coracle_net::Args::command().subcommand(slirp4netns::Args::command())
+}
+
+/// A name that this program answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    CoracleNet,
+    Slirp4netns,
+}
+
+/// Why a command line says nothing that could be done.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    /// Help, too, is an answer of this kind.
+    #[error(transparent)]
+    Words(#[from] clap::Error),
+    #[error(transparent)]
+    Values(#[from] ConfigError),
+    #[error(transparent)]
+    Slirp4netnsValues(#[from] slirp4netns::ArgsError),
+}
+
+impl Name {
+    const ALL: [Name; 2] = [Name::CoracleNet, Name::Slirp4netns];
+
+    /// The name that the program was called by, and its words without any other.
+    fn called(mut words: Vec<OsString>) -> (Name, Vec<OsString>) {
+        let file = words.first().and_then(|word| Path::new(word).file_name());
+        let called = file.and_then(Name::of).unwrap_or(Name::CoracleNet);
+        match words.get(1).and_then(|word| Name::of(word)) {
+            Some(name) if called == Name::CoracleNet => {
+                words.remove(0);
+                (name, words)
+            }
+            _ => (called, words),
+        }
+    }
+
+    fn of(word: &OsStr) -> Option<Name> {
+        Name::ALL.into_iter().find(|name| word == name.text())
+    }
+
+    fn text(self) -> &'static str {
+        self.in_ps().to_str().expect("ASCII")
+    }
+
+    /// What `ps`, `top` and `ss` show, and scripts look for. 15 bytes at most (TASK_COMM_LEN).
+    fn in_ps(self) -> &'static CStr {
+        match self {
+            Name::CoracleNet => c"coracle-net",
+            Name::Slirp4netns => c"slirp4netns",
+        }
+    }
+
+    fn read(self, words: Vec<OsString>) -> Result<Config, Unread> {
+        match self {
+            Name::CoracleNet => Ok(coracle_net::Args::try_parse_from(words)?.try_into()?),
+            Name::Slirp4netns => Ok(slirp4netns::Args::try_parse_from(words)?.try_into()?),
+        }
+    }
+
+    fn fail(self, error: &impl Display, code: u8) -> ExitCode {
+        eprintln!("{}: {error}", self.text());
+        ExitCode::from(code)
+    }
+
+    /// Help and version are answers; anything else is an error in this program's own form.
+    fn usage(self, error: &clap::Error) -> ExitCode {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            // A closed pipe is no failure of ours.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        // As getopt has it: callers try again without an option that is not known.
+        if self != Name::CoracleNet
+            && error.kind() == ErrorKind::UnknownArgument
+            && let Some(option) = error.get(ContextKind::InvalidArg)
+        {
+            return self.fail(&format!("unrecognized option '{option}'"), EXIT_FAILURE);
+        }
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        eprint!("{}: {text}", self.text());
+        ExitCode::from(EXIT_FAILURE)
+    }
 }
 
 fn exit_code(error: &StartError) -> u8 {
@@ -57,30 +149,40 @@ fn exit_code(error: &StartError) -> u8 {
     }
 }
 
-/// Help and version are answers; anything else is an error in this program's own form.
-fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
-        // A closed pipe is no failure of ours.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    let text = error.render().to_string();
-    eprint!(
-        "coracle-net: {}",
-        text.strip_prefix("error: ").unwrap_or(&text)
-    );
-    ExitCode::from(EXIT_FAILURE)
-}
-
 #[cfg(test)]
 mod tests {
     use portfwd::BindError;
 
     use super::*;
     use crate::guest::GuestThreadEnded;
+
+    #[test]
+    fn the_program_goes_by_its_name_or_by_its_first_word() {
+        for (line, name, first) in [
+            ("coracle-net 42", Name::CoracleNet, Some("42")),
+            ("/usr/bin/coracle-net", Name::CoracleNet, None),
+            ("/proc/self/exe 42", Name::CoracleNet, Some("42")),
+            ("slirp4netns 42", Name::Slirp4netns, Some("42")),
+            ("/opt/bin/slirp4netns -h", Name::Slirp4netns, Some("-h")),
+            ("coracle-net slirp4netns -h", Name::Slirp4netns, Some("-h")),
+            ("x slirp4netns", Name::Slirp4netns, None),
+            (
+                "slirp4netns coracle-net",
+                Name::Slirp4netns,
+                Some("coracle-net"),
+            ),
+            (
+                "coracle-net ./slirp4netns",
+                Name::CoracleNet,
+                Some("./slirp4netns"),
+            ),
+        ] {
+            let words = line.split_whitespace().map(OsString::from).collect();
+            let (called, words) = Name::called(words);
+            let first_found = words.get(1).and_then(|word| word.to_str());
+            assert_eq!((called, first_found), (name, first), "{line}");
+        }
+    }
 
     #[test]
     fn only_a_port_clash_has_its_own_exit_code() {

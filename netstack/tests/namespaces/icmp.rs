@@ -45,7 +45,7 @@ fn silence_stays_silence(world: &mut World) {
 
 /// Whether `remote` answers one echo request of `length` payload bytes within two seconds. The
 /// kernel fills in the identifier and the checksum, and returns only answers to this socket.
-fn ping(netns: &Netns, remote: IpAddr, length: usize) -> bool {
+pub fn ping(netns: &Netns, remote: IpAddr, length: usize) -> bool {
     let (family, protocol, request, reply) = match remote {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),

@@ -19,6 +19,7 @@ mod policy;
 mod published;
 mod root;
 mod sandbox;
+mod slirp4netns;
 mod udp;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         root::CASES,
         sandbox::CASES,
         capture::CASES,
+        slirp4netns::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,13 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::{eventually, exit_by, readable_by, skip, sys};
 
+/// What is started.
+enum Program {
+    /// At this path, and by this name if it is not the path's own.
+    Ours(PathBuf, Option<&'static str>),
+    Slirp4netns,
+}
+
 /// A helper's command line. The default is `--configure` at MTU 65520 with the process of a guest
 /// as its target.
 pub struct Setup {
@@ -21,7 +29,7 @@ pub struct Setup {
     configure: bool,
     mtu: u32,
     options: Vec<OsString>,
-    program: PathBuf,
+    program: Program,
     descriptors: Option<u64>,
 }
 
@@ -33,14 +41,26 @@ impl Setup {
             configure: true,
             mtu: 65520,
             options: Vec::new(),
-            program: env!("CARGO_BIN_EXE_coracle-net").into(),
+            program: Program::Ours(env!("CARGO_BIN_EXE_coracle-net").into(), None),
             descriptors: None,
         }
     }
 
     /// Another path to the same program.
     pub fn program(mut self, path: impl Into<PathBuf>) -> Setup {
-        self.program = path.into();
+        self.program = Program::Ours(path.into(), None);
+        self
+    }
+
+    /// Another name of the program, as a link gives it.
+    pub fn by_name(mut self, name: &'static str) -> Setup {
+        self.program = Program::Ours(env!("CARGO_BIN_EXE_coracle-net").into(), Some(name));
+        self
+    }
+
+    /// slirp4netns itself, as it is installed here.
+    pub fn slirp4netns(mut self) -> Setup {
+        self.program = Program::Slirp4netns;
         self
     }
 
@@ -97,6 +117,7 @@ impl Setup {
         let mut helper = Helper {
             child,
             ended: false,
+            dies_of_sigterm: peer_in_use() || matches!(self.program, Program::Slirp4netns),
         };
         if announcement != b"1" {
             let status = exit_by(&mut helper.child, Instant::now() + READY_WITHIN);
@@ -129,14 +150,21 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = match std::env::var("CORACLE_PEER").as_deref() {
-            Err(_) => Command::new(&self.program),
-            Ok("slirp4netns") if self.options.is_empty() => {
+        let mut command = match (&self.program, std::env::var("CORACLE_PEER").as_deref()) {
+            (Program::Slirp4netns, _) => Command::new("slirp4netns"),
+            (Program::Ours(path, name), Err(_)) => {
+                let mut command = Command::new(path);
+                if let Some(name) = name {
+                    command.arg0(name);
+                }
+                command
+            }
+            (Program::Ours(..), Ok("slirp4netns")) if self.options.is_empty() => {
                 let mut command = Command::new("slirp4netns");
                 command.args(["--enable-ipv6", "--disable-host-loopback"]);
                 command
             }
-            Ok(peer) => skip(format!("{peer} cannot do what this case asks for")),
+            (_, Ok(peer)) => skip(format!("{peer} cannot do what this case asks for")),
         };
         command
             .stdin(Stdio::null())
@@ -156,6 +184,8 @@ impl Setup {
 pub struct Helper {
     child: Child,
     ended: bool,
+    /// Instead of ending with exit code 0.
+    dies_of_sigterm: bool,
 }
 
 impl Helper {
@@ -274,7 +304,7 @@ impl Drop for Helper {
             self.signal(Signal::TERM);
             if let Some(status) = self.reap() {
                 assert!(
-                    peer_in_use() || status.code() == Some(0),
+                    self.dies_of_sigterm || status.code() == Some(0),
                     "SIGTERM ended the helper with {status}"
                 );
                 return;

@@ -91,6 +91,28 @@ fn write_file(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), i32> {
 
 nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
 
+nix::ioctl_write_int_bad!(tunsetpersist, libc::TUNSETPERSIST);
+nix::ioctl_readwrite_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
+
+/// A tap as callers make it: plain frames, and it stays when its descriptors are closed.
+pub fn make_tap(name: &str) -> io::Result<std::fs::File> {
+    let tun = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: ifreq is a C struct of integers and a union of such; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
+    unsafe { tunsetiff(tun.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { tunsetpersist(tun.as_raw_fd(), 1) }?;
+    Ok(tun)
+}
+
 /// How many bytes on `stream` its peer has not acknowledged.
 pub fn unacknowledged(stream: &std::net::TcpStream) -> usize {
     let mut bytes = 0;
