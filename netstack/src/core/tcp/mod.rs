@@ -353,23 +353,9 @@ impl TcpFlow {
         }
         // What the host sent meanwhile is still to be taken.
         let resumes = rested && self.promotion.takes_from_host();
+        let egress = self.speak(engine, now, link);
         let Phase::Open(connection) = &mut self.phase else {
             return Served::Waiting;
-        };
-        let egress = if self.time_wait || !self.promotion.may_speak() {
-            Egress::Quiet
-        } else {
-            if self.retransmit_watch.is_due(now) {
-                engine.remind(connection, now, link);
-            }
-            let egress = engine.egress(connection, now, link);
-            if self
-                .promotion
-                .asks_for_ack(|| connection.has_sent_all(), now)
-            {
-                engine.ask_for_ack(connection, link);
-            }
-            egress
         };
         match connection.state() {
             // smoltcp delays the ACK of data just before the guest's FIN, and with it that of the
@@ -397,6 +383,25 @@ impl TcpFlow {
             _ if egress == Egress::More || resumes => Served::More,
             _ => Served::Waiting,
         }
+    }
+
+    /// Says to the guest what is due, unless nothing may be said any more, or for the moment.
+    fn speak(&mut self, engine: &mut Engine, now: Instant, link: &mut impl Link) -> Egress {
+        let Phase::Open(connection) = &mut self.phase else {
+            return Egress::Quiet;
+        };
+        if self.time_wait || !self.promotion.may_speak() {
+            return Egress::Quiet;
+        }
+        if self.retransmit_watch.is_due(now) {
+            engine.remind(connection, now, link);
+        }
+        let egress = engine.egress(connection, now, link);
+        let all_sent = || connection.has_sent_all();
+        if self.promotion.asks_for_ack(all_sent, now) {
+            engine.ask_for_ack(connection, link);
+        }
+        egress
     }
 
     /// Resets the guest's half.
