@@ -1,5 +1,5 @@
 //! A TCP flow: the guest's half in the engine, the host's half behind [`HostStream`], and the one
-//! place where bytes cross.
+//! place where bytes cross ([`TcpFlow::serve`], with `host_side`).
 //!
 //! Life of a flow of the guest: its SYN is kept while the driver dials (`Dialling`); a refusal goes
 //! back as RST or ICMP, silence stays silence; once the host answers, the engine does and the flow
@@ -10,13 +10,13 @@
 
 mod engine;
 mod handover;
+mod host_side;
 mod memory;
 mod promotion_policy;
 mod retransmit_watch;
 mod smoltcp_device;
 mod wire_state;
 
-use std::io;
 use std::net::SocketAddr;
 
 use etherparse::TcpSlice;
@@ -24,11 +24,12 @@ use smoltcp::socket::tcp::State;
 
 pub use engine::{Connection, Egress, Engine};
 pub use handover::{Handover, Snapshot, Stragglers};
+pub use host_side::{HostStream, Readiness};
 pub use memory::{MAX_BUFFERED, MemoryUse};
 pub use promotion_policy::{Motive, NotPromoted, Promote};
 pub use wire_state::WireState;
 
-use engine::Filled;
+use host_side::HostSide;
 use promotion_policy::PromotionPolicy;
 use retransmit_watch::RetransmitWatch;
 
@@ -57,41 +58,6 @@ fn patience(state: State) -> Option<Duration> {
 /// How often a published connection is opened anew at once when the guest answers its SYN with a
 /// bare ACK.
 const MAX_REOPENED: u8 = 3;
-
-/// The host's half of a flow: a connected, non-blocking stream.
-pub trait HostStream {
-    /// Reads what the remote sent. `Ok(0)` is its FIN.
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-
-    /// Sends what the guest sent; may take a part.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Passes the guest's FIN on. The other direction stays open.
-    fn finish(&mut self);
-}
-
-/// What the driver learnt of a host stream since it last said so. Edges, as epoll reports them with
-/// EPOLLET.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Readiness {
-    pub readable: bool,
-    pub writable: bool,
-    /// The remote sent FIN or RST: a short read no longer means that nothing is left.
-    pub hung_up: bool,
-    /// The connection is gone (RST, timeout), which matters even when the guest's window keeps us
-    /// from reading.
-    pub failed: bool,
-}
-
-impl Readiness {
-    /// Of a stream that has just been connected.
-    pub const WRITABLE: Readiness = Readiness {
-        readable: false,
-        writable: true,
-        hung_up: false,
-        failed: false,
-    };
-}
 
 /// Who sent the first SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,17 +109,6 @@ pub enum Phase {
     Open(Connection),
     /// The kernel serves the flow; the engine is out of it.
     Promoted(Handover),
-}
-
-/// What is known of the host's half.
-#[derive(Default)]
-struct HostSide {
-    readable: bool,
-    writable: bool,
-    hung_up: bool,
-    failed: bool,
-    fin_received: bool,
-    fin_sent: bool,
 }
 
 /// What a turn left behind.
@@ -299,10 +254,7 @@ impl TcpFlow {
     }
 
     pub fn host_ready(&mut self, readiness: Readiness) {
-        self.host.readable |= readiness.readable;
-        self.host.writable |= readiness.writable;
-        self.host.hung_up |= readiness.hung_up;
-        self.host.failed |= readiness.failed;
+        self.host.ready(readiness);
     }
 
     /// Moves what can be moved, both ways, and says what has to be said to the guest.
@@ -330,11 +282,13 @@ impl TcpFlow {
             engine.egress(connection, now, link);
             return Served::Closed(Cause::GuestSilent);
         }
-        let mut crossing =
-            pass_from_guest(connection, &mut self.host, host, &mut self.bytes_from_guest);
+        let mut crossing = self
+            .host
+            .pass_from_guest(connection, host, &mut self.bytes_from_guest);
         if self.promotion.takes_from_host() {
             crossing = crossing.and_then(|()| {
-                pass_to_guest(engine, connection, &mut self.host, host)
+                self.host
+                    .pass_to_guest(engine, connection, host)
                     .map(|count| self.bytes_to_guest += count)
             });
         }
@@ -522,73 +476,4 @@ fn owes_last_ack(connection: &Connection, passed_on: u64) -> bool {
         .wrapping_add(received as u32)
         .wrapping_add(syn_and_fin);
     wire.last_ack != Some(everything)
-}
-
-/// The guest has said FIN and there is nothing in the buffer before it.
-fn guest_finished(connection: &Connection) -> bool {
-    matches!(
-        connection.state(),
-        State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed
-    ) && !connection.socket().can_recv()
-}
-
-fn pass_from_guest(
-    connection: &mut Connection,
-    side: &mut HostSide,
-    host: &mut impl HostStream,
-    counter: &mut u64,
-) -> io::Result<()> {
-    while side.writable && connection.socket().can_recv() {
-        let sent = connection
-            .socket_mut()
-            .recv(|bytes| match host.send(bytes) {
-                Ok(sent) => (sent, Ok(sent)),
-                Err(error) => (0, Err(error)),
-            });
-        match sent {
-            Ok(Ok(sent)) => *counter += sent as u64,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => side.writable = false,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => break,
-        }
-    }
-    if !side.fin_sent && guest_finished(connection) {
-        side.fin_sent = true;
-        // After the remote's FIN, closing the stream says the same with one system call less.
-        if !side.fin_received {
-            host.finish();
-        }
-    }
-    Ok(())
-}
-
-/// Returns how many bytes it were.
-fn pass_to_guest(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    side: &mut HostSide,
-    host: &mut impl HostStream,
-) -> io::Result<u64> {
-    let mut passed = 0;
-    while side.readable && !side.fin_received {
-        match engine.fill(connection, |space| host.receive(space)) {
-            Some(Ok(Filled { count: 0, .. })) => side.fin_received = true,
-            Some(Ok(Filled { count, room })) => {
-                passed += count as u64;
-                side.readable = side.hung_up || count == room;
-            }
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => side.readable = false,
-            Some(Err(error)) => return Err(error),
-            None => break,
-        }
-    }
-    // In LAST-ACK smoltcp 0.14 heeds no window update; the FIN waits until nothing depends on one.
-    let socket = connection.socket();
-    if side.fin_received
-        && socket.may_send()
-        && (socket.state() != State::CloseWait || socket.send_queue() == 0)
-    {
-        connection.socket_mut().close();
-    }
-    Ok(passed)
 }
