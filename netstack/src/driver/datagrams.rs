@@ -43,10 +43,7 @@ impl<D: Device> Driver<D> {
         }
         let socket = match self.sockets.get_mut(id) {
             Some(HostSocket::Udp(socket)) => &*socket,
-            Some(HostSocket::PublishedUdp(port)) => match self.listeners.get(*port) {
-                Some(Published::Udp { socket, .. }) => socket,
-                _ => return,
-            },
+            Some(HostSocket::PublishedUdp(socket)) => socket,
             _ => return,
         };
         let Err(error) = socket.send(payload, segment, to) else {
@@ -145,9 +142,9 @@ impl<D: Device> Driver<D> {
 
     /// Lets a mapping talk through the published port of another one.
     pub(super) fn share_socket(&mut self, id: FlowId, with: FlowId) {
-        if let Some(HostSocket::PublishedUdp(port)) = self.sockets.get_mut(with) {
-            let port = *port;
-            self.sockets.insert(id, HostSocket::PublishedUdp(port));
+        if let Some(HostSocket::PublishedUdp(socket)) = self.sockets.get_mut(with) {
+            let socket = socket.clone();
+            self.sockets.insert(id, HostSocket::PublishedUdp(socket));
         }
     }
 
@@ -174,7 +171,8 @@ impl<D: Device> Driver<D> {
             if let Some(id) = flow
                 && self.sockets.get_mut(id).is_none()
             {
-                self.sockets.insert(id, HostSocket::PublishedUdp(port));
+                self.sockets
+                    .insert(id, HostSocket::PublishedUdp(socket.clone()));
             }
         }
     }

@@ -2,11 +2,12 @@
 //! them is taken by `streams` and `datagrams`.
 //!
 //! A port may be published at any time, before the loop runs or later. Its id is given out once:
-//! what still names a port that is gone, such as an event or the socket of a client, finds nothing.
+//! what still names a port that is gone, such as an event, finds nothing.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use portfwd::{Listener, Protocol};
 use rustix::net::sockopt;
@@ -29,8 +30,14 @@ pub struct Listeners {
 
 /// A published port's socket.
 pub enum Published {
-    Tcp { guest_port: u16, socket: OwnedFd },
-    Udp { guest_port: u16, socket: UdpSocket },
+    Tcp {
+        guest_port: u16,
+        socket: OwnedFd,
+    },
+    Udp {
+        guest_port: u16,
+        socket: Arc<UdpSocket>,
+    },
 }
 
 impl Listeners {
@@ -46,7 +53,7 @@ impl Listeners {
                 Published::Tcp { guest_port, socket }
             }
             Protocol::Udp => {
-                let socket = UdpSocket::adopt(listener.socket, listener.host)?;
+                let socket = Arc::new(UdpSocket::adopt(listener.socket, listener.host)?);
                 Published::Udp { guest_port, socket }
             }
         };

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use super::poller::ListenerId;
 use super::promotion::KernelFlow;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
@@ -20,8 +20,8 @@ pub enum HostSocket {
     Promoted(KernelFlow),
     Udp(UdpSocket),
     Ping(PingSocket),
-    /// A client of this published UDP port, whose socket is shared.
-    PublishedUdp(ListenerId),
+    /// A client of a published UDP port: the port's socket, which all its clients share.
+    PublishedUdp(Arc<UdpSocket>),
 }
 
 impl HostSocket {
