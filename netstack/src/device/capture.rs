@@ -41,8 +41,8 @@ pub enum CaptureError {
     #[error("cannot write a capture to {path}: {source}")]
     Write { path: PathBuf, source: io::Error },
     #[error(
-        "cannot write a capture to {0}, which is not a regular file: the network would have to wait for who reads it; to \
-         watch a capture, write it to a file and follow that (tail -c +1 -f FILE | tcpdump -nr -)"
+        "cannot write a capture to {0}, which is not a regular file: the network would have to \
+         wait for its reader; write to a file and follow that (tail -c +1 -f FILE | tcpdump -nr -)"
     )]
     NotRegular(PathBuf),
 }

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use tracing::{debug, warn};
 
-use super::Driver;
-use super::listeners::Published;
-use super::poller::{Interest, ListenerId, Token};
+use super::poller::{Interest, Token};
+use super::shard::Shard;
 use super::sockets::HostSocket;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
@@ -18,7 +18,7 @@ use crate::host::{PingSocket, UdpSocket, udp};
 /// Reads of one socket in one turn.
 const READS_PER_TURN: usize = 32;
 
-impl<D: Device> Driver<D> {
+impl<D: Device> Shard<D> {
     pub(super) fn send_datagram(
         &mut self,
         id: FlowId,
@@ -148,11 +148,13 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Datagrams of clients of a published port.
-    pub(super) fn read_published(&mut self, port: ListenerId, now: Instant) {
-        let Some(Published::Udp { guest_port, socket }) = self.listeners.get(port) else {
-            return;
-        };
+    /// Datagrams of clients of a published port, which has this `socket`.
+    pub(super) fn read_published(
+        &mut self,
+        socket: &Arc<UdpSocket>,
+        guest_port: u16,
+        now: Instant,
+    ) {
         // An error of the shared socket belongs to a client that has gone; it must only be taken
         // off the queue.
         while socket.take_error().is_some() {}
@@ -162,7 +164,7 @@ impl<D: Device> Driver<D> {
             };
             let flow = self.core.handle_published_datagram(
                 received.from,
-                *guest_port,
+                guest_port,
                 &self.buffer[..received.len],
                 received.segment,
                 now,

@@ -38,8 +38,8 @@ use std::os::fd::OwnedFd;
 use portfwd::relay::{End, Leg, PipePool, Progress, Ready, Relay, Side};
 use tracing::{debug, warn};
 
-use super::Driver;
 use super::poller::{Event, Interest, Token};
+use super::shard::Shard;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::{Cause, FlowId};
 use crate::core::tcp::{NotPromoted, Snapshot};
@@ -54,13 +54,18 @@ const HOST: Side = Side::B;
 /// The gate is not looked after more often than this, whatever the guest does to its firewall.
 const HEAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the driver needs to promote flows.
+/// What hands flows over in the guest, if anything does, and what keeps it so. There is one in a
+/// helper, lent to the shard whose flow it is about.
 pub struct Promotion {
-    promoter: Promoter,
-    pipes: PipePool,
-    /// Relays that want another turn without an event.
-    unfinished: Vec<FlowId>,
+    promoter: Result<Promoter, PromotionUnavailable>,
     healed: Instant,
+}
+
+/// What a shard's relays share.
+pub struct Relays {
+    pipes: PipePool,
+    /// Those that want another turn without an event.
+    unfinished: Vec<FlowId>,
 }
 
 /// A flow that the kernel has taken over and whose relay is still to come.
@@ -107,13 +112,38 @@ pub enum PromotionUnavailable {
 }
 
 impl Promotion {
-    /// Relays get `pipes` pipes at most.
-    pub fn new(promoter: Promoter, pipes: usize) -> Promotion {
+    pub fn new(promoter: Result<Promoter, PromotionUnavailable>) -> Promotion {
         Promotion {
             promoter,
+            healed: Instant::ZERO,
+        }
+    }
+
+    /// Why no flow is handed over at all, if that is so.
+    pub fn unavailable(&self) -> Option<&PromotionUnavailable> {
+        self.promoter.as_ref().err()
+    }
+
+    /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's
+    /// firewall.
+    pub fn heal(&mut self, now: Instant) {
+        if let Ok(promoter) = &mut self.promoter
+            && now >= self.healed + HEAL_PAUSE
+        {
+            self.healed = now;
+            if let Err(error) = promoter.heal() {
+                debug!(%error, "promoted connections stall");
+            }
+        }
+    }
+}
+
+impl Relays {
+    /// They get `pipes` pipes at most.
+    pub fn new(pipes: usize) -> Relays {
+        Relays {
             pipes: PipePool::default().with_at_most(pipes),
             unfinished: Vec::new(),
-            healed: Instant::ZERO,
         }
     }
 
@@ -122,12 +152,12 @@ impl Promotion {
     }
 }
 
-impl<D: Device> Driver<D> {
+impl<D: Device> Shard<D> {
     /// Hands over every flow that has come to rest: see the head of this file.
-    pub(super) fn promote_resting(&mut self, now: Instant) {
+    pub(super) fn promote_resting(&mut self, now: Instant, promotion: &mut Promotion) {
         let mut taken = Vec::new();
         while let Some((id, snapshot)) = self.core.poll_promotion() {
-            match self.take_over(id, &snapshot) {
+            match self.take_over(id, &snapshot, promotion) {
                 Ok((host, guest, diversion)) => {
                     let stragglers = diversion.stragglers();
                     self.core
@@ -149,7 +179,7 @@ impl<D: Device> Driver<D> {
             self.read_frames(RING_FRAMES as usize, now);
         }
         for flow in taken {
-            self.start_relay(flow);
+            self.start_relay(flow, promotion);
         }
     }
 
@@ -158,8 +188,9 @@ impl<D: Device> Driver<D> {
         &mut self,
         id: FlowId,
         snapshot: &Snapshot,
+        promotion: &mut Promotion,
     ) -> Result<(OwnedFd, OwnedFd, Diversion), NotPromoted> {
-        let Ok(promotion) = &mut self.promotion else {
+        let Ok(promoter) = &mut promotion.promoter else {
             return Err(NotPromoted::Off);
         };
         if !self.core.admits_stream() {
@@ -170,7 +201,7 @@ impl<D: Device> Driver<D> {
         let Some(HostSocket::Stream(Stream(host))) = self.sockets.remove(id) else {
             return Err(NotPromoted::Off);
         };
-        match promotion.promoter.take_over(snapshot) {
+        match promoter.take_over(snapshot) {
             Ok((guest, diversion)) => Ok((host, guest, diversion)),
             Err(error) => {
                 debug!(%error, "a connection stays in the engine");
@@ -181,7 +212,7 @@ impl<D: Device> Driver<D> {
     }
 
     /// Joins the two sockets of a flow, which may speak from here on.
-    fn start_relay(&mut self, flow: TakenOver) {
+    fn start_relay(&mut self, flow: TakenOver, promotion: &mut Promotion) {
         let TakenOver {
             id,
             host,
@@ -206,18 +237,18 @@ impl<D: Device> Driver<D> {
                 });
                 self.sockets
                     .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
-                self.drive_relay(id);
+                self.drive_relay(id, promotion);
             }
             // Both sockets are closed by now, which resets what is connected to them.
             Err(error) => {
                 warn!(%error, "a promoted connection was lost");
-                self.end_promoted(id, diversion, Cause::ResetByHost);
+                self.end_promoted(id, diversion, Cause::ResetByHost, promotion);
             }
         }
     }
 
     /// An event on either socket of a promoted flow.
-    pub(super) fn handle_promoted(&mut self, id: FlowId, event: Event) {
+    pub(super) fn handle_promoted(&mut self, id: FlowId, event: Event, promotion: &mut Promotion) {
         let side = match event.token {
             Token::Guest(_) => GUEST,
             _ => HOST,
@@ -228,55 +259,37 @@ impl<D: Device> Driver<D> {
         match &mut flow.stage {
             KernelStage::Relaying(Relaying { relay, .. }) => {
                 relay.handle_ready(side, Ready::from_epoll(event.flags));
-                self.drive_relay(id);
+                self.drive_relay(id, promotion);
             }
-            KernelStage::Closing(_) => self.finish_closing(id),
+            KernelStage::Closing(_) => self.finish_closing(id, promotion),
         }
     }
 
     /// Goes on with the relays that had more to do than one turn allows.
-    pub(super) fn drive_unfinished(&mut self) {
-        let Ok(promotion) = &mut self.promotion else {
-            return;
-        };
-        for id in std::mem::take(&mut promotion.unfinished) {
-            self.drive_relay(id);
+    pub(super) fn drive_unfinished(&mut self, promotion: &mut Promotion) {
+        for id in std::mem::take(&mut self.relays.unfinished) {
+            self.drive_relay(id, promotion);
         }
     }
 
-    /// Segments of promoted flows come out of the tap again: somebody has flushed the guest's
-    /// firewall.
-    pub(super) fn heal_gate(&mut self, now: Instant) {
-        if let Ok(promotion) = &mut self.promotion
-            && now >= promotion.healed + HEAL_PAUSE
-        {
-            promotion.healed = now;
-            if let Err(error) = promotion.promoter.heal() {
-                debug!(%error, "promoted connections stall");
-            }
-        }
-    }
-
-    fn drive_relay(&mut self, id: FlowId) {
-        let (Ok(promotion), Some(HostSocket::Promoted(flow))) =
-            (&mut self.promotion, self.sockets.get_mut(id))
-        else {
+    fn drive_relay(&mut self, id: FlowId, promotion: &mut Promotion) {
+        let Some(HostSocket::Promoted(flow)) = self.sockets.get_mut(id) else {
             return;
         };
         let KernelStage::Relaying(relaying) = &mut flow.stage else {
             return;
         };
-        let progress = relaying.relay.drive(&mut promotion.pipes);
+        let progress = relaying.relay.drive(&mut self.relays.pipes);
         let (to_guest, from_guest) = relaying.moved_since();
         self.core.handle_relayed(id, to_guest, from_guest);
         match progress {
             Progress::Idle => {}
-            Progress::Again => promotion.unfinished.push(id),
-            Progress::Done(end) => self.finish_relay(id, end),
+            Progress::Again => self.relays.unfinished.push(id),
+            Progress::Done(end) => self.finish_relay(id, end, promotion),
         }
     }
 
-    fn finish_relay(&mut self, id: FlowId, end: End) {
+    fn finish_relay(&mut self, id: FlowId, end: End, promotion: &mut Promotion) {
         let Some(HostSocket::Promoted(KernelFlow {
             diversion,
             stage: KernelStage::Relaying(Relaying { relay, .. }),
@@ -290,7 +303,7 @@ impl<D: Device> Driver<D> {
                 let stage = KernelStage::Closing(guest);
                 self.sockets
                     .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
-                self.finish_closing(id);
+                self.finish_closing(id, promotion);
             }
             End::Aborted { by, kind } => {
                 debug!(connection = %diversion.shown(), ?by, %kind, "a promoted connection broke");
@@ -298,7 +311,7 @@ impl<D: Device> Driver<D> {
                     GUEST => Cause::ResetByGuest,
                     HOST => Cause::ResetByHost,
                 };
-                self.end_promoted(id, diversion, cause);
+                self.end_promoted(id, diversion, cause, promotion);
                 // Closes both sockets: RST to whoever has neither sent nor got one.
                 drop(relay);
             }
@@ -307,7 +320,7 @@ impl<D: Device> Driver<D> {
 
     /// Ends a flow whose kernel socket has reached CLOSED (or TIME-WAIT, which the socket does not
     /// live to see).
-    fn finish_closing(&mut self, id: FlowId) {
+    fn finish_closing(&mut self, id: FlowId, promotion: &mut Promotion) {
         if let Some(HostSocket::Promoted(KernelFlow {
             diversion,
             stage: KernelStage::Closing(guest),
@@ -316,13 +329,19 @@ impl<D: Device> Driver<D> {
         {
             let diversion = *diversion;
             self.sockets.remove(id);
-            self.end_promoted(id, diversion, Cause::Finished);
+            self.end_promoted(id, diversion, Cause::Finished, promotion);
         }
     }
 
-    fn end_promoted(&mut self, id: FlowId, diversion: Diversion, cause: Cause) {
-        if let Ok(promotion) = &mut self.promotion
-            && let Err(error) = promotion.promoter.release(&diversion)
+    fn end_promoted(
+        &mut self,
+        id: FlowId,
+        diversion: Diversion,
+        cause: Cause,
+        promotion: &mut Promotion,
+    ) {
+        if let Ok(promoter) = &mut promotion.promoter
+            && let Err(error) = promoter.release(&diversion)
         {
             debug!(%error, "cannot end a diversion");
         }

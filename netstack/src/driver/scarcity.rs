@@ -4,12 +4,13 @@
 
 use std::io;
 
-use super::{Driver, RETRY};
+use super::RETRY;
+use super::shard::Shard;
 use crate::core::Instant;
 use crate::core::flow::FlowId;
 use crate::device::Device;
 
-impl<D: Device> Driver<D> {
+impl<D: Device> Shard<D> {
     /// Opens a socket for flow `id`. Without a descriptor for it, another flow makes way.
     pub(super) fn open_for<T>(
         &mut self,

@@ -7,10 +7,9 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tracing::debug;
 
-use super::Driver;
-use super::listeners::Published;
-use super::poller::{Event, Interest, ListenerId, Token};
+use super::poller::{Event, Interest, Token};
 use super::scarcity::is_out_of_descriptors;
+use super::shard::Shard;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
 use crate::core::{DialError, Instant};
@@ -22,7 +21,7 @@ const DIALS_PER_TURN: usize = 32;
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
-impl<D: Device> Driver<D> {
+impl<D: Device> Shard<D> {
     /// Dials for the SYNs that were read, as many as one turn allows.
     pub(super) fn start_dials(&mut self, now: Instant) {
         for _ in 0..DIALS_PER_TURN {
@@ -74,34 +73,22 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Somebody has come to a published port.
-    pub(super) fn handle_listener(&mut self, port: ListenerId, now: Instant) {
-        match self.listeners.get(port) {
-            Some(Published::Tcp { .. }) => self.accept(port, now),
-            Some(Published::Udp { .. }) => self.read_published(port, now),
-            None => {}
-        }
-    }
-
-    fn accept(&mut self, port: ListenerId, now: Instant) {
+    /// Accepts clients at the `socket` of a published port. False when there is no room for more,
+    /// or no descriptor: accepting has to pause.
+    pub(super) fn accept(&mut self, socket: &OwnedFd, guest_port: u16, now: Instant) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(Published::Tcp { guest_port, socket }) = self.listeners.get(port) else {
-                return;
-            };
             if !self.core.admits_stream() {
                 debug!("as many connections as may be: accepting pauses");
-                self.listeners.pause(&self.poller, now);
-                return;
+                return false;
             }
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let (guest_port, accepted) = (*guest_port, rustix::net::acceptfrom_with(socket, flags));
-            let (stream, client) = match accepted {
+            let (stream, client) = match rustix::net::acceptfrom_with(socket, flags) {
                 Ok((stream, Some(address))) => match SocketAddr::try_from(address) {
                     Ok(client) => (stream, client),
                     Err(_) => continue,
                 },
                 Ok((_, None)) => continue,
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return true,
                 Err(errno)
                     if is_out_of_descriptors(&errno.into()) && self.core.yield_descriptor(None) =>
                 {
@@ -110,8 +97,7 @@ impl<D: Device> Driver<D> {
                 }
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     debug!("out of descriptors: accepting pauses");
-                    self.listeners.pause(&self.poller, now);
-                    return;
+                    return false;
                 }
                 // The client has gone meanwhile (accept(2) passes network errors of the new socket
                 // on).
@@ -129,6 +115,7 @@ impl<D: Device> Driver<D> {
                 None => Stream(stream).reset(),
             }
         }
+        true
     }
 
     fn register(
