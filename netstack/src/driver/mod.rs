@@ -24,6 +24,8 @@ mod scarcity;
 mod shard;
 mod sockets;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
