@@ -10,12 +10,12 @@
 //!    - a socket in repair mode gets these ends and the numbers. It says nothing, not even when it
 //!      is closed;
 //!    - the gate diverts the guest's segments to it;
-//!    - it leaves repair mode. What has failed up to here leaves the flow in the engine, and no
-//!      trace; there is no way back from here.
+//!    - it leaves repair mode. A step that fails up to here leaves the flow in the engine, and no
+//!      trace in the guest; from here there is no way back.
 //!
-//!    Then the engine lets go of the flow, and sends the guest one ACK in place of all that it has
-//!    held back since. No frame is read in this phase, so every snapshot is still true when it is
-//!    used.
+//!    Then the engine lets go of the flow, and sends the guest one ACK in place of those that it
+//!    held back while the flow rested. No frame is read in this phase, so each snapshot is still
+//!    true when it is used.
 //! 2. **Drain** the tap, once for all of them. Segments that the guest had sent before they were
 //!    diverted are written back into the tap, and reach the socket. That has to be done before the
 //!    socket sends data: once the guest has acknowledged a window of it, the kernel takes such a
@@ -74,8 +74,6 @@ struct TakenOver {
     host: OwnedFd,
     guest: OwnedFd,
     diversion: Diversion,
-    /// Received by the engine and not yet taken by the host.
-    unread: Vec<u8>,
 }
 
 /// A flow that the kernel carries.
@@ -158,28 +156,23 @@ impl<D: Device> Shard<D> {
         let mut taken = Vec::new();
         while let Some((id, snapshot)) = self.core.poll_promotion() {
             match self.take_over(id, &snapshot, promotion) {
-                Ok((host, guest, diversion)) => {
-                    let stragglers = diversion.stragglers();
+                Ok(flow) => {
+                    let stragglers = flow.diversion.stragglers();
                     self.core
                         .promoted(id, &snapshot, stragglers, now, &mut self.link);
-                    taken.push(TakenOver {
-                        id,
-                        host,
-                        guest,
-                        diversion,
-                        unread: snapshot.unread,
-                    });
+                    taken.push((flow, snapshot.unread));
                 }
                 Err(why) => self
                     .core
                     .promotion_failed(id, &snapshot, why, &mut self.link),
             }
         }
-        if !taken.is_empty() {
-            self.read_frames(RING_FRAMES as usize, now);
+        if taken.is_empty() {
+            return;
         }
-        for flow in taken {
-            self.start_relay(flow, promotion);
+        self.read_frames(RING_FRAMES as usize, now);
+        for (flow, unread) in taken {
+            self.start_relay(flow, unread, promotion);
         }
     }
 
@@ -189,7 +182,7 @@ impl<D: Device> Shard<D> {
         id: FlowId,
         snapshot: &Snapshot,
         promotion: &mut Promotion,
-    ) -> Result<(OwnedFd, OwnedFd, Diversion), NotPromoted> {
+    ) -> Result<TakenOver, NotPromoted> {
         let Ok(promoter) = &mut promotion.promoter else {
             return Err(NotPromoted::Off);
         };
@@ -202,7 +195,12 @@ impl<D: Device> Shard<D> {
             return Err(NotPromoted::Off);
         };
         match promoter.take_over(snapshot) {
-            Ok((guest, diversion)) => Ok((host, guest, diversion)),
+            Ok((guest, diversion)) => Ok(TakenOver {
+                id,
+                host,
+                guest,
+                diversion,
+            }),
             Err(error) => {
                 debug!(%error, "a connection stays in the engine");
                 self.sockets.insert(id, HostSocket::stream(host));
@@ -211,14 +209,14 @@ impl<D: Device> Shard<D> {
         }
     }
 
-    /// Joins the two sockets of a flow, which may speak from here on.
-    fn start_relay(&mut self, flow: TakenOver, promotion: &mut Promotion) {
+    /// Joins the two sockets of a flow, which may speak from here on. `unread` is what the engine
+    /// had received and the host has still to take.
+    fn start_relay(&mut self, flow: TakenOver, unread: Vec<u8>, promotion: &mut Promotion) {
         let TakenOver {
             id,
             host,
             guest,
             diversion,
-            unread,
         } = flow;
         let registered = self
             .poller
@@ -239,7 +237,7 @@ impl<D: Device> Shard<D> {
                     .insert(id, HostSocket::Promoted(KernelFlow { diversion, stage }));
                 self.drive_relay(id, promotion);
             }
-            // Both sockets are closed by now, which resets what is connected to them.
+            // Both sockets are closed by now, and so reset, for once before the diversion ends.
             Err(error) => {
                 warn!(%error, "a promoted connection was lost");
                 self.end_promoted(id, diversion, Cause::ResetByHost, promotion);
