@@ -22,6 +22,7 @@ mod limits;
 mod link_layer;
 mod memory;
 mod offloads;
+mod promoted;
 mod published;
 mod reach;
 mod transfers;

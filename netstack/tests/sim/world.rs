@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use netstack::core::addresses::Addresses;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::link::Link;
-use netstack::core::tcp::{NotPromoted, Snapshot};
+use netstack::core::tcp::{NotPromoted, Snapshot, Stragglers};
 use netstack::core::{Action, Core, CoreConfig, DialError, Duration, Instant};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
@@ -35,8 +35,10 @@ pub struct World {
     pub shared: Vec<(FlowId, FlowId)>,
     pub hosts: HashMap<FlowId, Host>,
     pub closed: Vec<(FlowId, Cause)>,
-    /// Flows that wanted to leave for the kernel, with their numbers. This kernel refuses them all.
+    /// Flows that wanted to leave for the kernel, with their numbers.
     pub promotions: Vec<(FlowId, Snapshot)>,
+    /// The kernel takes over what wants to leave, instead of refusing it.
+    pub takes_over: Option<Stragglers>,
 }
 
 /// A datagram that the core wants sent.
@@ -109,6 +111,7 @@ impl World {
             hosts: HashMap::new(),
             closed: Vec::new(),
             promotions: Vec::new(),
+            takes_over: None,
         }
     }
 
@@ -243,9 +246,19 @@ impl World {
                 self.serve();
             }
             while let Some((flow, snapshot)) = self.core.poll_promotion() {
-                let why = NotPromoted::NoRest;
-                self.core
-                    .promotion_failed(flow, &snapshot, why, &mut self.wire);
+                match self.takes_over {
+                    Some(stragglers) => {
+                        self.core
+                            .promoted(flow, &snapshot, stragglers, self.now, &mut self.wire);
+                        // A relay's from here on.
+                        self.hosts.remove(&flow);
+                    }
+                    None => {
+                        let why = NotPromoted::NoRest;
+                        self.core
+                            .promotion_failed(flow, &snapshot, why, &mut self.wire);
+                    }
+                }
                 self.promotions.push((flow, snapshot));
             }
             while let Some((flow, cause)) = self.core.poll_closed() {
