@@ -304,7 +304,7 @@ fn converse(world: &mut World, text: Vec<u8>) -> Peer {
 }
 
 fn text(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 >> 3) as u8).collect()
+    (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
 #[test]
