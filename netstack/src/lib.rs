@@ -1,6 +1,6 @@
 //! The network helper: what stands between a guest's network namespace and the host's network.
 //!
-//! A frame's way: [`device`] takes it from the tap, [`driver`] hands it to [`core`], core finds its
+//! A frame's way: [`device`] takes it from the tap, `driver` hands it to [`core`], core finds its
 //! flow and says what the host has to do, driver does it with the sockets of [`host`]. [`guest`] is
 //! what happens inside the guest's namespaces, [`control`] what the outside may ask of a running
 //! helper. [`cli`] turns a command line into a checked [`config`], with which `start` brings
@@ -16,7 +16,7 @@ pub mod control;
 pub mod core;
 mod descriptors;
 pub mod device;
-pub mod driver;
+mod driver;
 pub mod guest;
 pub mod host;
 pub mod logging;

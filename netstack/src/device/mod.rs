@@ -2,7 +2,7 @@
 //! to the guest.
 //!
 //! Devices know nothing of what is in a frame. One that cannot take a frame now says would-block,
-//! and the caller keeps it. Devices stack: [`Capture`] wraps another one. Whoever uses one is
+//! and the caller keeps it. Devices stack: `capture` wraps another one. Whoever uses one is
 //! generic over it, so that a frame costs no dynamic call.
 
 mod capture;
@@ -15,7 +15,7 @@ use libc::c_long;
 
 use crate::core::MacAddr;
 pub use crate::core::vnet::VNET_HEADER_LEN;
-pub use capture::{Capture, CaptureError, CaptureFile};
+pub(crate) use capture::{Capture, CaptureError, CaptureFile};
 pub use tap::{Tap, TapError};
 
 /// A non-blocking way to the guest. Its descriptor is readable when a frame has come.
