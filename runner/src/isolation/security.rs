@@ -40,106 +40,75 @@ pub enum SecurityError {
 
 impl Explained for SecurityError {}
 
-/// A set of capabilities, bit N being capability N of `capabilities(7)`.
+/// A set of capabilities. Written as a number, bit N being capability N of `capabilities(7)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Capabilities(u64);
+#[serde(from = "u64", into = "u64")]
+pub struct Capabilities(CapabilitySet);
 
-/// `linux/capability.h` as of Linux 6.18, in order of their numbers.
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+impl From<u64> for Capabilities {
+    fn from(bits: u64) -> Self {
+        Self(CapabilitySet::from_bits_retain(bits))
+    }
+}
+
+impl From<Capabilities> for u64 {
+    fn from(set: Capabilities) -> Self {
+        set.0.bits()
+    }
+}
 
 impl Capabilities {
-    /// What Podman gives a container: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, NET_BIND_SERVICE,
-    /// SETFCAP, SETGID, SETPCAP, SETUID, SYS_CHROOT.
-    pub const DEFAULT: Self = Self(0x0000_0000_8004_05fb);
-    pub const ALL: Self = Self((1 << NAMES.len()) - 1);
+    /// What Podman gives a container.
+    pub const DEFAULT: Self = Self(
+        CapabilitySet::CHOWN
+            .union(CapabilitySet::DAC_OVERRIDE)
+            .union(CapabilitySet::FOWNER)
+            .union(CapabilitySet::FSETID)
+            .union(CapabilitySet::KILL)
+            .union(CapabilitySet::NET_BIND_SERVICE)
+            .union(CapabilitySet::SETFCAP)
+            .union(CapabilitySet::SETGID)
+            .union(CapabilitySet::SETPCAP)
+            .union(CapabilitySet::SETUID)
+            .union(CapabilitySet::SYS_CHROOT),
+    );
+    /// All that have names, of which `CHECKPOINT_RESTORE` (Linux 5.9) is the last.
+    pub const ALL: Self = Self(CapabilitySet::from_bits_retain(
+        (CapabilitySet::CHECKPOINT_RESTORE.bits() << 1) - 1,
+    ));
 
     /// The set that `--cap-add` and `--cap-drop` ask for. `ALL` comes first, so that
     /// `--cap-drop ALL --cap-add X` leaves X.
     pub fn adjusted(self, add: &[CapabilityName], drop: &[CapabilityName]) -> Self {
-        let mut bits = self.0;
-        for (names, all) in [(add, Self::ALL.0), (drop, 0)] {
+        let mut set = self.0;
+        for (names, all) in [(add, Self::ALL.0), (drop, CapabilitySet::empty())] {
             if names.contains(&CapabilityName::All) {
-                bits = all;
+                set = all;
             }
         }
-        let single = |names: &[CapabilityName]| {
-            names
-                .iter()
-                .map(CapabilityName::bit)
-                .fold(0, |bits, bit| bits | bit)
+        let single = |names: &[CapabilityName]| -> CapabilitySet {
+            names.iter().filter_map(CapabilityName::single).collect()
         };
-        Self((bits | single(add)) & !single(drop))
+        Self((set | single(add)) - single(drop))
     }
 
     /// Whether the set has this one; for ALL, whether it has all.
     pub fn has(self, name: CapabilityName) -> bool {
-        match name {
-            CapabilityName::All => self == Self::ALL,
-            CapabilityName::Number(number) => self.contains(number),
-        }
-    }
-
-    fn contains(self, number: u32) -> bool {
-        self.0 & (1 << number) != 0
+        self.0.contains(name.single().unwrap_or(Self::ALL.0))
     }
 
     /// What the file capabilities of a program give that these do not allow: the kernel refuses to
     /// execute it then (EPERM).
     pub fn lacking_for(self, program: &CStr) -> Vec<CapabilityName> {
-        let wanted = file_capabilities(program).unwrap_or_default();
-        (0..NAMES.len() as u32)
-            .filter(|number| wanted & (1 << number) != 0 && !self.contains(*number))
-            .map(CapabilityName::Number)
-            .collect()
+        let wanted = file_capabilities(program).unwrap_or(CapabilitySet::empty());
+        let lacking = (wanted - self.0) & Self::ALL.0;
+        lacking.iter().map(CapabilityName::Single).collect()
     }
 }
 
 /// The permitted set that executing a file gives, from the attribute that `capabilities(7)`
 /// describes.
-fn file_capabilities(program: &CStr) -> Option<u64> {
+fn file_capabilities(program: &CStr) -> Option<CapabilitySet> {
     /// `linux/capability.h`: a word that tells the version, then the low and the high half of each
     /// set, little-endian.
     const PERMITTED: [usize; 2] = [4, 12];
@@ -150,7 +119,8 @@ fn file_capabilities(program: &CStr) -> Option<u64> {
         Some(u64::from(u32::from_le_bytes(bytes.try_into().ok()?)))
     };
     let [low, high] = PERMITTED.map(word);
-    Some(low? | high.unwrap_or(0) << 32)
+    let bits = low? | high.unwrap_or(0) << 32;
+    Some(CapabilitySet::from_bits_retain(bits))
 }
 
 /// One argument of `--cap-add` or `--cap-drop`: a name with or without `CAP_`, in any case, or
@@ -158,14 +128,15 @@ fn file_capabilities(program: &CStr) -> Option<u64> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CapabilityName {
     All,
-    Number(u32),
+    /// A set of one.
+    Single(CapabilitySet),
 }
 
 impl CapabilityName {
-    fn bit(&self) -> u64 {
+    fn single(&self) -> Option<CapabilitySet> {
         match self {
-            Self::All => 0,
-            Self::Number(number) => 1 << number,
+            Self::All => None,
+            Self::Single(capability) => Some(*capability),
         }
     }
 }
@@ -179,15 +150,12 @@ impl FromStr for CapabilityName {
 
     fn from_str(text: &str) -> Result<Self, UnknownCapability> {
         let upper = text.to_ascii_uppercase();
-        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
         if upper == "ALL" {
             return Ok(Self::All);
         }
-        let number = NAMES
-            .iter()
-            .position(|known| *known == name)
-            .ok_or(UnknownCapability)?;
-        Ok(Self::Number(number as u32))
+        CapabilitySet::from_name(upper.strip_prefix("CAP_").unwrap_or(&upper))
+            .map(Self::Single)
+            .ok_or(UnknownCapability)
     }
 }
 
@@ -195,7 +163,9 @@ impl fmt::Display for CapabilityName {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::All => f.write_str("ALL"),
-            Self::Number(number) => f.write_str(NAMES[*number as usize]),
+            Self::Single(capability) => capability
+                .iter_names()
+                .try_for_each(|(name, _)| f.write_str(name)),
         }
     }
 }
@@ -226,10 +196,9 @@ impl Rights {
         // be meant to have.
         rustix::thread::clear_ambient_capability_set().map_err(capability_error)?;
         for number in 0..u64::BITS {
-            if !self.capabilities.contains(number) {
-                match rustix::thread::remove_capability_from_bounding_set(
-                    CapabilitySet::from_bits_retain(1 << number),
-                ) {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            if !self.capabilities.0.contains(capability) {
+                match rustix::thread::remove_capability_from_bounding_set(capability) {
                     // Beyond the last capability that this kernel knows.
                     Err(rustix::io::Errno::INVAL) => break,
                     other => other.map_err(capability_error)?,
@@ -250,7 +219,7 @@ impl Rights {
             .permitted;
         // Only root keeps capabilities, as after exec of an ordinary program.
         let kept = match self.identity.uid {
-            0 => permitted & CapabilitySet::from_bits_retain(self.capabilities.0),
+            0 => permitted & self.capabilities.0,
             _ => CapabilitySet::empty(),
         };
         if self.no_new_privs {
@@ -348,8 +317,9 @@ mod tests {
         ];
         assert_eq!(
             Capabilities::DEFAULT,
-            Capabilities(0).adjusted(&names(&eleven), &[])
+            Capabilities::from(0).adjusted(&names(&eleven), &[])
         );
+        assert_eq!(u64::from(Capabilities::DEFAULT), 0x8004_05fb);
     }
 
     #[test]
@@ -357,19 +327,19 @@ mod tests {
         let default = Capabilities::DEFAULT;
         assert_eq!(
             default.adjusted(&names(&["NET_BIND_SERVICE"]), &names(&["all"])),
-            Capabilities(0x400)
+            Capabilities::from(0x400)
         );
         assert_eq!(
             default.adjusted(&names(&["ALL"]), &[]),
-            Capabilities(0x1ff_ffff_ffff)
+            Capabilities::from(0x1ff_ffff_ffff)
         );
         assert_eq!(
             default.adjusted(&names(&["ALL"]), &names(&["CHOWN"])),
-            Capabilities(0x1ff_ffff_fffe)
+            Capabilities::from(0x1ff_ffff_fffe)
         );
         assert_eq!(
             default.adjusted(&[], &names(&["CHOWN"])),
-            Capabilities(0x8004_05fa)
+            Capabilities::from(0x8004_05fa)
         );
     }
 
@@ -384,6 +354,9 @@ mod tests {
                 .to_string(),
             "BPF"
         );
-        assert_eq!("checkpoint_restore".parse(), Ok(CapabilityName::Number(40)));
+        assert_eq!(
+            "checkpoint_restore".parse(),
+            Ok(CapabilityName::Single(CapabilitySet::CHECKPOINT_RESTORE))
+        );
     }
 }

@@ -377,7 +377,7 @@ fn action(name: ActionName, errno: Option<u32>) -> Result<Action, ProfileError> 
 fn capability(name: &str) -> Result<CapabilityName, ProfileError> {
     match name.parse() {
         Ok(CapabilityName::All) | Err(_) => Err(ProfileError::Capability(name.to_owned())),
-        Ok(number) => Ok(number),
+        Ok(single) => Ok(single),
     }
 }
 
