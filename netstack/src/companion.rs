@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libc::c_long;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use tracing::{debug, warn};
@@ -23,13 +23,7 @@ use crate::host::ResolvConf;
 use crate::{sandbox, sys};
 
 /// What the helper does with its companion under the sandbox.
-pub const SYSTEM_CALLS: &[c_long] = &[
-    libc::SYS_recvfrom,
-    libc::SYS_waitid,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-];
+pub const SYSTEM_CALLS: &[c_long] = &[libc::SYS_recvfrom, libc::SYS_waitid, libc::SYS_ppoll];
 
 /// The helper's hold on its companion. Dropped, it waits for the companion to have tidied up.
 #[derive(Debug)]
@@ -123,8 +117,8 @@ impl AsFd for Companion {
 impl Drop for Companion {
     fn drop(&mut self) {
         self.socket = None;
-        let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut ended, GRACE_MS) != Ok(1) {
+        let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
+        if poll(&mut ended, Some(&GRACE)) != Ok(1) {
             debug!("the process that follows resolv.conf is not done yet");
             return;
         }
@@ -139,7 +133,10 @@ impl Drop for Companion {
 const MAX_MESSAGE: usize = 1024;
 
 /// How long, in milliseconds, the helper's own end may wait for a file system that does not answer.
-const GRACE_MS: u16 = 1000;
+const GRACE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 /// The companion's whole life.
 fn live(resolv_conf: &Path, status: Option<SocketFile>, helper: BorrowedFd<'_>) {
@@ -171,14 +168,11 @@ fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
     sandbox::confine_companion().map_err(io::Error::other)?;
     loop {
         let mut polled = [
-            PollFd::new(resolv_conf.as_fd(), PollFlags::POLLIN),
-            PollFd::new(helper, PollFlags::empty()),
+            PollFd::new(&resolv_conf, PollFlags::IN),
+            PollFd::new(&helper, PollFlags::empty()),
         ];
-        match poll(&mut polled, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => continue,
-            result => result?,
-        };
-        let [changed, ended] = polled.map(|fd| fd.any() == Some(true));
+        retry_on_intr(|| poll(&mut polled, None))?;
+        let [changed, ended] = polled.map(|fd| !fd.revents().is_empty());
         if ended {
             return Ok(());
         }

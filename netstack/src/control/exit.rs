@@ -11,9 +11,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{Timespec, epoll};
 use tracing::debug;
 
 use crate::sys;
@@ -23,7 +23,7 @@ use crate::guest::NamespaceMount;
 /// Readable once it may be time to stop.
 #[derive(Debug)]
 pub struct ExitWatch {
-    epoll: Epoll,
+    epoll: OwnedFd,
     mount: Option<NamespaceMount>,
     /// Held open: a descriptor leaves its epoll instance when it is closed.
     _watched: Vec<OwnedFd>,
@@ -45,8 +45,8 @@ impl ExitWatch {
             .collect();
         set.thread_block()?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, OVER))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &signals, OVER, epoll::EventFlags::IN)?;
         Ok(ExitWatch {
             epoll,
             mount: None,
@@ -57,19 +57,18 @@ impl ExitWatch {
 
     /// Stop when this process ends.
     pub fn watch_process(&mut self, pidfd: OwnedFd) -> io::Result<()> {
-        self.watch(pidfd, EpollFlags::EPOLLIN)
+        self.watch(pidfd, epoll::EventFlags::IN)
     }
 
     /// Stop when the other end of `fd` is closed. What is written to it does not matter.
     pub fn watch_hang_up(&mut self, fd: OwnedFd) -> io::Result<()> {
         // Hang-up and error are always reported.
-        self.watch(fd, EpollFlags::EPOLLRDHUP)
+        self.watch(fd, epoll::EventFlags::RDHUP)
     }
 
     /// Stop when the namespace is no longer mounted there.
     pub fn watch_mount(&mut self, mount: NamespaceMount) -> io::Result<()> {
-        let event = EpollEvent::new(EpollFlags::EPOLLPRI, MOUNTS_CHANGED);
-        self.epoll.add(&mount, event)?;
+        epoll::add(&self.epoll, &mount, MOUNTS_CHANGED, epoll::EventFlags::PRI)?;
         self.mount = Some(mount);
         Ok(())
     }
@@ -77,15 +76,19 @@ impl ExitWatch {
     /// Whether it is time to stop. To be asked when the descriptor is readable, and once when it is
     /// watched: that mounts have changed is told only once, to whoever polls first.
     pub fn is_over(&mut self) -> bool {
-        let mut events = [EpollEvent::empty(); 8];
-        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO);
-        let over = |event: &EpollEvent| event.data() == OVER;
-        events[..count.unwrap_or(0)].iter().any(over)
-            || self.mount.as_mut().is_some_and(|mount| !mount.is_there())
+        let mut events = Vec::with_capacity(8);
+        let space = rustix::buffer::spare_capacity(&mut events);
+        // What a signal interrupts is asked again: the descriptor stays readable.
+        let _ = epoll::wait(&self.epoll, space, Some(&Timespec::default()));
+        let over = |event: &epoll::Event| {
+            let what = event.data;
+            what.u64() == OVER.u64()
+        };
+        events.iter().any(over) || self.mount.as_mut().is_some_and(|mount| !mount.is_there())
     }
 
-    fn watch(&mut self, fd: OwnedFd, events: EpollFlags) -> io::Result<()> {
-        self.epoll.add(&fd, EpollEvent::new(events, OVER))?;
+    fn watch(&mut self, fd: OwnedFd, events: epoll::EventFlags) -> io::Result<()> {
+        epoll::add(&self.epoll, &fd, OVER, events)?;
         self._watched.push(fd);
         Ok(())
     }
@@ -93,13 +96,13 @@ impl ExitWatch {
 
 impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.epoll.as_fd()
     }
 }
 
 /// What events of the inner epoll stand for.
-const OVER: u64 = 0;
-const MOUNTS_CHANGED: u64 = 1;
+const OVER: epoll::EventData = epoll::EventData::new_u64(0);
+const MOUNTS_CHANGED: epoll::EventData = epoll::EventData::new_u64(1);
 
 /// The descriptor of `--ready-fd`.
 #[derive(Debug)]
@@ -126,26 +129,31 @@ mod tests {
     use std::io::Read;
     use std::process::{Command, Stdio};
 
-    use nix::fcntl::OFlag;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::pipe::{PipeFlags, pipe_with};
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     use super::*;
 
-    fn is_over(watch: &mut ExitWatch, timeout: PollTimeout) -> bool {
-        let mut polled = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+    const AT_ONCE: Option<&Timespec> = Some(&Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    });
+
+    fn is_over(watch: &mut ExitWatch, timeout: Option<&Timespec>) -> bool {
+        let mut polled = [PollFd::new(watch, PollFlags::IN)];
         poll(&mut polled, timeout).unwrap() == 1 && watch.is_over()
     }
 
     #[test]
     fn a_hang_up_ends_it_and_a_write_does_not() {
         let mut watch = ExitWatch::new(false).unwrap();
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         watch.watch_hang_up(read).unwrap();
-        nix::unistd::write(&write, b"x").unwrap();
-        assert!(!is_over(&mut watch, PollTimeout::ZERO));
+        rustix::io::write(&write, b"x").unwrap();
+        assert!(!is_over(&mut watch, AT_ONCE));
         drop(write);
-        assert!(is_over(&mut watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, None));
     }
 
     #[test]
@@ -154,23 +162,23 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         watch.watch_process(pidfd).unwrap();
-        assert!(!is_over(&mut watch, PollTimeout::ZERO));
+        assert!(!is_over(&mut watch, AT_ONCE));
         drop(child.stdin.take());
-        assert!(is_over(&mut watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, None));
         child.wait().unwrap();
     }
 
     #[test]
     fn a_signal_to_the_thread_ends_it() {
         let mut watch = ExitWatch::new(false).unwrap();
-        assert!(!is_over(&mut watch, PollTimeout::ZERO));
+        assert!(!is_over(&mut watch, AT_ONCE));
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-        assert!(is_over(&mut watch, PollTimeout::NONE));
+        assert!(is_over(&mut watch, None));
     }
 
     #[test]
     fn ready_is_one_byte_and_a_close() {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         ReadySignal::new(write).send();
         let mut text = String::new();
         File::from(read).read_to_string(&mut text).unwrap();

@@ -9,12 +9,12 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
@@ -199,6 +199,9 @@ const MAX_CLIENTS: usize = 16;
 /// Connected clients that wait to be served, in the kernel.
 const BACKLOG: i32 = 64;
 
+/// Which descriptor an event is of is not asked.
+const UNTOLD: EventData = EventData::new_u64(0);
+
 /// The file of a [`StatusSocket`], which is there until it is removed.
 #[derive(Clone, Debug)]
 pub struct SocketFile {
@@ -220,7 +223,7 @@ pub struct StatusSocket {
     file: SocketFile,
     listener: UnixListener,
     /// Knows the listener, unless there are too many clients, and the clients.
-    epoll: Epoll,
+    epoll: OwnedFd,
     clients: Vec<Client>,
 }
 
@@ -245,7 +248,7 @@ impl StatusSocket {
             rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&socket, BACKLOG)?;
             let file = fs::symlink_metadata(path)?;
-            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let socket = StatusSocket {
                 file: SocketFile {
                     path: path.to_owned(),
@@ -299,17 +302,14 @@ impl StatusSocket {
             };
             let added = client.stream.set_nonblocking(true).is_ok()
                 && client.is_waiting()
-                && self
-                    .epoll
-                    .add(&client.stream, EpollEvent::new(EpollFlags::EPOLLOUT, 0))
-                    .is_ok();
+                && epoll::add(&self.epoll, &client.stream, UNTOLD, EventFlags::OUT).is_ok();
             if added {
                 self.clients.push(client);
             }
         }
         let is_full = self.clients.len() == MAX_CLIENTS;
         let changed = match (was_full, is_full) {
-            (false, true) => self.epoll.delete(&self.listener),
+            (false, true) => epoll::delete(&self.epoll, &self.listener),
             (true, false) => self.listen(),
             _ => Ok(()),
         };
@@ -319,15 +319,14 @@ impl StatusSocket {
         result
     }
 
-    fn listen(&self) -> nix::Result<()> {
-        self.epoll
-            .add(&self.listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+    fn listen(&self) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, &self.listener, UNTOLD, EventFlags::IN)
     }
 }
 
 impl AsFd for StatusSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.epoll.as_fd()
     }
 }
 

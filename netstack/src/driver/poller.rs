@@ -87,10 +87,9 @@ impl Poller {
 
     /// Waits for events at most `timeout` (for ever if `None`) and appends them to `events`.
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.secs() as i64,
-            tv_nsec: (timeout.total_micros() % 1_000_000 * 1_000) as i64,
-        });
+        // One that is too long to be written is as good as none.
+        let timeout =
+            timeout.and_then(|timeout| Timespec::try_from(std::time::Duration::from(timeout)).ok());
         self.buffer.clear();
         let space = rustix::buffer::spare_capacity(&mut self.buffer);
         match epoll::wait(&self.epoll, space, timeout.as_ref()) {

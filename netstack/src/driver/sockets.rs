@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::promotion::KernelFlow;
@@ -73,27 +74,20 @@ impl Stream {
 
 impl HostStream for Stream {
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        retry(|| {
+        Ok(retry_on_intr(|| {
             rustix::net::recv(self.0.as_fd(), &mut *buffer, RecvFlags::DONTWAIT).map(|(n, _)| n)
-        })
+        })?)
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        retry(|| rustix::net::send(self.0.as_fd(), bytes, flags))
+        Ok(retry_on_intr(|| {
+            rustix::net::send(self.0.as_fd(), bytes, flags)
+        })?)
     }
 
     fn finish(&mut self) {
         // ENOTCONN: the remote has reset the connection, which the next read tells.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result.map_err(io::Error::from),
-        }
     }
 }

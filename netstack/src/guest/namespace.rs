@@ -15,10 +15,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::mount::{NamespaceMount, process_in_path};
 use crate::sandbox::root::{self, ZeroIs};
@@ -147,7 +147,7 @@ impl Target {
             return Ok(());
         }
         root::leave().map_err(NamespaceError::LeaveRoot)?;
-        setns(user, CloneFlags::CLONE_NEWUSER)
+        move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
             .map_err(|error| NamespaceError::JoinUser(error.into()))?;
         become_root().map_err(|error| NamespaceError::BecomeRoot(error.into()))
     }
@@ -192,8 +192,8 @@ fn open_process(pid: Pid) -> Result<OwnedFd, NamespaceError> {
 }
 
 fn ensure_alive(process: &OwnedFd, path: &Path) -> Result<(), NamespaceError> {
-    let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut polled, PollTimeout::ZERO) {
+    let mut polled = [PollFd::new(process, PollFlags::IN)];
+    match poll(&mut polled, Some(&Timespec::default())) {
         Ok(0) => Ok(()),
         _ => Err(gone(path)),
     }
@@ -265,7 +265,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::thread;
 
-    use nix::sched::unshare;
+    use nix::sched::{CloneFlags, unshare};
 
     use super::*;
     use crate::guest::GuestThread;

@@ -4,11 +4,11 @@
 //! The thread holds the namespace alive. It ends, and with it the hold, when its `GuestThread` is
 //! dropped.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use nix::sched::{CloneFlags, setns};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::NamespaceError;
 
@@ -34,7 +34,8 @@ impl GuestThread {
         let (jobs, queue) = channel::<Job>();
         let (entered, outcome) = channel();
         let live = move || {
-            let joined = setns(&network, CloneFlags::CLONE_NEWNET);
+            let joined =
+                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network));
             drop(network);
             let is_in = joined.is_ok();
             let _ = entered.send(joined);
