@@ -89,8 +89,7 @@ impl Companion {
 
     fn receive(&mut self, flags: RecvFlags) -> io::Result<News> {
         let mut buffer = [0; MAX_MESSAGE];
-        let (read, _) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(self.socket(), &mut buffer, flags))?;
+        let (read, _) = retry_on_intr(|| rustix::net::recv(self.socket(), &mut buffer, flags))?;
         if read == 0 {
             return Ok(News::Gone);
         }

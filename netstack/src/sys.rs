@@ -5,7 +5,7 @@
 //! the data path but the socket options.
 //!
 //! System calls, for the sandbox's list: ioctl, setsockopt, getsockopt, fcntl.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the one file of the crate that may")]
 
 use std::ffi::c_int;
 use std::io;
@@ -329,7 +329,7 @@ pub fn start_in_namespaces(command: &mut std::process::Command) {
 /// Whether `signal` is ignored.
 pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
     // SAFETY: `sigaction` is plain data for which all-zeroes is a valid value.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
     // SAFETY: with no new action given this only stores the present one; `action` lives across the
     // call.
     let result = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };

@@ -4,7 +4,7 @@
 //! is the callers'. Everything here is called by single-threaded processes only: coracle starts no
 //! thread before it forks.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the one file of the crate that may")]
 
 use std::ffi::CStr;
 use std::io;

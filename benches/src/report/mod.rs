@@ -227,7 +227,7 @@ impl Report {
 
 impl Machine {
     fn ours() -> Machine {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|rest| rest.split_once(':'))

@@ -135,7 +135,7 @@ fn bound_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn error(privilege: &'static str) -> impl Fn(rustix::io::Errno) -> SandboxError {
+fn error(privilege: &'static str) -> impl Fn(Errno) -> SandboxError {
     move |errno| SandboxError {
         privilege,
         source: errno.into(),

@@ -39,7 +39,7 @@ fn over_udp(world: &mut World) {
     }
     assert!(resolver.asked() >= 100);
     // Forwarded queries must not hold their sockets for long after the answer.
-    crate::harness::eventually("query sockets are closed", Duration::from_secs(60), || {
+    eventually("query sockets are closed", Duration::from_secs(60), || {
         helper.fd_count() <= baseline + 8
     });
 }

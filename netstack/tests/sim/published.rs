@@ -380,7 +380,7 @@ fn clients_that_clash_get_other_ports() {
     ] {
         world.client_connects(client, 80).expect("accepted");
         let syn = world.segment();
-        assert_eq!(syn.source.ip(), address::<std::net::IpAddr>("10.0.2.2"));
+        assert_eq!(syn.source.ip(), address::<IpAddr>("10.0.2.2"));
         assert!(syn.source.port() >= 1024);
         assert!(seen.insert(syn.source), "{} twice", syn.source);
     }

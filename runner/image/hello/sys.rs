@@ -1,6 +1,6 @@
 //! The two C functions that the standard library does not offer.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the one file of the crate that may")]
 
 use std::ffi::c_int;
 

@@ -171,7 +171,7 @@ pub fn in_that_user_namespace(
     user_namespace: &OwnedFd,
     job: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), NamespaceError> {
-    let (told, tell) = std::io::pipe().map_err(handshake)?;
+    let (told, tell) = io::pipe().map_err(handshake)?;
     let clone = sys::clone_process(NewNamespaces::NONE, None);
     match clone.map_err(|source| NamespaceError::Start { source })? {
         Some(child) => {

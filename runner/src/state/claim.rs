@@ -82,7 +82,7 @@ mod tests {
         let child = crate::sys::clone_process(crate::sys::NewNamespaces::NONE, None).unwrap();
         let Some(child) = child else {
             let taken = take(&path);
-            let _ = io::Write::write_all(&mut { tell }, if taken.is_ok() { b"1" } else { b"0" });
+            let _ = Write::write_all(&mut { tell }, if taken.is_ok() { b"1" } else { b"0" });
             loop {
                 std::thread::park();
             }

@@ -159,7 +159,7 @@ fn commands_can_be_added(world: &World) {
     };
     let init = world.init_of(&name);
     for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
-        let of_init = std::fs::read_link(format!("/proc/{init}/ns/{kind}")).expect("a namespace");
+        let of_init = fs::read_link(format!("/proc/{init}/ns/{kind}")).expect("a namespace");
         let inside = exec(&[], &["readlink", &format!("/proc/self/ns/{kind}")]);
         assert_eq!(
             inside.success().trim_end(),

@@ -119,7 +119,7 @@ pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
 
 /// Closes `stream` with a RST instead of a FIN.
 pub fn reset(stream: TcpStream) {
-    let linger = nix::libc::linger {
+    let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };

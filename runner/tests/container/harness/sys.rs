@@ -1,6 +1,6 @@
 //! What a command inherits from its caller, and the harness's only unsafe code: the calls between
 //! fork and exec that hand it down.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the one file of the crate that may")]
 
 use std::ffi::CString;
 use std::io;

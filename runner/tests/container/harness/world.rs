@@ -180,7 +180,7 @@ impl World {
         self.give_away(path);
         if self.is_root() {
             let root = Some(self.container_root());
-            std::os::unix::fs::lchown(path, root, root).expect("a change of owner");
+            lchown(path, root, root).expect("a change of owner");
         }
     }
 

@@ -136,7 +136,10 @@ fn add_container() -> GuestThread {
     container
 }
 
-/// `add chain inet engine post { type nat hook postrouting priority srcnat; oifname "tap0" masquerade; }`
+/// ```text
+/// add chain inet engine post { type nat hook postrouting priority srcnat; }
+/// add rule inet engine post oifname "tap0" masquerade
+/// ```
 fn masquerade() {
     const NFTA_TABLE_NAME: u16 = 1;
     const NFTA_CHAIN_TABLE: u16 = 1;
@@ -161,7 +164,7 @@ fn masquerade() {
     let subsystem = libc::NFNL_SUBSYS_NFTABLES as u16;
     let head = [libc::NFPROTO_INET as u8, 0, 0, 0];
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
-    let kind = |message: libc::c_int| subsystem << 8 | message as u16;
+    let kind = |message: c_int| subsystem << 8 | message as u16;
     let mut netlink = Netlink::open(libc::NETLINK_NETFILTER).unwrap();
     let made = netlink.transaction(subsystem, |transaction| {
         transaction.message(kind(libc::NFT_MSG_NEWTABLE), flags, |message| {
