@@ -4,7 +4,8 @@
 //! ```text
 //! the user who runs the comparison
 //! └─ world: user, mount, pid, network namespace; we are uid 1000 in it, with all capabilities
-//!    ├─ "host"      the world's network namespace: lo, uplink 198.51.100.2; helpers run here without capabilities
+//!    ├─ "host"      the world's network namespace: lo, uplink 198.51.100.2; helpers run here,
+//!    │              without capabilities
 //!    ├─ elsewhere   network namespace at the other end of the uplink, 198.51.100.1
 //!    └─ guest       user and network namespace, the helper's client
 //! ```
@@ -157,7 +158,8 @@ pub fn drop_capabilities() -> Result<()> {
     set_capabilities(None, sets).context("failed to drop the inheritable capabilities")
 }
 
-/// Makes the capabilities of a fresh user namespace outlive `exec`, although our uid in it is not 0.
+/// Makes the capabilities of a fresh user namespace outlive `exec`, although our uid in it is not
+/// 0.
 fn keep_capabilities() -> Result<()> {
     let permitted = capabilities(None)
         .context("failed to read our capabilities")?

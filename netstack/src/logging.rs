@@ -1,8 +1,8 @@
 //! What coracle's programs log about themselves: how much, and how a line looks.
 //!
 //! A [`Filter`] says how much, in the syntax of tracing's `EnvFilter`. It comes from `CORACLE_LOG`,
-//! which is also how it reaches the programs that a program starts. Lines on stderr have no time, as
-//! whoever collects them adds it; lines of a file have. A line that cannot be written is lost
+//! which is also how it reaches the programs that a program starts. Lines on stderr have no time,
+//! as whoever collects them adds it; lines of a file have. A line that cannot be written is lost
 //! without a word: stderr may be somebody else's.
 
 use std::fmt::{self, Display};

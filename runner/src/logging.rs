@@ -1,8 +1,8 @@
 //! What coracle logs about itself, for whoever looks for a fault. (What containers write is kept by
 //! `logs`.)
 //!
-//! `--log-level` or `CORACLE_LOG` says how much. Commands log to stderr. The processes beside and in
-//! a container have no stderr of coracle's, so that they log to a file in the container's run
+//! `--log-level` or `CORACLE_LOG` says how much. Commands log to stderr. The processes beside and
+//! in a container have no stderr of coracle's, so that they log to a file in the container's run
 //! directory, a [`ProcessLog`]. Nothing ever gets into the container's own output.
 
 use std::fs::{File, OpenOptions};

@@ -2,8 +2,8 @@
 //!
 //! Names of files, arguments of commands and what other programs said come from anywhere. What
 //! could act on the terminal, or change the order in which a line is read, is shown by its number
-//! instead. Everything that coracle says on its standard error goes through [`complain`] or [`put`];
-//! tables and JSON go through [`escape`] and [`escape_json`].
+//! instead. Everything that coracle says on its standard error goes through [`complain`] or
+//! [`put`]; tables and JSON go through [`escape`] and [`escape_json`].
 
 use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write as _};

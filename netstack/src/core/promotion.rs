@@ -1,5 +1,5 @@
-//! The core's part of a hand-over (see `driver::promotion`): which flow rests, its numbers, and what
-//! became of it in the kernel.
+//! The core's part of a hand-over (see `driver::promotion`): which flow rests, its numbers, and
+//! what became of it in the kernel.
 
 use super::flow::{Cause, FlowId};
 use super::link::Link;

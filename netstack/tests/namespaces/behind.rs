@@ -24,7 +24,8 @@ pub const CASES: &[Case] = &[
 enum Direction {
     /// The container, to a service elsewhere.
     Outbound,
-    /// A client elsewhere, to the container's port 8000, which the guest has behind its own port 80.
+    /// A client elsewhere, to the container's port 8000, which the guest has behind its own port
+    /// 80.
     Published,
 }
 

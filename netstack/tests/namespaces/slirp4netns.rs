@@ -1,5 +1,5 @@
-//! The program under the name `slirp4netns`: each of its options, first with slirp4netns itself as a
-//! control where that is installed, so that a difference shows as one.
+//! The program under the name `slirp4netns`: each of its options, first with slirp4netns itself as
+//! a control where that is installed, so that a difference shows as one.
 
 use std::fs;
 use std::io;

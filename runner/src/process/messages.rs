@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! monitor -> init      Start  Mounts*                             Go
-//! init    -> monitor                  Terminal (with -t)   Prepared    | end of stream: the program runs | Failed
+//! init    -> monitor                  Terminal (with -t)   Prepared    | end of stream | Failed
 //! monitor -> main      Warning*  Terminal (with -t)   Started | Failed     Exited
 //! ```
+//! The end of init's stream is the exec: the program runs.
+//!
 //! For a command that `exec` adds, a launcher is between main and the command in the monitor's
 //! place, and is told first what to do.
 //!

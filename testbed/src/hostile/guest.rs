@@ -1,4 +1,5 @@
-//! The hostile guest. It listens to what the core answers, so that its connections get as far as established before it misbehaves in them.
+//! The hostile guest. It listens to what the core answers, so that its connections get as far as
+//! established before it misbehaves in them.
 
 use std::net::{IpAddr, SocketAddr};
 
