@@ -379,7 +379,6 @@ impl World {
             dir,
         } = self;
         drop((host, elsewhere, guest));
-        fs::remove_dir(&dir).expect("the case's directory is empty");
         eventually(
             "every process that the case started has exited",
             Duration::from_secs(5),
@@ -394,6 +393,8 @@ impl World {
                 }
             },
         );
+        // A helper's companion removes the status socket after the helper has ended.
+        fs::remove_dir(&dir).expect("the case's directory is empty");
         if is_hosts_root() {
             return;
         }
