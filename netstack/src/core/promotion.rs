@@ -1,4 +1,4 @@
-//! The core's part of a hand-over (see `driver::promotion`): which flow rests, its numbers, and
+//! The core's part of a hand-over (see `driver::hand_over`): which flow rests, its numbers, and
 //! what became of it in the kernel.
 
 use super::flow::{Cause, FlowId};

@@ -16,6 +16,8 @@
 mod datagrams;
 mod device_link;
 mod dials;
+mod hand_over;
+mod kernel_flow;
 mod listeners;
 mod poller;
 mod promotion;

@@ -6,7 +6,7 @@
 //! many shards there are. There is one now.
 //!
 //! A shard's methods are in several files: this one has its turn, `streams` TCP on the host,
-//! `datagrams` UDP and echo, `promotion` the hand-over, `scarcity` what happens without a
+//! `datagrams` UDP and echo, `hand_over` the way to the kernel, `scarcity` what happens without a
 //! descriptor.
 
 use std::io;
@@ -15,10 +15,11 @@ use tracing::debug;
 
 use super::device_link::DeviceLink;
 use super::dials::DialQueue;
+use super::kernel_flow::Relays;
 use super::poller::{Event, Interest, Poller, Token};
-use super::promotion::{Promotion, Relays};
+use super::promotion::{Promotion, PromotionUnavailable};
 use super::sockets::{HostSocket, HostSockets};
-use super::{DriverError, PromotionUnavailable, RETRY, report};
+use super::{DriverError, RETRY, report};
 use crate::control::Status;
 use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use super::promotion::KernelFlow;
+use super::kernel_flow::KernelFlow;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
 use crate::host::{PingSocket, UdpSocket};

@@ -1,5 +1,5 @@
 //! What a flow hands over to the kernel, and what is left of it here. `promotion_policy` decides
-//! that it should leave, and brings it to rest; `driver::promotion` carries it out.
+//! that it should leave, and brings it to rest; `driver::hand_over` carries it out.
 
 use smoltcp::socket::tcp::State;
 

@@ -6,7 +6,7 @@
 //! is `Open`. A published flow starts `Open` in SYN-SENT. Half-close is two facts: the guest's FIN
 //! is passed on when everything before it is, the host's FIN likewise. RST passes both ways.
 //! Back-pressure needs no code: what one side does not take stays in the engine's buffer, whose
-//! window closes. How a flow leaves for the kernel is told in `driver::promotion`.
+//! window closes. How a flow leaves for the kernel is told in `driver::hand_over`.
 
 mod engine;
 mod handover;

@@ -1,7 +1,7 @@
 //! What it takes in the guest for its kernel to carry a connection: a socket made in mid-flow
 //! (`repair`), the diversion of the guest's segments to it (`gate`, `route`), and whose connection
 //! it is (`conntrack`). [`Promoter::take_over`] is the first phase of a hand-over; the account of
-//! the whole is at the head of `driver::promotion`.
+//! the whole is at the head of `driver::hand_over`.
 
 mod conntrack;
 mod gate;

@@ -3,7 +3,7 @@
 //! The engine has served the connection so far and knows its whole state, the [`Snapshot`]. The
 //! socket made from it lives in the guest's network namespace, has the *remote's* address and port
 //! (IP_TRANSPARENT), and speaks to the guest's own socket. [`RepairSocket::restore`] and
-//! [`RepairSocket::leave`] are steps of the hand-over told in `driver::promotion`.
+//! [`RepairSocket::leave`] are steps of the hand-over told in `driver::hand_over`.
 //!
 //! Sequence numbers and windows are named as in RFC 9293 3.3.1: SND is towards the guest, RCV is
 //! from it. Needs CAP_NET_ADMIN and, for remote ports below 1024, CAP_NET_BIND_SERVICE in the user
