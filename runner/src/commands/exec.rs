@@ -1,12 +1,11 @@
 //! `coracle exec`: another command in a running container.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::open_engine;
-use crate::cli::ExecArgs;
+use crate::cli::{ExecArgs, ProcessArgs};
 use crate::engine::{running_init, wait_for_end};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance};
@@ -14,14 +13,12 @@ use crate::isolation::idmap;
 use crate::isolation::namespaces;
 use crate::process::channel::{self};
 use crate::process::exec;
-use crate::process::foreground::{
-    Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes,
-};
-use crate::process::init::{Streams, task_file};
+use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE};
 use crate::process::messages::{FromMonitor, ToLauncher};
-use crate::process::monitor::give_pipe_to;
+use crate::process::task;
 use crate::spec::{ContainerSpec, ProcessSpec, environment, split_variable};
 use crate::state::ProcessRef;
+use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
 use crate::sys::{self, NewNamespaces};
 
 pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
@@ -36,8 +33,7 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     }
     let root = container_root(container.init.as_ref())?;
 
-    let feeds = args.process.interactive && !args.process.tty;
-    let (ends, streams) = standard_streams(feeds, root).map_err(Failure::context(
+    let (ends, streams) = standard_streams(&args.process, root).map_err(Failure::context(
         "cannot make the command's standard streams",
     ))?;
     let (main, theirs) = channel::pair::<ToLauncher, FromMonitor>()?;
@@ -65,13 +61,9 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     drop((theirs, streams));
     let _ = groups.admit(launcher.pid);
 
-    let task = task_file("coracle-exec", &spec)?;
+    let task = task::write("coracle-exec", &spec)?;
     // A launcher that failed at once has said so; what it said comes next.
     let _ = main.send(&ToLauncher::Run, &[init.as_fd(), task.as_fd()]);
-    let ends = Ends {
-        outputs: ends.outputs.filter(|_| !args.process.tty),
-        ..ends
-    };
     let outcome = Foreground::new(
         signals,
         main.into_receiver(),
@@ -95,32 +87,24 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     }
 }
 
-/// Our ends of the command's streams, and its own. `feeds` says whether we write to its input; else
-/// it is at its end from the beginning. `root` is to own them.
-fn standard_streams(feeds: bool, root: Option<(u32, u32)>) -> io::Result<(Ends, Streams)> {
-    let (outputs, (stdout, stderr)) = output_pipes()?;
-    let (our_stdin, stdin) = match feeds {
-        true => {
-            let (stdin, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-            (Some(ours), stdin)
-        }
-        false => (None, fs::File::open("/dev/null")?.into()),
-    };
-    let streams = Streams {
-        stdin,
-        stdout,
-        stderr,
-    };
-    if let Some(root) = root {
-        for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
-            give_pipe_to(stream, root)?;
-        }
+/// Our ends of the command's streams, and its own. With a terminal they are one, which is to come.
+/// `root` is to own them.
+fn standard_streams(
+    args: &ProcessArgs,
+    root: Option<(u32, u32)>,
+) -> io::Result<(CallerEnds, ProgramEnds)> {
+    if args.tty {
+        return Ok((CallerEnds::of_terminal(), ProgramEnds::null()?));
     }
-    let ends = Ends {
-        stdin: our_stdin,
-        outputs: Some(outputs),
+    let input = match args.interactive {
+        true => Input::Pipe,
+        false => Input::Empty,
     };
-    Ok((ends, streams))
+    let (ours, theirs) = stdio::pipes(input)?;
+    if let Some(root) = root {
+        theirs.give_pipes_to(root)?;
+    }
+    Ok((ours, theirs))
 }
 
 /// How long a command may take to start.

@@ -2,9 +2,7 @@
 //!
 //! The engine makes the container; the monitor, which is started here, brings it to life.
 
-use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
 
 use netstack::logging::Filter;
 use tracing::{debug, error_span};
@@ -19,14 +17,13 @@ use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
 use crate::logging::ProcessLog;
 use crate::process::channel::{self, Channel, Never};
-use crate::process::foreground::{
-    Ends, Foreground, Outcome, Signals, UNREAD_EXIT_CODE, output_pipes, warn,
-};
+use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
 use crate::process::messages::FromMonitor;
-use crate::process::monitor::{self, Attached, Job, Stdin};
+use crate::process::monitor::{self, Job};
 use crate::spec::Variable;
 use crate::state::{Container, Store};
+use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
 use crate::sys::{self, Child, NewNamespaces};
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
@@ -143,7 +140,7 @@ fn proxies() -> impl Iterator<Item = Variable> {
 struct Started {
     monitor: Child,
     events: Channel<Never, FromMonitor>,
-    ends: Option<Ends>,
+    ends: Option<CallerEnds>,
 }
 
 fn start(
@@ -153,12 +150,9 @@ fn start(
     log: ProcessLog,
 ) -> Result<Started, Failure> {
     let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
-    let (mut ends, mut attached, mut stdin) = (None, None, Stdin::Empty);
-    if args.reads_stdin() && !args.process.tty {
-        stdin = Stdin::Silent;
-    }
+    let (mut ends, mut attached) = (None, None);
     if !args.detach {
-        let (ours, theirs) = attach(args, &mut stdin).map_err(Failure::context(
+        let (ours, theirs) = attach(args).map_err(Failure::context(
             "cannot make the container's standard streams",
         ))?;
         (ends, attached) = (Some(ours), Some(theirs));
@@ -192,7 +186,7 @@ fn start(
                 network,
                 main: to_main,
                 attached,
-                stdin,
+                open_stdin: args.reads_stdin(),
                 log,
             };
             monitor::run(job);
@@ -201,33 +195,21 @@ fn start(
     }
 }
 
-/// The foreground's ends of the container's streams, and the monitor's.
-fn attach(args: &RunArgs, stdin: &mut Stdin) -> io::Result<(Ends, Attached)> {
-    let (outputs, (stdout, stderr)) = output_pipes()?;
-    let attached = Attached {
-        stdout: shown_or_lost(args, AttachStream::Stdout, stdout)?,
-        stderr: shown_or_lost(args, AttachStream::Stderr, stderr)?,
+/// The foreground's ends of the container's streams, and the monitor's. An output that the caller
+/// does not want goes to the log alone, and the caller's end is closed from the beginning.
+fn attach(args: &RunArgs) -> io::Result<(CallerEnds, ProgramEnds)> {
+    let input = match args.reads_stdin() && !args.process.tty {
+        true => Input::Pipe,
+        false => Input::Empty,
     };
-    let mut our_stdin = None;
-    if matches!(stdin, Stdin::Silent) {
-        let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        our_stdin = Some(ours);
-        *stdin = Stdin::Pipe(theirs);
+    let (ours, mut theirs) = stdio::pipes(input)?;
+    if !args.attaches(AttachStream::Stdout) {
+        theirs.stdout = stdio::null()?;
     }
-    let ends = Ends {
-        stdin: our_stdin,
-        outputs: Some(outputs),
-    };
-    Ok((ends, attached))
-}
-
-/// The container's end of an output to the caller. One that the caller does not want goes to the
-/// log alone, and the caller's end is closed from the beginning.
-fn shown_or_lost(args: &RunArgs, stream: AttachStream, pipe: OwnedFd) -> io::Result<OwnedFd> {
-    match args.attaches(stream) {
-        true => Ok(pipe),
-        false => Ok(fs::OpenOptions::new().write(true).open("/dev/null")?.into()),
+    if !args.attaches(AttachStream::Stderr) {
+        theirs.stderr = stdio::null()?;
     }
+    Ok((ours, theirs))
 }
 
 /// Waits until the container runs, and prints its id.

@@ -21,20 +21,22 @@ use crate::isolation::namespaces;
 use crate::poll;
 use crate::printable::complain;
 use crate::process::channel::{self, Channel, Never};
-use crate::process::init::{Streams, from_file, install_streams, open_terminal};
 use crate::process::messages::{FromInit, FromMonitor, ToLauncher};
 use crate::process::program::Prepared;
 use crate::process::selfexec::{self, EXEC_ROLE};
+use crate::process::task;
 use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
 use crate::spec::ProcessSpec;
+use crate::stdio::ProgramEnds;
+use crate::stdio::terminal::{NO_TERMINAL, PTMX, Pty};
 use crate::sys::{self, Child, NewNamespaces};
 
 /// Goes on as the launcher. Runs in a child of main; `main` is the socket of a channel of
 /// [`FromMonitor`] and [`ToLauncher`].
-pub fn launch(streams: &Streams, main: &OwnedFd, init: &OwnedFd) -> Failure {
+pub fn launch(streams: &ProgramEnds, main: &OwnedFd, init: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         let program = selfexec::protected_program_from(init)?;
-        install_streams(streams).map_err(Failure::context(
+        streams.install().map_err(Failure::context(
             "cannot set the command's standard streams",
         ))?;
         Err(selfexec::run_role(&program, EXEC_ROLE, main))
@@ -71,7 +73,7 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     let (Some(spec), Some(init)) = (descriptors.pop(), descriptors.pop()) else {
         return Err(Failure::runner("the task came without its descriptors"));
     };
-    let spec: ProcessSpec = from_file(spec)?;
+    let spec: ProcessSpec = task::read(spec)?;
     namespaces::join_container(&init)?;
     namespaces::become_root().map_err(Failure::context("cannot become the container's root"))?;
     // Changing IDs makes a process dumpable as the machine is set.
@@ -89,7 +91,8 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     };
     drop(theirs);
     // From here on only the command writes to them: their end is its end.
-    let_go_of_streams().map_err(Failure::context(
+    let let_go = ProgramEnds::null().and_then(|null| null.install());
+    let_go.map_err(Failure::context(
         "cannot let go of the command's standard streams",
     ))?;
     accompany(&ours, main, &child)
@@ -99,20 +102,6 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
 fn hide_from_container() -> Result<(), Failure> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Failure::context("cannot hide from the container"))
-}
-
-fn let_go_of_streams() -> std::io::Result<()> {
-    let null = rustix::fs::open(
-        "/dev/null",
-        rustix::fs::OFlags::RDWR,
-        rustix::fs::Mode::empty(),
-    )?;
-    install_streams(&Streams {
-        stdin: null.try_clone()?,
-        stdout: null.try_clone()?,
-        stderr: null,
-    })?;
-    Ok(())
 }
 
 /// Tells main what the command's process has to say, and how it ends. When main is gone, so is the
@@ -179,7 +168,8 @@ fn become_command(
                 "/dev/pts of the container holds no terminals",
             ));
         }
-        let master = open_terminal(None)?;
+        let pty = Pty::open_from(Path::new(PTMX)).and_then(Pty::inhabit);
+        let master = pty.map_err(Failure::context(NO_TERMINAL))?;
         launcher.send(&FromInit::Terminal, &[master.as_fd()])?;
     }
     let prepared = Prepared::new(spec, root.as_fd())?;

@@ -6,7 +6,6 @@
 //! terminal what a terminal's owner can. Signals are passed on as they are; those that stop or
 //! continue a job act on coracle itself.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::process::channel::{Channel, Never};
 use crate::process::messages::FromMonitor;
 use crate::stdio::copier::Copier;
 use crate::stdio::terminal::{RawMode, set_window_size, window_size};
+use crate::stdio::{CallerEnds, Outputs};
 use crate::sys;
 
 /// Signals that are not passed on: those that nothing can hold up, that act on coracle itself as a
@@ -143,20 +143,12 @@ pub enum Outcome {
     Lost,
 }
 
-/// The descriptors that [`Foreground`] copies to and from.
-pub struct Ends {
-    /// The write end of the program's standard input; without a terminal and with `-i` only.
-    pub stdin: Option<OwnedFd>,
-    /// The read ends of its two outputs. `None` when its terminal is read here, and by nobody else.
-    pub outputs: Option<(OwnedFd, OwnedFd)>,
-}
-
 impl Foreground {
     /// `interactive` says whether the caller's standard input goes to the container.
     pub fn new(
         signals: Signals,
         events: Channel<Never, FromMonitor>,
-        ends: Ends,
+        ends: CallerEnds,
         interactive: bool,
     ) -> Result<Self, Failure> {
         let stdin = match ends.stdin {
@@ -172,7 +164,7 @@ impl Foreground {
         };
         let reads_terminal = ends.outputs.is_none();
         let (stdout, stderr) = match ends.outputs {
-            Some((stdout, stderr)) => (
+            Some(Outputs { stdout, stderr }) => (
                 Copier::new(stdout, own(rustix::stdio::stdout())),
                 Copier::new(stderr, own(rustix::stdio::stderr())),
             ),
@@ -454,13 +446,6 @@ fn own(stream: BorrowedFd) -> Option<OwnedFd> {
     stream.try_clone_to_owned().ok()
 }
 
-/// The two output pipes between a container and the caller: our ends and theirs.
-pub fn output_pipes() -> io::Result<((OwnedFd, OwnedFd), (OwnedFd, OwnedFd))> {
-    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
-    Ok(((our_stdout, our_stderr), (stdout, stderr)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
@@ -473,17 +458,14 @@ mod tests {
 
     use super::*;
     use crate::process::channel;
+    use crate::stdio;
 
     fn serve(events: Channel<Never, FromMonitor>) -> Outcome {
         let signals = Signals::block().unwrap();
         // To this thread only. Not SIGINT: shells start background jobs with that ignored, and what
         // the caller ignores is left alone.
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-        let nothing = || rustix::pipe::pipe().unwrap().0;
-        let ends = Ends {
-            stdin: None,
-            outputs: Some((nothing(), nothing())),
-        };
+        let (ends, _) = stdio::pipes(stdio::Input::Empty).unwrap();
         let foreground = Foreground::new(signals, events, ends, false).unwrap();
         foreground.serve().unwrap()
     }

@@ -6,16 +6,12 @@
 //! each comment says why not earlier or later.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{MemfdFlags, memfd_create};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tracing::dispatcher::with_default;
 use tracing::{Dispatch, debug, error_span};
 
@@ -27,30 +23,22 @@ use crate::process::channel::Channel;
 use crate::process::messages::{FromInit, ToInit};
 use crate::process::program::Prepared;
 use crate::process::selfexec::{self, INIT_ROLE};
-use crate::process::user;
+use crate::process::{task, user};
 use crate::rootfs::{self, Entered, Sources};
 use crate::spec::{ContainerSpec, Network};
-use crate::stdio::terminal::Pty;
+use crate::stdio::ProgramEnds;
+use crate::stdio::terminal::{NO_TERMINAL, PTMX, Pty};
 use crate::sys;
-
-/// Where init's descriptors 0, 1 and 2 lead. With a terminal they are the null device until there
-/// is one.
-#[derive(Debug)]
-pub struct Streams {
-    pub stdin: OwnedFd,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
-}
 
 /// Goes on as init. Runs in the cloned process; `monitor` is the socket of a channel of
 /// [`FromInit`] and [`ToInit`].
-pub fn launch(streams: &Streams, monitor: &OwnedFd) -> Failure {
+pub fn launch(streams: &ProgramEnds, monitor: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
         // Now that this process is in the container's group: the namespace begins there.
         unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::context(
             "cannot make the container's cgroup namespace",
         ))?;
-        install_streams(streams).map_err(Failure::context(
+        streams.install().map_err(Failure::context(
             "cannot set the container's standard streams",
         ))?;
         // While this process still has the caller's ID, which may reach the program.
@@ -62,12 +50,6 @@ pub fn launch(streams: &Streams, monitor: &OwnedFd) -> Failure {
     };
     let Err(failure) = attempt();
     failure
-}
-
-pub fn install_streams(streams: &Streams) -> rustix::io::Result<()> {
-    rustix::stdio::dup2_stdin(&streams.stdin)?;
-    rustix::stdio::dup2_stdout(&streams.stdout)?;
-    rustix::stdio::dup2_stderr(&streams.stderr)
 }
 
 /// The role `coracle-init CHANNEL-FD`.
@@ -85,25 +67,6 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     ExitCode::from(failure.kind.exit_code())
 }
 
-/// Writes a task that is too long for a message, for [`from_file`].
-pub fn task_file(name: &str, task: &impl Serialize) -> Result<File, Failure> {
-    let write = || -> io::Result<File> {
-        let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(task)?)?;
-        file.rewind()?;
-        Ok(file)
-    };
-    write().map_err(Failure::context("cannot write the task"))
-}
-
-/// Reads a task that was too long for a message.
-pub fn from_file<T: DeserializeOwned>(file: OwnedFd) -> Result<T, Failure> {
-    let mut bytes = Vec::new();
-    let read = File::from(file).read_to_end(&mut bytes);
-    read.map_err(Failure::context("cannot read the task"))?;
-    serde_json::from_slice(&bytes).map_err(Failure::context("cannot read the task"))
-}
-
 /// What the monitor wants, the mounts that it made for it, and where to log to.
 fn receive_task(
     monitor: &Channel<FromInit, ToInit>,
@@ -117,7 +80,7 @@ fn receive_task(
         return Err(out_of_order());
     };
     let log = log.dispatch(log_file.into());
-    let spec: ContainerSpec = from_file(task)?;
+    let spec: ContainerSpec = task::read(task)?;
     let mut mounts = Vec::new();
     while mounts.len() < count {
         match monitor.receive()?.ok_or_else(gone)? {
@@ -181,7 +144,7 @@ fn prepare(
             .map_err(Failure::context("cannot bring up the loopback interface"))?;
     }
     if spec.process.terminal {
-        let master = open_terminal(Some(&dev))?;
+        let master = open_terminal(&dev).map_err(Failure::context(NO_TERMINAL))?;
         monitor.send(&FromInit::Terminal, &[master.as_fd()])?;
     }
     let prepared = Prepared::new(&spec.process, root.as_fd())?;
@@ -195,27 +158,10 @@ fn prepare(
     }
 }
 
-/// Opens a terminal of the container's own devpts, makes it this session's and its standard
-/// streams, and returns its master. With `dev`, the root of the container's /dev, it becomes the
-/// console as well.
-pub fn open_terminal(dev: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
-    let failed = || "cannot open a terminal in the container";
-    let Pty { master, slave } =
-        Pty::open_from(Path::new("/dev/pts/ptmx")).map_err(Failure::context(failed()))?;
-    if let Some(dev) = dev {
-        rootfs::attach_console(dev, &slave).map_err(Failure::context(failed()))?;
-    }
-    sys::set_controlling_terminal(slave.as_fd()).map_err(Failure::context(failed()))?;
-    let install = || -> io::Result<()> {
-        install_streams(&Streams {
-            stdin: slave.try_clone()?,
-            stdout: slave.try_clone()?,
-            stderr: slave,
-        })?;
-        // For those who get it: a terminal whose program does not read must not hold them up.
-        rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(())
-    };
-    install().map_err(Failure::context(failed()))?;
-    Ok(master)
+/// Opens a terminal of the container's own, which becomes its console as well. `dev` is the root of
+/// the container's /dev.
+fn open_terminal(dev: &OwnedFd) -> io::Result<OwnedFd> {
+    let pty = Pty::open_from(Path::new(PTMX))?;
+    rootfs::attach_console(dev, &pty.slave)?;
+    pty.inhabit()
 }

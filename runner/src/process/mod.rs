@@ -5,7 +5,8 @@
 //! - [`init`] is its first process; [`exec`] brings another command into it. Both end in
 //!   [`program`], which becomes what [`user`] is to run. [`reaper`] is PID 1 for `--init`.
 //!
-//! They talk through [`channel`] in the words of [`messages`]. [`selfexec`] starts this program
+//! They talk through [`channel`] in the words of [`messages`], and hand over longer things as a
+//! [`task`]. [`selfexec`] starts this program
 //! again in one of its roles. [`inherited`] puts in order what the caller handed down.
 
 pub mod channel;
@@ -18,4 +19,5 @@ pub mod monitor;
 pub mod program;
 pub mod reaper;
 pub mod selfexec;
+pub mod task;
 pub mod user;

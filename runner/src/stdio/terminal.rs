@@ -1,4 +1,5 @@
-//! Pseudo-terminals: opening one, setting the caller's own terminal raw and back, and window sizes.
+//! Pseudo-terminals: opening one and living in it, setting the caller's own terminal raw and back,
+//! and window sizes.
 //!
 //! Copying between the two terminals, and telling when the window was resized (SIGWINCH), is the
 //! caller's part.
@@ -14,6 +15,14 @@ use rustix::termios::{
 };
 
 pub use rustix::termios::Winsize;
+
+use super::ProgramEnds;
+use crate::sys;
+
+/// The multiplexer of a container's own devpts instance.
+pub const PTMX: &str = "/dev/pts/ptmx";
+/// What could not be done when a [`Pty`] cannot be had.
+pub const NO_TERMINAL: &str = "cannot open a terminal in the container";
 
 /// Both ends of a new pseudo-terminal, close-on-exec; neither becomes anybody's controlling
 /// terminal by being opened.
@@ -46,6 +55,16 @@ impl Pty {
             OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
         )?;
         Ok(Pty { master, slave })
+    }
+
+    /// Makes it the terminal of this process's session, which this process leads, and its standard
+    /// streams. Returns the master, which does not block: a terminal whose program does not read
+    /// must not hold up whoever shows it.
+    pub fn inhabit(self) -> io::Result<OwnedFd> {
+        sys::set_controlling_terminal(self.slave.as_fd())?;
+        ProgramEnds::all(self.slave)?.install()?;
+        rustix::io::ioctl_fionbio(&self.master, true)?;
+        Ok(self.master)
     }
 }
 

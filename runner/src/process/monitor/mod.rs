@@ -13,8 +13,6 @@
 
 mod start;
 
-pub use start::give_pipe_to;
-
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -38,6 +36,7 @@ use crate::process::channel::{Channel, Never};
 use crate::process::messages::FromMonitor;
 use crate::spec::ContainerSpec;
 use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, Store};
+use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
 
@@ -51,9 +50,12 @@ pub struct Job {
     /// `None` for a container with no way out.
     pub network: Option<Network>,
     pub main: Channel<FromMonitor, Never>,
-    /// `None` when the container runs on without main.
-    pub attached: Option<Attached>,
-    pub stdin: Stdin,
+    /// What main takes for the container's streams: its input comes from there, and its output goes
+    /// there besides the log. With a terminal the other two stay silent. `None` when the container
+    /// runs on without main.
+    pub attached: Option<ProgramEnds>,
+    /// Whether an input that nobody writes to stays open.
+    pub open_stdin: bool,
     /// What this process, init and the network helper log.
     pub log: ProcessLog,
 }
@@ -61,23 +63,6 @@ pub struct Job {
 pub struct Network {
     pub listeners: Vec<Listener>,
     pub status_dir: PathBuf,
-}
-
-/// Where output goes besides the log, in the foreground. With a terminal the second pipe stays
-/// silent.
-pub struct Attached {
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
-}
-
-/// The container's standard input without a terminal.
-pub enum Stdin {
-    /// At its end from the beginning.
-    Empty,
-    /// Main holds the other end.
-    Pipe(OwnedFd),
-    /// Open, and silent: `-i` with nobody attached.
-    Silent,
 }
 
 /// How long output is waited for when everyone who could write it is dead. Only a descriptor that

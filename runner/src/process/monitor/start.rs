@@ -11,10 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
-use rustix::fs::{FileType, Gid, Uid};
 use tracing::{debug, info};
 
-use super::{Job, Running, Stdin, kill};
+use super::{Job, Running, kill};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
@@ -22,12 +21,13 @@ use crate::logs::LogWriter;
 use crate::network::helper::{Helper, HelperConfig, Supervisor};
 use crate::poll;
 use crate::process::channel::{self, Channel, DESCRIPTORS_MAX};
-use crate::process::init::{self, Streams};
+use crate::process::init;
 use crate::process::messages::{FromInit, FromMonitor, ToInit};
+use crate::process::task;
 use crate::rootfs::Sources;
-use crate::rootfs::lookup::file_type;
 use crate::state::{ProcessRef, Status, claim};
 use crate::stdio::copier::Copier;
+use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::{self, Child, NewNamespaces};
 
 pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
@@ -35,7 +35,11 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
         "cannot make the monitor a process of its own",
     ))?;
     let claim = job.store.claim(&job.container)?;
-    let (ours, theirs) = standard_streams(job).map_err(Failure::context(
+    let (stdin, relay) = match job.attached.take() {
+        Some(ends) => (Some(ends.stdin), Some((ends.stdout, ends.stderr))),
+        None => (None, None),
+    };
+    let (ours, theirs) = standard_streams(job, stdin).map_err(Failure::context(
         "cannot make the container's standard streams",
     ))?;
     let (init_channel, init) = clone_init(job, &theirs)?;
@@ -83,7 +87,7 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     })?;
     let outputs = match (master, ours.outputs) {
         (Some(master), _) => (master, None),
-        (None, Some((stdout, stderr))) => (stdout, Some(stderr)),
+        (None, Some(Outputs { stdout, stderr })) => (stdout, Some(stderr)),
         (None, None) => return Err(Failure::runner("init opened no terminal")),
     };
     let network = match network {
@@ -99,8 +103,8 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
-    let attached = job.attached.is_some();
-    let (to_stdout, to_stderr) = job.attached.take().map(|a| (a.stdout, a.stderr)).unzip();
+    let attached = relay.is_some();
+    let (to_stdout, to_stderr) = relay.unzip();
     // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
     // the monitor up.
     for pipe in to_stdout.iter().chain(&to_stderr) {
@@ -160,78 +164,37 @@ fn become_daemon() -> io::Result<SignalFd> {
     ]
     .into_iter()
     .collect();
-    let null = null_device()?;
-    init::install_streams(&Streams {
-        stdin: null.try_clone()?,
-        stdout: null.try_clone()?,
-        stderr: null,
-    })?;
+    ProgramEnds::null()?.install()?;
     Ok(SignalFd::with_flags(
         &heeded,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
 }
 
-struct OurEnds {
-    stdin: Option<OwnedFd>,
-    outputs: Option<(OwnedFd, OwnedFd)>,
-}
-
-fn standard_streams(job: &mut Job) -> io::Result<(OurEnds, Streams)> {
-    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    let null = null_device()?;
+/// Our ends of the container's streams, and its own. With a terminal they are one, which init
+/// opens.
+fn standard_streams(job: &Job, stdin: Option<OwnedFd>) -> io::Result<(CallerEnds, ProgramEnds)> {
     if job.spec.process.terminal {
-        let streams = Streams {
-            stdin: null.try_clone()?,
-            stdout: null.try_clone()?,
-            stderr: null,
-        };
-        return Ok((
-            OurEnds {
-                stdin: None,
-                outputs: None,
-            },
-            streams,
-        ));
+        return Ok((CallerEnds::of_terminal(), ProgramEnds::null()?));
     }
-    let (our_stdin, stdin) = match std::mem::replace(&mut job.stdin, Stdin::Empty) {
-        Stdin::Empty => (None, null),
-        Stdin::Pipe(stdin) => (None, stdin),
-        Stdin::Silent => pipe().map(|(stdin, ours)| (Some(ours), stdin))?,
+    let input = match job.open_stdin && stdin.is_none() {
+        true => Input::Pipe,
+        false => Input::Empty,
     };
-    let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
+    let (ours, mut theirs) = stdio::pipes(input)?;
+    if let Some(stdin) = stdin {
+        theirs.stdin = stdin;
+    }
     if job.maps.root_is_another() {
-        for stream in [&stdin, &stdout, &stderr] {
-            give_pipe_to(stream, job.maps.root())?;
-        }
+        theirs.give_pipes_to(job.maps.root())?;
     }
-    let ours = OurEnds {
-        stdin: our_stdin,
-        outputs: Some((our_stdout, our_stderr)),
-    };
-    Ok((
-        ours,
-        Streams {
-            stdin,
-            stdout,
-            stderr,
-        },
-    ))
-}
-
-/// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. The null
-/// device is the host's.
-pub fn give_pipe_to(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> io::Result<()> {
-    if file_type(pipe)? == FileType::Fifo {
-        rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    }
-    Ok(())
+    Ok((ours, theirs))
 }
 
 /// Makes init in the container's namespaces and control groups. The child goes on as init.
 fn clone_init(
     job: &mut Job,
-    streams: &Streams,
+    streams: &ProgramEnds,
 ) -> Result<(Channel<ToInit, FromInit>, Child), Failure> {
     let reach = match job.maps.root_is_another() {
         true => Reach::Own,
@@ -286,7 +249,7 @@ fn give_task(
         }
         mounts = sources.into_descriptors();
     }
-    let task = init::task_file("coracle-init", &job.spec)?;
+    let task = task::write("coracle-init", &job.spec)?;
     let start = ToInit::Start {
         mounts: mounts.len(),
         log: job.log.clone(),
@@ -407,9 +370,4 @@ fn is_asked_to_leave(signals: &SignalFd) -> bool {
         asked |= signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32;
     }
     asked
-}
-
-fn null_device() -> rustix::io::Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
-    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }

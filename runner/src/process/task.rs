@@ -1,0 +1,30 @@
+//! What a process of a container is to do, where that is too long for a message: JSON in a file that
+//! exists in memory only, whose descriptor goes with the message.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::Failure;
+
+/// Writes a task for [`read`]. `name` is what `/proc/PID/fd` shows.
+pub fn write(name: &str, task: &impl Serialize) -> Result<File, Failure> {
+    let write = || -> io::Result<File> {
+        let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(task)?)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    write().map_err(Failure::context("cannot write the task"))
+}
+
+pub fn read<T: DeserializeOwned>(file: OwnedFd) -> Result<T, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::from(file).read_to_end(&mut bytes);
+    read.map_err(Failure::context("cannot read the task"))?;
+    serde_json::from_slice(&bytes).map_err(Failure::context("cannot read the task"))
+}
