@@ -1,52 +1,71 @@
-//! Containers looked after by a program with threads, as a server would do it.
+//! Containers started and looked after by a program with threads, as a server would do it.
 //!
 //! ```text
-//! cargo run -p coracle --example engine              lists containers
-//! cargo run -p coracle --example engine NAME...      stops and removes these, all at a time
+//! engine                                  lists containers
+//! engine rm NAME...                       stops and removes these, all at a time
+//! engine run SECONDS DIR COMMAND [ARG]... runs a command on the tree in DIR, for so long at most,
+//!                                         shows what it has written, and forgets it
+//! engine pipe DIR COMMAND [ARG]...        runs a command with its output on ours
 //! ```
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use runner::engine::{Engine, EngineError, ErrorKind};
+use runner::engine::{
+    Attach, Capabilities, ContainerRequest, Engine, EngineError, ErrorKind, Network, Seccomp,
+    SoftLimits, Source,
+};
+use runner::logs::Line;
 use runner::state::Dirs;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(1);
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+type AnyError = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<ExitCode, AnyError> {
     let args: Vec<OsString> = std::env::args_os().collect();
     // Before there are threads: the engine's own processes are this program, started once more.
     if let Some(code) = runner::roles::play(&args) {
         return Ok(code);
     }
-    let names = args[1..].iter().map(|name| name.to_string_lossy().into());
-    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
-    runtime.block_on(serve(names.collect()))?;
+    let words = args[1..].iter().map(|word| word.to_string_lossy().into());
+    let words: Vec<String> = words.collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_time()
+        .build()?;
+    runtime.block_on(serve(&words))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(names: Vec<String>) -> Result<(), Box<dyn Error>> {
+async fn serve(words: &[String]) -> Result<(), AnyError> {
     // The engine's calls block, which is for threads that may.
     let engine = spawn_blocking(open).await??;
-    if names.is_empty() {
-        for container in spawn_blocking(move || engine.list()).await??.containers {
-            println!("{}  {:?}", container.name, container.status);
+    match words {
+        [] => {
+            for container in spawn_blocking(move || engine.list()).await??.containers {
+                println!("{}  {:?}", container.name, container.status);
+            }
         }
-        return Ok(());
-    }
-    let mut removals = JoinSet::new();
-    for name in names {
-        let engine = engine.clone();
-        removals.spawn_blocking(move || (stop_and_remove(&engine, &name), name));
-    }
-    while let Some(ended) = removals.join_next().await {
-        match ended? {
-            (Ok(()), name) => println!("{name}  200"),
-            (Err(error), name) => println!("{name}  {} {error}", http_status(error.kind())),
+        [verb, names @ ..] if verb == "rm" => remove_all(&engine, names).await?,
+        [verb, seconds, dir, command @ ..] if verb == "run" => {
+            let limit = Duration::from_secs(seconds.parse()?);
+            let request = request(dir, command);
+            let ended = run(&engine, request, limit).await;
+            let code = ended.inspect_err(|error| eprintln!("{}", http_status(error.kind())))?;
+            println!("exit code {code}");
         }
+        [verb, dir, command @ ..] if verb == "pipe" => {
+            let request = request(dir, command);
+            let code = spawn_blocking(move || pipe(&engine, request)).await??;
+            println!("exit code {code}");
+        }
+        _ => return Err("no such words; see the head of this example".into()),
     }
     Ok(())
 }
@@ -59,19 +78,140 @@ fn open() -> Result<Engine, EngineError> {
     Ok(engine)
 }
 
-fn stop_and_remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
-    for ended in engine.stop(&[name.to_owned()], PATIENCE).finish() {
-        ended?;
+fn request(dir: &str, command: &[String]) -> ContainerRequest {
+    ContainerRequest {
+        source: Source::Directory {
+            dir: dir.into(),
+            in_place: false,
+            command: command.iter().map(OsString::from).collect(),
+        },
+        name: None,
+        hostname: None,
+        network: Network::Default,
+        publish: Vec::new(),
+        volumes: Vec::new(),
+        host_root: false,
+        remove: false,
+        env: Vec::new(),
+        workdir: None,
+        user: None,
+        terminal: false,
+        open_stdin: false,
+        init: true,
+        capabilities: Capabilities::DEFAULT,
+        no_new_privs: false,
+        seccomp: Seccomp::Default,
+        limits: SoftLimits::default(),
     }
+}
+
+/// Runs a container for `limit` at most.
+async fn run(
+    engine: &Engine,
+    request: ContainerRequest,
+    limit: Duration,
+) -> Result<i32, EngineError> {
+    let name = blocking(engine, move |engine| {
+        let container = engine.create(request, &mut warn)?;
+        let started = engine.start(&container.name, None);
+        let started = started.and_then(|mut launch| launch.started(&mut warn));
+        // One that cannot be started is as it was.
+        started.inspect_err(|_| drop(engine.remove(&container.name, true)))?;
+        Ok(container.name)
+    })
+    .await?;
+    let wait = |name: String| blocking(engine, move |engine| engine.wait(&name));
+    let code = match timeout(limit, wait(name.clone())).await {
+        Ok(code) => code?,
+        Err(_) => {
+            let asked = name.clone();
+            blocking(engine, move |engine| stop(engine, &asked)).await?;
+            wait(name.clone()).await?
+        }
+    };
+    blocking(engine, move |engine| {
+        let mut log = engine.logs(&name, None)?;
+        while let Some(line) = log.next_line()? {
+            match line {
+                Line::Output(entry) => println!("{}", String::from_utf8_lossy(&entry.content)),
+                Line::Lost(bytes) => eprintln!("{bytes} bytes are missing here"),
+            }
+        }
+        engine.remove(&name, false)
+    })
+    .await?;
+    Ok(code.expect("it is removed here only"))
+}
+
+/// Runs a container that is attached to this program, and leaves nothing of it.
+fn pipe(engine: &Engine, request: ContainerRequest) -> Result<i32, AnyError> {
+    let request = ContainerRequest {
+        remove: true,
+        ..request
+    };
+    let attach = Attach {
+        stdin: false,
+        stdout: true,
+        stderr: false,
+    };
+    let mut launch = engine.run(request, Some(attach), &mut warn)?;
+    launch.started(&mut warn)?;
+    if let Some(outputs) = launch.streams.take().and_then(|ends| ends.outputs) {
+        io::copy(&mut File::from(outputs.stdout), &mut io::stdout())?;
+    }
+    Ok(launch.ended()?)
+}
+
+async fn blocking<T: Send + 'static>(
+    engine: &Engine,
+    call: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let engine = engine.clone();
+    let called = spawn_blocking(move || call(&engine)).await;
+    called.expect("no call of the engine panics")
+}
+
+async fn remove_all(engine: &Engine, names: &[String]) -> Result<(), AnyError> {
+    let mut removals = JoinSet::new();
+    for name in names.iter().cloned() {
+        let engine = engine.clone();
+        removals.spawn_blocking(move || (stop_and_remove(&engine, &name), name));
+    }
+    while let Some(ended) = removals.join_next().await {
+        match ended? {
+            (Ok(()), name) => println!("{name}  200"),
+            (Err(error), name) => println!("{name}  {} {error}", http_status(error.kind())),
+        }
+    }
+    Ok(())
+}
+
+fn stop_and_remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
+    stop(engine, name)?;
     // One that was to be removed at its end is gone already.
     engine.remove(name, true).map(drop)
 }
 
+fn stop(engine: &Engine, name: &str) -> Result<(), EngineError> {
+    let stop = engine.stop(&[name.to_owned()], PATIENCE);
+    stop.finish().collect()
+}
+
+fn warn(text: &str) {
+    eprintln!("{text}");
+}
+
 fn http_status(kind: ErrorKind) -> u16 {
     match kind {
-        ErrorKind::Invalid | ErrorKind::Ambiguous => 400,
+        ErrorKind::Invalid
+        | ErrorKind::Ambiguous
+        | ErrorKind::CommandNotFound
+        | ErrorKind::CommandNotExecutable => 400,
         ErrorKind::NoSuchContainer | ErrorKind::NoSuchImage => 404,
-        ErrorKind::NotRunning | ErrorKind::StillRunning | ErrorKind::InUse => 409,
+        ErrorKind::NotRunning
+        | ErrorKind::StillRunning
+        | ErrorKind::WrongState
+        | ErrorKind::InUse => 409,
         ErrorKind::PortUnavailable | ErrorKind::Internal => 500,
     }
 }

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use crate::engine;
 use crate::engine::OWNER_ROLE;
-use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE};
-use crate::process::{exec, init};
+use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE, MONITOR_ROLE};
+use crate::process::{exec, init, monitor};
 
 /// Plays the role that `args`, those of the process, name. `None` when they name none, and the
 /// program is what its user has started.
@@ -20,6 +20,7 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         "coracle-net" => Some(netstack::cli::main()),
         INIT_ROLE => Some(init::main(args)),
         EXEC_ROLE => Some(exec::main(args)),
+        MONITOR_ROLE => Some(monitor::main(args)),
         OWNER_ROLE => Some(engine::owner_main(args)),
         _ => None,
     }

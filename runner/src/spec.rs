@@ -1,7 +1,8 @@
 //! A container as it is to be: everything validated, nothing looked up again later.
 //!
-//! Made from flags by `commands::run`, handed to the container's init as JSON, and kept beside its
-//! record for `exec`. Paths are absolute; what they lead to is checked where they are opened.
+//! Made by `engine::create` from what it was asked for, kept beside the container's record for its
+//! monitor and for `exec`, and handed to its init as JSON. Paths are absolute; what they lead to is
+//! checked where they are opened.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -25,6 +26,8 @@ pub struct ContainerSpec {
     pub hostname: String,
     pub tree: Tree,
     pub network: Network,
+    /// Whether the input of its command stays open while nobody is there to write to it.
+    pub open_stdin: bool,
     pub process: ProcessSpec,
 }
 

@@ -1,8 +1,8 @@
 //! The system calls that neither nix nor rustix wraps, and the only `unsafe` of this crate.
 //!
 //! Each function is one kernel interface with an owned or borrowed descriptor at its edge; policy
-//! is the callers'. Everything here is called by single-threaded processes only: coracle starts no
-//! thread before it forks.
+//! is the callers'. [`clone_process`] is for processes with one thread only, as the roles of this
+//! program are, and the commands that call it.
 
 #![allow(unsafe_code, reason = "the one file of the crate that may")]
 
@@ -264,15 +264,21 @@ pub fn prepare_command(command: &mut Command, fds: Vec<RawFd>, ignored: &'static
     unsafe { command.pre_exec(prepare) };
 }
 
-/// The kernel's `struct sigaction` for [`reset_signals`]: all zeroes is SIG_DFL, no flags, an empty
+/// The kernel's `struct sigaction` for [`reset_actions`]: all zeroes is SIG_DFL, no flags, an empty
 /// mask. Longer than that of any architecture.
 const DEFAULT_ACTION: [u64; 8] = [0; 8];
 /// Bytes of the kernel's signal set.
 const KERNEL_SIGSET_LEN: usize = 8;
 
-/// Gives every signal its default action and unblocks all, as a program expects to find them. The C
-/// library keeps two real-time signals for itself and does not reset them, so this goes past it.
+/// Gives every signal its default action and unblocks all, as a program expects to find them.
 pub fn reset_signals() {
+    reset_actions();
+    set_signal_mask(0);
+}
+
+/// Gives every signal its default action. The C library keeps two real-time signals for itself and
+/// does not reset them, so this goes past it.
+pub fn reset_actions() {
     /// `_NSIG` of the kernel.
     const SIGNAL_MAX: libc::c_int = 64;
     for signal in 1..=SIGNAL_MAX {
@@ -288,7 +294,6 @@ pub fn reset_signals() {
             )
         };
     }
-    set_signal_mask(0);
 }
 
 /// Whether the signal with this number is ignored.

@@ -42,6 +42,8 @@ impl From<EngineError> for Failure {
             ErrorKind::NoSuchContainer => FailureKind::NoSuchContainer,
             ErrorKind::StillRunning => FailureKind::StillRunning,
             ErrorKind::PortUnavailable => FailureKind::PortUnavailable,
+            ErrorKind::CommandNotFound => FailureKind::NotFound,
+            ErrorKind::CommandNotExecutable => FailureKind::NotExecutable,
             _ => FailureKind::Runner,
         };
         Self::new(kind, chain(&error))

@@ -65,7 +65,7 @@ struct JsonRow<'a> {
 impl<'a> From<&'a Container> for JsonRow<'a> {
     fn from(container: &'a Container) -> Self {
         let (status, exit_code) = match container.status {
-            Status::Created => ("created", None),
+            Status::Created | Status::Starting => ("created", None),
             Status::Running => ("running", None),
             Status::Exited { code, .. } => ("exited", Some(code)),
         };
@@ -103,7 +103,7 @@ fn row(container: &Container, now: u64) -> [String; 7] {
     /// Columns of a command in the table.
     const COMMAND_MAX: usize = 30;
     let status = match container.status {
-        Status::Created => "Created".to_owned(),
+        Status::Created | Status::Starting => "Created".to_owned(),
         Status::Running => format!("Up {}", ago(now.saturating_sub(container.created))),
         Status::Exited { code, at } => {
             format!("Exited ({code}) {} ago", ago(now.saturating_sub(at)))

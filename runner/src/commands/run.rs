@@ -1,55 +1,55 @@
 //! `coracle run`: from flags to a running container, and in the foreground on to its exit code.
 //!
-//! The engine makes the container; the monitor, which is started here, brings it to life.
+//! The engine makes and starts the container. In the foreground this process stays attached to it.
 
 use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::logging::Filter;
+use portfwd::spec::Protocol;
 use tracing::{debug, error_span};
 
 use super::{open_engine, print_line, repair};
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
-use crate::engine::{ContainerRequest, Created, Engine, Source};
+use crate::engine::{
+    Attach, ContainerRequest, Engine, Launch, PublishedPort, Source, published_ports,
+};
 use crate::failure::Failure;
 use crate::images::builtin;
-use crate::isolation::namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
-use crate::logging::ProcessLog;
-use crate::process::channel::{self, Channel, Never};
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
-use crate::process::messages::FromMonitor;
-use crate::process::monitor::{self, Job};
 use crate::spec::Variable;
-use crate::state::{Container, Store};
-use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
-use crate::sys::{self, Child, NewNamespaces};
+use crate::state::Container;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     // In the foreground a signal that comes while the container starts is kept for it.
-    let signals = if args.detach {
-        None
-    } else {
-        Some(Signals::block()?)
+    let signals = match args.detach {
+        true => None,
+        false => Some(Signals::block()?),
     };
-    let engine = open_engine()?;
+    let engine = open_engine()?.logging(filter);
     let request = request(&args, inherited.limits)?;
-    let created = engine.create(request, &mut warn)?;
-    let url = args
-        .rootfs
-        .is_none()
-        .then(|| created.ports.url(builtin::PORT))
-        .flatten();
-    let container = created.container.clone();
-    let log = ProcessLog::new(&created.dir.run, filter);
-    let _span = error_span!("run", container = container.id.short()).entered();
-    debug!(name = container.name, log = %log.path().display(), "the container is recorded");
-    let started = start(&args, engine.store(), created, log);
-    let started = started.inspect_err(|_| drop(engine.store().remove(&container)))?;
+    let attach = signals.is_some().then(|| Attach {
+        stdin: args.reads_stdin(),
+        stdout: args.attaches(AttachStream::Stdout),
+        stderr: args.attaches(AttachStream::Stderr),
+    });
+    if attach.is_some() {
+        // The monitor belongs to this process, and ends before it. Where it cannot, whoever adopts
+        // orphans has it.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    }
+    let mut launch = engine.run(request, attach, &mut warn)?;
+    let _span = error_span!("run", container = launch.container.id.short()).entered();
     match signals {
-        Some(signals) => follow(&args, started, signals, &engine, url),
-        None => detach(started, &container),
+        Some(signals) => follow(&args, launch, signals, &engine),
+        None => {
+            launch.started(&mut warn)?;
+            print_line(launch.container.id.as_str())?;
+            Ok(0)
+        }
     }
 }
 
@@ -85,6 +85,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
         terminal: args.process.tty,
+        open_stdin: args.reads_stdin(),
         init: args.init,
         capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
         no_new_privs: no_new_privs(&args.security_opt),
@@ -136,124 +137,27 @@ fn proxies() -> impl Iterator<Item = Variable> {
         .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
 }
 
-/// The caller's side of a monitor that has been started.
-struct Started {
-    monitor: Child,
-    events: Channel<Never, FromMonitor>,
-    ends: Option<CallerEnds>,
-}
-
-fn start(
-    args: &RunArgs,
-    store: &Store,
-    created: Created,
-    log: ProcessLog,
-) -> Result<Started, Failure> {
-    let (events, to_main) = channel::pair::<Never, FromMonitor>()?;
-    let (mut ends, mut attached) = (None, None);
-    if !args.detach {
-        let (ours, theirs) = attach(args).map_err(Failure::context(
-            "cannot make the container's standard streams",
-        ))?;
-        (ends, attached) = (Some(ours), Some(theirs));
-    }
-
-    let clone = sys::clone_process(NewNamespaces::NONE, None);
-    match clone.map_err(Failure::context("cannot start the container's monitor"))? {
-        Some(monitor) => {
-            debug!(pid = monitor.pid.as_raw(), "the monitor was started");
-            Ok(Started {
-                monitor,
-                events,
-                ends,
-            })
-        }
-        None => {
-            // Our copies of the caller's ends: with them open, nobody would ever see the other side
-            // hang up.
-            drop((events, ends));
-            let listeners = created.ports.listeners;
-            let network = created.status_dir.map(|status_dir| monitor::Network {
-                listeners,
-                status_dir,
-            });
-            let job = Job {
-                store: store.clone(),
-                container: created.container,
-                dir: created.dir,
-                spec: created.spec,
-                maps: created.maps,
-                network,
-                main: to_main,
-                attached,
-                open_stdin: args.reads_stdin(),
-                log,
-            };
-            monitor::run(job);
-            std::process::exit(0)
-        }
-    }
-}
-
-/// The foreground's ends of the container's streams, and the monitor's. An output that the caller
-/// does not want goes to the log alone, and the caller's end is closed from the beginning.
-fn attach(args: &RunArgs) -> io::Result<(CallerEnds, ProgramEnds)> {
-    let input = match args.reads_stdin() && !args.process.tty {
-        true => Input::Pipe,
-        false => Input::Empty,
-    };
-    let (ours, mut theirs) = stdio::pipes(input)?;
-    if !args.attaches(AttachStream::Stdout) {
-        theirs.stdout = stdio::null()?;
-    }
-    if !args.attaches(AttachStream::Stderr) {
-        theirs.stderr = stdio::null()?;
-    }
-    Ok((ours, theirs))
-}
-
-/// Waits until the container runs, and prints its id.
-fn detach(started: Started, container: &Container) -> Result<u8, Failure> {
-    loop {
-        match started.events.receive()? {
-            Some((FromMonitor::Warning(text), _)) => warn(&text),
-            Some((FromMonitor::Terminal, _)) => {}
-            // A container that ran for a moment only has run.
-            Some((FromMonitor::Started | FromMonitor::Exited(_), _)) => {
-                print_line(container.id.as_str())?;
-                return Ok(0);
-            }
-            Some((FromMonitor::Failed(failure), _)) => return Err(failure),
-            None => {
-                return Err(Failure::runner(
-                    "the container's monitor was killed while it started",
-                ));
-            }
-        }
-    }
-}
-
+/// Serves the container at the caller's terminal, until it ends.
 fn follow(
     args: &RunArgs,
-    started: Started,
+    launch: Launch,
     signals: Signals,
     engine: &Engine,
-    url: Option<String>,
 ) -> Result<u8, Failure> {
-    let ends = started
-        .ends
-        .ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
     if args.process.tty && args.reads_stdin() && !io::stdin().is_terminal() {
         warn("the standard input is not a terminal; the container gets one all the same");
     }
-    let mut foreground = Foreground::new(signals, started.events, ends, args.reads_stdin())?;
-    if let Some(url) = url {
+    let url = args.rootfs.is_none().then(|| url(&launch.container));
+    let (events, ends, monitor) = launch.into_parts();
+    let ends = ends.ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
+    let mut foreground = Foreground::new(signals, events, ends, args.reads_stdin())?;
+    if let Some(url) = url.flatten() {
         foreground = foreground.greeting(format!("open {url}"));
     }
     let outcome = foreground.serve();
     if !matches!(outcome, Ok(Outcome::Unread)) {
         // Else it stops the container, which may take its time.
-        namespaces::wait_for(started.monitor.pid)?;
+        monitor.wait();
     }
     match outcome? {
         Outcome::Exited(code) => {
@@ -268,4 +172,17 @@ fn follow(
             ))
         }
     }
+}
+
+/// Where a browser on this host finds what the built-in image serves.
+fn url(container: &Container) -> Option<String> {
+    let serves =
+        |port: &PublishedPort| port.protocol == Protocol::Tcp && port.guest == builtin::PORT;
+    let host = published_ports(container).into_iter().find(serves)?.host;
+    let ip = match host.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Some(format!("http://{}", SocketAddr::new(ip, host.port())))
 }

@@ -1,6 +1,6 @@
 //! From what a container is to be to its record and its files. Nothing runs yet.
 //!
-//! The order: ports, ID maps, record, files. What fails early has nothing to undo; from the record
+//! The order: ID maps, record, files. What fails early has nothing to undo; from the record
 //! on, every failure takes the record along.
 
 use std::ffi::{OsStr, OsString};
@@ -18,7 +18,6 @@ use crate::isolation::idmap::IdMaps;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
 use crate::network::etc_files;
-use crate::network::ports::Ports;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::Changes;
 use crate::rootfs::volume::{self, VolumeArg};
@@ -27,7 +26,7 @@ use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
     split_variable,
 };
-use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX};
+use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX, Status};
 
 /// What a container is to be.
 #[derive(Debug, Clone)]
@@ -52,6 +51,8 @@ pub struct ContainerRequest {
     /// As `user::resolve` takes it; root when not given.
     pub user: Option<String>,
     pub terminal: bool,
+    /// Whether its input stays open while nobody is there to write to it.
+    pub open_stdin: bool,
     /// Whether coracle stays as process 1.
     pub init: bool,
     pub capabilities: Capabilities,
@@ -76,30 +77,36 @@ pub enum Source {
     },
 }
 
-/// A container that is recorded and can be started.
-#[derive(Debug)]
-pub struct Created {
-    pub container: Container,
-    pub dir: ContainerDir,
-    pub spec: ContainerSpec,
-    pub maps: IdMaps,
-    pub ports: Ports,
-    /// Where the network helper is to serve its status; `None` for a container without network.
-    pub status_dir: Option<PathBuf>,
+impl ContainerRequest {
+    /// Whether it can be at all.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        match self.network {
+            Network::None if !self.publish.is_empty() => Err(EngineError::PortsWithoutNetwork),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Engine {
-    /// Records a container, with the calling process to answer for it, and makes its files. `warn`
-    /// is told of what will not work as somebody may expect.
+    /// Makes a container that [`Engine::start`] can start. Its ports are bound then. `warn` is told
+    /// of what will not work as somebody may expect.
     pub fn create(
         &self,
         request: ContainerRequest,
         warn: &mut dyn FnMut(&str),
-    ) -> Result<Created, EngineError> {
-        if request.network == Network::None && !request.publish.is_empty() {
-            return Err(EngineError::PortsWithoutNetwork);
-        }
-        let ports = Ports::bind(&request.publish, &self.store)?;
+    ) -> Result<Container, EngineError> {
+        request.check()?;
+        let container = self.make(request, warn)?;
+        let at_rest = |container: &mut Container| container.monitor = None;
+        Ok(self.store.enter(&container.id, Status::Created, at_rest)?)
+    }
+
+    /// Records a container, with the calling process to answer for it, and makes its files.
+    pub(super) fn make(
+        &self,
+        request: ContainerRequest,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Container, EngineError> {
         let (maps, single) = IdMaps::discover(request.host_root)?;
         if let Some(reason) = &single {
             warn(&reason.warning());
@@ -112,27 +119,16 @@ impl Engine {
             hostname: request.hostname.clone(),
             image: base.label.clone(),
             command: shown_command(&base.args),
-            publish: ports.rules.iter().map(ToString::to_string).collect(),
+            publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
             stop_signal: Some(base.stop_signal as i32),
             id_maps: Some(maps.clone()),
         })?;
         let dir = self.store.dir(&container);
-        match make_files(request, &container, &dir, base, &maps, warn) {
-            Ok((spec, status_dir)) => Ok(Created {
-                container,
-                dir,
-                spec,
-                maps,
-                ports,
-                status_dir,
-            }),
-            Err(error) => {
-                let _ = self.store.remove(&container);
-                Err(error)
-            }
-        }
+        make_files(request, &container, &dir, base, &maps, warn)
+            .inspect_err(|_| drop(self.store.remove(&container)))?;
+        Ok(container)
     }
 }
 
@@ -240,8 +236,7 @@ impl Base {
     }
 }
 
-/// Makes what the container needs besides its record. Returns its specification, which is one of
-/// the files, and the status directory of its network helper.
+/// Makes what the container needs besides its record.
 fn make_files(
     request: ContainerRequest,
     container: &Container,
@@ -249,12 +244,12 @@ fn make_files(
     base: Base,
     maps: &IdMaps,
     warn: &mut dyn FnMut(&str),
-) -> Result<(ContainerSpec, Option<PathBuf>), EngineError> {
-    let status_dir = match request.network {
-        Network::Default => Some(make_status_dir(&dir.run)?),
-        Network::None => None,
-    };
-    let spec = specify(request, container, dir, base, status_dir.as_deref())?;
+) -> Result<(), EngineError> {
+    if request.network == Network::Default {
+        let path = dir.net();
+        fs::create_dir(&path).map_err(|source| EngineError::Make { path, source })?;
+    }
+    let spec = specify(request, container, dir, base)?;
     if maps.root_is_another() {
         give_away(&spec.tree, maps.root())?;
         let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
@@ -265,16 +260,7 @@ fn make_files(
         return Err(EngineError::CommandTooLong);
     }
     let path = dir.data.join(SPEC_FILE);
-    fs::write(&path, text).map_err(|source| EngineError::Write { path, source })?;
-    Ok((spec, status_dir))
-}
-
-fn make_status_dir(run: &Path) -> Result<PathBuf, EngineError> {
-    let path = run.join("net");
-    match fs::create_dir(&path) {
-        Ok(()) => Ok(path),
-        Err(source) => Err(EngineError::Make { path, source }),
-    }
+    fs::write(&path, text).map_err(|source| EngineError::Write { path, source })
 }
 
 fn specify(
@@ -282,7 +268,6 @@ fn specify(
     container: &Container,
     dir: &ContainerDir,
     base: Base,
-    status_dir: Option<&Path>,
 ) -> Result<ContainerSpec, EngineError> {
     let changes = match base.in_place {
         true => Changes::InPlace,
@@ -293,10 +278,10 @@ fn specify(
         },
     };
     let mut binds = volume::binds(&request.volumes)?;
-    if let (Some(target), Some(source)) = (base.status_dir, status_dir) {
+    if let (Some(target), Network::Default) = (base.status_dir, request.network) {
         // The directory and not the socket, which is another one after each start of a helper.
         binds.push(Bind {
-            source: source.to_owned(),
+            source: dir.net(),
             target,
             read_only: true,
             options: BindOptions::default(),
@@ -325,6 +310,7 @@ fn specify(
             files: etc_files::provide(&dir.run, hostname, name, request.network)?,
         },
         network: request.network,
+        open_stdin: request.open_stdin,
         process: ProcessSpec {
             args: base.args,
             env: environment(env),

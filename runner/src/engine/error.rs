@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use crate::failure::{Failure, FailureKind};
 use crate::images::builtin::{self, ImageError};
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
 use crate::network::etc_files::WriteError;
 use crate::network::ports::PortError;
+use crate::process::channel::ChannelError;
 use crate::rootfs::volume::VolumeError;
 use crate::state::StateError;
 
@@ -62,6 +64,17 @@ pub enum EngineError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot give {} to the container's root: {source}", path.display())]
     GiveAway { path: PathBuf, source: io::Error },
+    #[error("cannot make the container's standard streams: {source}")]
+    Streams { source: io::Error },
+    #[error("cannot start the container's monitor: {source}")]
+    Monitor { source: io::Error },
+    #[error("the container's monitor was killed while it started")]
+    MonitorKilled,
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// What its monitor has said.
+    #[error("{0}")]
+    Start(Failure),
     #[error(transparent)]
     IdMap(#[from] IdMapError),
     #[error(transparent)]
@@ -85,6 +98,12 @@ pub enum ErrorKind {
     InUse,
     /// A port of the host's cannot be had.
     PortUnavailable,
+    /// The container is at another point of its life.
+    WrongState,
+    /// The container has no such command.
+    CommandNotFound,
+    /// The command, or what it needs, is there and of no use.
+    CommandNotExecutable,
     /// There is no image of that name.
     NoSuchImage,
     /// The machine, or a file of the engine's own, is at fault.
@@ -92,6 +111,14 @@ pub enum ErrorKind {
 }
 
 impl EngineError {
+    pub(super) fn streams(source: io::Error) -> Self {
+        Self::Streams { source }
+    }
+
+    pub(super) fn monitor(source: io::Error) -> Self {
+        Self::Monitor { source }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotRunning { .. } => ErrorKind::NotRunning,
@@ -102,6 +129,7 @@ impl EngineError {
                 StateError::InvalidName { .. } => ErrorKind::Invalid,
                 StateError::NameTaken { .. } => ErrorKind::InUse,
                 StateError::StillRunning { .. } => ErrorKind::StillRunning,
+                StateError::WrongState { .. } => ErrorKind::WrongState,
                 _ => ErrorKind::Internal,
             },
             Self::PortsWithoutNetwork
@@ -110,6 +138,12 @@ impl EngineError {
             | Self::Volume(_)
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
+            Self::Start(failure) => match failure.kind {
+                FailureKind::NotFound => ErrorKind::CommandNotFound,
+                FailureKind::NotExecutable => ErrorKind::CommandNotExecutable,
+                FailureKind::PortUnavailable => ErrorKind::PortUnavailable,
+                _ => ErrorKind::Internal,
+            },
             Self::NoSuchImage { .. } => ErrorKind::NoSuchImage,
             Self::RunsOn { .. }
             | Self::Signal { .. }
@@ -119,6 +153,10 @@ impl EngineError {
             | Self::Make { .. }
             | Self::Write { .. }
             | Self::GiveAway { .. }
+            | Self::Streams { .. }
+            | Self::Monitor { .. }
+            | Self::MonitorKilled
+            | Self::Channel(_)
             | Self::IdMap(_)
             | Self::Namespace(_) => ErrorKind::Internal,
         }

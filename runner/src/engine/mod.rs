@@ -10,6 +10,7 @@
 mod create;
 mod error;
 mod kill;
+mod launch;
 mod logs;
 mod owner;
 mod ports;
@@ -17,6 +18,8 @@ mod processes;
 mod remove;
 mod stop;
 mod wait;
+
+use netstack::logging::Filter;
 
 use crate::state::{Container, Dirs, Listing, Store};
 
@@ -26,9 +29,12 @@ pub use crate::isolation::security::Capabilities;
 pub use crate::process::inherited::SoftLimits;
 pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};
+// What an attached caller gets.
+pub use crate::stdio::{CallerEnds, Outputs};
 
-pub use create::{ContainerRequest, Created, Source};
+pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};
+pub use launch::{Attach, Launch};
 pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
@@ -43,6 +49,7 @@ pub use stop::Stop;
 #[derive(Debug, Clone)]
 pub struct Engine {
     store: Store,
+    filter: Filter,
 }
 
 impl Engine {
@@ -50,7 +57,16 @@ impl Engine {
     /// there is shown or trusted.
     pub fn open(dirs: Dirs) -> Result<Self, EngineError> {
         let store = Store::open(dirs)?;
-        Ok(Self { store })
+        Ok(Self {
+            store,
+            filter: Filter::default(),
+        })
+    }
+
+    /// How much the processes of containers that are started from here on log, to `coracle.log` in
+    /// the container's run directory.
+    pub fn logging(self, filter: Filter) -> Self {
+        Self { filter, ..self }
     }
 
     pub fn store(&self) -> &Store {

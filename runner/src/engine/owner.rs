@@ -8,15 +8,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::{NamespaceError, become_root};
+use crate::process::selfexec;
 use crate::state::{ContainerId, Dirs, Store};
 
 /// `argv[0]` of the process.
@@ -32,8 +32,7 @@ pub(super) fn remove_files(
     run_dir: &Path,
     maps: &IdMaps,
 ) -> Result<(), NamespaceError> {
-    let mut owner = Command::new("/proc/self/exe")
-        .arg0(OWNER_ROLE)
+    let mut owner = selfexec::command(OWNER_ROLE)
         .args([&store.dirs().run, &store.dirs().data, run_dir])
         .arg(id.as_str())
         .stdin(Stdio::piped())

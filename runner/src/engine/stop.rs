@@ -39,7 +39,7 @@ impl Engine {
     fn ask_to_end(&self, container: Container) -> Stopping {
         // A container that is just starting has none for the stop signal.
         let init = init_pidfd(&container);
-        if init.is_none() && container.status == Status::Created {
+        if init.is_none() && container.status == Status::Starting {
             end_by_monitor(&self.store, &container.id);
         }
         if let Some(init) = &init {

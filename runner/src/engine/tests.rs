@@ -187,6 +187,7 @@ fn request(source: Source) -> ContainerRequest {
         workdir: None,
         user: None,
         terminal: false,
+        open_stdin: false,
         init: false,
         capabilities: Capabilities::DEFAULT,
         no_new_privs: false,
@@ -212,14 +213,40 @@ fn a_container_is_made_of_a_plain_request() {
         ..request(directory(base.path()))
     };
     let created = engine.create(request, &mut |_| {}).unwrap();
-    assert_eq!(created.container.status, Status::Created);
-    assert_eq!(created.container.id_maps.as_ref(), Some(&created.maps));
-    let kept = ContainerSpec::load(&created.dir.data).unwrap();
+    assert_eq!((created.status, &created.monitor), (Status::Created, &None));
+    assert!(created.id_maps.is_some());
+    let kept = ContainerSpec::load(&engine.store.dir(&created).data).unwrap();
     assert_eq!(kept.process.args, ["true"]);
-    let hostname = format!("HOSTNAME={}", created.container.id.short());
+    let hostname = format!("HOSTNAME={}", created.id.short());
     let expected = ["PATH=/bin", "container=coracle", &hostname, "A=1"];
     assert_eq!(kept.process.env, expected);
-    assert_eq!(engine.find("new").unwrap(), created.container);
+    // Nobody answers for it, and it is not lost.
+    assert!(engine.repair().unwrap().is_empty());
+    assert_eq!(engine.find("new").unwrap(), created);
+    assert_eq!(kind(engine.wait("new")), ErrorKind::NotRunning);
+    assert_eq!(engine.remove("new", false).unwrap(), Removed::Removed);
+}
+
+#[test]
+fn only_what_rests_is_started() {
+    let (base, engine) = engine();
+    let (mut child, _) = running(&engine, "runs");
+    assert_eq!(kind(engine.start("runs", None)), ErrorKind::WrongState);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(engine.find("runs").unwrap().status.has_ended());
+    assert_eq!(kind(engine.start("runs", None)), ErrorKind::WrongState);
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let published = format!("{}:80", taken.local_addr().unwrap());
+    let request = ContainerRequest {
+        publish: vec![published.parse().unwrap()],
+        network: Network::Default,
+        ..request(directory(base.path()))
+    };
+    let created = engine.create(request, &mut |_| {}).unwrap();
+    assert_eq!(kind(engine.start("new", None)), ErrorKind::PortUnavailable);
+    assert_eq!(engine.find("new").unwrap(), created);
 }
 
 #[test]
@@ -264,9 +291,7 @@ fn what_cannot_be_made_leaves_nothing() {
         ),
     ];
     for (request, expected) in cases {
-        let failed = engine
-            .create(request, &mut |_| {})
-            .map(|created| created.container);
+        let failed = engine.run(request, None, &mut |_| {});
         assert_eq!(kind(failed), expected);
         assert!(engine.list().unwrap().containers.is_empty());
         let runs = std::fs::read_dir(&engine.store.dirs().run).unwrap();

@@ -9,7 +9,8 @@ impl Engine {
     /// `None` when it was removed at its end, and the code with it.
     ///
     /// # Errors
-    /// Those of [`Engine::find`].
+    /// [`EngineError::NotRunning`] for one that has not been started, and those of
+    /// [`Engine::find`].
     pub fn wait(&self, wanted: &str) -> Result<Option<i32>, EngineError> {
         let id = self.find(wanted)?.id;
         loop {
@@ -17,8 +18,14 @@ impl Engine {
                 Err(StateError::NotFound { .. }) => return Ok(None),
                 found => found?,
             };
-            if let Status::Exited { code, .. } = container.status {
-                return Ok(Some(code));
+            match container.status {
+                Status::Exited { code, .. } => return Ok(Some(code)),
+                Status::Created => {
+                    return Err(EngineError::NotRunning {
+                        name: container.name,
+                    });
+                }
+                Status::Starting | Status::Running => {}
             }
             match container.monitor.as_ref().and_then(ProcessRef::open) {
                 // It records the end before its own. One that was still the creator has handed the

@@ -10,9 +10,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -25,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::failure::{Explained, Failure, FailureKind};
 use crate::logging::{ProcessLog, ProcessLogError};
+use crate::process::selfexec;
 use crate::sys;
 
 /// Where the helper answers with its figures, below the directory given to [`HelperConfig`].
@@ -111,8 +111,8 @@ impl HelperConfig {
         let (exit_in_helper, lifeline) = pipe()?;
         let log = self.log.open()?;
 
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("coracle-net").arg("--configure");
+        let mut command = selfexec::command("coracle-net");
+        command.arg("--configure");
         command.args(["--ready-fd".into(), ready_in_helper.as_raw_fd().to_string()]);
         command.args(["--exit-fd".into(), exit_in_helper.as_raw_fd().to_string()]);
         for listener in &self.listeners {

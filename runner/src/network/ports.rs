@@ -2,7 +2,7 @@
 //! has nothing to undo.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use portfwd::publish::{self, BindError, Listener};
 use portfwd::spec::{Protocol, Publish};
@@ -58,20 +58,6 @@ impl Ports {
             ports.listeners.extend(listeners);
         }
         Ok(ports)
-    }
-
-    /// Where a browser on this host finds what listens on `guest_port`.
-    pub fn url(&self, guest_port: u16) -> Option<String> {
-        let is_it = |listener: &&Listener| {
-            listener.protocol == Protocol::Tcp && listener.guest_port == guest_port
-        };
-        let host = self.listeners.iter().find(is_it)?.host;
-        let ip = match host.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        Some(format!("http://{}", SocketAddr::new(ip, host.port())))
     }
 }
 

@@ -25,6 +25,7 @@ const MESSAGE_MAX: usize = 32 * 1024;
 pub const DESCRIPTORS_MAX: usize = 64;
 
 /// One end: sends `Tx`, receives `Rx`.
+#[derive(Debug)]
 pub struct Channel<Tx, Rx> {
     socket: OwnedFd,
     messages: PhantomData<fn(Tx) -> Rx>,
@@ -132,6 +133,10 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
                     descriptors.extend(raw.into_iter().map(crate::sys::received_descriptor));
                 }
             }
+            if received.flags.contains(MsgFlags::MSG_CTRUNC) {
+                // Some did not arrive: this process may open no more.
+                return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            }
             received.bytes
         };
         if length == 0 {
@@ -156,6 +161,12 @@ impl<Tx, Rx> Channel<Tx, Rx> {
             socket,
             messages: PhantomData,
         }
+    }
+}
+
+impl<Tx, Rx> From<Channel<Tx, Rx>> for OwnedFd {
+    fn from(channel: Channel<Tx, Rx>) -> Self {
+        channel.socket
     }
 }
 

@@ -326,6 +326,8 @@ impl Foreground {
             return Ok(Some(Outcome::Lost));
         };
         match event {
+            // Whoever has executed the monitor has heard of its birth.
+            FromMonitor::Born(_) => {}
             FromMonitor::Warning(text) => warn(&text),
             FromMonitor::Terminal => {
                 let master = descriptors

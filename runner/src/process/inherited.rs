@@ -34,6 +34,19 @@ pub struct SoftLimits {
 /// terminal is not meant for.
 const MAY_BE_IGNORED: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
 
+/// For a process that has nothing more to do with the one that executed it: of all that was handed
+/// down it keeps its standard streams, environment and working directory. All signals are blocked.
+pub fn put_behind() {
+    sys::close_from(3);
+    sys::block_all_signals();
+    sys::reset_actions();
+    SoftLimits::current().raise();
+    nix::sys::stat::umask(UMASK);
+}
+
+/// Every file that is made has the mode that the code asks for.
+const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
+
 impl Inherited {
     pub fn put_in_order() -> Self {
         // What the caller left open is for none of the processes that come of this one.
@@ -51,8 +64,7 @@ impl Inherited {
         let limits = SoftLimits::current();
         limits.raise();
         Self {
-            // Every file made here has the mode that the code asks for.
-            umask: nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH),
+            umask: nix::sys::stat::umask(UMASK),
             ignored,
             limits,
         }

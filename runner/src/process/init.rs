@@ -17,7 +17,7 @@ use tracing::{Dispatch, debug, error_span};
 
 use crate::failure::Failure;
 use crate::isolation::idmap::{self, Kind};
-use crate::isolation::namespaces;
+use crate::isolation::namespaces::become_root;
 use crate::printable::complain;
 use crate::process::channel::Channel;
 use crate::process::messages::{FromInit, ToInit};
@@ -44,8 +44,7 @@ pub fn launch(streams: &ProgramEnds, monitor: &OwnedFd) -> Failure {
         // While this process still has the caller's ID, which may reach the program.
         let program = selfexec::protected_program()
             .map_err(Failure::context("cannot protect the coracle program"))?;
-        namespaces::become_root()
-            .map_err(Failure::context("cannot become the container's root"))?;
+        become_root().map_err(Failure::context("cannot become the container's root"))?;
         Err(selfexec::run_role(&program, INIT_ROLE, monitor))
     };
     let Err(failure) = attempt();

@@ -1,23 +1,26 @@
 //! What the processes of a container tell each other, in the order in which it is said.
 //!
 //! ```text
-//! monitor -> init      Start  Mounts*                             Go
-//! init    -> monitor                  Terminal (with -t)   Prepared    | end of stream | Failed
-//! monitor -> main      Warning*  Terminal (with -t)   Started | Failed     Exited
-//! ```
-//! The end of init's stream is the exec: the program runs.
+//! main    -> monitor  Start Listeners*
+//! monitor -> main     Born      Warning* Terminal (with -t)      Started | Failed    Exited
 //!
-//! For a command that `exec` adds, a launcher is between main and the command in the monitor's
-//! place, and is told first what to do.
+//! monitor -> init     Start Mounts*                              Go
+//! init    -> monitor            Terminal (with -t)   Prepared       | end of stream | Failed
+//! ```
+//! Main is whoever starts a container. The end of init's stream means that its program runs. For a
+//! command that `exec` adds, a launcher is between main and the command in the monitor's place, and
+//! is told first what to do.
 //!
 //! Either end hanging up early is a death and handled as such: init leaves when its monitor is
 //! gone, the monitor ends the container when a main that waits for it is gone, and main cleans up
 //! after a monitor that was killed.
 
+use netstack::logging::Filter;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::logging::ProcessLog;
+use crate::state::{ContainerId, Dirs};
 
 /// From init to the monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,14 +51,49 @@ pub enum ToInit {
 /// From main to the launcher of `exec`.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToLauncher {
-    /// Run this. Attached are a pidfd of the container's init and a file with the
-    /// [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than a message.
+    /// Run this. Attached are a pidfd of the container's
+    /// init and a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than
+    /// a message.
     Run,
+}
+
+/// From main to the monitor that it has executed.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToMonitor {
+    /// Start this container. Attached are the program's ends of its standard streams, if main is to
+    /// have the others.
+    Start(Job),
+    /// Some of the published ports are attached, each by a rule of its own.
+    Listeners(Vec<String>),
+}
+
+/// Which container a monitor answers for. What it is to be, its record and its specification tell.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Job {
+    pub dirs: Dirs,
+    pub id: ContainerId,
+    /// How many published ports follow.
+    pub listeners: usize,
+    pub attached: bool,
+    pub unstarted: Unstarted,
+    /// How much it logs, and what it starts.
+    pub filter: Filter,
+}
+
+/// What becomes of a container that could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unstarted {
+    /// It was made to be started at once.
+    Forget,
+    /// It was there before.
+    Keep,
 }
 
 /// From the monitor, or the launcher of `exec`, to main.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromMonitor {
+    /// The monitor lives, and has this PID. Its pidfd is attached.
+    Born(i32),
     Warning(String),
     /// The master of the container's terminal is attached.
     Terminal,

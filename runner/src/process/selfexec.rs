@@ -8,12 +8,16 @@
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fstat, stat};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree,
 };
+use rustix::net::SocketType;
+use rustix::net::sockopt::socket_type;
 use rustix::process::DumpableBehavior;
 
 use crate::failure::Failure;
@@ -26,6 +30,25 @@ const SELF: &str = "/proc/self/exe";
 /// `argv[0]` of the roles that run inside a container.
 pub const INIT_ROLE: &str = "coracle-init";
 pub const EXEC_ROLE: &str = "coracle-exec";
+/// Of the one that runs beside it.
+pub const MONITOR_ROLE: &str = "coracle-monitor";
+
+/// For executing this program in a role outside of containers, with the same file behind it even
+/// when that has been replaced or removed.
+pub fn command(role: &str) -> Command {
+    let mut command = Command::new(SELF);
+    command.arg0(role);
+    command
+}
+
+/// The channel that a role has for its standard input. `None` when it has none.
+pub fn stdin_channel() -> Option<OwnedFd> {
+    let stdin = rustix::stdio::stdin();
+    let is_channel = socket_type(stdin) == Ok(SocketType::SEQPACKET);
+    is_channel
+        .then(|| stdin.try_clone_to_owned().ok())
+        .flatten()
+}
 
 /// The running program behind a read-only mount. Needs a mount namespace of its own, whose mounts
 /// it keeps from spreading.

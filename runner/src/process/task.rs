@@ -1,5 +1,5 @@
-//! What a process of a container is to do, where that is too long for a message: JSON in a file that
-//! exists in memory only, whose descriptor goes with the message.
+//! What a process of a container is to do, where that is too long for a message: JSON in a file in
+//! memory, whose descriptor goes with the message.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};

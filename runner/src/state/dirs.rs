@@ -12,19 +12,23 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
+use serde::{Deserialize, Serialize};
 
 use super::StateError;
+use crate::path_text;
 
 /// Mode of both directories: their owner's alone, since a setuid file in an image would otherwise
 /// be anybody's.
 const PRIVATE: u32 = 0o700;
 
 /// The directories of one user. Both exist and are private.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dirs {
     /// Sockets and other things of running processes; may vanish at log-out or reboot.
+    #[serde(with = "path_text")]
     pub run: PathBuf,
     /// Records, images, writable layers and logs.
+    #[serde(with = "path_text")]
     pub data: PathBuf,
 }
 
@@ -52,10 +56,13 @@ impl Dirs {
     }
 
     /// Uses these two directories, creating what is missing.
-    pub fn at(run: impl Into<PathBuf>, data: impl Into<PathBuf>) -> Result<Dirs, StateError> {
+    pub fn at(run: impl AsRef<Path>, data: impl AsRef<Path>) -> Result<Dirs, StateError> {
+        // The processes of containers have working directories of their own.
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(StateError::io("find", path));
         let dirs = Dirs {
-            run: run.into(),
-            data: data.into(),
+            run: absolute(run.as_ref())?,
+            data: absolute(data.as_ref())?,
         };
         // Where one cannot be had, commands that need none go on; a new container is refused by
         // `Store::create`.

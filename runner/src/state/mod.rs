@@ -113,6 +113,12 @@ pub enum StateError {
     },
     #[error("container {name} is running: `coracle stop {name}` ends it")]
     StillRunning { name: String },
+    #[error("container {name} {status}, and cannot {}", verb(*next))]
+    WrongState {
+        name: String,
+        status: Status,
+        next: Status,
+    },
     #[error(
         "cannot remove {}: {source}; it holds files of the container's own users, which only its user namespace may remove",
         path.display()
@@ -121,6 +127,16 @@ pub enum StateError {
 }
 
 impl Explained for StateError {}
+
+/// What brings a container there.
+fn verb(next: Status) -> &'static str {
+    match next {
+        Status::Created => "be left for a later start",
+        Status::Starting => "be started",
+        Status::Running => "run",
+        Status::Exited { .. } => "end",
+    }
+}
 
 impl StateError {
     /// The container whose record could not be read.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::ProcessRef;
+use super::{ProcessRef, StateError};
 use crate::isolation::idmap::IdMaps;
 use crate::path_text;
 
@@ -34,8 +34,8 @@ pub struct Container {
     pub tty: bool,
     /// PID 1 of the container, from when it is there to be signalled.
     pub init: Option<ProcessRef>,
-    /// The process that answers for this record: the creator at first, then the monitor. When
-    /// neither it nor `init` is alive, a container that has not ended has been lost.
+    /// The process that answers for this record: whoever makes or starts the container, then its
+    /// monitor. `None` while it is [`Status::Created`].
     pub monitor: Option<ProcessRef>,
     pub status: Status,
     /// Number of the signal that asks its command to end.
@@ -66,11 +66,24 @@ pub struct NewContainer {
     pub id_maps: Option<IdMaps>,
 }
 
-/// Where a container is in its life. It only moves forward.
+/// Where a container is in its life.
+///
+/// ```text
+/// Starting <-> Created
+///    |
+///    +-> Running -> Exited
+///    +----------------^
+/// ```
+/// Whoever makes a container starts it in one go, or leaves it created for a later start. A start
+/// that fails leaves it created again. What is starting or running needs a process to answer for
+/// it: with that gone, the container has been lost, and has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum Status {
+    /// Complete, and at rest.
     Created,
+    /// Being made or started.
+    Starting,
     Running,
     /// `code` as the shell would see it, `at` in seconds since 1970.
     Exited {
@@ -85,6 +98,21 @@ impl Status {
         Status::Exited { code, at: now() }
     }
 
+    fn may_become(self, next: Status) -> bool {
+        use Status::{Created, Exited, Running, Starting};
+        match (self, next) {
+            (Created, Starting) | (Starting, Created | Running) => true,
+            // Its monitor's word on the end is the last, also for one that somebody took for lost.
+            (Starting | Running | Exited { .. }, Exited { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it can be started.
+    pub fn can_start(self) -> bool {
+        self.may_become(Status::Starting)
+    }
+
     /// Whether it has come to its end, by itself or by a crash.
     pub fn has_ended(self) -> bool {
         matches!(self, Status::Exited { .. })
@@ -97,15 +125,48 @@ impl Status {
 
     /// Whether it can be forgotten without ending it first.
     pub fn can_remove(self) -> bool {
-        self.has_ended()
+        self.has_ended() || self == Status::Created
+    }
+
+    /// Whether a process has to answer for it.
+    fn needs_process(self) -> bool {
+        matches!(self, Status::Starting | Status::Running)
+    }
+}
+
+/// What is said of a container: "container web ...".
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Created => "has not been started",
+            Status::Starting => "is just starting",
+            Status::Running => "is running",
+            Status::Exited { .. } => "has ended",
+        })
     }
 }
 
 impl Container {
-    /// Whether the container has not ended and no process is left that could end it: a crash, or a
-    /// reboot.
+    /// Goes on to the next point of its life.
+    ///
+    /// # Errors
+    /// [`StateError::WrongState`] when that does not come next.
+    pub fn enter(&mut self, next: Status) -> Result<(), StateError> {
+        if !self.status.may_become(next) {
+            return Err(StateError::WrongState {
+                name: self.name.clone(),
+                status: self.status,
+                next,
+            });
+        }
+        self.status = next;
+        Ok(())
+    }
+
+    /// Whether the container needs a process and no process is left that could end it: a crash, or
+    /// a reboot.
     pub(super) fn is_lost(&self) -> bool {
-        !self.status.has_ended() && !is_alive(&self.monitor) && !is_alive(&self.init)
+        self.status.needs_process() && !is_alive(&self.monitor) && !is_alive(&self.init)
     }
 
     /// Whether the container has ended and should have been removed by a monitor that is no more.
@@ -276,6 +337,28 @@ mod tests {
             &format!("{id}0"),
         ] {
             assert_eq!(wrong.parse::<ContainerId>(), Err(InvalidId), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_life_goes_forward_or_back_to_rest() {
+        use Status::{Created, Running, Starting};
+        let exited = Status::exited_now(0);
+        let steps = [
+            (Created, Starting),
+            (Starting, Created),
+            (Starting, Running),
+            (Starting, exited),
+            (Running, exited),
+            (exited, exited),
+        ];
+        let all = [Created, Starting, Running, exited];
+        for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {
+            assert_eq!(
+                from.may_become(to),
+                steps.contains(&(from, to)),
+                "{from:?} {to:?}"
+            );
         }
     }
 

@@ -9,7 +9,7 @@ pub mod copier;
 pub mod terminal;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -97,6 +97,21 @@ impl ProgramEnds {
         })
     }
 
+    /// For handing them to another process, which has them by [`ProgramEnds::from_fds`].
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 3] {
+        [&self.stdin, &self.stdout, &self.stderr].map(AsFd::as_fd)
+    }
+
+    /// `None` when they are not three.
+    pub fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+        let [stdin, stdout, stderr] = fds.try_into().ok()?;
+        Some(Self {
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+
     /// Makes them this process's own.
     pub fn install(&self) -> io::Result<()> {
         rustix::stdio::dup2_stdin(&self.stdin)?;
@@ -108,7 +123,7 @@ impl ProgramEnds {
     /// Lets the container's root open `/dev/stdout` and its like anew, and pass them on. Pipes
     /// only: the null device is the host's.
     pub fn give_pipes_to(&self, (uid, gid): (u32, u32)) -> io::Result<()> {
-        for stream in [&self.stdin, &self.stdout, &self.stderr] {
+        for stream in self.as_fds() {
             if file_type(stream)? == FileType::Fifo {
                 fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             }

@@ -11,11 +11,13 @@
 //! `coracle stop` does: its stop signal, a grace time, SIGKILL. So does a shutdown, which signals
 //! every process at once. SIGQUIT ends it at once.
 
+mod role;
 mod start;
+
+pub use role::main;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -32,37 +34,33 @@ use crate::logging::ProcessLog;
 use crate::logs::{LogWriter, Stream};
 use crate::network::helper::Supervisor;
 use crate::poll;
-use crate::process::channel::{Channel, Never};
-use crate::process::messages::FromMonitor;
+use crate::process::channel::Channel;
+use crate::process::messages::{FromMonitor, ToMonitor, Unstarted};
 use crate::spec::ContainerSpec;
 use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, Store};
 use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
 
-/// What main leaves to the monitor.
-pub struct Job {
-    pub store: Store,
-    pub container: Container,
-    pub dir: ContainerDir,
-    pub spec: ContainerSpec,
-    pub maps: IdMaps,
-    /// `None` for a container with no way out.
-    pub network: Option<Network>,
-    pub main: Channel<FromMonitor, Never>,
-    /// What main takes for the container's streams: its input comes from there, and its output goes
-    /// there besides the log. With a terminal the other two stay silent. `None` when the container
-    /// runs on without main.
-    pub attached: Option<ProgramEnds>,
-    /// Whether an input that nobody writes to stays open.
-    pub open_stdin: bool,
-    /// What this process, init and the network helper log.
-    pub log: ProcessLog,
-}
+/// Whoever has started the container. In the foreground it serves the caller's streams.
+type Main = Channel<FromMonitor, ToMonitor>;
 
-pub struct Network {
-    pub listeners: Vec<Listener>,
-    pub status_dir: PathBuf,
+/// What the monitor knows of its container.
+struct Monitor<'a> {
+    store: Store,
+    container: Container,
+    dir: ContainerDir,
+    spec: ContainerSpec,
+    maps: IdMaps,
+    listeners: Vec<Listener>,
+    /// What main takes for the container's streams: its input comes from there, and its output goes
+    /// there besides the log. With a terminal input and errors stay silent. `None` when the
+    /// container runs on without main.
+    attached: Option<ProgramEnds>,
+    unstarted: Unstarted,
+    /// What this process, init and the network helper log.
+    log: ProcessLog,
+    main: &'a Main,
 }
 
 /// How long output is waited for when everyone who could write it is dead. Only a descriptor that
@@ -72,37 +70,56 @@ const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// How long a container that is asked to end has for it, as with Podman and Docker.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// Runs the container to its end.
-pub fn run(mut job: Job) {
-    // Where it cannot be opened the container is not started, which tells why.
-    let log = job.log.open().map(|file| job.log.dispatch(file));
-    let _log = log.ok().map(|log| tracing::dispatcher::set_default(&log));
-    let _span = error_span!("monitor", container = job.container.id.short()).entered();
-    let message = match start::start(&mut job) {
-        Ok(mut running) => {
-            let code = running.supervise(&job);
-            let lost = running.log.finish();
-            if lost > 0 {
-                warn!(
-                    bytes = lost,
-                    "output is missing at the end of the container's log"
-                );
+impl Monitor<'_> {
+    /// Runs the container to its end.
+    fn run(mut self, signals: SignalFd) {
+        // Where it cannot be opened the container is not started, which tells why.
+        let log = self.log.open().map(|file| self.log.dispatch(file));
+        let _log = log.ok().map(|log| tracing::dispatcher::set_default(&log));
+        let _span = error_span!("monitor", container = self.container.id.short()).entered();
+        let message = match start::start(&mut self, signals) {
+            Ok(mut running) => {
+                let code = running.supervise(&self);
+                let lost = running.log.finish();
+                if lost > 0 {
+                    warn!(
+                        bytes = lost,
+                        "output is missing at the end of the container's log"
+                    );
+                }
+                match settle(&self, &running.user_namespace, code) {
+                    Ok(()) => FromMonitor::Exited(code),
+                    Err(failure) => FromMonitor::Failed(failure),
+                }
             }
-            match settle(&job, &running.user_namespace, code) {
-                Ok(()) => FromMonitor::Exited(code),
-                Err(failure) => FromMonitor::Failed(failure),
+            Err(failure) => {
+                info!(%failure, "the container was not started");
+                self.undo();
+                FromMonitor::Failed(failure)
             }
-        }
-        Err(failure) => {
-            info!(%failure, "the container was not started");
-            cgroup::remove(&job.container.cgroups);
-            // A container that never ran leaves no record: the next attempt may use its name.
-            let _ = job.store.remove(&job.container);
-            FromMonitor::Failed(failure)
-        }
-    };
-    // Detached, nobody listens any more.
-    let _ = job.main.send(&message, &[]);
+        };
+        // Detached, nobody listens any more.
+        let _ = self.main.send(&message, &[]);
+    }
+
+    /// Takes back what came of a failed start. Where that fails too, the next one who looks finds
+    /// the container lost.
+    fn undo(&self) {
+        cgroup::remove(&self.container.cgroups);
+        let _ = match self.unstarted {
+            // The next attempt may use its name.
+            Unstarted::Forget => self.store.remove(&self.container),
+            Unstarted::Keep => {
+                let at_rest = |container: &mut Container| {
+                    container.monitor = None;
+                    container.init = None;
+                    container.cgroups.clear();
+                };
+                let id = &self.container.id;
+                self.store.enter(id, Status::Created, at_rest).map(drop)
+            }
+        };
+    }
 }
 
 /// A container whose command has been executed.
@@ -130,7 +147,7 @@ struct Running {
 impl Running {
     /// Serves the container until init has ended and its output is dealt with. Returns the exit
     /// code.
-    fn supervise(&mut self, job: &Job) -> i32 {
+    fn supervise(&mut self, monitor: &Monitor) -> i32 {
         let mut code = None;
         let mut drained_by = None;
         loop {
@@ -155,10 +172,10 @@ impl Running {
             .flatten()
             .min();
             let timeout = wake_at.map(|at| at.saturating_duration_since(now));
-            let ready = self.wait(job, code.is_some(), timeout);
+            let ready = self.wait(monitor, code.is_some(), timeout);
 
             if ready.signal {
-                self.take_signals(job);
+                self.take_signals(monitor);
             }
             if ready.init && code.is_none() {
                 code = Some(self.take_init_code());
@@ -171,7 +188,7 @@ impl Running {
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
-                self.kill(job);
+                self.kill(monitor);
             }
             if ready.stdout {
                 self.stdout
@@ -181,7 +198,7 @@ impl Running {
                 self.stderr
                     .advance(|bytes| self.log.write(Stream::Stderr, bytes));
             }
-            self.tell_of_lost_readers(job);
+            self.tell_of_lost_readers(monitor);
             if let Some(network) = &mut self.network {
                 let now = Instant::now();
                 if ready.helper_ready {
@@ -202,13 +219,13 @@ impl Running {
 
     /// When main's reader has left, the container's writer gets EPIPE, as in a pipeline. When main
     /// itself has gone, the container writes on to the log: it may have much to say while it ends.
-    fn tell_of_lost_readers(&mut self, job: &Job) {
+    fn tell_of_lost_readers(&mut self, monitor: &Monitor) {
         /// Descriptors of a process that dies are closed one after the other.
         const DEATH_MAX: Duration = Duration::from_millis(100);
         let Self { stdout, stderr, .. } = self;
         for copier in [stdout, stderr] {
             if copier.has_lost_reader() && !copier.is_closed() && self.attached {
-                let main = [Some((job.main.as_fd(), PollFlags::IN))];
+                let main = [Some((monitor.main.as_fd(), PollFlags::IN))];
                 match poll::wait(main, Some(DEATH_MAX)) {
                     Ok(Some(_)) => {}
                     _ => copier.close(),
@@ -218,11 +235,11 @@ impl Running {
     }
 
     /// Reaps orphans, and ends the container when asked to leave.
-    fn take_signals(&mut self, job: &Job) {
+    fn take_signals(&mut self, monitor: &Monitor) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGQUIT) => self.kill(job),
+                Ok(Signal::SIGQUIT) => self.kill(monitor),
                 _ => self.stop(),
             }
         }
@@ -239,10 +256,10 @@ impl Running {
     }
 
     /// Ends the container at once, a frozen one as well.
-    fn kill(&self, job: &Job) {
+    fn kill(&self, monitor: &Monitor) {
         info!("the container is killed");
         kill(self.init.pidfd.as_fd());
-        cgroup::thaw(&job.container.cgroups);
+        cgroup::thaw(&monitor.container.cgroups);
     }
 
     /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers
@@ -260,10 +277,10 @@ impl Running {
         self.init_code.unwrap_or(LOST_EXIT_CODE)
     }
 
-    fn wait(&self, job: &Job, init_has_ended: bool, timeout: Option<Duration>) -> Ready {
+    fn wait(&self, monitor: &Monitor, init_has_ended: bool, timeout: Option<Duration>) -> Ready {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
-        let main = self.attached.then(|| (job.main.as_fd(), PollFlags::IN));
+        let main = self.attached.then(|| (monitor.main.as_fd(), PollFlags::IN));
         let interests = [
             Some((self.signals.as_fd(), PollFlags::IN)),
             // Not SIGCHLD: a caller may have left it ignored, and the news of one end hides
@@ -303,26 +320,26 @@ struct Ready {
 }
 
 /// Records the end, or removes the container.
-fn settle(job: &Job, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure> {
-    cgroup::remove(&job.container.cgroups);
-    if job.container.remove {
-        return match job.store.remove(&job.container) {
+fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure> {
+    cgroup::remove(&monitor.container.cgroups);
+    if monitor.container.remove {
+        return match monitor.store.remove(&monitor.container) {
             Err(StateError::NotOurs { .. }) => {
                 Ok(namespaces::in_that_user_namespace(user_namespace, || {
-                    let removed = job.store.remove(&job.container);
+                    let removed = monitor.store.remove(&monitor.container);
                     removed.map_err(|error| error.to_string())
                 })?)
             }
             other => Ok(other?),
         };
     }
-    let ended = |container: &mut Container| container.status = Status::exited_now(code);
-    match job.store.modify(&job.container.id, ended) {
+    let ended = Status::exited_now(code);
+    match monitor.store.enter(&monitor.container.id, ended, |_| {}) {
         // What this process knows of the container is as good.
         Err(StateError::Damaged { .. }) => {
-            let mut container = job.container.clone();
-            ended(&mut container);
-            Ok(job.store.update(&container)?)
+            let mut container = monitor.container.clone();
+            container.enter(ended)?;
+            Ok(monitor.store.update(&container)?)
         }
         other => Ok(other.map(drop)?),
     }

@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::PollFlags;
 use tracing::{debug, info};
 
-use super::{Job, Running, kill};
+use super::{Monitor, Running, kill};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
@@ -25,56 +25,50 @@ use crate::process::init;
 use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
+use crate::spec::Network;
 use crate::state::{ProcessRef, Status, claim};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
-use crate::sys::{self, Child, NewNamespaces};
+use crate::sys::{Child, NewNamespaces};
 
-pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
-    let signals = become_daemon().map_err(Failure::context(
-        "cannot make the monitor a process of its own",
-    ))?;
-    let claim = job.store.claim(&job.container)?;
-    let (stdin, relay) = match job.attached.take() {
+pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
+    let claim = monitor.store.claim(&monitor.container)?;
+    let (stdin, relay) = match monitor.attached.take() {
         Some(ends) => (Some(ends.stdin), Some((ends.stdout, ends.stderr))),
         None => (None, None),
     };
-    let (ours, theirs) = standard_streams(job, stdin).map_err(Failure::context(
+    let (ours, theirs) = standard_streams(monitor, stdin).map_err(Failure::context(
         "cannot make the container's standard streams",
     ))?;
-    let (init_channel, init) = clone_init(job, &theirs)?;
+    let (init_channel, init) = clone_init(monitor, &theirs)?;
     let init = Killer(Some(init));
     drop(theirs);
     debug!(
         pid = init.child().pid.as_raw(),
-        maps = ?job.maps,
-        cgroups = ?job.container.cgroups,
+        maps = ?monitor.maps,
+        cgroups = ?monitor.container.cgroups,
         "init is in its namespaces"
     );
-    let user_namespace = give_task(job, &init_channel, init.child())?;
-    let network = job.network.take().map(|network| HelperConfig {
-        listeners: network.listeners,
-        status_dir: network.status_dir,
-        log: job.log.clone(),
-        init: init.child().pid,
-        owner: job.maps.root_is_another().then(|| job.maps.root()),
-    });
-    let mut network = match network {
-        Some(config) => Some((config.spawn()?, config)),
-        None => None,
+    let user_namespace = give_task(monitor, &init_channel, init.child())?;
+    let mut network = match monitor.spec.network {
+        Network::Default => {
+            let config = helper_config(monitor, init.child());
+            Some((config.spawn()?, config))
+        }
+        Network::None => None,
     };
     // While both are at work.
-    job.container.monitor = Some(ProcessRef::current()?);
+    monitor.container.monitor = Some(ProcessRef::current()?);
     let first = ProcessRef::of(init.child().pid.as_raw())?;
     claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
-    job.container.init = Some(first);
-    job.store.update(&job.container)?;
-    let log = LogWriter::open(job.dir.log())
+    monitor.container.init = Some(first);
+    monitor.store.update(&monitor.container)?;
+    let log = LogWriter::open(monitor.dir.log())
         .map_err(Failure::context("cannot open the container's log"))?;
 
     let mut master = None;
     wait_until_prepared(
-        job,
+        monitor,
         &init_channel,
         &signals,
         network.as_mut().map(|(helper, _)| helper),
@@ -98,11 +92,13 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
     let_go(&init_channel)?;
     info!(pid = init.child().pid.as_raw(), "the container runs");
 
-    job.container.status = Status::Running;
-    job.store.update(&job.container)?;
+    monitor.container.enter(Status::Running)?;
+    monitor.store.update(&monitor.container)?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
-    let _ = job.main.send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
+    let _ = monitor
+        .main
+        .send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = relay.is_some();
     let (to_stdout, to_stderr) = relay.unzip();
     // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
@@ -122,12 +118,22 @@ pub(super) fn start(job: &mut Job) -> Result<Running, Failure> {
         signals,
         init_code: None,
         kill_at: None,
-        stop_signal: job.container.stop_signal,
+        stop_signal: monitor.container.stop_signal,
         user_namespace,
         attached,
         _stdin: ours.stdin,
         _claim: claim,
     })
+}
+
+fn helper_config(monitor: &mut Monitor, init: &Child) -> HelperConfig {
+    HelperConfig {
+        listeners: std::mem::take(&mut monitor.listeners),
+        status_dir: monitor.dir.net(),
+        log: monitor.log.clone(),
+        init: init.pid,
+        owner: monitor.maps.root_is_another().then(|| monitor.maps.root()),
+    }
 }
 
 /// Lets init execute the container's command.
@@ -144,40 +150,16 @@ fn let_go(init: &Channel<ToInit, FromInit>) -> Result<(), Failure> {
     }
 }
 
-/// Leaves main's session and terminal, and takes signals by descriptor from here on.
-fn become_daemon() -> io::Result<SignalFd> {
-    // In the foreground main is the session's; a Ctrl-C for both would end the container behind
-    // main's back.
-    rustix::process::setsid()?;
-    // A directory that somebody works in cannot be unmounted.
-    rustix::process::chdir("/")?;
-    rustix::thread::set_name(c"coracle-monitor")?;
-    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
-    // All are blocked; those that mean something here are heeded, the others wait for ever.
-    sys::block_all_signals();
-    let heeded: SigSet = [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ]
-    .into_iter()
-    .collect();
-    ProgramEnds::null()?.install()?;
-    Ok(SignalFd::with_flags(
-        &heeded,
-        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-    )?)
-}
-
 /// Our ends of the container's streams, and its own. With a terminal they are one, which init
 /// opens.
-fn standard_streams(job: &Job, stdin: Option<OwnedFd>) -> io::Result<(CallerEnds, ProgramEnds)> {
-    if job.spec.process.terminal {
+fn standard_streams(
+    monitor: &Monitor,
+    stdin: Option<OwnedFd>,
+) -> io::Result<(CallerEnds, ProgramEnds)> {
+    if monitor.spec.process.terminal {
         return Ok((CallerEnds::of_terminal(), ProgramEnds::null()?));
     }
-    let input = match job.open_stdin && stdin.is_none() {
+    let input = match monitor.spec.open_stdin && stdin.is_none() {
         true => Input::Pipe,
         false => Input::Empty,
     };
@@ -185,33 +167,36 @@ fn standard_streams(job: &Job, stdin: Option<OwnedFd>) -> io::Result<(CallerEnds
     if let Some(stdin) = stdin {
         theirs.stdin = stdin;
     }
-    if job.maps.root_is_another() {
-        theirs.give_pipes_to(job.maps.root())?;
+    if monitor.maps.root_is_another() {
+        theirs.give_pipes_to(monitor.maps.root())?;
     }
     Ok((ours, theirs))
 }
 
 /// Makes init in the container's namespaces and control groups. The child goes on as init.
 fn clone_init(
-    job: &mut Job,
+    monitor: &mut Monitor,
     streams: &ProgramEnds,
 ) -> Result<(Channel<ToInit, FromInit>, Child), Failure> {
-    let reach = match job.maps.root_is_another() {
+    let reach = match monitor.maps.root_is_another() {
         true => Reach::Own,
         false => Reach::Callers,
     };
-    let group = cgroup::name(job.container.id.short());
-    job.container.cgroups = cgroup::create(&group, reach)?;
-    let mut groups = Entrance::open(&job.container.cgroups)?;
+    let group = cgroup::name(monitor.container.id.short());
+    monitor.container.cgroups = cgroup::create(&group, reach)?;
+    let mut groups = Entrance::open(&monitor.container.cgroups)?;
     let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;
-    let clone =
-        namespaces::fork_with_fallback(&mut job.maps, NewNamespaces::CONTAINER, groups.unified())?;
+    let clone = namespaces::fork_with_fallback(
+        &mut monitor.maps,
+        NewNamespaces::CONTAINER,
+        groups.unified(),
+    )?;
     match clone {
         (Fork::Parent(held), fallback) => {
             if let Some(reason) = fallback {
-                job.container.id_maps = Some(job.maps.clone());
+                monitor.container.id_maps = Some(monitor.maps.clone());
                 let warning = FromMonitor::Warning(reason.warning());
-                job.main.send(&warning, &[])?;
+                monitor.main.send(&warning, &[])?;
             }
             groups.admit(held.child().pid).map_err(Failure::context(
                 "cannot move the container to its control group",
@@ -233,7 +218,7 @@ fn clone_init(
 
 /// Tells init what to make, and opens what it may not reach itself. Returns its user namespace.
 fn give_task(
-    job: &Job,
+    monitor: &Monitor,
     init: &Channel<ToInit, FromInit>,
     child: &Child,
 ) -> Result<OwnedFd, Failure> {
@@ -242,19 +227,19 @@ fn give_task(
         .map_err(Failure::context(format!("cannot open {path}")))?
         .into();
     let mut mounts = Vec::new();
-    if job.maps.root_is_another() {
-        let (sources, warning) = Sources::open_for(&job.spec.tree, user_namespace.as_fd())?;
+    if monitor.maps.root_is_another() {
+        let (sources, warning) = Sources::open_for(&monitor.spec.tree, user_namespace.as_fd())?;
         if let Some(warning) = warning {
-            job.main.send(&FromMonitor::Warning(warning), &[])?;
+            monitor.main.send(&FromMonitor::Warning(warning), &[])?;
         }
         mounts = sources.into_descriptors();
     }
-    let task = task::write("coracle-init", &job.spec)?;
+    let task = task::write("coracle-init", &monitor.spec)?;
     let start = ToInit::Start {
         mounts: mounts.len(),
-        log: job.log.clone(),
+        log: monitor.log.clone(),
     };
-    init.send(&start, &[task.as_fd(), job.log.open()?.as_fd()])?;
+    init.send(&start, &[task.as_fd(), monitor.log.open()?.as_fd()])?;
     for some in mounts.chunks(DESCRIPTORS_MAX) {
         let some: Vec<_> = some.iter().map(OwnedFd::as_fd).collect();
         init.send(&ToInit::Mounts, &some)?;
@@ -300,7 +285,7 @@ impl<E: Into<Failure>> From<E> for Waiting {
 /// Returns when init has nothing left to do but exec and the helper is ready, or when one of them
 /// or main is gone.
 fn wait_until_prepared(
-    job: &Job,
+    monitor: &Monitor,
     init: &Channel<ToInit, FromInit>,
     signals: &SignalFd,
     mut helper: Option<&mut Helper>,
@@ -314,7 +299,7 @@ fn wait_until_prepared(
         }
         let interests = [
             Some((init.as_fd(), PollFlags::IN)),
-            Some((job.main.as_fd(), PollFlags::IN)),
+            Some((monitor.main.as_fd(), PollFlags::IN)),
             ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             Some((signals.as_fd(), PollFlags::IN)),
         ];
@@ -335,12 +320,14 @@ fn wait_until_prepared(
                     let master = master
                         .as_ref()
                         .ok_or_else(|| Failure::runner("init sent no terminal"))?;
-                    job.main.send(&FromMonitor::Terminal, &[master.as_fd()])?;
+                    monitor
+                        .main
+                        .send(&FromMonitor::Terminal, &[master.as_fd()])?;
                 }
                 Some((FromInit::Prepared { warnings }, _)) => {
                     prepared = true;
                     for warning in warnings {
-                        job.main.send(&FromMonitor::Warning(warning), &[])?;
+                        monitor.main.send(&FromMonitor::Warning(warning), &[])?;
                     }
                 }
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into()),

@@ -46,6 +46,11 @@ impl ContainerDir {
         self.data.join("upper")
     }
 
+    /// For the status socket of the network helper; the container may see this directory.
+    pub fn net(&self) -> PathBuf {
+        self.run.join("net")
+    }
+
     /// The overlay's work directory.
     pub fn work(&self) -> PathBuf {
         self.data.join("work")
@@ -97,7 +102,8 @@ impl Store {
     /// directories, `upper` and `work` among them. Fails with [`StateError::NameTaken`] when the
     /// name is in use.
     ///
-    /// Next, whoever takes over (the monitor) puts itself into `monitor` before the caller ends.
+    /// It is [`Status::Starting`]. Next, whoever takes over (the monitor) puts itself into
+    /// `monitor` before the caller ends, or the caller leaves it [`Status::Created`].
     pub fn create(&self, new: NewContainer) -> Result<Container, StateError> {
         let _lock = self.lock()?;
         let taken = self.read_all()?.containers;
@@ -128,7 +134,7 @@ impl Store {
             tty: new.tty,
             init: None,
             monitor: Some(me),
-            status: Status::Created,
+            status: Status::Starting,
             stop_signal: new.stop_signal.unwrap_or(libc::SIGTERM),
             cgroups: Vec::new(),
             id_maps: new.id_maps,
@@ -203,10 +209,9 @@ impl Store {
             let _lock = self.lock()?;
             let mut listing = self.read_all()?;
             for container in listing.containers.iter_mut().filter(|c| c.is_lost()) {
-                let code = if container.status == Status::Running {
-                    LOST_EXIT_CODE
-                } else {
-                    NEVER_STARTED_EXIT_CODE
+                let code = match container.status {
+                    Status::Running => LOST_EXIT_CODE,
+                    _ => NEVER_STARTED_EXIT_CODE,
                 };
                 container.status = Status::exited_now(code);
                 // A file system that takes no more, or is read-only, does not change what is true.
@@ -239,6 +244,25 @@ impl Store {
     ) -> Result<Container, StateError> {
         let _lock = self.lock()?;
         let mut container = self.read(id)?;
+        change(&mut container);
+        self.write(&container)?;
+        Ok(container)
+    }
+
+    /// Takes a container to the next point of its life, and makes the change that goes with it.
+    /// Nobody else can have taken it there at the same time.
+    ///
+    /// # Errors
+    /// Those of [`Container::enter`].
+    pub fn enter(
+        &self,
+        id: &ContainerId,
+        next: Status,
+        change: impl FnOnce(&mut Container),
+    ) -> Result<Container, StateError> {
+        let _lock = self.lock()?;
+        let mut container = self.read(id)?;
+        container.enter(next)?;
         change(&mut container);
         self.write(&container)?;
         Ok(container)
@@ -335,7 +359,8 @@ impl Store {
         Ok(listing)
     }
 
-    fn read(&self, id: &ContainerId) -> Result<Container, StateError> {
+    /// The record of the container with this id, as it is.
+    pub fn read(&self, id: &ContainerId) -> Result<Container, StateError> {
         let path = self.data_dir(id).join("config.json");
         let damaged = |defect: String| StateError::Damaged {
             id: id.clone(),

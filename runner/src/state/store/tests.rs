@@ -181,7 +181,7 @@ fn a_crash_is_repaired_by_the_next_look() {
     let ended = store.create(named("ended")).unwrap();
     let alive = store.create(named("alive")).unwrap();
     crash(&store, &running, Status::Running);
-    crash(&store, &starting, Status::Created);
+    crash(&store, &starting, Status::Starting);
     crash(&store, &ended, Status::Exited { code: 3, at: 7 });
     store
         .modify(&alive.id, |c| c.status = Status::Running)

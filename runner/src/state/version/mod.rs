@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 ///
 /// - 0: told no version. Early ones lack fields.
 /// - 1: the record has the container's ID maps, the specification its seccomp profile.
-pub const VERSION: u32 = 1;
+/// - 2: a container that somebody makes or starts is `starting`, one at rest `created`. The
+///   specification says whether its input stays open.
+pub const VERSION: u32 = 2;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,8 @@ impl Kept {
         match (self, version) {
             (Self::Record, 0) => record_from_0(fields),
             (Self::Spec, 0) => spec_from_0(fields),
+            (Self::Record, 1) => record_from_1(fields),
+            (Self::Spec, 1) => spec_from_1(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -123,6 +127,19 @@ fn spec_from_0(spec: &mut Map<String, Value>) {
             }
         }
     }
+}
+
+fn record_from_1(record: &mut Map<String, Value>) {
+    let status = record.get_mut("status").and_then(Value::as_object_mut);
+    if let Some(state) = status.and_then(|status| status.get_mut("state"))
+        && state == "created"
+    {
+        *state = json!("starting");
+    }
+}
+
+fn spec_from_1(spec: &mut Map<String, Value>) {
+    add_missing(spec, [("open_stdin", json!(false))]);
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

@@ -6,6 +6,8 @@ use crate::state::{Container, Status};
 
 const RECORD_0: &str = include_str!("config-0.json");
 const SPEC_0: &str = include_str!("spec-0.json");
+const RECORD_1: &str = include_str!("config-1.json");
+const SPEC_1: &str = include_str!("spec-1.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -38,12 +40,46 @@ fn a_specification_of_version_0_is_read() {
     let spec: ContainerSpec = read(Kept::Spec, SPEC_0.as_bytes()).unwrap();
     let written = String::from_utf8(spec.to_kept()).unwrap();
     let mut expected = object(SPEC_0);
-    expected.insert("version".to_owned(), json!(VERSION));
+    expected.extend(added_to_spec_1());
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
     let again: ContainerSpec = read(Kept::Spec, written.as_bytes()).unwrap();
     assert_eq!(again.process.args, spec.process.args);
+}
+
+#[test]
+fn a_record_of_version_1_is_read() {
+    let container: Container = read(Kept::Record, RECORD_1.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_1);
+    expected.insert("version".to_owned(), json!(VERSION));
+    assert_eq!(object(&written), expected);
+}
+
+/// Somebody was starting it, and a crash may have come between.
+#[test]
+fn what_was_created_in_version_1_is_starting() {
+    let mut record = object(RECORD_1);
+    record["status"] = json!({"state": "created"});
+    let text = serde_json::to_vec(&record).unwrap();
+    let container: Container = read(Kept::Record, &text).unwrap();
+    assert_eq!(container.status, Status::Starting);
+}
+
+#[test]
+fn a_specification_of_version_1_is_read() {
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_1.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_1);
+    expected.extend(added_to_spec_1());
+    assert_eq!(object(&written), expected);
+}
+
+/// The input of its container had ended unless somebody was there to write to it.
+fn added_to_spec_1() -> [(String, Value); 2] {
+    [("version", json!(VERSION)), ("open_stdin", json!(false))]
+        .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Version 0 grew fields without saying so.

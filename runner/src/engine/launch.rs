@@ -1,0 +1,286 @@
+//! From a container that is recorded to one whose command runs: the process that answers for it is
+//! started, and told what to do.
+//!
+//! That process, the monitor, is this program executed anew in a role of its own. It lives as long
+//! as the container does, and is nobody's child: the caller, which may have threads and may live
+//! longer, has nothing to reap. [`Launch`] is the caller's end of the talk with it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use portfwd::publish::Listener;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use tracing::{debug, error_span};
+
+use super::processes::wait_for_end;
+use super::{ContainerRequest, Engine, EngineError};
+use crate::network::ports::Ports;
+use crate::process::channel::{self, Channel, ChannelError, DESCRIPTORS_MAX, Never};
+use crate::process::messages::{FromMonitor, Job, ToMonitor, Unstarted};
+use crate::process::selfexec::{self, MONITOR_ROLE};
+use crate::state::{Container, ProcessRef, Status, Store};
+use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
+
+/// Which of a container's standard streams an attached caller takes. Whichever they are, the
+/// container ends with the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attach {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+impl Attach {
+    /// An output that the caller does not take goes to the log alone; its own end is closed from
+    /// the beginning. What is typed into a terminal goes to that, see [`Launch::terminal`].
+    fn streams(self, terminal: bool) -> io::Result<(CallerEnds, ProgramEnds)> {
+        let input = match self.stdin && !terminal {
+            true => Input::Pipe,
+            false => Input::Empty,
+        };
+        let (ours, mut theirs) = stdio::pipes(input)?;
+        if !self.stdout {
+            theirs.stdout = stdio::null()?;
+        }
+        if !self.stderr {
+            theirs.stderr = stdio::null()?;
+        }
+        Ok((ours, theirs))
+    }
+}
+
+/// A container that is being started, or has been, seen by the process that has asked for it.
+///
+/// Dropped before the command runs, it calls the start off; later it ends the container if this
+/// process is attached to it, in the way of [`Engine::stop`].
+#[derive(Debug)]
+#[must_use = "dropping it calls the start off"]
+pub struct Launch {
+    pub container: Container,
+    /// Ours of the container's streams, if this process is attached.
+    pub streams: Option<CallerEnds>,
+    /// The master of the container's terminal, once the command runs. For typing into it; what it
+    /// shows comes through `streams`.
+    pub terminal: Option<OwnedFd>,
+    events: Channel<Never, FromMonitor>,
+    monitor: MonitorHandle,
+    store: Store,
+    /// The exit code, where it came before the news of the start.
+    ended: Option<i32>,
+}
+
+impl Engine {
+    /// Makes a container and starts it, with `attach` attached to this process. Where it cannot be
+    /// made or started, nothing of it stays. `warn` is told of what will not work as somebody may
+    /// expect.
+    pub fn run(
+        &self,
+        request: ContainerRequest,
+        attach: Option<Attach>,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Launch, EngineError> {
+        request.check()?;
+        // First, so that a clash has nothing to undo.
+        let Ports { listeners, rules } = Ports::bind(&request.publish, &self.store)?;
+        let container = self.make(
+            ContainerRequest {
+                publish: rules,
+                ..request
+            },
+            warn,
+        )?;
+        self.launch(container.clone(), listeners, attach, Unstarted::Forget)
+            .inspect_err(|_| drop(self.store.remove(&container)))
+    }
+
+    /// Starts a container that has been created, with `attach` attached to this process. Where it
+    /// cannot be started, it stays as it was; ports that the kernel chose are kept.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongState`](super::ErrorKind::WrongState) for one that has been started
+    /// already, [`ErrorKind::PortUnavailable`](super::ErrorKind::PortUnavailable), and those of
+    /// [`Engine::find`].
+    pub fn start(&self, wanted: &str, attach: Option<Attach>) -> Result<Launch, EngineError> {
+        let mut container = self.find(wanted)?;
+        // Before its ports are found to be taken, by itself.
+        container.enter(Status::Starting)?;
+        let rules = container
+            .publish
+            .iter()
+            .filter_map(|rule| rule.parse().ok());
+        let rules: Vec<_> = rules.collect();
+        let Ports { listeners, rules } = Ports::bind(&rules, &self.store)?;
+        let me = ProcessRef::current()?;
+        let starting = |container: &mut Container| {
+            container.monitor = Some(me);
+            container.publish = rules.iter().map(ToString::to_string).collect();
+        };
+        let container = self
+            .store
+            .enter(&container.id, Status::Starting, starting)?;
+        let id = container.id.clone();
+        self.launch(container, listeners, attach, Unstarted::Keep)
+            .inspect_err(|_| drop(self.store.enter(&id, Status::Created, |c| c.monitor = None)))
+    }
+
+    fn launch(
+        &self,
+        container: Container,
+        listeners: Vec<Listener>,
+        attach: Option<Attach>,
+        unstarted: Unstarted,
+    ) -> Result<Launch, EngineError> {
+        let _span = error_span!("launch", container = container.id.short()).entered();
+        debug!(name = container.name, "the container is recorded");
+        let streams = attach.map(|attach| attach.streams(container.tty));
+        let streams = streams.transpose().map_err(EngineError::streams)?;
+        let (streams, theirs) = streams.unzip();
+        let (channel, monitors) = channel::pair::<ToMonitor, FromMonitor>()?;
+        let executed = execute_monitor(&container.name, monitors.into());
+        let mut executed = executed.map_err(EngineError::monitor)?;
+        let job = Job {
+            dirs: self.store.dirs().clone(),
+            id: container.id.clone(),
+            listeners: listeners.len(),
+            attached: theirs.is_some(),
+            unstarted,
+            filter: self.filter.clone(),
+        };
+        let sent = send_job(&channel, job, theirs.as_ref(), &listeners);
+        let events = channel.into_receiver();
+        // Fails only where the caller ignores its children, which need no reaping then.
+        let _ = executed.wait();
+        // One that could not become a monitor has said so before it left.
+        let monitor = match events.receive()? {
+            Some((FromMonitor::Born(pid), mut pidfd)) => {
+                debug!(pid, "the monitor was started");
+                pidfd.pop().map(MonitorHandle)
+            }
+            Some((FromMonitor::Failed(failure), _)) => return Err(EngineError::Start(failure)),
+            _ => None,
+        };
+        let monitor = monitor.ok_or(EngineError::MonitorKilled)?;
+        sent?;
+        Ok(Launch {
+            container,
+            streams,
+            terminal: None,
+            events,
+            monitor,
+            store: self.store.clone(),
+            ended: None,
+        })
+    }
+}
+
+impl Launch {
+    /// Waits until the command runs. One that ran for a moment only has run. `warn` is told of what
+    /// will not work as somebody may expect.
+    pub fn started(&mut self, warn: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
+        loop {
+            match self.events.receive()? {
+                Some((FromMonitor::Warning(text), _)) => warn(&text),
+                Some((FromMonitor::Terminal, mut master)) => self.terminal = master.pop(),
+                Some((FromMonitor::Born(_), _)) => {}
+                Some((FromMonitor::Started, _)) => return Ok(()),
+                Some((FromMonitor::Exited(code), _)) => {
+                    self.ended = Some(code);
+                    return Ok(());
+                }
+                Some((FromMonitor::Failed(failure), _)) => return Err(EngineError::Start(failure)),
+                None => {
+                    self.disown();
+                    return Err(EngineError::MonitorKilled);
+                }
+            }
+        }
+    }
+
+    /// Waits until a container that has started ends, and returns its exit code as a shell would
+    /// show it. Of one that this process is attached to, somebody has to read the output meanwhile.
+    pub fn ended(self) -> Result<i32, EngineError> {
+        if let Some(code) = self.ended {
+            return Ok(code);
+        }
+        let code = match self.events.receive()? {
+            Some((FromMonitor::Exited(code), _)) => Ok(code),
+            Some((FromMonitor::Failed(failure), _)) => Err(EngineError::Start(failure)),
+            _ => Err(EngineError::MonitorKilled),
+        };
+        self.monitor.wait();
+        code
+    }
+
+    /// This process answers for the container no more, if it still did: its monitor was killed
+    /// before it could take over.
+    fn disown(&self) {
+        let me = ProcessRef::current().ok();
+        // Where it fails, the container is lost as soon as this process is.
+        let _ = self.store.modify(&self.container.id, |container| {
+            if container.monitor == me {
+                container.monitor = None;
+            }
+        });
+    }
+
+    /// For whoever serves the caller's terminal and signals meanwhile.
+    pub(crate) fn into_parts(
+        self,
+    ) -> (
+        Channel<Never, FromMonitor>,
+        Option<CallerEnds>,
+        MonitorHandle,
+    ) {
+        (self.events, self.streams, self.monitor)
+    }
+}
+
+/// The process that answers for a container, for as long as it does.
+#[derive(Debug)]
+pub(crate) struct MonitorHandle(OwnedFd);
+
+impl MonitorHandle {
+    /// Waits for its end.
+    pub fn wait(&self) {
+        wait_for_end(&self.0, None);
+        // An orphan's, where this process adopts orphans. Nobody else's has to be reaped.
+        let _ = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED);
+    }
+}
+
+/// Executes a monitor, whose standard input is to be `channel`. What is executed ends at once, and
+/// leaves the monitor without parent.
+fn execute_monitor(name: &str, channel: OwnedFd) -> io::Result<Child> {
+    // A signal to the caller's whole process group, as of a Ctrl-C, is not the monitor's, which
+    // takes all signals for itself from its first instruction.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let executed = selfexec::command(MONITOR_ROLE)
+        .arg(name)
+        .stdin(channel)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    mask.thread_set_mask()?;
+    executed
+}
+
+fn send_job(
+    channel: &Channel<ToMonitor, FromMonitor>,
+    job: Job,
+    streams: Option<&ProgramEnds>,
+    listeners: &[Listener],
+) -> Result<(), ChannelError> {
+    let streams = streams.map(ProgramEnds::as_fds);
+    channel.send(
+        &ToMonitor::Start(job),
+        streams.as_ref().map_or(&[], |s| &s[..]),
+    )?;
+    for some in listeners.chunks(DESCRIPTORS_MAX) {
+        let rules = some.iter().map(|listener| listener.rule().to_string());
+        let sockets: Vec<BorrowedFd> = some.iter().map(|l| l.socket.as_fd()).collect();
+        channel.send(&ToMonitor::Listeners(rules.collect()), &sockets)?;
+    }
+    Ok(())
+}
