@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
 use crate::path_text;
@@ -25,6 +26,7 @@ use crate::state::version::{self, Kept, Versioned};
 pub struct ContainerSpec {
     pub hostname: String,
     pub tree: Tree,
+    pub namespaces: Namespaces,
     pub network: Network,
     /// Whether the input of its command stays open while nobody is there to write to it.
     pub open_stdin: bool,

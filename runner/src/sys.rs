@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
@@ -30,16 +31,18 @@ pub struct NewNamespaces(u64);
 impl NewNamespaces {
     pub const NONE: Self = Self(0);
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
-    /// All of a container's but the cgroup namespace, which begins at the group that its maker is
-    /// in: the child makes that.
-    pub const CONTAINER: Self = Self(
-        (libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS) as u64,
-    );
+
+    /// Those of `flags` that are namespaces.
+    pub fn of(flags: CloneFlags) -> Self {
+        let namespaces = CloneFlags::CLONE_NEWUSER
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP;
+        Self((flags & namespaces).bits() as u64)
+    }
 
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)

@@ -10,7 +10,7 @@ use crate::engine::{running_init, wait_for_end};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance};
 use crate::isolation::idmap;
-use crate::isolation::namespaces;
+use crate::isolation::namespaces::wait_for;
 use crate::process::channel::{self};
 use crate::process::exec;
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE};
@@ -26,8 +26,12 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let container = engine.find(&args.container())?;
     let init = running_init(&container)?;
-    let spec = ContainerSpec::load(&engine.store().dir(&container).data)?;
-    let mut spec = added(&args, spec.process);
+    let ContainerSpec {
+        namespaces,
+        process,
+        ..
+    } = ContainerSpec::load(&engine.store().dir(&container).data)?;
+    let mut spec = added(&args, process);
     if let Some(init) = &container.init {
         spec.single_id = idmap::is_single(&idmap::groups_of(init.pid)?);
     }
@@ -63,7 +67,10 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
 
     let task = task::write("coracle-exec", &spec)?;
     // A launcher that failed at once has said so; what it said comes next.
-    let _ = main.send(&ToLauncher::Run, &[init.as_fd(), task.as_fd()]);
+    let _ = main.send(
+        &ToLauncher::Run { namespaces },
+        &[init.as_fd(), task.as_fd()],
+    );
     let outcome = Foreground::new(
         signals,
         main.into_receiver(),
@@ -76,7 +83,7 @@ pub fn exec(args: ExecArgs) -> Result<u8, Failure> {
     if !wait_for_end(&launcher.pidfd, Some(LAUNCHER_PATIENCE)) {
         let _ = sys::send_signal(launcher.pidfd.as_fd(), libc::SIGKILL);
     }
-    namespaces::wait_for(launcher.pid)?;
+    wait_for(launcher.pid)?;
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),

@@ -15,6 +15,7 @@ use portfwd::spec::Publish;
 use super::{Engine, EngineError};
 use crate::images::builtin;
 use crate::isolation::idmap::IdMaps;
+use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::security::Capabilities;
 use crate::network::etc_files;
@@ -309,6 +310,7 @@ fn specify(
             binds,
             files: etc_files::provide(&dir.run, hostname, name, request.network)?,
         },
+        namespaces: Namespaces::OWN,
         network: request.network,
         open_stdin: request.open_stdin,
         process: ProcessSpec {

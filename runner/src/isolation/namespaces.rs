@@ -1,9 +1,10 @@
 //! Making and joining namespaces.
 //!
-//! Owns the hand-shake between a process that makes a user namespace and the child that is born
-//! into it, and the order in which the namespaces of a running container are joined. Which IDs are
-//! mapped is `idmap`'s business; what happens inside is the caller's. Every process here is
-//! single-threaded, as `setns(2)` and `unshare(2)` demand of a change of user namespace.
+//! [`Namespaces`] says which a container has. Owns the hand-shake between a process that makes a
+//! user namespace and the child that is born into it, and the order in which the namespaces of a
+//! running container are joined. Which IDs are mapped is `idmap`'s business; what happens inside is
+//! the caller's. Every process here is single-threaded, as `setns(2)` and `unshare(2)` demand of a
+//! change of user namespace.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +16,7 @@ use rustix::process::{
     DumpableBehavior, WaitOptions, WaitStatus, pidfd_send_signal, set_dumpable_behavior, wait,
     waitpid,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
 use crate::isolation::idmap::{IdMapError, IdMaps, SingleReason};
@@ -50,6 +52,79 @@ impl NamespaceError {
             hint: user_namespace_hint(&source),
             source,
         }
+    }
+}
+
+/// Where a container has its namespace of each kind from, but for the time namespace, which is the
+/// host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    user: Origin,
+    mount: Origin,
+    pid: Origin,
+    network: Origin,
+    ipc: Origin,
+    uts: Origin,
+    cgroup: Origin,
+}
+
+/// Where a namespace comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Origin {
+    /// It is made for the container, and ends with it.
+    New,
+}
+
+impl Namespaces {
+    /// All are the container's own.
+    pub const OWN: Self = Self {
+        user: Origin::New,
+        mount: Origin::New,
+        pid: Origin::New,
+        network: Origin::New,
+        ipc: Origin::New,
+        uts: Origin::New,
+        cgroup: Origin::New,
+    };
+
+    /// Those that the container's first process is born into.
+    pub fn at_birth(self) -> NewNamespaces {
+        NewNamespaces::of(self.own() - CloneFlags::CLONE_NEWCGROUP)
+    }
+
+    /// Makes what it cannot be born into: a cgroup namespace begins at the group that its maker is
+    /// in, which has to be the container's by then.
+    pub fn make_rest(self) -> nix::Result<()> {
+        nix::sched::unshare(self.own() & CloneFlags::CLONE_NEWCGROUP)
+    }
+
+    /// Joins those of the container whose first process `pidfd` refers to. The PID namespace is
+    /// joined for children only, as always with `setns(2)`.
+    ///
+    /// The user namespace comes with the others in one call, in which the kernel joins it first:
+    /// that gives the rights that the rest needs.
+    pub fn join(self, pidfd: &OwnedFd) -> Result<(), NamespaceError> {
+        nix::sched::setns(pidfd.as_fd(), self.own()).map_err(|errno| NamespaceError::Join {
+            source: errno.into(),
+        })
+    }
+
+    /// Those that the container has to itself.
+    fn own(self) -> CloneFlags {
+        let kinds = [
+            (self.user, CloneFlags::CLONE_NEWUSER),
+            (self.mount, CloneFlags::CLONE_NEWNS),
+            (self.pid, CloneFlags::CLONE_NEWPID),
+            (self.network, CloneFlags::CLONE_NEWNET),
+            (self.ipc, CloneFlags::CLONE_NEWIPC),
+            (self.uts, CloneFlags::CLONE_NEWUTS),
+            (self.cgroup, CloneFlags::CLONE_NEWCGROUP),
+        ];
+        let own = kinds.map(|(origin, flag)| match origin {
+            Origin::New => flag,
+        });
+        own.into_iter().collect()
     }
 }
 
@@ -210,24 +285,6 @@ fn report(mut tell: io::PipeWriter, result: Result<(), String>) -> ! {
     let message = result.err().unwrap_or_else(|| "ok".to_owned());
     let _ = io::Write::write_all(&mut tell, message.as_bytes());
     std::process::exit(0)
-}
-
-/// Joins every namespace of the process that `pidfd` refers to but the time namespace. The PID
-/// namespace is joined for children only, as always with `setns(2)`.
-///
-/// The user namespace comes with the others in one call, in which the kernel joins it first: that
-/// gives the rights that the rest needs.
-pub fn join_container(pidfd: &OwnedFd) -> Result<(), NamespaceError> {
-    let container = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP
-        | CloneFlags::CLONE_NEWUSER;
-    nix::sched::setns(pidfd.as_fd(), container).map_err(|errno| NamespaceError::Join {
-        source: errno.into(),
-    })
 }
 
 /// Reaps what can be reaped without waiting and returns the PIDs with their exit codes.

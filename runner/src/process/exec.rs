@@ -17,7 +17,7 @@ use rustix::event::PollFlags;
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::failure::Failure;
-use crate::isolation::namespaces;
+use crate::isolation::namespaces::{become_root, wait_for};
 use crate::poll;
 use crate::printable::complain;
 use crate::process::channel::{self, Channel, Never};
@@ -67,15 +67,15 @@ fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
     // Before the container can see us.
     hide_from_container()?;
     rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
-    let Some((ToLauncher::Run, mut descriptors)) = main.receive()? else {
+    let Some((ToLauncher::Run { namespaces }, mut descriptors)) = main.receive()? else {
         return Err(Failure::runner("the command that asked for this has gone"));
     };
     let (Some(spec), Some(init)) = (descriptors.pop(), descriptors.pop()) else {
         return Err(Failure::runner("the task came without its descriptors"));
     };
     let spec: ProcessSpec = task::read(spec)?;
-    namespaces::join_container(&init)?;
-    namespaces::become_root().map_err(Failure::context("cannot become the container's root"))?;
+    namespaces.join(&init)?;
+    become_root().map_err(Failure::context("cannot become the container's root"))?;
     // Changing IDs makes a process dumpable as the machine is set.
     hide_from_container()?;
 
@@ -127,7 +127,7 @@ fn accompany(
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
     wait_beside(child.pidfd.as_fd(), main, child)?;
-    let code = namespaces::wait_for(child.pid)?;
+    let code = wait_for(child.pid)?;
     failed.map_or(Ok(code), Err)
 }
 
@@ -146,7 +146,7 @@ fn wait_beside(
     }
     // Fails only when it has ended.
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
-    namespaces::wait_for(child.pid)?;
+    wait_for(child.pid)?;
     Err(Failure::runner("the command that asked for this has gone"))
 }
 

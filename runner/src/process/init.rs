@@ -11,13 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::sched::{CloneFlags, unshare};
 use tracing::dispatcher::with_default;
 use tracing::{Dispatch, debug, error_span};
 
 use crate::failure::Failure;
 use crate::isolation::idmap::{self, Kind};
-use crate::isolation::namespaces::become_root;
+use crate::isolation::namespaces::{Namespaces, become_root};
 use crate::printable::complain;
 use crate::process::channel::Channel;
 use crate::process::messages::{FromInit, ToInit};
@@ -32,10 +31,10 @@ use crate::sys;
 
 /// Goes on as init. Runs in the cloned process; `monitor` is the socket of a channel of
 /// [`FromInit`] and [`ToInit`].
-pub fn launch(streams: &ProgramEnds, monitor: &OwnedFd) -> Failure {
+pub fn launch(namespaces: Namespaces, streams: &ProgramEnds, monitor: &OwnedFd) -> Failure {
     let attempt = || -> Result<Infallible, Failure> {
-        // Now that this process is in the container's group: the namespace begins there.
-        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Failure::context(
+        // Now that this process is in the container's group.
+        namespaces.make_rest().map_err(Failure::context(
             "cannot make the container's cgroup namespace",
         ))?;
         streams.install().map_err(Failure::context(

@@ -19,6 +19,7 @@ use netstack::logging::Filter;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::isolation::namespaces::Namespaces;
 use crate::logging::ProcessLog;
 use crate::state::{ContainerId, Dirs};
 
@@ -51,10 +52,10 @@ pub enum ToInit {
 /// From main to the launcher of `exec`.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToLauncher {
-    /// Run this. Attached are a pidfd of the container's
+    /// Run this in a container that has these namespaces. Attached are a pidfd of the container's
     /// init and a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than
     /// a message.
-    Run,
+    Run { namespaces: Namespaces },
 }
 
 /// From main to the monitor that it has executed.

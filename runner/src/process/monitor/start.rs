@@ -29,7 +29,7 @@ use crate::spec::Network;
 use crate::state::{ProcessRef, Status, claim};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
-use crate::sys::{Child, NewNamespaces};
+use crate::sys::Child;
 
 pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
     let claim = monitor.store.claim(&monitor.container)?;
@@ -186,11 +186,9 @@ fn clone_init(
     monitor.container.cgroups = cgroup::create(&group, reach)?;
     let mut groups = Entrance::open(&monitor.container.cgroups)?;
     let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;
-    let clone = namespaces::fork_with_fallback(
-        &mut monitor.maps,
-        NewNamespaces::CONTAINER,
-        groups.unified(),
-    )?;
+    let namespaces = monitor.spec.namespaces;
+    let clone =
+        namespaces::fork_with_fallback(&mut monitor.maps, namespaces.at_birth(), groups.unified())?;
     match clone {
         (Fork::Parent(held), fallback) => {
             if let Some(reason) = fallback {
@@ -209,7 +207,7 @@ fn clone_init(
             let Ok(socket) = theirs.as_fd().try_clone_to_owned() else {
                 std::process::exit(125)
             };
-            let failure = init::launch(streams, &socket);
+            let failure = init::launch(namespaces, streams, &socket);
             let _ = theirs.send(&FromInit::Failed(failure), &[]);
             std::process::exit(125)
         }

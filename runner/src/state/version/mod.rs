@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 /// - 0: told no version. Early ones lack fields.
 /// - 1: the record has the container's ID maps, the specification its seccomp profile.
 /// - 2: a container that somebody makes or starts is `starting`, one at rest `created`. The
-///   specification says whether its input stays open.
+///   specification says which namespaces it has, and whether its input stays open.
 pub const VERSION: u32 = 2;
 
 /// A file that is kept of each container.
@@ -139,7 +139,13 @@ fn record_from_1(record: &mut Map<String, Value>) {
 }
 
 fn spec_from_1(spec: &mut Map<String, Value>) {
-    add_missing(spec, [("open_stdin", json!(false))]);
+    let kinds = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
+    let new = kinds.map(|kind| (kind.to_owned(), json!("new")));
+    let added = [
+        ("namespaces", Value::Object(new.into_iter().collect())),
+        ("open_stdin", json!(false)),
+    ];
+    add_missing(spec, added);
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

@@ -76,10 +76,21 @@ fn a_specification_of_version_1_is_read() {
     assert_eq!(object(&written), expected);
 }
 
-/// The input of its container had ended unless somebody was there to write to it.
-fn added_to_spec_1() -> [(String, Value); 2] {
-    [("version", json!(VERSION)), ("open_stdin", json!(false))]
-        .map(|(name, value)| (name.to_owned(), value))
+/// Its container had namespaces of its own, like all of that time, and an input that had ended
+/// unless somebody was there to write to it.
+fn added_to_spec_1() -> [(String, Value); 3] {
+    [
+        ("version", json!(VERSION)),
+        (
+            "namespaces",
+            json!({
+                "user": "new", "mount": "new", "pid": "new", "network": "new",
+                "ipc": "new", "uts": "new", "cgroup": "new",
+            }),
+        ),
+        ("open_stdin", json!(false)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Version 0 grew fields without saying so.
