@@ -11,6 +11,7 @@ mod ending;
 mod handed_down;
 mod hostile;
 mod isolation;
+mod library;
 mod lifecycle;
 mod network;
 mod seccomp;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         streams::CASES,
         handed_down::CASES,
         isolation::CASES,
+        library::CASES,
         hostile::CASES,
         network::CASES,
         seccomp::CASES,

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use super::caller::{Caller, Kind};
 use super::process::{Outcome, all_reaped, children_named, end_children, finish};
+use super::skip;
 
 const APPLETS: &[&str] = &[
     "cat", "chmod", "chown", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
@@ -393,6 +394,19 @@ pub fn coracle() -> &'static Path {
     })
 }
 
+/// The example that uses the engine as a library. Skips where nobody has built it.
+pub fn example() -> PathBuf {
+    let example = example_beside(coracle());
+    if !example.exists() {
+        skip("the example is not built: cargo build -p coracle --example engine");
+    }
+    example
+}
+
+fn example_beside(program: &Path) -> PathBuf {
+    program.with_file_name("examples").join("engine")
+}
+
 /// The program under test, where every user can reach it: a build directory may be private.
 pub struct Program {
     /// Of the copy that root has made. Its end is the copy's.
@@ -415,9 +429,13 @@ impl Program {
             .tempdir()
             .expect("a directory");
         let path = dir.path().join("coracle");
-        fs::copy(built, &path).expect("a copy of the program");
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("open to all");
-        chown(&path, Some(0), Some(0)).expect("root's");
+        copy_for_everybody(built, &path);
+        if example_beside(built).exists() {
+            let examples = dir.path().join("examples");
+            fs::create_dir(&examples).expect("a directory");
+            fs::set_permissions(&examples, PermissionsExt::from_mode(0o755)).expect("open to all");
+            copy_for_everybody(&example_beside(built), &example_beside(&path));
+        }
         Program {
             _dir: Some(dir),
             path,
@@ -427,6 +445,12 @@ impl Program {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+fn copy_for_everybody(built: &Path, path: &Path) {
+    fs::copy(built, path).expect("a copy of the program");
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("open to all");
+    chown(path, Some(0), Some(0)).expect("root's");
 }
 
 /// Where something is mounted in this process's namespace.
