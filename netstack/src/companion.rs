@@ -1,5 +1,5 @@
 //! The process beside the helper that may still use the host's file system: it follows resolv.conf,
-//! and removes the file of the status socket once the helper has ended, however that was.
+//! and removes the helper's sockets once that has ended, however that was.
 //!
 //! It is forked before the helper has joined a namespace or heard of the guest, sees the host as
 //! the caller does, and tells the helper which resolvers there are. It takes nothing from it: all
@@ -46,15 +46,15 @@ pub enum News {
 
 impl Companion {
     /// Starts the process, while this one has a single thread. It follows the file at `resolv_conf`
-    /// and is to remove `status`.
-    pub fn start(resolv_conf: &Path, status: Option<SocketFile>) -> io::Result<Companion> {
+    /// and is to remove `sockets`.
+    pub fn start(resolv_conf: &Path, sockets: Vec<SocketFile>) -> io::Result<Companion> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )?;
-        let process = sys::fork(|| live(resolv_conf, status, theirs.as_fd()))?;
+        let process = sys::fork(|| live(resolv_conf, sockets, theirs.as_fd()))?;
         Ok(Companion {
             process: rustix::process::pidfd_open(process, PidfdFlags::empty())?,
             socket: Some(ours),
@@ -138,7 +138,7 @@ const GRACE: Timespec = Timespec {
 };
 
 /// The companion's whole life.
-fn live(resolv_conf: &Path, status: Option<SocketFile>, helper: BorrowedFd<'_>) {
+fn live(resolv_conf: &Path, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>) {
     // What was passed on to the helper or bound by it has to close when the helper does.
     sys::close_descriptors(3, helper);
     let _ = SigSet::all().thread_block();
@@ -147,9 +147,7 @@ fn live(resolv_conf: &Path, status: Option<SocketFile>, helper: BorrowedFd<'_>) 
     if let Err(error) = followed {
         warn!("cannot follow {}: {error}", resolv_conf.display());
     }
-    if let Some(file) = status {
-        file.remove();
-    }
+    sockets.into_iter().for_each(SocketFile::remove);
 }
 
 /// Tells the helper of each change until it has ended.

@@ -45,6 +45,8 @@ pub struct Config {
     pub ready_fd: Option<RawFd>,
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
+    /// Where slirp4netns's API is served.
+    pub api_socket: Option<PathBuf>,
     /// Where a capture of all frames goes.
     pub pcap: Option<PathBuf>,
     pub promote: Promote,
@@ -137,9 +139,11 @@ pub enum ConfigError {
     #[error("descriptor {0} is given twice")]
     RepeatedFd(RawFd),
     #[error(
-        "status socket path {0:?} has {1} bytes; a unix socket's has at most {STATUS_PATH_MAX}"
+        "status socket path {0:?} has {1} bytes; a unix socket's has at most {SOCKET_PATH_MAX}"
     )]
     StatusPath(PathBuf, usize),
+    #[error("the specified API socket path is too long (>= {})", SOCKET_PATH_MAX + 1)]
+    ApiPath,
 }
 
 /// Least bytes of an IP packet that IPv6 needs on a link (RFC 8200 5).
@@ -155,7 +159,7 @@ pub const DEFAULT_SUBNET_V4: &str = "10.0.2.0/24";
 pub const DEFAULT_SUBNET_V6: &str = "fd00::/64";
 
 /// `sun_path` without its terminating zero (unix(7)).
-pub const STATUS_PATH_MAX: usize = 107;
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// How a target is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,9 +277,14 @@ impl Config {
         }
         if let Some(path) = &self.status_socket {
             let len = path.as_os_str().len();
-            if !(1..=STATUS_PATH_MAX).contains(&len) {
+            if !(1..=SOCKET_PATH_MAX).contains(&len) {
                 return Err(ConfigError::StatusPath(path.clone(), len));
             }
+        }
+        if let Some(path) = &self.api_socket
+            && path.as_os_str().len() > SOCKET_PATH_MAX
+        {
+            return Err(ConfigError::ApiPath);
         }
         Ok(self)
     }
@@ -395,6 +404,7 @@ mod tests {
             ready_fd,
             exit_fd,
             status_socket: None,
+            api_socket: None,
             pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,

@@ -9,6 +9,7 @@
 //! Only core knows protocols, and it knows nothing else: no socket, no clock, no thread. Only
 //! [`sys`] is unsafe.
 
+mod broker;
 pub mod cli;
 mod companion;
 pub mod config;

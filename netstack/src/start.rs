@@ -15,9 +15,10 @@ use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
+use crate::broker::Broker;
 use crate::companion::Companion;
 use crate::config::{Config, MTU_RANGE, Network};
-use crate::control::{ExitWatch, ReadySignal, StatusError, StatusSocket};
+use crate::control::{ExitWatch, ReadySignal, SlirpApi, SlirpApiError, StatusError, StatusSocket};
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
@@ -45,6 +46,10 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Status(#[from] StatusError),
+    #[error(transparent)]
+    SlirpApi(#[from] SlirpApiError),
+    #[error("cannot start the process that opens ports: {0}")]
+    Broker(#[source] io::Error),
     #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error("cannot watch for the end: {0}")]
@@ -108,17 +113,7 @@ fn bring_up(
         .transpose()?;
     let limits = Limits::share_out(descriptors::left_for_flows());
     debug!(?limits, "descriptors are shared out");
-    let status = config
-        .status_socket
-        .as_deref()
-        .map(StatusSocket::open)
-        .transpose()?;
-    // With one thread, the caller's IDs and no namespace of the guest's.
-    let mut companion = Companion::start(
-        Path::new(RESOLV_CONF),
-        status.as_ref().map(StatusSocket::file),
-    )
-    .map_err(StartError::Resolvers)?;
+    let mut outside = Outside::open(&config)?;
     let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
     if let Some((fd, watched)) = exit_fd {
         exit.watch_hang_up(watched)
@@ -152,7 +147,7 @@ fn bring_up(
         core.promote = Promote::Off;
     }
 
-    companion.wait().map_err(StartError::Resolvers)?;
+    outside.companion.wait().map_err(StartError::Resolvers)?;
     confine(&guest, kept, config.empty_root)?;
     info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
 
@@ -163,13 +158,56 @@ fn bring_up(
             device: Capture::new(tap, capture),
             listeners,
             outbound: config.outbound,
-            companion,
+            companion: outside.companion,
             promoter,
-            status,
+            status: outside.status,
+            slirp_api: outside.slirp_api,
             exit,
         },
         guest,
     ))
+}
+
+/// What is made with the caller's rights, or keeps some of them.
+struct Outside {
+    status: Option<StatusSocket>,
+    slirp_api: Option<(SlirpApi, Broker)>,
+    companion: Companion,
+}
+
+impl Outside {
+    /// To be called with one thread, the caller's IDs and no namespace of the guest's.
+    fn open(config: &Config) -> Result<Outside, StartError> {
+        let status = config
+            .status_socket
+            .as_deref()
+            .map(StatusSocket::open)
+            .transpose()?;
+        let slirp_api = config
+            .api_socket
+            .as_deref()
+            .map(|path| SlirpApi::open(path, config.network.addresses().guest))
+            .transpose()?;
+        let files = [
+            status.as_ref().map(StatusSocket::file),
+            slirp_api.as_ref().map(SlirpApi::file),
+        ];
+        let slirp_api = slirp_api
+            .map(|socket| {
+                Ok::<_, StartError>((socket, Broker::start().map_err(StartError::Broker)?))
+            })
+            .transpose()?;
+        let companion = Companion::start(
+            Path::new(RESOLV_CONF),
+            files.into_iter().flatten().collect(),
+        )
+        .map_err(StartError::Resolvers)?;
+        Ok(Outside {
+            status,
+            slirp_api,
+            companion,
+        })
+    }
 }
 
 /// Gives up what is not needed any more, on both threads.
@@ -253,7 +291,7 @@ fn set_up_promotion(
     let promoter = match kept {
         Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
             .map_err(Into::into),
-        Kept::Nothing => Err(PromotionUnavailable::NeedsHost),
+        Kept::LowPorts | Kept::Nothing => Err(PromotionUnavailable::NeedsHost),
     };
     promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
 }

@@ -234,6 +234,7 @@ impl TryFrom<Args> for Config {
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
+            api_socket: None,
             pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,

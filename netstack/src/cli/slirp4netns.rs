@@ -76,6 +76,10 @@ pub struct Args {
     #[arg(short = '6', long)]
     enable_ipv6: bool,
 
+    /// Publish ports for whoever asks at this socket
+    #[arg(short, long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+
     /// IPv4 subnet
     #[arg(long, value_name = "CIDR", default_value = DEFAULT_SUBNET_V4)]
     cidr: String,
@@ -217,6 +221,7 @@ impl TryFrom<Args> for Config {
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: None,
+            api_socket: args.api_socket,
             pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
@@ -239,6 +244,9 @@ pub fn announce(config: &Config) {
         ("DNS", host(3).to_string()),
         ("Recommended IP", v4.guest.to_string()),
     ];
+    if let Some(path) = &config.api_socket {
+        lines.push(("API Socket", path.display().to_string()));
+    }
     if let Some(address) = config.outbound.v4 {
         lines.push(("Outbound IPv4", address.to_string()));
     }
@@ -373,6 +381,7 @@ mod tests {
                 "--outbound-addr",
                 "--enable-ipv6",
                 "--netns-type",
+                "--api-socket",
             ] {
                 // As `grep -w` does.
                 let is_word = |line: &str| {

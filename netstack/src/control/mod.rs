@@ -1,17 +1,22 @@
-//! What the outside world may ask of a running helper: to end, and to tell how it is.
+//! What the outside world may ask of a running helper: to end, to tell how it is, and to publish
+//! ports.
 
 mod exit;
+mod slirp_api;
+mod socket_file;
 mod status;
 
 use libc::c_long;
 
 pub use exit::{ExitWatch, ReadySignal};
+pub use slirp_api::{Forward, Publisher, SlirpApi, SlirpApiError};
+pub use socket_file::SocketFile;
 pub use status::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
-    MemoryStatus, PromotionStatus, Reason, SocketFile, Status, StatusError, StatusSocket,
+    MemoryStatus, PromotionStatus, Reason, Status, StatusError, StatusSocket,
 };
 
-/// What serving status and watching for the end take, for the sandbox. A list of mounts is read
+/// What serving clients and watching for the end take, for the sandbox. A list of mounts is read
 /// from its beginning each time.
 pub const SYSTEM_CALLS: &[c_long] = &[
     libc::SYS_accept4,

@@ -20,6 +20,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use tracing::debug;
 
+use super::SocketFile;
+
 /// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -202,21 +204,6 @@ const BACKLOG: i32 = 64;
 /// Which descriptor an event is of is not asked.
 const UNTOLD: EventData = EventData::new_u64(0);
 
-/// The file of a [`StatusSocket`], which is there until it is removed.
-#[derive(Clone, Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    identity: Identity,
-}
-
-/// Device, inode and time of change of a socket's file, so that nobody else's is removed: inodes
-/// are used again.
-type Identity = (u64, u64, i64, i64);
-
-fn identity(file: &fs::Metadata) -> Identity {
-    (file.dev(), file.ino(), file.ctime(), file.ctime_nsec())
-}
-
 /// Listens at a path.
 #[derive(Debug)]
 pub struct StatusSocket {
@@ -247,13 +234,9 @@ impl StatusSocket {
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&socket, BACKLOG)?;
-            let file = fs::symlink_metadata(path)?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let socket = StatusSocket {
-                file: SocketFile {
-                    path: path.to_owned(),
-                    identity: identity(&file),
-                },
+                file: SocketFile::of(path)?,
                 listener: socket.into(),
                 epoll,
                 clients: Vec::new(),
@@ -327,17 +310,6 @@ impl StatusSocket {
 impl AsFd for StatusSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
-    }
-}
-
-impl SocketFile {
-    /// For when nobody listens any more.
-    pub fn remove(self) {
-        let is_ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            debug!("cannot remove {}: {error}", self.path.display());
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::link::{Hardware, Link};
 use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Phase, Readiness, TcpFlow};
-use super::{Core, DialError, Instant, Kind};
+use super::{Core, DialError, Instant, Kind, Service};
 
 impl Core {
     /// The dial that an [`Action::Dial`](super::Action::Dial) asked for is about to begin. False if
@@ -80,10 +80,10 @@ impl Core {
     pub fn handle_accepted(
         &mut self,
         client: SocketAddr,
-        guest_port: u16,
+        service: impl Into<Service>,
         now: Instant,
     ) -> Option<FlowId> {
-        let (guest, appears) = self.published_addresses(client, guest_port)?;
+        let (guest, appears) = self.published_addresses(client, service.into())?;
         let guest_mac = self.guest_mac?;
         if !self.admits_stream() {
             return None;
@@ -159,13 +159,13 @@ impl Core {
     pub fn handle_published_datagram(
         &mut self,
         client: SocketAddr,
-        guest_port: u16,
+        service: impl Into<Service>,
         payload: &[u8],
         segment: Option<NonZeroU16>,
         now: Instant,
         link: &mut impl Link,
     ) -> Option<FlowId> {
-        let (guest, appears) = self.published_addresses(client, guest_port)?;
+        let (guest, appears) = self.published_addresses(client, service.into())?;
         let tuple = Tuple {
             protocol: Protocol::Udp,
             guest,
@@ -259,15 +259,20 @@ impl Core {
     fn published_addresses(
         &self,
         client: SocketAddr,
-        guest_port: u16,
+        service: Service,
     ) -> Option<(SocketAddr, SocketAddr)> {
         let addresses = &self.config.addresses;
-        let (guest, appears) = match addresses.appearance(client.ip()) {
-            Some(appears) => (addresses.guest(appears)?, appears),
-            None => addresses.in_other_family(client.ip())?,
+        let appearance = addresses.appearance(client.ip());
+        let (guest, appears) = match (service.address, appearance) {
+            (Some(guest), Some(appears)) if guest.is_ipv4() == appears.is_ipv4() => {
+                (guest, appears)
+            }
+            (Some(guest), _) => (guest, addresses.gateway(guest)?),
+            (None, Some(appears)) => (addresses.guest(appears)?, appears),
+            (None, None) => addresses.in_other_family(client.ip())?,
         };
         Some((
-            SocketAddr::new(guest, guest_port),
+            SocketAddr::new(guest, service.port),
             SocketAddr::new(appears, client.port()),
         ))
     }

@@ -88,6 +88,24 @@ pub struct CoreConfig {
     pub hash_key: HashKey,
 }
 
+/// What of the guest's a published port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `None` is the guest's own address, of the family that its client comes over.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+}
+
+/// At the guest's own address.
+impl From<u16> for Service {
+    fn from(port: u16) -> Service {
+        Service {
+            address: None,
+            port,
+        }
+    }
+}
+
 /// What the driver has to do for a frame; at once, unless said otherwise.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<'f> {

@@ -10,8 +10,8 @@ use tracing::{debug, warn};
 use super::poller::{Interest, Token};
 use super::shard::Shard;
 use super::sockets::HostSocket;
-use crate::core::Instant;
 use crate::core::flow::FlowId;
+use crate::core::{Instant, Service};
 use crate::device::Device;
 use crate::host::{PingSocket, UdpSocket, udp};
 
@@ -41,9 +41,17 @@ impl<D: Device> Shard<D> {
                 Err(error) => debug!(%error, "cannot make a UDP socket"),
             }
         }
+        let shared;
         let socket = match self.sockets.get_mut(id) {
             Some(HostSocket::Udp(socket)) => &*socket,
-            Some(HostSocket::PublishedUdp(socket)) => socket,
+            Some(HostSocket::PublishedUdp(port)) => match port.upgrade() {
+                Some(socket) => {
+                    shared = socket;
+                    &*shared
+                }
+                // It is not published any more.
+                None => return,
+            },
             _ => return,
         };
         let Err(error) = socket.send(payload, segment, to) else {
@@ -152,7 +160,7 @@ impl<D: Device> Shard<D> {
     pub(super) fn read_published(
         &mut self,
         socket: &Arc<UdpSocket>,
-        guest_port: u16,
+        service: Service,
         now: Instant,
     ) {
         // An error of the shared socket belongs to a client that has gone; it must only be taken
@@ -164,7 +172,7 @@ impl<D: Device> Shard<D> {
             };
             let flow = self.core.handle_published_datagram(
                 received.from,
-                guest_port,
+                service,
                 &self.buffer[..received.len],
                 received.segment,
                 now,
@@ -174,7 +182,7 @@ impl<D: Device> Shard<D> {
                 && self.sockets.get_mut(id).is_none()
             {
                 self.sockets
-                    .insert(id, HostSocket::PublishedUdp(socket.clone()));
+                    .insert(id, HostSocket::PublishedUdp(Arc::downgrade(socket)));
             }
         }
     }

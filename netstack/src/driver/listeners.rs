@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use rustix::net::sockopt;
 
 use super::poller::{Interest, ListenerId, Poller, Token};
 use super::scarcity::Pause;
-use crate::core::Instant;
+use crate::core::{Instant, Service};
 use crate::host::{KEEPALIVE, UdpSocket};
 
 /// The published ports.
@@ -31,30 +32,39 @@ pub struct Listeners {
 /// A published port's socket.
 pub enum Published {
     Tcp {
-        guest_port: u16,
+        service: Service,
         socket: OwnedFd,
     },
     Udp {
-        guest_port: u16,
+        service: Service,
         socket: Arc<UdpSocket>,
     },
 }
 
 impl Listeners {
-    /// Publishes a port from now on. Who has connected to it before is accepted, too.
-    pub fn add(&mut self, poller: &Poller, listener: Listener) -> io::Result<ListenerId> {
-        let guest_port = listener.guest_port;
+    /// Publishes a port from now on, for what listens at `address` or at the guest's own one. Who
+    /// has connected to it before is accepted, too.
+    pub fn add(
+        &mut self,
+        poller: &Poller,
+        listener: Listener,
+        address: Option<IpAddr>,
+    ) -> io::Result<ListenerId> {
+        let service = Service {
+            address,
+            port: listener.guest_port,
+        };
         let published = match listener.protocol {
             Protocol::Tcp => {
                 let socket = listener.socket;
                 // Accepted sockets inherit both.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 let _ = KEEPALIVE.set(&socket);
-                Published::Tcp { guest_port, socket }
+                Published::Tcp { service, socket }
             }
             Protocol::Udp => {
                 let socket = Arc::new(UdpSocket::adopt(listener.socket, listener.host)?);
-                Published::Udp { guest_port, socket }
+                Published::Udp { service, socket }
             }
         };
         let interest = match published {
@@ -66,6 +76,13 @@ impl Listeners {
         self.published.insert(id, published);
         self.added += 1;
         Ok(id)
+    }
+
+    /// Publishes the port no more: it is free at once. Connections that were accepted go on; who
+    /// waits to be, is turned away, and datagrams have no way any more.
+    pub fn remove(&mut self, id: ListenerId) {
+        // Closing the socket takes it out of the poller.
+        self.published.remove(&id);
     }
 
     /// `None` for a port that is no longer published.
@@ -149,13 +166,13 @@ mod tests {
         let mut listeners = Listeners::default();
         let (tcp, tcp_address) = bind("tcp");
         let (udp, udp_address) = bind("udp");
-        let tcp = listeners.add(&poller, tcp).unwrap();
+        let tcp = listeners.add(&poller, tcp, None).unwrap();
         assert_eq!(visited(&mut poller), []);
         let client = TcpStream::connect(tcp_address).unwrap();
         assert_eq!(visited(&mut poller), [tcp]);
 
         // While the first one is at work.
-        let udp = listeners.add(&poller, udp).unwrap();
+        let udp = listeners.add(&poller, udp, None).unwrap();
         let other = Client::bind("127.0.0.1:0").unwrap();
         other.send_to(b"?", udp_address).unwrap();
         let mut both = visited(&mut poller);
@@ -163,10 +180,35 @@ mod tests {
         assert_eq!(both, [tcp, udp]);
         assert!(matches!(
             listeners.get(udp),
-            Some(Published::Udp { guest_port: 80, .. })
+            Some(Published::Udp {
+                service: Service { port: 80, .. },
+                ..
+            })
         ));
         assert!(listeners.get(ListenerId(2)).is_none());
         drop(client);
+    }
+
+    #[test]
+    fn a_port_that_is_removed_is_free_and_its_connections_go_on() {
+        let mut poller = Poller::new().unwrap();
+        let mut listeners = Listeners::default();
+        let (tcp, address) = bind("tcp");
+        let first = listeners.add(&poller, tcp, None).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let Some(Published::Tcp { socket, .. }) = listeners.get(first) else {
+            panic!("it is published");
+        };
+        let accepted = rustix::net::accept(socket).unwrap();
+        listeners.remove(first);
+        assert!(listeners.get(first).is_none());
+        let rule = format!("{address}:80").parse().unwrap();
+        let tcp = portfwd::publish::bind(&rule).unwrap().remove(0);
+        let second = listeners.add(&poller, tcp, None).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(visited(&mut poller), []);
+        rustix::io::write(&accepted, b"x").unwrap();
+        assert_eq!(rustix::io::read(&client, &mut [0; 2]), Ok(1));
     }
 
     /// When there is no descriptor for one more client, neither is there for those of a new port.
@@ -176,7 +218,7 @@ mod tests {
         let mut listeners = Listeners::default();
         listeners.pause(&poller, Instant::ZERO);
         let (tcp, address) = bind("tcp");
-        let tcp = listeners.add(&poller, tcp).unwrap();
+        let tcp = listeners.add(&poller, tcp, None).unwrap();
         let _client = TcpStream::connect(address).unwrap();
         assert_eq!(visited(&mut poller), []);
         listeners.resume(&poller, Instant::ZERO);

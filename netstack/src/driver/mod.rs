@@ -24,6 +24,7 @@ mod promotion;
 mod report;
 mod scarcity;
 mod shard;
+mod slirp_api;
 mod sockets;
 mod streams;
 #[cfg(test)]
@@ -35,8 +36,9 @@ use libc::c_long;
 use portfwd::Listener;
 use tracing::{debug, info};
 
+use crate::broker::Broker;
 use crate::companion::{Companion, News};
-use crate::control::{ExitWatch, StatusSocket};
+use crate::control::{ExitWatch, SlirpApi, StatusSocket};
 use crate::core::{Core, Duration, Instant};
 use crate::device::Device;
 use crate::guest::promotion::Promoter;
@@ -48,6 +50,7 @@ use self::promotion::Promotion;
 pub use self::promotion::PromotionUnavailable;
 use self::scarcity::Pause;
 use self::shard::Shard;
+use self::slirp_api::Api;
 
 /// How soon a full device is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
@@ -62,6 +65,8 @@ pub struct Parts<D> {
     /// What hands flows over to the kernel.
     pub promoter: Result<Promoter, PromotionUnavailable>,
     pub status: Option<StatusSocket>,
+    /// With what opens the ports that are asked for.
+    pub slirp_api: Option<(SlirpApi, Broker)>,
     pub exit: ExitWatch,
 }
 
@@ -83,6 +88,7 @@ pub struct Driver<D> {
     status: Option<StatusSocket>,
     /// Nobody is told the status for a moment.
     status_pause: Pause,
+    slirp_api: Option<Api>,
     exit: ExitWatch,
     clock: Clock,
 }
@@ -136,11 +142,17 @@ impl<D: Device> Driver<D> {
             "the resolvers",
             poller.add(&parts.companion, Token::Companion, Interest::Readable),
         )?;
+        let slirp_api = parts
+            .slirp_api
+            .map(|(socket, broker)| Api::new(socket, broker));
+        if let Some(api) = &slirp_api {
+            watch("the API socket", api.watch(poller))?;
+        }
         let mut listeners = Listeners::default();
         for listener in parts.listeners {
             watch(
                 "a published port",
-                listeners.add(poller, listener).map(drop),
+                listeners.add(poller, listener, None).map(drop),
             )?;
         }
         Ok(Driver {
@@ -150,6 +162,7 @@ impl<D: Device> Driver<D> {
             promotion: Promotion::new(parts.promoter),
             status: parts.status,
             status_pause: Pause::default(),
+            slirp_api,
             exit: parts.exit,
             clock,
         })
@@ -176,6 +189,7 @@ impl<D: Device> Driver<D> {
                     Token::Listener(port) => self.handle_listener(port, now),
                     Token::Companion => self.hear_companion(),
                     Token::Status => self.handle_status(now),
+                    Token::SlirpApi => self.handle_slirp_api(now),
                     Token::Exit if self.exit.is_over() => return Ok(()),
                     Token::Exit => {}
                 }
@@ -188,6 +202,7 @@ impl<D: Device> Driver<D> {
             }
             self.listeners.resume(&self.shard.poller, now);
             self.resume_status(now);
+            self.resume_slirp_api(now);
             timeout = self.timeout(now);
         }
     }
@@ -195,11 +210,9 @@ impl<D: Device> Driver<D> {
     /// Somebody has come to a published port.
     fn handle_listener(&mut self, port: ListenerId, now: Instant) {
         let has_room = match self.listeners.get(port) {
-            Some(Published::Tcp { guest_port, socket }) => {
-                self.shard.accept(socket, *guest_port, now)
-            }
-            Some(Published::Udp { guest_port, socket }) => {
-                self.shard.read_published(socket, *guest_port, now);
+            Some(Published::Tcp { service, socket }) => self.shard.accept(socket, *service, now),
+            Some(Published::Udp { service, socket }) => {
+                self.shard.read_published(socket, *service, now);
                 true
             }
             None => true,
@@ -255,6 +268,9 @@ impl<D: Device> Driver<D> {
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let pauses = self.listeners.is_paused() || self.status_pause.is_on();
         let retry = pauses.then_some(RETRY);
-        retry.into_iter().chain(self.shard.timeout(now)).min()
+        let api = self.slirp_api.as_ref().and_then(Api::deadline);
+        let api = api.map(|deadline| deadline.max(now) - now);
+        let waits = [retry, api, self.shard.timeout(now)];
+        waits.into_iter().flatten().min()
     }
 }

@@ -25,6 +25,7 @@ pub enum Token {
     Guest(FlowId),
     Companion,
     Status,
+    SlirpApi,
     /// It may be time to end.
     Exit,
 }
@@ -161,6 +162,7 @@ impl Token {
             Token::Companion => (3, 0),
             Token::Status => (4, 0),
             Token::Exit => (5, 0),
+            Token::SlirpApi => (7, 0),
             Token::Guest(id) => (
                 6,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
@@ -182,6 +184,7 @@ impl Token {
             6 => Token::Guest(flow),
             3 => Token::Companion,
             4 => Token::Status,
+            7 => Token::SlirpApi,
             _ => Token::Exit,
         }
     }
@@ -209,6 +212,7 @@ mod tests {
             }),
             Token::Companion,
             Token::Status,
+            Token::SlirpApi,
             Token::Exit,
         ] {
             assert_eq!(Token::decode(token.encode()), token);

@@ -52,6 +52,11 @@ impl Pause {
         self.until.is_some()
     }
 
+    /// When it is over, if it is on.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     pub fn is_over(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now >= until)
     }

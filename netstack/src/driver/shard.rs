@@ -87,7 +87,11 @@ impl<D: Device> Shard<D> {
             Token::Device => self.has_frames = true,
             Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now, promotion),
             // The helper's.
-            Token::Listener(_) | Token::Companion | Token::Status | Token::Exit => {}
+            Token::Listener(_)
+            | Token::Companion
+            | Token::Status
+            | Token::SlirpApi
+            | Token::Exit => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::Weak;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -21,8 +21,9 @@ pub enum HostSocket {
     Promoted(KernelFlow),
     Udp(UdpSocket),
     Ping(PingSocket),
-    /// A client of a published UDP port: the port's socket, which all its clients share.
-    PublishedUdp(Arc<UdpSocket>),
+    /// A client of a published UDP port: the port's socket, which all its clients share as long as
+    /// the port is published.
+    PublishedUdp(Weak<UdpSocket>),
 }
 
 impl HostSocket {

@@ -12,7 +12,7 @@ use super::scarcity::is_out_of_descriptors;
 use super::shard::Shard;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
-use crate::core::{DialError, Instant};
+use crate::core::{DialError, Instant, Service};
 use crate::device::Device;
 use crate::host::dial::{self, Dial};
 
@@ -75,7 +75,7 @@ impl<D: Device> Shard<D> {
 
     /// Accepts clients at the `socket` of a published port. False when there is no room for more,
     /// or no descriptor: accepting has to pause.
-    pub(super) fn accept(&mut self, socket: &OwnedFd, guest_port: u16, now: Instant) -> bool {
+    pub(super) fn accept(&mut self, socket: &OwnedFd, service: Service, now: Instant) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.core.admits_stream() {
                 debug!("as many connections as may be: accepting pauses");
@@ -103,7 +103,7 @@ impl<D: Device> Shard<D> {
                 // on).
                 Err(_) => continue,
             };
-            let flow = self.core.handle_accepted(client, guest_port, now);
+            let flow = self.core.handle_accepted(client, service, now);
             // It may have taken the place of another.
             self.close_ended();
             match flow {

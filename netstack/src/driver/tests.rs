@@ -86,11 +86,11 @@ impl World {
         for event in events {
             match event.token {
                 Token::Listener(port) => match self.listeners.get(port) {
-                    Some(Published::Tcp { guest_port, socket }) => {
-                        assert!(self.shard.accept(socket, *guest_port, self.now));
+                    Some(Published::Tcp { service, socket }) => {
+                        assert!(self.shard.accept(socket, *service, self.now));
                     }
-                    Some(Published::Udp { guest_port, socket }) => {
-                        self.shard.read_published(socket, *guest_port, self.now);
+                    Some(Published::Udp { service, socket }) => {
+                        self.shard.read_published(socket, *service, self.now);
                     }
                     None => panic!("nobody else listens"),
                 },
@@ -420,7 +420,10 @@ fn clients_of_published_ports_reach_the_guest() {
         let rule = format!("127.0.0.1:0:80/{protocol}").parse().unwrap();
         let listener = portfwd::publish::bind(&rule).unwrap().remove(0);
         let address = listener.host;
-        world.listeners.add(&world.shard.poller, listener).unwrap();
+        world
+            .listeners
+            .add(&world.shard.poller, listener, None)
+            .unwrap();
         address
     };
     let (tcp, udp) = (publish("tcp"), publish("udp"));

@@ -1,9 +1,9 @@
-//! The system calls that are left to the helper and to its companion: lists that the modules keep
+//! The system calls that are left to the helper, to its companion and to its broker: lists that the modules keep
 //! beside what they call, and here what the language and the C library need.
 //!
 //! The helper has none that takes a path, executes, makes a process or a namespace, or opens a
 //! socket other than for IP. The companion may read files, remove one, and send to nobody but the
-//! helper. Memory can be made executable by neither.
+//! helper. The broker may open sockets for IP. Memory can be made executable by none.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use libc::c_long;
 
 use super::SandboxError;
 use crate::seccomp::{Call, Comparison, Condition, Program, TooLong, allow_list};
-use crate::{companion, control, device, driver, guest, host};
+use crate::{broker, companion, control, device, driver, guest, host};
 
 /// For the calling thread and all that comes from it.
 pub fn confine_helper_calls() -> Result<(), SandboxError> {
@@ -21,6 +21,11 @@ pub fn confine_helper_calls() -> Result<(), SandboxError> {
 /// As [`confine_helper_calls`].
 pub fn confine_companion_calls() -> Result<(), SandboxError> {
     install(&companion())
+}
+
+/// As [`confine_helper_calls`].
+pub fn confine_broker_calls() -> Result<(), SandboxError> {
+    install(&broker())
 }
 
 fn install(program: &Result<Program, TooLong>) -> Result<(), SandboxError> {
@@ -46,10 +51,12 @@ fn helper() -> Result<Program, TooLong> {
         companion::SYSTEM_CALLS,
     ];
     let plain = lists.concat().into_iter().map(Call::any);
-    let sockets = [libc::AF_INET, libc::AF_INET6].map(|family| equal(libc::SYS_socket, 0, family));
     // std makes accepted sockets non-blocking so.
     let ioctl = equal(libc::SYS_ioctl, 1, libc::FIONBIO as i32);
-    allow_list(plain.chain(memory()).chain(sockets).chain([ioctl]), DEADLY)
+    allow_list(
+        plain.chain(memory()).chain(ip_sockets()).chain([ioctl]),
+        DEADLY,
+    )
 }
 
 fn companion() -> Result<Program, TooLong> {
@@ -70,6 +77,18 @@ fn companion() -> Result<Program, TooLong> {
         plain.chain(memory()).chain([read_only, send]).chain(zones),
         DEADLY,
     )
+}
+
+fn broker() -> Result<Program, TooLong> {
+    let plain = [RUNTIME, broker::SYSTEM_CALLS]
+        .concat()
+        .into_iter()
+        .map(Call::any);
+    allow_list(plain.chain(memory()).chain(ip_sockets()), DEADLY)
+}
+
+fn ip_sockets() -> [Call; 2] {
+    [libc::AF_INET, libc::AF_INET6].map(|family| equal(libc::SYS_socket, 0, family))
 }
 
 /// A socket that is good for asking about interfaces: without an address to send to it reaches

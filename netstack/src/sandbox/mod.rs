@@ -14,8 +14,8 @@ pub mod root;
 
 use std::io;
 
-use filter::confine_companion_calls;
 pub use filter::confine_helper_calls;
+use filter::{confine_broker_calls, confine_companion_calls};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -38,6 +38,8 @@ pub enum Kept {
     /// Needed for nothing but the guest's network: its links, its firewall's set, sockets with a
     /// remote's address and port.
     Network,
+    /// Ports below 1024 may be bound.
+    LowPorts,
     Nothing,
 }
 
@@ -55,6 +57,7 @@ impl Kept {
     fn set(self) -> CapabilitySet {
         match self {
             Kept::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
+            Kept::LowPorts => CapabilitySet::NET_BIND_SERVICE,
             Kept::Nothing => CapabilitySet::empty(),
         }
     }
@@ -94,6 +97,14 @@ pub fn confine_companion() -> Result<(), SandboxError> {
     keep(Kept::Nothing)?;
     close_process()?;
     confine_companion_calls()
+}
+
+/// For the broker: no capability but that to bind low ports, and what `confine_broker_calls`
+/// leaves. It is not the host's root.
+pub fn confine_broker() -> Result<(), SandboxError> {
+    confine_thread(Kept::LowPorts, false)?;
+    close_process()?;
+    confine_broker_calls()
 }
 
 fn bound(kept: Kept) -> Result<(), SandboxError> {

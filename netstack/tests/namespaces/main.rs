@@ -20,6 +20,7 @@ mod published;
 mod root;
 mod sandbox;
 mod slirp4netns;
+mod slirp_api;
 mod udp;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         sandbox::CASES,
         capture::CASES,
         slirp4netns::CASES,
+        slirp_api::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,

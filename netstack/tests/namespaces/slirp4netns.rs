@@ -62,14 +62,14 @@ pub const CASES: &[Case] = &[
 
 /// The program under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub enum Who {
     Slirp4netns,
     Ours,
 }
 
 impl Who {
     /// For the world's guest, with the MTU that is the default.
-    fn on(self, world: &World) -> Setup {
+    pub fn on(self, world: &World) -> Setup {
         self.at(world.guest.pid.to_string())
     }
 
@@ -94,15 +94,23 @@ impl Who {
 }
 
 /// Without slirp4netns, ours alone is tried, and the comparison counts as skipped.
-fn both(world: &mut World, check: fn(&World, Who)) {
-    let is_installed = Command::new("slirp4netns").arg("-v").output().is_ok();
-    if is_installed {
+pub fn both(world: &mut World, check: fn(&World, Who)) {
+    if is_installed() {
         check(world, Who::Slirp4netns);
     }
     check(world, Who::Ours);
-    if !is_installed {
+    need_slirp4netns();
+}
+
+/// Skips the case without slirp4netns.
+pub fn need_slirp4netns() {
+    if !is_installed() {
         skip("slirp4netns is not installed, to compare with");
     }
+}
+
+fn is_installed() -> bool {
+    Command::new("slirp4netns").arg("-v").output().is_ok()
 }
 
 fn default_network(world: &World, who: Who) {

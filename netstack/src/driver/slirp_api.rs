@@ -1,0 +1,141 @@
+//! Ports that are published and withdrawn while the loop runs, by the clients of slirp4netns's API.
+
+use std::collections::BTreeMap;
+
+use portfwd::{PortRange, Publish, SpecError};
+use tracing::debug;
+
+use super::Driver;
+use super::listeners::Listeners;
+use super::poller::{Interest, ListenerId, Poller, Token};
+use super::scarcity::Pause;
+use crate::broker::Broker;
+use crate::control::{Forward, Publisher, SlirpApi};
+use crate::core::Instant;
+use crate::device::Device;
+
+/// The API's socket, and what it takes to carry out what is asked there.
+pub struct Api {
+    socket: SlirpApi,
+    broker: Broker,
+    published: BTreeMap<u64, ListenerId>,
+    /// No client is served for a moment.
+    pause: Pause,
+}
+
+impl Api {
+    pub fn new(socket: SlirpApi, broker: Broker) -> Api {
+        Api {
+            socket,
+            broker,
+            published: BTreeMap::new(),
+            pause: Pause::default(),
+        }
+    }
+
+    pub fn watch(&self, poller: &Poller) -> std::io::Result<()> {
+        poller.add(&self.socket, Token::SlirpApi, Interest::Readable)
+    }
+
+    /// When there is something to do without an event.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.pause.until().or(self.socket.deadline())
+    }
+}
+
+impl<D: Device> Driver<D> {
+    /// Serves clients that have come, sent something, or kept us waiting too long.
+    pub(super) fn handle_slirp_api(&mut self, now: Instant) {
+        let Some(api) = &mut self.slirp_api else {
+            return;
+        };
+        let mut ports = Ports {
+            listeners: &mut self.listeners,
+            poller: &self.shard.poller,
+            broker: &api.broker,
+            published: &mut api.published,
+        };
+        if let Err(error) = api.socket.serve(&mut ports, now) {
+            debug!(%error, "a client of the API waits");
+            api.pause.begin(now);
+            let silent = Interest::HangUp;
+            let _ = self
+                .shard
+                .poller
+                .change(&api.socket, Token::SlirpApi, silent);
+        }
+    }
+
+    /// Does what is due without an event.
+    pub(super) fn resume_slirp_api(&mut self, now: Instant) {
+        let Some(api) = &mut self.slirp_api else {
+            return;
+        };
+        if api.pause.is_over(now) {
+            let awake = Interest::Readable;
+            match self
+                .shard
+                .poller
+                .change(&api.socket, Token::SlirpApi, awake)
+            {
+                Ok(()) => api.pause.end(),
+                Err(_) => api.pause.begin(now),
+            }
+        }
+        if api
+            .socket
+            .deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.handle_slirp_api(now);
+        }
+    }
+}
+
+/// Publishes through the broker.
+struct Ports<'a> {
+    listeners: &'a mut Listeners,
+    poller: &'a Poller,
+    broker: &'a Broker,
+    published: &'a mut BTreeMap<u64, ListenerId>,
+}
+
+impl Publisher for Ports<'_> {
+    fn publish(&mut self, id: u64, forward: &Forward) -> bool {
+        let rule = rule(forward).expect("ports of a forward are not 0");
+        let listener = match self.broker.open(&rule) {
+            Ok(listener) => listener,
+            Err(error) => {
+                debug!(%error, %rule, "a port was asked for in vain");
+                return false;
+            }
+        };
+        let service = Some(forward.guest.ip());
+        match self.listeners.add(self.poller, listener, service) {
+            Ok(listener) => {
+                self.published.insert(id, listener);
+                true
+            }
+            Err(error) => {
+                debug!(%error, %rule, "a port cannot be watched");
+                false
+            }
+        }
+    }
+
+    fn withdraw(&mut self, id: u64) {
+        if let Some(listener) = self.published.remove(&id) {
+            self.listeners.remove(listener);
+        }
+    }
+}
+
+fn rule(forward: &Forward) -> Result<Publish, SpecError> {
+    let single = |port| PortRange::new(port, port);
+    Ok(Publish {
+        protocol: forward.protocol,
+        host_addr: Some(forward.host.ip()),
+        host_ports: single(forward.host.port())?,
+        guest_ports: single(forward.guest.port())?,
+    })
+}
