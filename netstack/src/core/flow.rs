@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher13;
+use tracing::{Span, debug_span};
 
 /// Names a flow in the table, in timers and in the driver's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +51,17 @@ impl Tuple {
             (Protocol::Tcp, Some(remote)) => Endpoints::new(self.guest, remote),
             _ => None,
         }
+    }
+
+    /// For log lines about the flow: made where they are due, so that a flow that nobody asks about
+    /// pays nothing for it.
+    pub fn span(&self) -> Span {
+        debug_span!(
+            "flow",
+            protocol = ?self.protocol,
+            guest = %self.guest,
+            remote = self.remote.map(tracing::field::display),
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use smoltcp::socket::tcp::State;
+use tracing::debug;
 
 use super::datagram::Role;
 use super::dns::Forwarder;
@@ -45,6 +46,7 @@ impl Core {
             return;
         };
         let to = *to;
+        tuple.span().in_scope(|| debug!(%to, ?result, "is dialled"));
         match result {
             Ok(()) => {
                 let connection = self.engine.accept(remote, syn, hardware, now, link);

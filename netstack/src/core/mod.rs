@@ -50,6 +50,8 @@ pub use self::shares::{
 };
 pub use smoltcp::time::{Duration, Instant};
 
+use tracing::{Span, debug};
+
 use self::addresses::Addresses;
 use self::datagram::{Mapping, Role};
 use self::dns::Forwarder;
@@ -433,6 +435,7 @@ impl Core {
     }
 
     fn insert(&mut self, tuple: Tuple, guest_mac: MacAddr, kind: Kind) -> Option<FlowId> {
+        tuple.span().in_scope(|| debug!("begins"));
         self.flows.insert(
             tuple,
             Entry {
@@ -454,15 +457,23 @@ impl Core {
     }
 
     fn close(&mut self, id: FlowId, cause: Cause) {
+        let span = self.span(id);
         let Some(entry) = self.flows.remove(id) else {
             return;
         };
+        span.in_scope(|| debug!(?cause, "ends"));
         self.timers.cancel(id, entry.scheduled);
         self.shares.end(&entry);
         if let Kind::Tcp(flow) = entry.kind {
             flow.end(&mut self.engine);
         }
         self.closed.push_back((id, cause));
+    }
+
+    fn span(&self, id: FlowId) -> Span {
+        self.flows
+            .tuple(id)
+            .map_or_else(Span::none, |tuple| tuple.span())
     }
 
     fn hardware(&self, id: FlowId) -> Hardware {

@@ -1,6 +1,8 @@
 //! The core's part of a hand-over (see `driver::hand_over`): which flow rests, its numbers, and
 //! what became of it in the kernel.
 
+use tracing::debug;
+
 use super::flow::{Cause, FlowId};
 use super::link::Link;
 use super::tcp::{NotPromoted, Snapshot, Stragglers};
@@ -33,6 +35,7 @@ impl Core {
         now: Instant,
         link: &mut impl Link,
     ) {
+        self.span(id).in_scope(|| debug!("is the kernel's"));
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promoted(&mut self.engine, snapshot, stragglers, now, link);
             self.counters.promotions += 1;
@@ -48,6 +51,8 @@ impl Core {
         why: NotPromoted,
         link: &mut impl Link,
     ) {
+        self.span(id)
+            .in_scope(|| debug!(?why, "stays in the engine"));
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promotion_failed(&mut self.engine, snapshot, why, link);
             self.goes_on(id);
