@@ -92,7 +92,7 @@ pub enum Family {
 
 impl Work {
     pub fn is_udp(self) -> bool {
-        matches!(self, Work::Datagrams { .. } | Work::Exchange { .. })
+        matches!(self, Self::Datagrams { .. } | Self::Exchange { .. })
     }
 }
 
@@ -100,8 +100,8 @@ impl Congestion {
     /// The kernel's name of the algorithm.
     pub fn name(self) -> &'static str {
         match self {
-            Congestion::Cubic => "cubic",
-            Congestion::Bbr => "bbr",
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
         }
     }
 }
@@ -114,8 +114,8 @@ impl fmt::Display for Cell {
 
 impl Cell {
     /// An IPv4 cell at the helpers' favourite MTU.
-    pub fn new(work: Work, route: Route) -> Cell {
-        Cell {
+    pub fn new(work: Work, route: Route) -> Self {
+        Self {
             work,
             route,
             mtu: 65520,

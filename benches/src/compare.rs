@@ -205,8 +205,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(total: usize) -> Progress {
-        Progress {
+    fn new(total: usize) -> Self {
+        Self {
             total,
             done: 0,
             started: Instant::now(),

@@ -111,17 +111,17 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    pub fn start(server: &Place) -> Result<Nginx> {
+    pub fn start(server: &Place) -> Result<Self> {
         let program = peers::find_program("nginx").context("nginx is not installed")?;
         let scratch = Path::new(SCRATCH);
         let file = scratch.join("nginx.conf");
-        let configuration = Nginx::configuration(server.address);
+        let configuration = Self::configuration(server.address);
         std::fs::write(&file, configuration).context("failed to write nginx's configuration")?;
         let [prefix, file] = [scratch, &file].map(|path| path.to_string_lossy().into_owned());
         let args = ["-p", &prefix, "-c", &file, "-e", "nginx.log"];
         let mut running = Killed(start(&program, server, &args)?);
         wait_listening(&mut running.0)?;
-        Ok(Nginx { _running: running })
+        Ok(Self { _running: running })
     }
 
     /// One process, which leaves nothing anywhere but in its prefix.

@@ -25,13 +25,13 @@ pub struct Timing {
 }
 
 impl Timing {
-    pub const FULL: Timing = Timing {
+    pub const FULL: Self = Self {
         warm_ms: 300,
         measure_ms: 1_000,
         connect_ms: 4_000,
         probe_ms: 150,
     };
-    pub const QUICK: Timing = Timing {
+    pub const QUICK: Self = Self {
         warm_ms: 200,
         measure_ms: 500,
         connect_ms: 2_000,

@@ -61,54 +61,47 @@ impl Metric {
     /// Short heading; the unit is in it, or else in the formatted value.
     pub fn label(self) -> &'static str {
         match self {
-            Metric::GbitPerS => "Gbit/s",
-            Metric::SlowestGbitPerS => "slowest 100 ms, Gbit/s",
-            Metric::LosslessGbitPerS => "Gbit/s at <= 0.1 % loss",
-            Metric::LostPpm => "lost, ppm",
-            Metric::Iperf3GbitPerS => "iperf3, Gbit/s",
-            Metric::WrkPerS => "wrk, 1/s",
-            Metric::NginxPerS => "wrk and nginx, 1/s",
-            Metric::PerS => "1/s",
-            Metric::P50Us => "p50",
-            Metric::P99Us => "p99",
-            Metric::P999Us => "p99.9",
-            Metric::MaxUs => "max",
-            Metric::FailedPpm => "failed, ppm",
-            Metric::HelperCpuSPerGb => "helper CPU, s/GB",
-            Metric::MachineCpuSPerGb => "machine CPU, s/GB",
-            Metric::HelperCpuUsPerOp => "helper CPU, us/op",
-            Metric::MachineCpuUsPerOp => "machine CPU, us/op",
-            Metric::RssStartMb => "RSS at start, MB",
-            Metric::RssLoadedMb => "RSS loaded, MB",
-            Metric::RssAfterMb => "RSS after, MB",
-            Metric::RssPerConnectionKb => "RSS per connection, kB",
-            Metric::FdsStart => "fds at start",
-            Metric::FdsLoaded => "fds loaded",
-            Metric::FdsAfter => "fds after",
-            Metric::ReadyMs => "ready, ms",
+            Self::GbitPerS => "Gbit/s",
+            Self::SlowestGbitPerS => "slowest 100 ms, Gbit/s",
+            Self::LosslessGbitPerS => "Gbit/s at <= 0.1 % loss",
+            Self::LostPpm => "lost, ppm",
+            Self::Iperf3GbitPerS => "iperf3, Gbit/s",
+            Self::WrkPerS => "wrk, 1/s",
+            Self::NginxPerS => "wrk and nginx, 1/s",
+            Self::PerS => "1/s",
+            Self::P50Us => "p50",
+            Self::P99Us => "p99",
+            Self::P999Us => "p99.9",
+            Self::MaxUs => "max",
+            Self::FailedPpm => "failed, ppm",
+            Self::HelperCpuSPerGb => "helper CPU, s/GB",
+            Self::MachineCpuSPerGb => "machine CPU, s/GB",
+            Self::HelperCpuUsPerOp => "helper CPU, us/op",
+            Self::MachineCpuUsPerOp => "machine CPU, us/op",
+            Self::RssStartMb => "RSS at start, MB",
+            Self::RssLoadedMb => "RSS loaded, MB",
+            Self::RssAfterMb => "RSS after, MB",
+            Self::RssPerConnectionKb => "RSS per connection, kB",
+            Self::FdsStart => "fds at start",
+            Self::FdsLoaded => "fds loaded",
+            Self::FdsAfter => "fds after",
+            Self::ReadyMs => "ready, ms",
         }
     }
 
     /// Whether the metric is the rate by which peers are ranked, the only thing a ratio to the host
     /// says much about.
     pub fn is_rate(self) -> bool {
-        matches!(
-            self,
-            Metric::GbitPerS | Metric::LosslessGbitPerS | Metric::PerS
-        )
+        matches!(self, Self::GbitPerS | Self::LosslessGbitPerS | Self::PerS)
     }
 
     /// The value with as many digits as carry meaning.
     pub fn format(self, value: f64) -> String {
         match self {
-            Metric::FdsStart
-            | Metric::FdsLoaded
-            | Metric::FdsAfter
-            | Metric::FailedPpm
-            | Metric::LostPpm => {
+            Self::FdsStart | Self::FdsLoaded | Self::FdsAfter | Self::FailedPpm | Self::LostPpm => {
                 format!("{value:.0}")
             }
-            Metric::P50Us | Metric::P99Us | Metric::P999Us | Metric::MaxUs => match value {
+            Self::P50Us | Self::P99Us | Self::P999Us | Self::MaxUs => match value {
                 micros if micros < 999.5 => format!("{}us", significant(micros)),
                 micros if micros < 999_500.0 => format!("{}ms", significant(micros / 1e3)),
                 micros => format!("{}s", significant(micros / 1e6)),

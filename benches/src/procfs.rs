@@ -25,10 +25,10 @@ pub struct Cpu {
 }
 
 impl std::ops::Sub for Cpu {
-    type Output = Cpu;
+    type Output = Self;
 
-    fn sub(self, earlier: Cpu) -> Cpu {
-        Cpu {
+    fn sub(self, earlier: Self) -> Self {
+        Self {
             helper_s: self.helper_s - earlier.helper_s,
             machine_s: self.machine_s - earlier.machine_s,
         }
@@ -36,7 +36,7 @@ impl std::ops::Sub for Cpu {
 }
 
 impl std::ops::AddAssign for Cpu {
-    fn add_assign(&mut self, more: Cpu) {
+    fn add_assign(&mut self, more: Self) {
         self.helper_s += more.helper_s;
         self.machine_s += more.machine_s;
     }
@@ -51,8 +51,8 @@ pub struct Footprint {
 
 impl Processes {
     /// The trees below `roots` without those below `not`.
-    pub fn new(roots: Vec<i32>, not: Vec<i32>) -> Processes {
-        Processes { roots, not }
+    pub fn new(roots: Vec<i32>, not: Vec<i32>) -> Self {
+        Self { roots, not }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -128,7 +128,7 @@ struct Stat {
 
 impl Stat {
     /// The command, field 2, is in parentheses and may itself contain spaces and parentheses.
-    fn parse(text: &str) -> Option<Stat> {
+    fn parse(text: &str) -> Option<Self> {
         let pid = text.split(' ').next()?.parse().ok()?;
         let (_, rest) = text.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -139,7 +139,7 @@ impl Stat {
             .iter()
             .map(|ticks| ticks.parse::<u64>().ok())
             .sum();
-        Some(Stat {
+        Some(Self {
             pid,
             parent,
             cpu_ticks: times?,

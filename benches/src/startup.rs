@@ -155,10 +155,10 @@ struct Files {
 }
 
 impl Files {
-    fn create() -> Result<Files> {
+    fn create() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("coracle-benches-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("failed to create {}", path.display()))?;
-        let files = Files { path };
+        let files = Self { path };
         for directory in ["bin", "proc", "sys", "dev", "etc", "tmp", "run"] {
             fs::create_dir_all(files.root().join(directory))
                 .context("failed to create a directory of the container")?;

@@ -14,7 +14,7 @@ pub struct Summary {
 
 impl Summary {
     /// `None` without samples. NaN samples are not expected and would sort last.
-    pub fn of(samples: &[f64]) -> Option<Summary> {
+    pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);
@@ -24,7 +24,7 @@ impl Summary {
         } else {
             (sorted[middle - 1] + sorted[middle]) / 2.0
         };
-        Some(Summary {
+        Some(Self {
             median,
             min,
             max,
@@ -73,8 +73,8 @@ const CURVE: [f64; 13] = [
 ];
 
 impl Latencies {
-    pub fn with_capacity(capacity: usize) -> Latencies {
-        Latencies {
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
             nanos: Vec::with_capacity(capacity),
         }
     }

@@ -29,7 +29,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    pub fn start(name: &str, task: &Task) -> Result<Generator> {
+    pub fn start(name: &str, task: &Task) -> Result<Self> {
         let log = log_path(name);
         let mut child = process::Command::new(SELF)
             .args(["__traffic", &serde_json::to_string(task)?])
@@ -54,7 +54,7 @@ impl Generator {
                 }
             }
         });
-        Ok(Generator { child, events, log })
+        Ok(Self { child, events, log })
     }
 
     /// Waits until the process listens.
@@ -125,7 +125,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    pub fn start(held: Held) -> Result<Holder> {
+    pub fn start(held: Held) -> Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&held).context("every kind has a name")?;
         let mut child = process::Command::new(SELF)
             .args(["__hold", name.get_name()])
@@ -145,7 +145,7 @@ impl Holder {
         stdout
             .read_exact(&mut ready)
             .context("a holder process failed to make its namespaces")?;
-        Ok(Holder {
+        Ok(Self {
             child,
             _release: release,
         })
@@ -168,7 +168,7 @@ pub struct Program {
 
 impl Program {
     /// `program` run through our trampoline, which drops the capabilities and then becomes it.
-    pub fn new(program: &Path) -> Result<Program> {
+    pub fn new(program: &Path) -> Result<Self> {
         let name = program
             .file_name()
             .unwrap_or_default()
@@ -182,7 +182,7 @@ impl Program {
             .arg(program)
             .stdin(Stdio::piped());
         command.stdout(output.try_clone()?).stderr(output);
-        Ok(Program {
+        Ok(Self {
             name,
             command,
             log,
@@ -194,12 +194,12 @@ impl Program {
     pub fn args<S: AsRef<std::ffi::OsStr>>(
         &mut self,
         args: impl IntoIterator<Item = S>,
-    ) -> &mut Program {
+    ) -> &mut Self {
         self.command.args(args);
         self
     }
 
-    pub fn env(&mut self, name: &str, value: &std::ffi::OsStr) -> &mut Program {
+    pub fn env(&mut self, name: &str, value: &std::ffi::OsStr) -> &mut Self {
         self.command.env(name, value);
         self
     }

@@ -50,7 +50,7 @@ pub enum BrokerError {
 
 impl Broker {
     /// Starts the process, while this one has a single thread.
-    pub fn start() -> io::Result<Broker> {
+    pub fn start() -> io::Result<Self> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -58,7 +58,7 @@ impl Broker {
             None,
         )?;
         sys::fork(|| live(theirs.as_fd()))?;
-        Ok(Broker(ours))
+        Ok(Self(ours))
     }
 
     /// Opens the port of `rule`, which names one port and one address. Waits for the answer, which

@@ -47,7 +47,7 @@ pub enum News {
 impl Companion {
     /// Starts the process, while this one has a single thread. It follows the file at `resolv_conf`
     /// and is to remove `sockets`.
-    pub fn start(resolv_conf: &Path, sockets: Vec<SocketFile>) -> io::Result<Companion> {
+    pub fn start(resolv_conf: &Path, sockets: Vec<SocketFile>) -> io::Result<Self> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -55,7 +55,7 @@ impl Companion {
             None,
         )?;
         let process = sys::fork(|| live(resolv_conf, sockets, theirs.as_fd()))?;
-        Ok(Companion {
+        Ok(Self {
             process: rustix::process::pidfd_open(process, PidfdFlags::empty())?,
             socket: Some(ours),
             resolvers: Vec::new(),

@@ -80,8 +80,8 @@ pub struct Subnet<A> {
 
 /// Both families with [`DEFAULT_SUBNET_V4`] and [`DEFAULT_SUBNET_V6`], and a forwarder in each.
 impl Default for Network {
-    fn default() -> Network {
-        Network {
+    fn default() -> Self {
+        Self {
             v4: parse_subnet_v4(DEFAULT_SUBNET_V4, true).expect("a test parses it"),
             v6: Some(parse_subnet_v6(DEFAULT_SUBNET_V6, true).expect("a test parses it")),
         }
@@ -264,7 +264,7 @@ pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
 
 impl Config {
     /// What no single argument shows: descriptors that clash, a path that is too long.
-    pub fn check(self) -> Result<Config, ConfigError> {
+    pub fn check(self) -> Result<Self, ConfigError> {
         let published = self.publish_fds.iter().map(|(fd, _)| *fd);
         let mut seen = BTreeSet::new();
         for fd in published.chain(self.ready_fd).chain(self.exit_fd) {

@@ -177,7 +177,7 @@ struct Outside {
 
 impl Outside {
     /// To be called with one thread, the caller's IDs and no namespace of the guest's.
-    fn open(config: &Config) -> Result<Outside, StartError> {
+    fn open(config: &Config) -> Result<Self, StartError> {
         let status = config
             .status_socket
             .as_deref()
@@ -202,7 +202,7 @@ impl Outside {
             files.into_iter().flatten().collect(),
         )
         .map_err(StartError::Resolvers)?;
-        Ok(Outside {
+        Ok(Self {
             status,
             slirp_api,
             companion,

@@ -32,16 +32,16 @@ pub struct File {
 }
 
 impl File {
-    pub fn document(path: PathBuf, contents: Vec<u8>) -> File {
-        File {
+    pub fn document(path: PathBuf, contents: Vec<u8>) -> Self {
+        Self {
             path,
             contents,
             mode: 0o644,
         }
     }
 
-    fn program(name: &str, contents: Vec<u8>) -> File {
-        File {
+    fn program(name: &str, contents: Vec<u8>) -> Self {
+        Self {
             path: Path::new("bin").join(name),
             contents,
             mode: 0o755,

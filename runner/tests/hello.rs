@@ -28,7 +28,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(status_socket: &Path) -> Server {
+    fn start(status_socket: &Path) -> Self {
         let mut process = Command::new(env!("CORACLE_HELLO"))
             .arg("127.0.0.1:0")
             .arg(status_socket)
@@ -40,11 +40,11 @@ impl Server {
             .read_line(&mut line)
             .unwrap();
         let addr = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
-        Server { process, addr }
+        Self { process, addr }
     }
 
-    fn without_helper() -> Server {
-        Server::start(Path::new("/nonexistent/status.sock"))
+    fn without_helper() -> Self {
+        Self::start(Path::new("/nonexistent/status.sock"))
     }
 
     fn connect(&self) -> Client {

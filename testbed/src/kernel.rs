@@ -49,7 +49,7 @@ struct Layout {
 
 impl Layout {
     /// Checks Ethernet and IP headers and lengths. `None` for ARP.
-    fn of(ethernet: &[u8]) -> Option<Layout> {
+    fn of(ethernet: &[u8]) -> Option<Self> {
         let sliced = SlicedPacket::from_ethernet(ethernet)
             .unwrap_or_else(|error| panic!("malformed: {error}: {ethernet:02x?}"));
         let (addresses, protocol, transport) = match &sliced.net {
@@ -76,7 +76,7 @@ impl Layout {
             IpNumber::ICMP | IpNumber::IPV6_ICMP => 4,
             other => panic!("the core never sends protocol {other:?}"),
         };
-        Some(Layout {
+        Some(Self {
             addresses,
             protocol,
             transport,

@@ -124,7 +124,7 @@ impl Datagram {
 
 impl Frame {
     /// Reads a frame as the core wrote it. Panics unless a kernel would take it.
-    pub fn parse(bytes: &[u8]) -> Frame {
+    pub fn parse(bytes: &[u8]) -> Self {
         kernel::deliver(bytes);
         let (offload, ethernet) = Offload::split(bytes).expect("a virtio header comes first");
         let sliced = SlicedPacket::from_ethernet(ethernet).expect("the kernel has taken it");
@@ -145,7 +145,7 @@ impl Frame {
             ),
             _ => panic!("a frame of no known kind: {ethernet:02x?}"),
         };
-        Frame {
+        Self {
             offload,
             ethernet_destination: ethernet[..6].try_into().expect("six bytes"),
             ethernet_source: ethernet[6..12].try_into().expect("six bytes"),
@@ -161,7 +161,7 @@ impl Packet {
         destination: IpAddr,
         hop_limit: u8,
         transport: &TransportSlice<'_>,
-    ) -> Packet {
+    ) -> Self {
         match transport {
             TransportSlice::Tcp(tcp) => {
                 let (mut mss, mut scale) = (None, None);
@@ -173,7 +173,7 @@ impl Packet {
                     }
                 }
                 let flag = |set, flag| if set { flag } else { 0 };
-                Packet::Tcp(Segment {
+                Self::Tcp(Segment {
                     source: SocketAddr::new(source, tcp.source_port()),
                     destination: SocketAddr::new(destination, tcp.destination_port()),
                     flags: flag(tcp.fin(), FIN)
@@ -189,18 +189,18 @@ impl Packet {
                     payload: tcp.payload().to_vec(),
                 })
             }
-            TransportSlice::Udp(udp) => Packet::Udp(Datagram {
+            TransportSlice::Udp(udp) => Self::Udp(Datagram {
                 source: SocketAddr::new(source, udp.source_port()),
                 destination: SocketAddr::new(destination, udp.destination_port()),
                 payload: udp.payload().to_vec(),
             }),
-            TransportSlice::Icmpv4(icmp) => Packet::Icmp(Icmp {
+            TransportSlice::Icmpv4(icmp) => Self::Icmp(Icmp {
                 source,
                 destination,
                 hop_limit,
                 message: icmp.slice().to_vec(),
             }),
-            TransportSlice::Icmpv6(icmp) => Packet::Icmp(Icmp {
+            TransportSlice::Icmpv6(icmp) => Self::Icmp(Icmp {
                 source,
                 destination,
                 hop_limit,

@@ -88,7 +88,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn open() -> Connection {
+    fn open() -> Self {
         let (mut core, mut wire) = (core(), Wire::default());
         let mut syn = TcpHeader::new(GUEST_PORT, 443, GUEST_ISN, u16::MAX);
         syn.syn = true;
@@ -104,7 +104,7 @@ impl Connection {
             ..Readiness::default()
         };
         core.host_ready(flow, writable);
-        let mut connection = Connection {
+        let mut connection = Self {
             core,
             wire,
             flow,

@@ -70,8 +70,8 @@ impl Protocol {
     /// As it stands in port rules.
     pub fn name(self) -> &'static str {
         match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
         }
     }
 }

@@ -68,17 +68,17 @@ pub enum Round {
 }
 
 impl From<Result<Outcome, String>> for Round {
-    fn from(result: Result<Outcome, String>) -> Round {
+    fn from(result: Result<Outcome, String>) -> Self {
         match result {
-            Ok(outcome) => Round::Measured(outcome),
-            Err(cause) => Round::Failed(cause),
+            Ok(outcome) => Self::Measured(outcome),
+            Err(cause) => Self::Failed(cause),
         }
     }
 }
 
 impl Figure {
-    pub fn new(cell: Cell, peer: String) -> Figure {
-        Figure {
+    pub fn new(cell: Cell, peer: String) -> Self {
+        Self {
             name: cell.to_string(),
             cell,
             peer,
@@ -127,8 +127,8 @@ impl Figure {
 
 impl Report {
     /// A report with nothing in it yet.
-    pub fn new(peers: Vec<Peer>, timing: Timing, rounds: u32) -> Report {
-        Report {
+    pub fn new(peers: Vec<Peer>, timing: Timing, rounds: u32) -> Self {
+        Self {
             version: env!("CARGO_PKG_VERSION").into(),
             started_at: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -144,7 +144,7 @@ impl Report {
     }
 
     /// Reads a report that [`Report::store`] wrote.
-    pub fn load(path: &Path) -> Result<Report> {
+    pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("failed to read {}", path.display()))?;
         serde_json::from_str(&text)
@@ -226,7 +226,7 @@ impl Report {
 }
 
 impl Machine {
-    fn ours() -> Machine {
+    fn ours() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -236,7 +236,7 @@ impl Machine {
         let kilobytes = field(&read("/proc/meminfo"), "MemTotal")
             .and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok())
             .unwrap_or(0.0);
-        Machine {
+        Self {
             processor: field(&read("/proc/cpuinfo"), "model name")
                 .unwrap_or_else(|| std::env::consts::ARCH.into()),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get()),

@@ -13,7 +13,7 @@ use crate::worker::Generator;
 impl Stage {
     pub(super) fn bulk(&self, order: &Order, way: Way, flows: u32) -> Result<Outcome> {
         let timing = order.timing;
-        let client_sends = Stage::client_sends(order, way);
+        let client_sends = Self::client_sends(order, way);
         let bulk = |sends| Bulk {
             end: if sends { End::Send } else { End::Receive },
             flows,

@@ -75,7 +75,7 @@ impl Stage {
             LARGE_BYTES
         };
         let per_send = if segmented { PER_SEND } else { 1 };
-        let client_sends = Stage::client_sends(order, way);
+        let client_sends = Self::client_sends(order, way);
         let gbit = |per_s: f64| per_s * f64::from(bytes) * 8.0 / 1e9;
         let timing = order.timing;
 

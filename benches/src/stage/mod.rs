@@ -82,7 +82,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(order: &Order) -> Result<Stage> {
+    fn set(order: &Order) -> Result<Self> {
         let cell = &order.cell;
         let elsewhere = Holder::start(Held::Elsewhere)?;
         links::connect_elsewhere(elsewhere.pid())?;
@@ -128,7 +128,7 @@ impl Stage {
                 (outside(elsewhere.pid(), target), in_guest(addresses.any))
             }
         };
-        Ok(Stage {
+        Ok(Self {
             client,
             server,
             helper,
@@ -219,14 +219,14 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn of(family: Family) -> Addresses {
+    fn of(family: Family) -> Self {
         match family {
-            Family::Ipv4 => Addresses {
+            Family::Ipv4 => Self {
                 uplink: HOST.into(),
                 loopback: Ipv4Addr::LOCALHOST.into(),
                 any: Ipv4Addr::UNSPECIFIED.into(),
             },
-            Family::Ipv6 => Addresses {
+            Family::Ipv6 => Self {
                 uplink: HOST6.into(),
                 loopback: Ipv6Addr::LOCALHOST.into(),
                 any: Ipv6Addr::UNSPECIFIED.into(),

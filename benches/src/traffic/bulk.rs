@@ -179,8 +179,8 @@ struct Meter {
 impl Meter {
     const BUCKET: Duration = Duration::from_millis(100);
 
-    fn new(start: Instant) -> Meter {
-        Meter {
+    fn new(start: Instant) -> Self {
+        Self {
             start,
             bytes: 0,
             buckets: vec![0],

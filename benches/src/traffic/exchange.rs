@@ -85,8 +85,8 @@ struct Client {
 }
 
 impl Client {
-    fn new(socket: UdpSocket) -> Result<Client> {
-        let mut client = Client {
+    fn new(socket: UdpSocket) -> Result<Self> {
+        let mut client = Self {
             socket,
             number: 0,
             sent: Instant::now(),

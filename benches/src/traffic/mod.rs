@@ -321,8 +321,8 @@ pub fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
 pub struct Poller(Epoll);
 
 impl Poller {
-    pub fn new() -> Result<Poller> {
-        Ok(Poller(
+    pub fn new() -> Result<Self> {
+        Ok(Self(
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
                 .context("failed to create an epoll instance")?,
         ))

@@ -19,8 +19,8 @@ pub struct Tally {
 
 impl Tally {
     /// The warm-up begins now.
-    pub fn new(warm: Duration, measure: Duration) -> Tally {
-        Tally {
+    pub fn new(warm: Duration, measure: Duration) -> Self {
+        Self {
             warm_until: Instant::now() + warm,
             measure,
             begun: None,

@@ -135,10 +135,10 @@ enum NetnsType {
 }
 
 impl From<NetnsType> for TargetKind {
-    fn from(kind: NetnsType) -> TargetKind {
+    fn from(kind: NetnsType) -> Self {
         match kind {
-            NetnsType::Pid => TargetKind::Pid,
-            NetnsType::Path => TargetKind::Path,
+            NetnsType::Pid => Self::Pid,
+            NetnsType::Path => Self::Path,
         }
     }
 }
@@ -157,11 +157,11 @@ enum PromoteWhen {
 }
 
 impl From<PromoteWhen> for Promote {
-    fn from(when: PromoteWhen) -> Promote {
+    fn from(when: PromoteWhen) -> Self {
         match when {
-            PromoteWhen::Auto => Promote::Auto,
-            PromoteWhen::Off => Promote::Off,
-            PromoteWhen::Always => Promote::Always,
+            PromoteWhen::Auto => Self::Auto,
+            PromoteWhen::Off => Self::Off,
+            PromoteWhen::Always => Self::Always,
         }
     }
 }
@@ -201,10 +201,10 @@ CORACLE_LOG sets what is logged, as in CORACLE_LOG=debug.";
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
-    fn try_from(args: Args) -> Result<Config, ConfigError> {
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
         let dns = !args.disable_dns;
         let v6 = parse_subnet_v6(&args.cidr6, dns)?;
-        Config {
+        Self {
             target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
             user_namespace: args.userns_path,
             tap: args.tap,

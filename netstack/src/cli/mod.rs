@@ -75,14 +75,14 @@ enum Unread {
 }
 
 impl Name {
-    const ALL: [Name; 2] = [Name::CoracleNet, Name::Slirp4netns];
+    const ALL: [Self; 2] = [Self::CoracleNet, Self::Slirp4netns];
 
     /// The name that the program was called by, and its words without any other.
-    fn called(mut words: Vec<OsString>) -> (Name, Vec<OsString>) {
+    fn called(mut words: Vec<OsString>) -> (Self, Vec<OsString>) {
         let file = words.first().and_then(|word| Path::new(word).file_name());
-        let called = file.and_then(Name::of).unwrap_or(Name::CoracleNet);
-        match words.get(1).and_then(|word| Name::of(word)) {
-            Some(name) if called == Name::CoracleNet => {
+        let called = file.and_then(Self::of).unwrap_or(Self::CoracleNet);
+        match words.get(1).and_then(|word| Self::of(word)) {
+            Some(name) if called == Self::CoracleNet => {
                 words.remove(0);
                 (name, words)
             }
@@ -90,8 +90,8 @@ impl Name {
         }
     }
 
-    fn of(word: &OsStr) -> Option<Name> {
-        Name::ALL.into_iter().find(|name| word == name.text())
+    fn of(word: &OsStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| word == name.text())
     }
 
     fn text(self) -> &'static str {
@@ -101,15 +101,15 @@ impl Name {
     /// What `ps`, `top` and `ss` show, and scripts look for. 15 bytes at most (TASK_COMM_LEN).
     fn in_ps(self) -> &'static CStr {
         match self {
-            Name::CoracleNet => c"coracle-net",
-            Name::Slirp4netns => c"slirp4netns",
+            Self::CoracleNet => c"coracle-net",
+            Self::Slirp4netns => c"slirp4netns",
         }
     }
 
     fn read(self, words: Vec<OsString>) -> Result<Config, Unread> {
         match self {
-            Name::CoracleNet => Ok(coracle_net::Args::try_parse_from(words)?.try_into()?),
-            Name::Slirp4netns => Ok(slirp4netns::Args::try_parse_from(words)?.try_into()?),
+            Self::CoracleNet => Ok(coracle_net::Args::try_parse_from(words)?.try_into()?),
+            Self::Slirp4netns => Ok(slirp4netns::Args::try_parse_from(words)?.try_into()?),
         }
     }
 
@@ -129,7 +129,7 @@ impl Name {
             return ExitCode::SUCCESS;
         }
         // As getopt has it: callers try again without an option that is not known.
-        if self != Name::CoracleNet
+        if self != Self::CoracleNet
             && error.kind() == ErrorKind::UnknownArgument
             && let Some(option) = error.get(ContextKind::InvalidArg)
         {

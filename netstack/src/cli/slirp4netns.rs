@@ -180,7 +180,7 @@ pub enum ArgsError {
 impl TryFrom<Args> for Config {
     type Error = ArgsError;
 
-    fn try_from(args: Args) -> Result<Config, ArgsError> {
+    fn try_from(args: Args) -> Result<Self, ArgsError> {
         if let Some(path) = args.userns_path.as_ref().filter(|path| !path.exists()) {
             return Err(ArgsError::NoUserNamespace(path.clone()));
         }
@@ -199,7 +199,7 @@ impl TryFrom<Args> for Config {
             network.v4.dns = None;
             network.v6.iter_mut().for_each(|v6| v6.dns = None);
         }
-        let config = Config {
+        let config = Self {
             target,
             user_namespace: args.userns_path,
             tap: args.tap.ok_or(ArgsError::NoTapName)?,

@@ -38,7 +38,7 @@ impl ExitWatch {
     /// With `keep_ignored`, those that the caller ignores stay so: whoever ends this process by a
     /// descriptor, and serves something that is still to end when a shutdown signals every process
     /// at once, asks for it in this way.
-    pub fn new(keep_ignored: bool) -> io::Result<ExitWatch> {
+    pub fn new(keep_ignored: bool) -> io::Result<Self> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
             .into_iter()
             .filter(|signal| !(keep_ignored && sys::is_ignored(*signal)))
@@ -47,7 +47,7 @@ impl ExitWatch {
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &signals, OVER, epoll::EventFlags::IN)?;
-        Ok(ExitWatch {
+        Ok(Self {
             epoll,
             mount: None,
             _watched: Vec::new(),
@@ -110,8 +110,8 @@ pub struct ReadySignal(OwnedFd);
 
 impl ReadySignal {
     /// Takes the descriptor over.
-    pub fn new(fd: OwnedFd) -> ReadySignal {
-        ReadySignal(fd)
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 
     /// Tells the waiting process that the network is up and the ports are bound: writes `1` and

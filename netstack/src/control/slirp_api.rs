@@ -88,7 +88,7 @@ enum Stage {
 impl SlirpApi {
     /// Listens at `path`, in place of whatever is there, with the mode that the umask leaves: all as
     /// slirp4netns does. `guest` has the guest's addresses, the preferred ones first.
-    pub fn open(path: &Path, guest: Vec<IpAddr>) -> Result<SlirpApi, SlirpApiError> {
+    pub fn open(path: &Path, guest: Vec<IpAddr>) -> Result<Self, SlirpApiError> {
         let open = || {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -96,7 +96,7 @@ impl SlirpApi {
             }
             let listener = UnixListener::bind(path)?;
             listener.set_nonblocking(true)?;
-            let api = SlirpApi {
+            let api = Self {
                 file: SocketFile::of(path)?,
                 listener,
                 epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -331,8 +331,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn of((id, forward): (&u64, &Forward)) -> Entry {
-        Entry {
+    fn of((id, forward): (&u64, &Forward)) -> Self {
+        Self {
             id: *id,
             proto: forward.protocol.to_string(),
             host_addr: forward.host.ip(),
@@ -455,11 +455,11 @@ mod tests {
     }
 
     impl Place {
-        fn new() -> Place {
+        fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let guest = vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()];
             let api = SlirpApi::open(&dir.path().join("api"), guest).unwrap();
-            Place {
+            Self {
                 dir,
                 api,
                 ports: Ports::default(),

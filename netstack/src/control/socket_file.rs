@@ -24,8 +24,8 @@ fn identity(file: &fs::Metadata) -> Identity {
 
 impl SocketFile {
     /// Of the socket that this process has bound at `path`.
-    pub fn of(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile {
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self {
             path: path.to_owned(),
             identity: identity(&fs::symlink_metadata(path)?),
         })

@@ -223,7 +223,7 @@ struct Client {
 impl StatusSocket {
     /// Listens at `path`, for this user only. A socket that is there but that nobody serves any
     /// more is replaced, if it belongs to this user; anything else is left alone.
-    pub fn open(path: &Path) -> Result<StatusSocket, StatusError> {
+    pub fn open(path: &Path) -> Result<Self, StatusError> {
         remove_stale(path)?;
         let open = || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -235,7 +235,7 @@ impl StatusSocket {
             rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&socket, BACKLOG)?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            let socket = StatusSocket {
+            let socket = Self {
                 file: SocketFile::of(path)?,
                 listener: socket.into(),
                 epoll,

@@ -120,10 +120,10 @@ impl Prefix {
 /// What the tests of this crate's core speak of.
 #[cfg(test)]
 impl Addresses {
-    pub fn of_the_tests() -> Addresses {
+    pub fn of_the_tests() -> Self {
         let ips = |v4: &str, v6: &str| [v4, v6].map(|text| text.parse().unwrap()).to_vec();
         let on_link = ips("10.0.2.0", "fd00::").into_iter().zip([24, 64]);
-        Addresses {
+        Self {
             guest: ips("10.0.2.100", "fd00::100"),
             gateways: ips("10.0.2.2", "fd00::2"),
             dns: ips("10.0.2.3", "fd00::3"),

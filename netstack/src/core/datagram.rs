@@ -60,8 +60,8 @@ pub enum Role {
 }
 
 impl Mapping {
-    pub fn new(guest: SocketAddr, role: Role, now: Instant) -> Mapping {
-        Mapping {
+    pub fn new(guest: SocketAddr, role: Role, now: Instant) -> Self {
+        Self {
             guest,
             role,
             born: now,

@@ -27,8 +27,8 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// Forwards to `resolvers`, most preferred first.
-    pub fn new(resolvers: Vec<SocketAddr>) -> Forwarder {
-        Forwarder {
+    pub fn new(resolvers: Vec<SocketAddr>) -> Self {
+        Self {
             over_udp: resolvers.clone(),
             over_tcp: resolvers,
         }

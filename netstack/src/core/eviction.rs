@@ -20,8 +20,8 @@ pub struct EvictionQueue {
 
 impl EvictionQueue {
     /// For a kind of which `limit` may exist.
-    pub fn new(limit: usize) -> EvictionQueue {
-        EvictionQueue {
+    pub fn new(limit: usize) -> Self {
+        Self {
             flows: VecDeque::new(),
             count: 0,
             limit,

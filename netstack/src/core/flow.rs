@@ -74,8 +74,8 @@ pub struct Endpoints {
 
 impl Endpoints {
     /// `None` if the families differ.
-    pub fn new(guest: SocketAddr, remote: SocketAddr) -> Option<Endpoints> {
-        (guest.is_ipv4() == remote.is_ipv4()).then_some(Endpoints { guest, remote })
+    pub fn new(guest: SocketAddr, remote: SocketAddr) -> Option<Self> {
+        (guest.is_ipv4() == remote.is_ipv4()).then_some(Self { guest, remote })
     }
 
     /// The guest's own end.
@@ -126,7 +126,7 @@ struct Slot<F> {
 
 impl<F> FlowTable<F> {
     pub fn new(hash_key: HashKey) -> Self {
-        FlowTable {
+        Self {
             slots: Vec::new(),
             free: Vec::new(),
             by_tuple: HashMap::with_hasher(hash_key),

@@ -30,11 +30,11 @@ pub enum Unreachable {
 impl Unreachable {
     fn v4(self) -> Icmpv4Type {
         Icmpv4Type::DestinationUnreachable(match self {
-            Unreachable::Network => icmpv4::DestUnreachableHeader::Network,
-            Unreachable::Host => icmpv4::DestUnreachableHeader::Host,
-            Unreachable::Port => icmpv4::DestUnreachableHeader::Port,
-            Unreachable::Prohibited => icmpv4::DestUnreachableHeader::FilterProhibited,
-            Unreachable::TooBig { mtu } => {
+            Self::Network => icmpv4::DestUnreachableHeader::Network,
+            Self::Host => icmpv4::DestUnreachableHeader::Host,
+            Self::Port => icmpv4::DestUnreachableHeader::Port,
+            Self::Prohibited => icmpv4::DestUnreachableHeader::FilterProhibited,
+            Self::TooBig { mtu } => {
                 icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu }
             }
         })
@@ -42,11 +42,11 @@ impl Unreachable {
 
     fn v6(self) -> Icmpv6Type {
         Icmpv6Type::DestinationUnreachable(match self {
-            Unreachable::Network => icmpv6::DestUnreachableCode::NoRoute,
-            Unreachable::Host => icmpv6::DestUnreachableCode::Address,
-            Unreachable::Port => icmpv6::DestUnreachableCode::Port,
-            Unreachable::Prohibited => icmpv6::DestUnreachableCode::Prohibited,
-            Unreachable::TooBig { mtu } => {
+            Self::Network => icmpv6::DestUnreachableCode::NoRoute,
+            Self::Host => icmpv6::DestUnreachableCode::Address,
+            Self::Port => icmpv6::DestUnreachableCode::Port,
+            Self::Prohibited => icmpv6::DestUnreachableCode::Prohibited,
+            Self::TooBig { mtu } => {
                 return Icmpv6Type::PacketTooBig {
                     mtu: u32::from(mtu),
                 };

@@ -100,8 +100,8 @@ pub struct Service {
 
 /// At the guest's own address.
 impl From<u16> for Service {
-    fn from(port: u16) -> Service {
-        Service {
+    fn from(port: u16) -> Self {
+        Self {
             address: None,
             port,
         }
@@ -217,8 +217,8 @@ impl FlowTable<Entry> {
 }
 
 impl Core {
-    pub fn new(config: CoreConfig, now: Instant) -> Core {
-        Core {
+    pub fn new(config: CoreConfig, now: Instant) -> Self {
+        Self {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),

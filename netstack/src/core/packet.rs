@@ -55,7 +55,7 @@ pub enum Transport<'a> {
 
 impl<'a> Frame<'a> {
     /// Parses a frame as read from the tap, virtio header included.
-    pub fn parse(frame: &'a [u8]) -> Option<Frame<'a>> {
+    pub fn parse(frame: &'a [u8]) -> Option<Self> {
         let (offload, frame) = Offload::split(frame)?;
         let sliced = SlicedPacket::from_ethernet(frame).ok()?;
         let Some(LinkSlice::Ethernet2(ethernet)) = &sliced.link else {
@@ -119,7 +119,7 @@ impl<'a> Frame<'a> {
 
 impl<'a> Transport<'a> {
     /// Parses what a reassembled packet carries.
-    pub fn parse(protocol: IpNumber, payload: &'a [u8]) -> Option<Transport<'a>> {
+    pub fn parse(protocol: IpNumber, payload: &'a [u8]) -> Option<Self> {
         Some(match protocol {
             IpNumber::UDP => Transport::Udp(UdpSlice::from_slice(payload).ok()?),
             IpNumber::ICMP => Transport::Icmpv4(Icmpv4Slice::from_slice(payload).ok()?),

@@ -25,7 +25,7 @@ pub struct Reassembly {
 
 impl Default for Reassembly {
     fn default() -> Self {
-        Reassembly {
+        Self {
             pool: IpDefragPool::new(),
             pending: 0,
             forget_at: None,

@@ -54,9 +54,9 @@ pub struct Limits {
 impl Limits {
     /// Shares out `descriptors`. Half of them are for open connections, as long as there are not
     /// plenty.
-    pub fn share_out(descriptors: usize) -> Limits {
+    pub fn share_out(descriptors: usize) -> Self {
         let part = |divisor: usize, most: usize| (descriptors / divisor).clamp(1, most);
-        let mut limits = Limits {
+        let mut limits = Self {
             streams: 0,
             waiting: MAX_WAITING,
             dials: part(10, MAX_DIALS),
@@ -81,8 +81,8 @@ impl Limits {
 
 /// As many as are ever of use.
 impl Default for Limits {
-    fn default() -> Limits {
-        Limits::share_out(usize::MAX)
+    fn default() -> Self {
+        Self::share_out(usize::MAX)
     }
 }
 
@@ -107,13 +107,13 @@ pub enum Share {
 }
 
 impl Share {
-    pub const ALL: [Share; 6] = [
-        Share::Waiting,
-        Share::Dials,
-        Share::HalfOpen,
-        Share::Udp,
-        Share::PublishedUdp,
-        Share::Echo,
+    pub const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Dials,
+        Self::HalfOpen,
+        Self::Udp,
+        Self::PublishedUdp,
+        Self::Echo,
     ];
 }
 
@@ -129,7 +129,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    pub fn new(limits: &Limits) -> Shares {
+    pub fn new(limits: &Limits) -> Self {
         let limit = |share| match share {
             Share::Waiting => limits.waiting,
             Share::Dials => limits.dials,
@@ -138,7 +138,7 @@ impl Shares {
             Share::PublishedUdp => limits.published_udp,
             Share::Echo => limits.echo,
         };
-        Shares {
+        Self {
             by_kind: Share::ALL.map(|share| EvictionQueue::new(limit(share))),
             reached: [0; Share::ALL.len()],
             streams: 0,
@@ -200,9 +200,9 @@ impl Entry {
 impl Role {
     pub fn share(&self) -> Share {
         match self {
-            Role::Direct { .. } | Role::Translated { .. } | Role::Dns { .. } => Share::Udp,
-            Role::Published { .. } => Share::PublishedUdp,
-            Role::Echo { .. } => Share::Echo,
+            Self::Direct { .. } | Self::Translated { .. } | Self::Dns { .. } => Share::Udp,
+            Self::Published { .. } => Share::PublishedUdp,
+            Self::Echo { .. } => Share::Echo,
         }
     }
 }

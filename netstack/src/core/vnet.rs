@@ -61,7 +61,7 @@ pub struct Offload {
 impl Offload {
     /// Splits a frame as read from the tap. `None` when it is too short or asks for a segmentation
     /// nobody offered.
-    pub fn split(frame: &[u8]) -> Option<(Offload, &[u8])> {
+    pub fn split(frame: &[u8]) -> Option<(Self, &[u8])> {
         let (header, frame) = frame.split_at_checked(VNET_HEADER_LEN)?;
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let checksum = match header[0] {
@@ -88,7 +88,7 @@ impl Offload {
             None => None,
         };
         Some((
-            Offload {
+            Self {
                 checksum,
                 super_frame,
             },

@@ -49,8 +49,8 @@ pub enum CaptureError {
 
 impl<D> Capture<D> {
     /// Without a file this is `device` and nothing else.
-    pub fn new(device: D, file: Option<CaptureFile>) -> Capture<D> {
-        Capture { device, file }
+    pub fn new(device: D, file: Option<CaptureFile>) -> Self {
+        Self { device, file }
     }
 
     fn record(&mut self, head: &[u8], payload: &[u8]) {
@@ -89,7 +89,7 @@ impl<D: AsFd> AsFd for Capture<D> {
 
 impl CaptureFile {
     /// Makes the file, for this user only, or empties the one that is there.
-    pub fn create(path: &Path) -> Result<CaptureFile, CaptureError> {
+    pub fn create(path: &Path) -> Result<Self, CaptureError> {
         let error = |source| CaptureError::Write {
             path: path.to_owned(),
             source,
@@ -110,7 +110,7 @@ impl CaptureFile {
         SigSet::from(Signal::SIGXFSZ)
             .thread_block()
             .map_err(|errno| error(errno.into()))?;
-        let capture = CaptureFile {
+        let capture = Self {
             file,
             path: path.to_owned(),
         };

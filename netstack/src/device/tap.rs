@@ -73,7 +73,7 @@ impl Tap {
     /// Creates tap `name` in the calling thread's network namespace, or attaches to it when it
     /// exists and nobody else has. A tap created here disappears with the last copy of the
     /// descriptor.
-    pub fn open(name: &str) -> Result<Tap, TapError> {
+    pub fn open(name: &str) -> Result<Self, TapError> {
         if !is_interface_name(name) {
             return Err(TapError::Name(name.to_owned()));
         }
@@ -98,7 +98,7 @@ impl Tap {
             debug!(tap = name, "no UDP segmentation offload (Linux < 6.2)");
             sys::tun_set_offload(device.as_fd(), OFFLOAD).map_err(offload_error)?;
         }
-        Ok(Tap {
+        Ok(Self {
             device,
             name: name.to_owned(),
             udp_segmentation,

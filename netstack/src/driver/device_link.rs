@@ -20,8 +20,8 @@ pub struct DeviceLink<D> {
 }
 
 impl<D: Device> DeviceLink<D> {
-    pub fn new(device: D) -> DeviceLink<D> {
-        DeviceLink {
+    pub fn new(device: D) -> Self {
+        Self {
             device,
             kept: VecDeque::new(),
             frames_lost: 0,

@@ -22,8 +22,8 @@ pub struct DialQueue {
 }
 
 impl Default for DialQueue {
-    fn default() -> DialQueue {
-        DialQueue {
+    fn default() -> Self {
+        Self {
             lanes: std::array::from_fn(|_| VecDeque::new()),
             next: 0,
             len: 0,

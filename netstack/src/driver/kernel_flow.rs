@@ -40,8 +40,8 @@ pub struct Relays {
 
 impl Relays {
     /// They get `pipes` pipes at most.
-    pub fn new(pipes: usize) -> Relays {
-        Relays {
+    pub fn new(pipes: usize) -> Self {
+        Self {
             pipes: PipePool::default().with_at_most(pipes),
             unfinished: Vec::new(),
         }
@@ -53,8 +53,8 @@ impl Relays {
 }
 
 impl Relaying {
-    pub fn new(relay: Relay) -> Relaying {
-        Relaying {
+    pub fn new(relay: Relay) -> Self {
+        Self {
             relay: Box::new(relay),
             to_guest: 0,
             from_guest: 0,

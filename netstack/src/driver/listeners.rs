@@ -125,8 +125,8 @@ impl Listeners {
 impl AsFd for Published {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Published::Tcp { socket, .. } => socket.as_fd(),
-            Published::Udp { socket, .. } => socket.as_fd(),
+            Self::Tcp { socket, .. } => socket.as_fd(),
+            Self::Udp { socket, .. } => socket.as_fd(),
         }
     }
 }

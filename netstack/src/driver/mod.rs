@@ -98,8 +98,8 @@ pub struct Driver<D> {
 pub struct Clock(std::time::Instant);
 
 impl Clock {
-    pub fn start() -> Clock {
-        Clock(std::time::Instant::now())
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
     }
 
     pub fn now(self) -> Instant {
@@ -121,7 +121,7 @@ pub const SYSTEM_CALLS: &[c_long] = &[
 impl<D: Device> Driver<D> {
     /// Registers everything; no packet moves before [`Driver::run`]. `clock` is the one that
     /// `parts.core` was made by.
-    pub fn new(parts: Parts<D>, clock: Clock) -> Result<Driver<D>, DriverError> {
+    pub fn new(parts: Parts<D>, clock: Clock) -> Result<Self, DriverError> {
         let mut core = parts.core;
         core.set_resolvers(parts.companion.resolvers().to_vec());
         let shard = Shard::new(core, parts.device, parts.outbound)?;
@@ -155,7 +155,7 @@ impl<D: Device> Driver<D> {
                 listeners.add(poller, listener, None).map(drop),
             )?;
         }
-        Ok(Driver {
+        Ok(Self {
             shard,
             listeners,
             companion: parts.companion,

@@ -65,8 +65,8 @@ pub struct Poller {
 }
 
 impl Poller {
-    pub fn new() -> io::Result<Poller> {
-        Ok(Poller {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             buffer: Vec::with_capacity(BATCH),
         })
@@ -105,25 +105,25 @@ impl Poller {
 impl Interest {
     fn flags(self) -> epoll::EventFlags {
         match self {
-            Interest::Readable => epoll::EventFlags::IN,
-            Interest::Edges => {
+            Self::Readable => epoll::EventFlags::IN,
+            Self::Edges => {
                 epoll::EventFlags::IN
                     | epoll::EventFlags::OUT
                     | epoll::EventFlags::RDHUP
                     | epoll::EventFlags::ET
             }
-            Interest::HangUp => epoll::EventFlags::empty(),
-            Interest::Relay => epoll::EventFlags::from_bits_retain(portfwd::relay::INTEREST),
+            Self::HangUp => epoll::EventFlags::empty(),
+            Self::Relay => epoll::EventFlags::from_bits_retain(portfwd::relay::INTEREST),
         }
     }
 }
 
 impl Event {
-    fn decode(event: &epoll::Event) -> Event {
+    fn decode(event: &epoll::Event) -> Self {
         let flags = event.flags;
         let failed = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
         let hung_up = flags.intersects(failed | epoll::EventFlags::RDHUP);
-        Event {
+        Self {
             token: Token::decode(event.data.u64()),
             // Reading is how FIN and errors are learnt.
             readable: hung_up || flags.contains(epoll::EventFlags::IN),
@@ -153,17 +153,17 @@ impl Token {
     /// which does not reach 2^56.
     fn encode(self) -> u64 {
         let (kind, value) = match self {
-            Token::Device => (0, 0),
-            Token::Listener(ListenerId(number)) => (1, number),
-            Token::Flow(id) => (
+            Self::Device => (0, 0),
+            Self::Listener(ListenerId(number)) => (1, number),
+            Self::Flow(id) => (
                 2,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
             ),
-            Token::Companion => (3, 0),
-            Token::Status => (4, 0),
-            Token::Exit => (5, 0),
-            Token::SlirpApi => (7, 0),
-            Token::Guest(id) => (
+            Self::Companion => (3, 0),
+            Self::Status => (4, 0),
+            Self::Exit => (5, 0),
+            Self::SlirpApi => (7, 0),
+            Self::Guest(id) => (
                 6,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
             ),
@@ -171,21 +171,21 @@ impl Token {
         kind << KIND_SHIFT | value
     }
 
-    fn decode(bits: u64) -> Token {
+    fn decode(bits: u64) -> Self {
         let index = bits as u32;
         let flow = FlowId {
             index,
             generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
         };
         match bits >> KIND_SHIFT {
-            0 => Token::Device,
-            1 => Token::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
-            2 => Token::Flow(flow),
-            6 => Token::Guest(flow),
-            3 => Token::Companion,
-            4 => Token::Status,
-            7 => Token::SlirpApi,
-            _ => Token::Exit,
+            0 => Self::Device,
+            1 => Self::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
+            2 => Self::Flow(flow),
+            6 => Self::Guest(flow),
+            3 => Self::Companion,
+            4 => Self::Status,
+            7 => Self::SlirpApi,
+            _ => Self::Exit,
         }
     }
 }

@@ -30,8 +30,8 @@ pub enum PromotionUnavailable {
 }
 
 impl Promotion {
-    pub fn new(promoter: Result<Promoter, PromotionUnavailable>) -> Promotion {
-        Promotion {
+    pub fn new(promoter: Result<Promoter, PromotionUnavailable>) -> Self {
+        Self {
             promoter,
             healed: Instant::ZERO,
         }

@@ -58,13 +58,13 @@ pub struct Shard<D> {
 
 impl<D: Device> Shard<D> {
     /// No packet moves before the first turn.
-    pub fn new(core: Core, device: D, outbound: Outbound) -> Result<Shard<D>, DriverError> {
+    pub fn new(core: Core, device: D, outbound: Outbound) -> Result<Self, DriverError> {
         let poller = Poller::new().map_err(|error| DriverError::Watch("epoll", error))?;
         poller
             .add(&device, Token::Device, Interest::Readable)
             .map_err(|error| DriverError::Watch("the device", error))?;
         let relays = Relays::new(core.limits().pipes);
-        Ok(Shard {
+        Ok(Self {
             core,
             link: DeviceLink::new(device),
             poller,

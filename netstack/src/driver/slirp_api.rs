@@ -24,8 +24,8 @@ pub struct Api {
 }
 
 impl Api {
-    pub fn new(socket: SlirpApi, broker: Broker) -> Api {
-        Api {
+    pub fn new(socket: SlirpApi, broker: Broker) -> Self {
+        Self {
             socket,
             broker,
             published: BTreeMap::new(),

@@ -27,8 +27,8 @@ pub enum HostSocket {
 }
 
 impl HostSocket {
-    pub fn stream(socket: OwnedFd) -> HostSocket {
-        HostSocket::Stream(Stream(socket))
+    pub fn stream(socket: OwnedFd) -> Self {
+        Self::Stream(Stream(socket))
     }
 }
 

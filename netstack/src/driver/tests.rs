@@ -41,7 +41,7 @@ struct World {
 }
 
 impl World {
-    fn new(faults: Faults, seed: u64) -> World {
+    fn new(faults: Faults, seed: u64) -> Self {
         let config = CoreConfig {
             addresses: Network::default().addresses(),
             policy: Policy {
@@ -60,7 +60,7 @@ impl World {
         let now = Instant::from_secs(1);
         let (device, guest) = MemoryDevice::pair();
         let device = FaultInjector::new(device, faults, seed);
-        World {
+        Self {
             shard: Shard::new(Core::new(config, now), device, Outbound::default()).unwrap(),
             promotion: Promotion::new(Err(PromotionUnavailable::Off)),
             listeners: Listeners::default(),
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Turns until `result` has one.
-    fn until<T>(&mut self, what: &str, mut result: impl FnMut(&mut World) -> Option<T>) -> T {
+    fn until<T>(&mut self, what: &str, mut result: impl FnMut(&mut Self) -> Option<T>) -> T {
         for _ in 0..MAX_ROUNDS {
             if let Some(result) = result(self) {
                 return result;
@@ -146,8 +146,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(remote_port: u16, text: Vec<u8>) -> Peer {
-        Peer {
+    fn new(remote_port: u16, text: Vec<u8>) -> Self {
+        Self {
             local: (GUEST_V4, 40_000).into(),
             remote: (GATEWAY, remote_port).into(),
             text,
@@ -250,11 +250,11 @@ struct Echo {
 }
 
 impl Echo {
-    fn listen() -> (Echo, u16) {
+    fn listen() -> (Self, u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let echo = Echo {
+        let echo = Self {
             listener,
             stream: None,
             unsent: Vec::new(),

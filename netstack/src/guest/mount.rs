@@ -41,13 +41,13 @@ impl NamespaceMount {
 
     /// The mount that `network`, an open namespace, was opened at; `None` if it is not in the list
     /// `mounts`, as with /proc/PID/ns/net.
-    pub fn find(mounts: File, network: BorrowedFd<'_>) -> io::Result<Option<NamespaceMount>> {
+    pub fn find(mounts: File, network: BorrowedFd<'_>) -> io::Result<Option<Self>> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", network.as_raw_fd()))?;
         let Some(id) = info.lines().find_map(|line| line.strip_prefix("mnt_id:")) else {
             return Ok(None);
         };
         let number = rustix::fs::fstat(network)?.st_ino;
-        let mut mount = NamespaceMount {
+        let mut mount = Self {
             mounts,
             id: id.trim().to_owned(),
             root: format!("net:[{number}]"),

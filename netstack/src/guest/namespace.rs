@@ -91,7 +91,7 @@ pub enum NamespaceError {
 impl Target {
     /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner
     /// of the network namespace.
-    pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Target, NamespaceError> {
+    pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Self, NamespaceError> {
         let path = match name {
             TargetName::Process(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into(),
             TargetName::Path(path) => path.clone(),
@@ -129,7 +129,7 @@ impl Target {
                 Err(source) => return Err(NamespaceError::Owner { path, source }),
             },
         };
-        Ok(Target {
+        Ok(Self {
             network,
             user,
             holders: Holders { process, mount },

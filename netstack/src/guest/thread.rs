@@ -30,7 +30,7 @@ pub struct GuestThreadEnded;
 impl GuestThread {
     /// Starts the thread in `network`, a network namespace of the user namespace that the process
     /// is in by now.
-    pub fn spawn(network: OwnedFd) -> Result<GuestThread, NamespaceError> {
+    pub fn spawn(network: OwnedFd) -> Result<Self, NamespaceError> {
         let (jobs, queue) = channel::<Job>();
         let (entered, outcome) = channel();
         let live = move || {
@@ -51,7 +51,7 @@ impl GuestThread {
             .recv()
             .expect("the thread sends its outcome before it ends")
             .map_err(|error| NamespaceError::JoinNetwork(error.into()))?;
-        Ok(GuestThread {
+        Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
         })

@@ -29,7 +29,7 @@ pub struct PingSocket {
 
 impl PingSocket {
     /// Fails with EACCES when net.ipv4.ping_group_range does not hold a group of ours.
-    pub fn open(like: IpAddr, outbound: Outbound) -> io::Result<PingSocket> {
+    pub fn open(like: IpAddr, outbound: Outbound) -> io::Result<Self> {
         let (family, protocol, request, reply) = match like {
             IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, ECHO_REQUEST, ECHO_REPLY),
             IpAddr::V6(_) => (
@@ -42,7 +42,7 @@ impl PingSocket {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
         outbound.bind(&socket, like)?;
-        Ok(PingSocket {
+        Ok(Self {
             socket,
             request,
             reply,

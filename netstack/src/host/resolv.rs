@@ -49,8 +49,8 @@ struct Place {
 
 impl ResolvConf {
     /// Reads the file at `path` and watches it. One that is missing may come later.
-    pub fn open(path: &Path) -> io::Result<ResolvConf> {
-        let mut followed = ResolvConf {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut followed = Self {
             path: path.to_owned(),
             inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?,
             places: Vec::new(),
@@ -153,11 +153,11 @@ impl AsFd for ResolvConf {
 }
 
 impl Place {
-    fn open(path: &Path) -> io::Result<Place> {
+    fn open(path: &Path) -> io::Result<Self> {
         let parent = path.parent().ok_or(io::ErrorKind::IsADirectory)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty())?;
-        Ok(Place {
+        Ok(Self {
             path: path.to_owned(),
             directory,
         })

@@ -42,7 +42,7 @@ pub struct Received {
 impl UdpSocket {
     /// A socket that can talk to addresses of the family of `like`, from an address of `outbound`
     /// and a port that the kernel chooses.
-    pub fn open(like: SocketAddr, outbound: Outbound) -> io::Result<UdpSocket> {
+    pub fn open(like: SocketAddr, outbound: Outbound) -> io::Result<Self> {
         let family = match like {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -50,11 +50,11 @@ impl UdpSocket {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Datagram, flags, None)?;
         outbound.bind(&socket, like.ip())?;
-        UdpSocket::adopt(socket, like)
+        Self::adopt(socket, like)
     }
 
     /// Takes over a bound socket, as of a published port.
-    pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<UdpSocket> {
+    pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<Self> {
         // Without GRO datagrams come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         // With the default size a few super-datagrams fill it.
@@ -63,7 +63,7 @@ impl UdpSocket {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
         }
-        Ok(UdpSocket(socket))
+        Ok(Self(socket))
     }
 
     /// Sends `payload` as datagrams of `segment` bytes, or as one.

@@ -17,8 +17,8 @@ pub struct Encoder {
 
 impl Encoder {
     /// The first message gets number `first_sequence`.
-    pub fn new(first_sequence: u32) -> Encoder {
-        Encoder {
+    pub fn new(first_sequence: u32) -> Self {
+        Self {
             bytes: Vec::with_capacity(TYPICAL_LEN),
             next_sequence: first_sequence,
             awaited: None,
@@ -27,7 +27,7 @@ impl Encoder {
 
     /// Adds a message of type `kind` with `flags` (`NLM_F_*`); `body` adds the fixed part
     /// ([`put`](Self::put)), then the attributes.
-    pub fn message(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Encoder)) {
+    pub fn message(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.put(&[0; 4]);
         self.put(&kind.to_ne_bytes());
@@ -68,12 +68,12 @@ impl Encoder {
     }
 
     /// Adds an attribute that is made of those that `body` adds.
-    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Encoder)) {
+    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         self.value(kind | NLA_F_NESTED, body);
     }
 
     /// Adds an attribute whose bytes `body` puts. Its length counts its header but not its padding.
-    pub fn value(&mut self, kind: u16, body: impl FnOnce(&mut Encoder)) {
+    pub fn value(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.put(&[0; 2]);
         self.put(&kind.to_ne_bytes());

@@ -38,23 +38,21 @@ impl NetlinkError {
     /// The errno of a refusal.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            NetlinkError::Socket(error) | NetlinkError::Refused { source: error, .. } => {
-                error.raw_os_error()
-            }
+            Self::Socket(error) | Self::Refused { source: error, .. } => error.raw_os_error(),
         }
     }
 }
 
 impl Netlink {
     /// Opens a socket of `protocol` (`NETLINK_ROUTE`, `NETLINK_NETFILTER`).
-    pub fn open(protocol: i32) -> io::Result<Netlink> {
+    pub fn open(protocol: i32) -> io::Result<Self> {
         let socket = Socket::new(protocol as isize)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without these the refusal has no words, or repeats the request; both are only less
         // comfortable.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        Ok(Netlink {
+        Ok(Self {
             socket,
             sequence: 0,
         })

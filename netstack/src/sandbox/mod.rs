@@ -46,19 +46,19 @@ pub enum Kept {
 impl Kept {
     /// What a helper keeps in the user namespace that it is in by now. `of_host` says that it may
     /// keep what it has over the host's own network.
-    pub fn here(of_host: bool) -> Kept {
+    pub fn here(of_host: bool) -> Self {
         if of_host || !root::is_in_initial_namespace() {
-            Kept::Network
+            Self::Network
         } else {
-            Kept::Nothing
+            Self::Nothing
         }
     }
 
     fn set(self) -> CapabilitySet {
         match self {
-            Kept::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
-            Kept::LowPorts => CapabilitySet::NET_BIND_SERVICE,
-            Kept::Nothing => CapabilitySet::empty(),
+            Self::Network => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
+            Self::LowPorts => CapabilitySet::NET_BIND_SERVICE,
+            Self::Nothing => CapabilitySet::empty(),
         }
     }
 }

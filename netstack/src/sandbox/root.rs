@@ -31,9 +31,9 @@ pub struct ZeroIs {
 }
 
 impl ZeroIs {
-    pub fn here() -> ZeroIs {
+    pub fn here() -> Self {
         let owner = fs::metadata(ROOTS_OWN).ok();
-        ZeroIs {
+        Self {
             root: owner.as_ref().is_some_and(|owner| owner.uid() == 0),
             roots_group: owner.is_some_and(|owner| owner.gid() == 0),
         }

@@ -38,8 +38,8 @@ struct Line {
 }
 
 impl<D> FaultInjector<D> {
-    pub fn new(device: D, faults: Faults, seed: u64) -> FaultInjector<D> {
-        FaultInjector {
+    pub fn new(device: D, faults: Faults, seed: u64) -> Self {
+        Self {
             device,
             faults,
             entropy: Entropy::seeded(seed),

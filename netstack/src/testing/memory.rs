@@ -17,7 +17,7 @@ pub struct MemoryDevice(OwnedFd);
 pub struct MemoryGuest(OwnedFd);
 
 impl MemoryDevice {
-    pub fn pair() -> (MemoryDevice, MemoryGuest) {
+    pub fn pair() -> (Self, MemoryGuest) {
         let (ours, guests) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -25,7 +25,7 @@ impl MemoryDevice {
             None,
         )
         .expect("a pair of sockets");
-        (MemoryDevice(ours), MemoryGuest(guests))
+        (Self(ours), MemoryGuest(guests))
     }
 }
 

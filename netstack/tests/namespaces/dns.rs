@@ -227,7 +227,7 @@ struct Resolver {
 }
 
 impl Resolver {
-    fn start(netns: &Netns, address: IpAddr, number: u8) -> Resolver {
+    fn start(netns: &Netns, address: IpAddr, number: u8) -> Self {
         let (asked, running) = (
             Arc::new(AtomicUsize::new(0)),
             Arc::new(AtomicBool::new(true)),
@@ -284,7 +284,7 @@ impl Resolver {
                 }
             }
         });
-        Resolver {
+        Self {
             asked,
             running,
             threads: vec![udp_thread, tcp_thread],

@@ -41,8 +41,8 @@ struct Neighbours {
 }
 
 impl Neighbours {
-    fn new(world: &World) -> Neighbours {
-        Neighbours {
+    fn new(world: &World) -> Self {
+        Self {
             remote: EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7),
             _service: EchoServer::start(&world.guest.net, Family::V4.guest(), 80),
             datagrams: udp_echo(&world.elsewhere, Family::V4.elsewhere(), 7),

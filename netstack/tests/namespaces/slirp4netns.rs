@@ -76,8 +76,8 @@ impl Who {
     fn at(self, target: String) -> Setup {
         let setup = Setup::new(target).mtu(1500);
         match self {
-            Who::Slirp4netns => setup.slirp4netns(),
-            Who::Ours => setup.by_name("slirp4netns"),
+            Self::Slirp4netns => setup.slirp4netns(),
+            Self::Ours => setup.by_name("slirp4netns"),
         }
     }
 
@@ -85,8 +85,8 @@ impl Who {
     fn run(self, words: &[&str]) -> Output {
         use std::os::unix::process::CommandExt;
         let mut command = match self {
-            Who::Slirp4netns => Command::new("slirp4netns"),
-            Who::Ours => Command::new(env!("CARGO_BIN_EXE_coracle-net")),
+            Self::Slirp4netns => Command::new("slirp4netns"),
+            Self::Ours => Command::new(env!("CARGO_BIN_EXE_coracle-net")),
         };
         let output = command.arg0("slirp4netns").args(words).output();
         output.expect("start the program")

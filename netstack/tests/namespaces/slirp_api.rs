@@ -36,13 +36,13 @@ struct Api {
 }
 
 impl Api {
-    fn start(world: &World, who: Who, options: &[&str]) -> Api {
+    fn start(world: &World, who: Who, options: &[&str]) -> Self {
         let path = world.dir.join("api.sock");
         let mut setup = who.on(world).option("--api-socket").option(&path);
         for option in options {
             setup = setup.option(option);
         }
-        Api {
+        Self {
             helper: setup.start(),
             path,
         }
@@ -76,7 +76,7 @@ impl Api {
 
     /// Ends it. slirp4netns leaves its socket.
     fn end(self) {
-        let Api { helper, path } = self;
+        let Self { helper, path } = self;
         drop(helper);
         let _ = fs::remove_file(path);
     }

@@ -37,7 +37,7 @@ pub struct Guest {
 impl Guest {
     /// A guest on a link of `mtu` bytes; with `offload` it leaves checksums and segmentation to the
     /// link.
-    pub fn new(mtu: usize, offload: bool, seed: u64, now: Instant) -> Guest {
+    pub fn new(mtu: usize, offload: bool, seed: u64, now: Instant) -> Self {
         let mut tap = Tap {
             inbound: VecDeque::new(),
             outbound: Vec::new(),
@@ -61,7 +61,7 @@ impl Guest {
         routes
             .add_default_ipv6_route(address::<Ipv6Address>("fd00::2"))
             .expect("room for two");
-        Guest {
+        Self {
             interface,
             sockets: SocketSet::new(Vec::new()),
             tap,

@@ -29,14 +29,14 @@ pub struct Host {
 }
 
 impl Default for Host {
-    fn default() -> Host {
-        Host::with_capacity(CAPACITY)
+    fn default() -> Self {
+        Self::with_capacity(CAPACITY)
     }
 }
 
 impl Host {
-    pub fn with_capacity(capacity: usize) -> Host {
-        Host {
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
             to_core: VecDeque::new(),
             from_core: VecDeque::new(),
             capacity,

@@ -30,9 +30,9 @@ pub struct Peer {
 
 impl Peer {
     /// A guest's end that will talk to `remote`.
-    pub fn new(remote: &str) -> Peer {
+    pub fn new(remote: &str) -> Self {
         let remote = address(remote);
-        Peer {
+        Self {
             guest: SocketAddr::new(guest_address(remote), 40_000),
             remote,
             snd_nxt: ISS,

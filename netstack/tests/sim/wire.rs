@@ -28,8 +28,8 @@ pub struct Pipe {
 }
 
 impl Quality {
-    pub fn any(entropy: &mut Entropy) -> Quality {
-        let perfect = Quality {
+    pub fn any(entropy: &mut Entropy) -> Self {
+        let perfect = Self {
             delay: (20, 100),
             lost: 0,
             repeated: 0,
@@ -38,12 +38,12 @@ impl Quality {
         match entropy.below(4) {
             // A tap: nothing is ever lost, but several frames may be in flight.
             0 | 1 => perfect,
-            2 => Quality {
+            2 => Self {
                 delay: (10, 5_000),
                 repeated: 5,
                 ..perfect
             },
-            _ => Quality {
+            _ => Self {
                 delay: (1_000, 40_000),
                 lost: 3,
                 repeated: 5,
@@ -64,8 +64,8 @@ impl Quality {
 }
 
 impl Pipe {
-    pub fn new(quality: Quality) -> Pipe {
-        Pipe {
+    pub fn new(quality: Quality) -> Self {
+        Self {
             quality,
             frames: BinaryHeap::new(),
             sent: 0,

@@ -93,15 +93,15 @@ pub fn address<A: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> A {
 }
 
 impl Default for World {
-    fn default() -> World {
-        World::new(core_config())
+    fn default() -> Self {
+        Self::new(core_config())
     }
 }
 
 impl World {
-    pub fn new(config: CoreConfig) -> World {
+    pub fn new(config: CoreConfig) -> Self {
         let now = Instant::from_secs(1);
-        World {
+        Self {
             core: Core::new(config, now),
             now,
             wire: Wire::default(),

@@ -51,7 +51,7 @@ impl Request {
     }
 
     /// Reads a request's head, up to and without the empty line.
-    fn parse(head: &[u8]) -> Result<Request, Refusal> {
+    fn parse(head: &[u8]) -> Result<Self, Refusal> {
         let head = str::from_utf8(head).map_err(|_| Refusal::BadRequest)?;
         let mut lines = head
             .split('\n')
@@ -109,7 +109,7 @@ impl Request {
             _ => return Err(Refusal::BadRequest),
         };
         let (path, query) = split_target(target).ok_or(Refusal::BadRequest)?;
-        Ok(Request {
+        Ok(Self {
             method,
             path: path.to_owned(),
             query: query.map(str::to_owned),
@@ -161,14 +161,14 @@ pub enum Refusal {
 impl Refusal {
     fn status(self) -> Status {
         match self {
-            Refusal::BadRequest => Status(400, "Bad Request"),
-            Refusal::NotFound => Status(404, "Not Found"),
+            Self::BadRequest => Status(400, "Bad Request"),
+            Self::NotFound => Status(404, "Not Found"),
             // A method that would have a body is not allowed either, whatever its name.
-            Refusal::MethodNotAllowed | Refusal::BodyNotWanted => Status(405, "Method Not Allowed"),
-            Refusal::Timeout => Status(408, "Request Timeout"),
-            Refusal::HeadTooLarge => Status(431, "Request Header Fields Too Large"),
-            Refusal::Busy => Status(503, "Service Unavailable"),
-            Refusal::VersionNotSupported => Status(505, "HTTP Version Not Supported"),
+            Self::MethodNotAllowed | Self::BodyNotWanted => Status(405, "Method Not Allowed"),
+            Self::Timeout => Status(408, "Request Timeout"),
+            Self::HeadTooLarge => Status(431, "Request Header Fields Too Large"),
+            Self::Busy => Status(503, "Service Unavailable"),
+            Self::VersionNotSupported => Status(505, "HTTP Version Not Supported"),
         }
     }
 }
@@ -191,8 +191,8 @@ enum Body {
 }
 
 impl Answer {
-    pub fn text(content_type: &'static str, text: String) -> Answer {
-        Answer {
+    pub fn text(content_type: &'static str, text: String) -> Self {
+        Self {
             status: Status(200, "OK"),
             content_type,
             body: Body::Text(text.into()),
@@ -200,22 +200,22 @@ impl Answer {
     }
 
     /// So many bytes of nothing.
-    pub fn zeros(len: u64) -> Answer {
-        Answer {
+    pub fn zeros(len: u64) -> Self {
+        Self {
             status: Status(200, "OK"),
             content_type: "application/octet-stream",
             body: Body::Zeros(len),
         }
     }
 
-    pub fn refusal(refusal: Refusal, explanation: &'static str) -> Answer {
+    pub fn refusal(refusal: Refusal, explanation: &'static str) -> Self {
         let status = refusal.status();
         let text = if explanation.is_empty() {
             format!("{} {}\n", status.0, status.1).into()
         } else {
             explanation.into()
         };
-        Answer {
+        Self {
             status,
             content_type: "text/plain; charset=utf-8",
             body: Body::Text(text),
@@ -270,12 +270,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream) -> Connection {
+    pub fn new(stream: TcpStream) -> Self {
         // Answers are written in one piece, so there is nothing to gain from holding back segments.
         // Both fail only for a connection that is gone, which reading will notice.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        Connection {
+        Self {
             stream,
             received: Vec::new(),
             is_open: true,

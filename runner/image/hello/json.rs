@@ -14,22 +14,22 @@ pub enum Value {
     Bool(bool),
     Number(f64),
     String(String),
-    Array(Vec<Value>),
-    Object(HashMap<String, Value>),
+    Array(Vec<Self>),
+    Object(HashMap<String, Self>),
 }
 
 impl Value {
     /// Reads one document; `None` when it is none.
-    pub fn parse(text: &str) -> Option<Value> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut reader = Reader { rest: text };
         let value = reader.value(MAX_DEPTH)?;
         reader.skip_space();
         reader.rest.is_empty().then_some(value)
     }
 
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&Self> {
         match self {
-            Value::Object(members) => members.get(key),
+            Self::Object(members) => members.get(key),
             _ => None,
         }
     }
@@ -37,7 +37,7 @@ impl Value {
     /// The string at `key`.
     pub fn str(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
-            Value::String(text) => Some(text),
+            Self::String(text) => Some(text),
             _ => None,
         }
     }
@@ -45,15 +45,15 @@ impl Value {
     /// The number at `key` if it is not negative, without its fraction.
     pub fn u64(&self, key: &str) -> Option<u64> {
         match self.get(key)? {
-            Value::Number(number) if *number >= 0.0 => Some(*number as u64),
+            Self::Number(number) if *number >= 0.0 => Some(*number as u64),
             _ => None,
         }
     }
 
     /// The elements of the array at `key`; none when there is no such array.
-    pub fn elements(&self, key: &str) -> &[Value] {
+    pub fn elements(&self, key: &str) -> &[Self] {
         match self.get(key) {
-            Some(Value::Array(elements)) => elements,
+            Some(Self::Array(elements)) => elements,
             _ => &[],
         }
     }

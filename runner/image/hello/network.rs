@@ -56,14 +56,14 @@ impl Status {
     }
 
     /// Reads an answer; `None` when it is no JSON. What it does not say counts as nothing.
-    pub fn parse(document: &str) -> Option<Status> {
+    pub fn parse(document: &str) -> Option<Self> {
         let document = Value::parse(document)?;
         let counter = |key| document.u64(key).unwrap_or(0);
-        let mut status = Status {
+        let mut status = Self {
             connections_total: counter("connections_total"),
             bytes_to_guest: counter("bytes_to_guest"),
             bytes_from_guest: counter("bytes_from_guest"),
-            ..Status::default()
+            ..Self::default()
         };
         for flow in document.elements("flows") {
             let carrier = match flow.str("path") {
@@ -103,8 +103,8 @@ struct Answer {
 }
 
 impl Helper {
-    pub fn new(socket: PathBuf) -> Helper {
-        Helper {
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
             socket,
             latest: Mutex::new(None),
             asking: Mutex::new(()),

@@ -35,8 +35,8 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(status_socket: PathBuf) -> Site {
-        Site {
+    pub fn new(status_socket: PathBuf) -> Self {
+        Self {
             helper: Helper::new(status_socket),
             hostname: read("/proc/sys/kernel/hostname").trim_end().to_owned(),
             uid_map: parse_map(&read("/proc/self/uid_map")),

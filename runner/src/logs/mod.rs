@@ -67,8 +67,8 @@ pub struct Entry {
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
         })
     }
 }

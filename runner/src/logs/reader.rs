@@ -39,13 +39,13 @@ enum Changes {
 impl LogReader {
     /// Opens the log at `path` at its beginning, or `tail` lines before its end. A log that does
     /// not exist is empty.
-    pub fn open(path: impl Into<PathBuf>, tail: Option<usize>) -> io::Result<LogReader> {
+    pub fn open(path: impl Into<PathBuf>, tail: Option<usize>) -> io::Result<Self> {
         let path = path.into();
         let mut files: VecDeque<_> = open_log(&path)?.into_iter().map(BufReader::new).collect();
         if let Some(lines) = tail {
             skip_to_last(lines, &mut files)?;
         }
-        Ok(LogReader {
+        Ok(Self {
             path,
             files,
             line: Vec::new(),

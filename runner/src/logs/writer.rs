@@ -30,12 +30,12 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Opens the log at `path`, creating it or going on after its last complete entry.
-    pub fn open(path: impl Into<PathBuf>) -> io::Result<LogWriter> {
-        LogWriter::with_max_file_len(path, MAX_FILE_LEN)
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::with_max_file_len(path, MAX_FILE_LEN)
     }
 
     /// Like [`LogWriter::open`], rotating at another size than [`MAX_FILE_LEN`].
-    pub fn with_max_file_len(path: impl Into<PathBuf>, max_file_len: u64) -> io::Result<LogWriter> {
+    pub fn with_max_file_len(path: impl Into<PathBuf>, max_file_len: u64) -> io::Result<Self> {
         let path = path.into();
         let file = open_log(&path)?;
         let found_len = file.metadata()?.len();
@@ -44,7 +44,7 @@ impl LogWriter {
             file.set_len(file_len)?;
         }
         let batch = Vec::new();
-        Ok(LogWriter {
+        Ok(Self {
             path,
             file,
             file_len,

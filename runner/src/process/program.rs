@@ -38,7 +38,7 @@ pub struct Prepared {
 impl Prepared {
     /// Looks up the user, enters the working directory and hands the standard streams over. `root`
     /// is the container's root directory and this process's.
-    pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Prepared, Failure> {
+    pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Self, Failure> {
         let identity = user::resolve(&spec.user, root)?;
         enter_workdir(&spec.workdir, root)?;
         give_streams_to(&identity).map_err(Failure::context(
@@ -59,7 +59,7 @@ impl Prepared {
             .first()
             .ok_or_else(|| Failure::runner("no command to run in the container"))?;
         let candidates = candidates(program, variable(&env, "PATH"));
-        Ok(Prepared {
+        Ok(Self {
             args: c_strings(spec.args.clone())?,
             env: c_strings(env)?,
             candidates: c_strings(candidates)?,

@@ -68,7 +68,7 @@ pub struct Dev {
 impl Dev {
     /// Makes the parts while the host's devices are in sight. `maps_gid` tells whether the
     /// container has a group.
-    pub fn collect(maps_gid: impl Fn(u32) -> bool) -> Result<Dev, DevError> {
+    pub fn collect(maps_gid: impl Fn(u32) -> bool) -> Result<Self, DevError> {
         let make = |name| move |source| DevError::Make { name, source };
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let tmpfs = Detached::filesystem("tmpfs", &[("mode", "755"), ("size", "64m")], flags)
@@ -108,7 +108,7 @@ impl Dev {
                 Detached::filesystem(kind, options, flags).map_err(make(name))?,
             ));
         }
-        Ok(Dev {
+        Ok(Self {
             tmpfs,
             devices,
             filesystems: made,

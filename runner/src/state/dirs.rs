@@ -39,10 +39,10 @@ impl Dirs {
     /// Root has /run/coracle and /var/lib/coracle. Others have $XDG_RUNTIME_DIR/coracle, or
     /// /tmp/coracle-run-UID when the variable is unset or names somebody else's directory (`su`
     /// leaves it so), and $XDG_DATA_HOME/coracle or ~/.local/share/coracle.
-    pub fn discover() -> Result<Dirs, StateError> {
+    pub fn discover() -> Result<Self, StateError> {
         let uid = geteuid().as_raw();
         if uid == 0 && owner(Path::new("/run")) == Some(0) {
-            return Dirs::at("/run/coracle", "/var/lib/coracle");
+            return Self::at("/run/coracle", "/var/lib/coracle");
         }
         let run = match absolute_from_env("XDG_RUNTIME_DIR") {
             Some(base) if owner(&base) == Some(uid) => base.join("coracle"),
@@ -52,15 +52,15 @@ impl Dirs {
             Some(base) => base,
             None => home(uid)?.join(".local/share"),
         };
-        Dirs::at(run, data_home.join("coracle"))
+        Self::at(run, data_home.join("coracle"))
     }
 
     /// Uses these two directories, creating what is missing.
-    pub fn at(run: impl AsRef<Path>, data: impl AsRef<Path>) -> Result<Dirs, StateError> {
+    pub fn at(run: impl AsRef<Path>, data: impl AsRef<Path>) -> Result<Self, StateError> {
         // The processes of containers have working directories of their own.
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(StateError::io("find", path));
-        let dirs = Dirs {
+        let dirs = Self {
             run: absolute(run.as_ref())?,
             data: absolute(data.as_ref())?,
         };

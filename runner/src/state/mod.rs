@@ -148,9 +148,9 @@ impl StateError {
     }
 
     /// For `map_err`: an I/O error with what was being done to which path.
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| StateError::Io {
+        move |source| Self::Io {
             action,
             path,
             source,

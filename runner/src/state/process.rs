@@ -28,10 +28,10 @@ pub struct ProcessRef {
 
 impl ProcessRef {
     /// The process that has this PID now. Fails when there is none.
-    pub fn of(pid: i32) -> Result<ProcessRef, StateError> {
+    pub fn of(pid: i32) -> Result<Self, StateError> {
         let stat = Stat::read(pid).map_err(StateError::io("read", &Stat::path(pid)))?;
         let boot_id = current_boot().map_err(StateError::io("read", Path::new(BOOT_ID)))?;
-        Ok(ProcessRef {
+        Ok(Self {
             pid,
             start_time: stat.start_time,
             boot_id,
@@ -39,8 +39,8 @@ impl ProcessRef {
     }
 
     /// The calling process.
-    pub fn current() -> Result<ProcessRef, StateError> {
-        ProcessRef::of(nix::unistd::getpid().as_raw())
+    pub fn current() -> Result<Self, StateError> {
+        Self::of(nix::unistd::getpid().as_raw())
     }
 
     /// Whether it still runs. A zombie does not: it has ended, though its parent has not looked
@@ -74,12 +74,12 @@ impl Stat {
         format!("/proc/{pid}/stat").into()
     }
 
-    fn read(pid: i32) -> io::Result<Stat> {
-        let text = fs::read(Stat::path(pid))?;
-        Stat::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    fn read(pid: i32) -> io::Result<Self> {
+        let text = fs::read(Self::path(pid))?;
+        Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    fn parse(text: &[u8]) -> Option<Stat> {
+    fn parse(text: &[u8]) -> Option<Self> {
         // Field 2 is the command in parentheses and may itself hold spaces and parentheses: count
         // from the last one.
         let command_end = text.iter().rposition(|&byte| byte == b')')?;
@@ -88,7 +88,7 @@ impl Stat {
             .split_ascii_whitespace();
         let state = fields.next()?;
         let start_time = fields.nth(22 - 4)?.parse().ok()?;
-        Some(Stat {
+        Some(Self {
             ended: matches!(state, "Z" | "X" | "x"),
             start_time,
         })

@@ -94,11 +94,11 @@ pub enum Status {
 
 impl Status {
     /// Ended just now.
-    pub fn exited_now(code: i32) -> Status {
-        Status::Exited { code, at: now() }
+    pub fn exited_now(code: i32) -> Self {
+        Self::Exited { code, at: now() }
     }
 
-    fn may_become(self, next: Status) -> bool {
+    fn may_become(self, next: Self) -> bool {
         use Status::{Created, Exited, Running, Starting};
         match (self, next) {
             (Created, Starting) | (Starting, Created | Running) => true,
@@ -110,27 +110,27 @@ impl Status {
 
     /// Whether it can be started.
     pub fn can_start(self) -> bool {
-        self.may_become(Status::Starting)
+        self.may_become(Self::Starting)
     }
 
     /// Whether it has come to its end, by itself or by a crash.
     pub fn has_ended(self) -> bool {
-        matches!(self, Status::Exited { .. })
+        matches!(self, Self::Exited { .. })
     }
 
     /// Whether there is a first process that heeds signals and whose namespaces can be joined.
     pub fn can_kill(self) -> bool {
-        self == Status::Running
+        self == Self::Running
     }
 
     /// Whether it can be forgotten without ending it first.
     pub fn can_remove(self) -> bool {
-        self.has_ended() || self == Status::Created
+        self.has_ended() || self == Self::Created
     }
 
     /// Whether a process has to answer for it.
     fn needs_process(self) -> bool {
-        matches!(self, Status::Starting | Status::Running)
+        matches!(self, Self::Starting | Self::Running)
     }
 }
 
@@ -138,10 +138,10 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Status::Created => "has not been started",
-            Status::Starting => "is just starting",
-            Status::Running => "is running",
-            Status::Exited { .. } => "has ended",
+            Self::Created => "has not been started",
+            Self::Starting => "is just starting",
+            Self::Running => "is running",
+            Self::Exited { .. } => "has ended",
         })
     }
 }
@@ -213,8 +213,8 @@ pub struct InvalidId;
 impl ContainerId {
     const DIGITS: usize = 64;
 
-    pub(super) fn from_random(bytes: [u8; Self::DIGITS / 2]) -> ContainerId {
-        ContainerId(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    pub(super) fn from_random(bytes: [u8; Self::DIGITS / 2]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     pub fn as_str(&self) -> &str {
@@ -239,7 +239,7 @@ impl TryFrom<String> for ContainerId {
     fn try_from(text: String) -> Result<Self, InvalidId> {
         let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if text.len() == Self::DIGITS && text.bytes().all(is_digit) {
-            Ok(ContainerId(text))
+            Ok(Self(text))
         } else {
             Err(InvalidId)
         }
@@ -250,12 +250,12 @@ impl FromStr for ContainerId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        ContainerId::try_from(text.to_owned())
+        Self::try_from(text.to_owned())
     }
 }
 
 impl From<ContainerId> for String {
-    fn from(id: ContainerId) -> String {
+    fn from(id: ContainerId) -> Self {
         id.0
     }
 }

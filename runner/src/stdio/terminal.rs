@@ -42,7 +42,7 @@ impl Pty {
     ///
     /// The slave comes from the master (TIOCGPTPEER, Linux 4.13) and not by its path: what is found
     /// under /dev/pts may be something else by the time it is opened, which was CVE-2025-52565.
-    pub fn open_from(ptmx: &Path) -> io::Result<Pty> {
+    pub fn open_from(ptmx: &Path) -> io::Result<Self> {
         let master = open(
             ptmx,
             OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
@@ -54,7 +54,7 @@ impl Pty {
             &master,
             OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
         )?;
-        Ok(Pty { master, slave })
+        Ok(Self { master, slave })
     }
 
     /// Makes it the terminal of this process's session, which this process leads, and its standard
@@ -80,14 +80,14 @@ pub struct RawMode {
 
 impl RawMode {
     /// Fails with ENOTTY when `terminal` is none.
-    pub fn enter(terminal: impl AsFd) -> io::Result<RawMode> {
+    pub fn enter(terminal: impl AsFd) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
         // Drain, not flush: what the user has typed ahead is for the container.
         tcsetattr(&terminal, OptionalActions::Drain, &raw)?;
-        Ok(RawMode {
+        Ok(Self {
             terminal,
             before,
             at_end: OptionalActions::Drain,
@@ -98,7 +98,7 @@ impl RawMode {
     /// terminal's answers to it. Ctrl-C keeps its meaning.
     ///
     /// Fails with ENOTTY when `terminal` is none.
-    pub fn for_output(terminal: impl AsFd) -> io::Result<RawMode> {
+    pub fn for_output(terminal: impl AsFd) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
         let before = tcgetattr(&terminal)?;
         let mut plain = before.clone();
@@ -107,7 +107,7 @@ impl RawMode {
             .local_modes
             .remove(LocalModes::ECHO | LocalModes::ECHONL);
         tcsetattr(&terminal, OptionalActions::Drain, &plain)?;
-        Ok(RawMode {
+        Ok(Self {
             terminal,
             before,
             // Answers that nobody has read are not for the next program.

@@ -191,7 +191,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(world: &World, args: &[String]) -> Session {
+    fn start(world: &World, args: &[String]) -> Self {
         let pty = openpty(None, None).expect("a terminal");
         resize(&pty.master, 41, 99);
         let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
@@ -204,7 +204,7 @@ impl Session {
             .expect("coracle");
         let master = File::from(pty.master);
         rustix::io::ioctl_fionbio(&master, true).expect("non-blocking");
-        let mut session = Session {
+        let mut session = Self {
             terminal: master,
             child,
             seen: Vec::new(),

@@ -42,7 +42,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(entropy: &mut Entropy) -> World {
+    pub fn new(entropy: &mut Entropy) -> Self {
         let now = Instant::from_millis(1);
         let config = CoreConfig {
             addresses: addresses(entropy),
@@ -71,7 +71,7 @@ impl World {
             },
             HashMap::new(),
         );
-        World {
+        Self {
             core,
             guest: Guest::default(),
             wire,

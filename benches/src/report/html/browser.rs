@@ -114,7 +114,7 @@ fn last_line(text: &str) -> &str {
 struct Files(PathBuf);
 
 impl Files {
-    fn with(page: &str) -> Files {
+    fn with(page: &str) -> Self {
         let path =
             std::env::temp_dir().join(format!("coracle-benches-page-{}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
@@ -124,7 +124,7 @@ impl Files {
             "<!doctype html><title>nothing</title><iframe style=\"width:{PHONE}px;height:800px;border:0\" srcdoc=\"{framed}\"></iframe>"
         );
         std::fs::write(path.join("page.html"), around).unwrap();
-        Files(path)
+        Self(path)
     }
 
     fn show(&self, browser: &std::path::Path) -> Output {

@@ -83,7 +83,7 @@ pub enum Egress {
 
 impl Engine {
     /// `mtu` as in `SegmentSizes::new`; `random_seed` feeds initial sequence numbers.
-    pub fn new(mtu: u16, random_seed: u64, now: Instant) -> Engine {
+    pub fn new(mtu: u16, random_seed: u64, now: Instant) -> Self {
         let segment_sizes = SegmentSizes::new(mtu);
         let mut scratch = vec![0; SCRATCH_LEN].into_boxed_slice();
         let mut config = Config::new(HardwareAddress::Ip);
@@ -109,7 +109,7 @@ impl Engine {
         routes
             .add_default_ipv6_route(Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))
             .expect("room for two routes");
-        Engine {
+        Self {
             interface,
             segment_sizes,
             open: 0,
@@ -437,13 +437,13 @@ pub struct Filled {
 }
 
 impl Connection {
-    fn new(tier: usize, hardware: Hardware) -> Connection {
+    fn new(tier: usize, hardware: Hardware) -> Self {
         let buffer = |len| SocketBuffer::new(vec![0; len]);
         let mut socket = Socket::new(buffer(TIERS[tier].receive), buffer(TIERS[tier].send));
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Connection {
+        Self {
             sockets,
             handle,
             tier,

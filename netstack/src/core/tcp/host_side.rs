@@ -34,7 +34,7 @@ pub struct Readiness {
 
 impl Readiness {
     /// Of a stream that has just been connected.
-    pub const WRITABLE: Readiness = Readiness {
+    pub const WRITABLE: Self = Self {
         readable: false,
         writable: true,
         hung_up: false,

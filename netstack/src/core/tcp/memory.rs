@@ -52,8 +52,8 @@ pub const TIERS: [Tier; 6] = [
 const WORTH_RELEASE: usize = 16 << 10;
 
 impl Tier {
-    const fn new(receive: usize, send: usize, below: usize) -> Tier {
-        Tier {
+    const fn new(receive: usize, send: usize, below: usize) -> Self {
+        Self {
             receive,
             send,
             below,

@@ -124,21 +124,21 @@ pub enum Served {
 }
 
 impl TcpFlow {
-    pub fn dialling(syn: &[u8], to: SocketAddr, promote: Promote, now: Instant) -> TcpFlow {
+    pub fn dialling(syn: &[u8], to: SocketAddr, promote: Promote, now: Instant) -> Self {
         let phase = Phase::Dialling {
             syn: syn.into(),
             to,
             has_begun: false,
         };
-        TcpFlow::new(Initiator::Guest, phase, promote, now)
+        Self::new(Initiator::Guest, phase, promote, now)
     }
 
-    pub fn published(connection: Connection, promote: Promote, now: Instant) -> TcpFlow {
-        TcpFlow::new(Initiator::Host, Phase::Open(connection), promote, now)
+    pub fn published(connection: Connection, promote: Promote, now: Instant) -> Self {
+        Self::new(Initiator::Host, Phase::Open(connection), promote, now)
     }
 
-    fn new(initiator: Initiator, phase: Phase, promote: Promote, now: Instant) -> TcpFlow {
-        TcpFlow {
+    fn new(initiator: Initiator, phase: Phase, promote: Promote, now: Instant) -> Self {
+        Self {
             initiator,
             born: now,
             bytes_to_guest: 0,

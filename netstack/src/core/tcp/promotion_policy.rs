@@ -92,8 +92,8 @@ pub enum Stage {
 }
 
 impl PromotionPolicy {
-    pub fn new(promote: Promote, now: Instant) -> PromotionPolicy {
-        PromotionPolicy {
+    pub fn new(promote: Promote, now: Instant) -> Self {
+        Self {
             promote,
             threshold: THRESHOLD,
             window_start: now,

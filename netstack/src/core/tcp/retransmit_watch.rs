@@ -25,7 +25,7 @@ pub struct RetransmitWatch {
 
 impl Default for RetransmitWatch {
     fn default() -> Self {
-        RetransmitWatch {
+        Self {
             due: None,
             pause: FIRST_PAUSE,
         }
@@ -37,7 +37,7 @@ impl RetransmitWatch {
     /// Returns when to look again.
     pub fn watch(&mut self, forgotten: bool, now: Instant) -> Option<Instant> {
         if !forgotten {
-            *self = RetransmitWatch::default();
+            *self = Self::default();
         } else if self.due.is_none() {
             self.due = Some(now + self.pause);
         }

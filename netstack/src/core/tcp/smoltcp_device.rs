@@ -43,8 +43,8 @@ pub struct SegmentSizes {
 
 impl SegmentSizes {
     /// `mtu` is the largest IP packet of the guest's link, at least 1280 bytes (RFC 8200 5).
-    pub fn new(mtu: u16) -> SegmentSizes {
-        SegmentSizes { mtu }
+    pub fn new(mtu: u16) -> Self {
+        Self { mtu }
     }
 
     /// The MSS to announce (RFC 6691).

@@ -46,7 +46,7 @@ pub struct WireState {
 
 impl Default for WireState {
     fn default() -> Self {
-        WireState {
+        Self {
             smss: DEFAULT_MSS,
             guest_shift: None,
             our_shift: None,
@@ -68,7 +68,7 @@ impl WireState {
     pub fn from_guest(&mut self, tcp: &TcpSlice) {
         let window = u32::from(tcp.window_size());
         if tcp.syn() {
-            *self = WireState {
+            *self = Self {
                 irs: tcp.sequence_number(),
                 snd_wnd: window,
                 max_snd_wnd: window,
@@ -79,7 +79,7 @@ impl WireState {
                 our_shift: self.our_shift,
                 last_ack: self.last_ack,
                 last_window: self.last_window,
-                ..WireState::default()
+                ..Self::default()
             };
             for option in tcp.options_iterator() {
                 match option {

@@ -33,9 +33,9 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    pub fn open(guest: &GuestThread) -> Result<Conntrack, GateError> {
+    pub fn open(guest: &GuestThread) -> Result<Self, GateError> {
         let open = || {
-            Ok(Conntrack {
+            Ok(Self {
                 netfilter: Netlink::open(libc::NETLINK_NETFILTER)?,
                 routes: Netlink::open(libc::NETLINK_ROUTE)?,
             })

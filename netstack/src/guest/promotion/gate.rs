@@ -71,11 +71,11 @@ struct Table {
 
 impl Gate {
     /// Makes the tables in the guest's network namespace. What an earlier helper left is replaced.
-    pub fn install(guest: &GuestThread) -> Result<Gate, GateError> {
+    pub fn install(guest: &GuestThread) -> Result<Self, GateError> {
         let netlink = guest
             .run(|| Netlink::open(libc::NETLINK_NETFILTER))?
             .map_err(GateError::Open)?;
-        let mut gate = Gate {
+        let mut gate = Self {
             netlink,
             owned: true,
             tables: Family::BOTH.map(Table::new),
@@ -154,8 +154,8 @@ impl Gate {
 }
 
 impl Table {
-    fn new(family: Family) -> Table {
-        Table {
+    fn new(family: Family) -> Self {
+        Self {
             family,
             reach: None,
             elements: HashSet::new(),
@@ -164,7 +164,7 @@ impl Table {
 
     /// Replaces whatever is there.
     fn make(&mut self, netlink: &mut Netlink, owned: bool) -> Result<(), NetlinkError> {
-        let Table { family, reach, .. } = *self;
+        let Self { family, reach, .. } = *self;
         netlink.transaction(NFNL_SUBSYS_NFTABLES, |transaction| {
             ruleset::delete_table(transaction, family);
             ruleset::make_table(transaction, family, owned);

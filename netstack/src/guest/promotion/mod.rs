@@ -98,14 +98,14 @@ impl Promoter {
         tap: &str,
         ipv6: bool,
         sockets: usize,
-    ) -> Result<Promoter, PromoterError> {
+    ) -> Result<Self, PromoterError> {
         let name = tap.to_owned();
         guest.run(move || divert_marked(&name, ipv6))??;
         let gate = Gate::install(&guest)?;
         let conntrack = Conntrack::open(&guest)?;
         let sockets = SocketPool::new(&guest, sockets)?;
         let table = SocketTable::open(&guest)?;
-        Ok(Promoter {
+        Ok(Self {
             guest,
             gate,
             conntrack,

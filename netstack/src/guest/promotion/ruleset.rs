@@ -57,35 +57,35 @@ pub enum Family {
 }
 
 impl Family {
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    pub fn of(endpoints: &Endpoints) -> Family {
+    pub fn of(endpoints: &Endpoints) -> Self {
         if endpoints.guest().is_ipv4() {
-            Family::V4
+            Self::V4
         } else {
-            Family::V6
+            Self::V6
         }
     }
 
     fn nfproto(self) -> u8 {
         match self {
-            Family::V4 => libc::NFPROTO_IPV4 as u8,
-            Family::V6 => libc::NFPROTO_IPV6 as u8,
+            Self::V4 => libc::NFPROTO_IPV4 as u8,
+            Self::V6 => libc::NFPROTO_IPV6 as u8,
         }
     }
 
     fn address_len(self) -> u32 {
         match self {
-            Family::V4 => 4,
-            Family::V6 => 16,
+            Self::V4 => 4,
+            Self::V6 => 16,
         }
     }
 
     /// Where the source is in the IP header (RFC 791 3.1, RFC 8200 3); the destination follows it.
     fn source_offset(self) -> u32 {
         match self {
-            Family::V4 => 12,
-            Family::V6 => 8,
+            Self::V4 => 12,
+            Self::V6 => 8,
         }
     }
 
@@ -95,8 +95,8 @@ impl Family {
         const IPV6_ADDR: u32 = 8;
         const INET_SERVICE: u32 = 13;
         let address = match self {
-            Family::V4 => IPV4_ADDR,
-            Family::V6 => IPV6_ADDR,
+            Self::V4 => IPV4_ADDR,
+            Self::V6 => IPV6_ADDR,
         };
         [address, INET_SERVICE, address, INET_SERVICE]
             .into_iter()

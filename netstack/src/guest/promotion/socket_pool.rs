@@ -34,10 +34,10 @@ pub struct SocketPool {
 impl SocketPool {
     /// Has the guest thread make the first sockets. There will be `most` at a time, and at least
     /// four.
-    pub fn new(guest: &GuestThread, most: usize) -> Result<SocketPool, GuestThreadEnded> {
+    pub fn new(guest: &GuestThread, most: usize) -> Result<Self, GuestThreadEnded> {
         // A new batch comes when there is one left, for either family.
         let batch = (most / 4).clamp(1, MAX_BATCH);
-        Ok(SocketPool {
+        Ok(Self {
             v4: Shelf::new(AddressFamily::INET, batch, guest)?,
             v6: Shelf::new(AddressFamily::INET6, batch, guest)?,
         })
@@ -70,9 +70,9 @@ impl Shelf {
         family: AddressFamily,
         batch: usize,
         guest: &GuestThread,
-    ) -> Result<Shelf, GuestThreadEnded> {
+    ) -> Result<Self, GuestThreadEnded> {
         let (sender, batches) = channel();
-        let mut shelf = Shelf {
+        let mut shelf = Self {
             family,
             batch,
             ready: Vec::with_capacity(2 * batch),
@@ -120,7 +120,7 @@ impl Shelf {
 
 impl FreshSocket {
     /// Opens one in the calling thread's network namespace.
-    fn open(family: AddressFamily) -> io::Result<FreshSocket> {
+    fn open(family: AddressFamily) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         let set = |level, option, value: &[u8]| {
@@ -155,7 +155,7 @@ impl FreshSocket {
         }
         let _ = set(libc::SOL_SOCKET, libc::SO_BUF_LOCK, &sys::int_option(lock));
         set(libc::IPPROTO_TCP, libc::TCP_REPAIR, on)?;
-        Ok(FreshSocket(socket))
+        Ok(Self(socket))
     }
 }
 
@@ -166,7 +166,7 @@ impl AsFd for FreshSocket {
 }
 
 impl From<FreshSocket> for OwnedFd {
-    fn from(socket: FreshSocket) -> OwnedFd {
+    fn from(socket: FreshSocket) -> Self {
         socket.0
     }
 }

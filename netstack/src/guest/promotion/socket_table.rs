@@ -17,11 +17,11 @@ pub struct SocketTable {
 }
 
 impl SocketTable {
-    pub fn open(guest: &GuestThread) -> Result<SocketTable, SocketError> {
+    pub fn open(guest: &GuestThread) -> Result<Self, SocketError> {
         let netlink = guest
             .run(|| Netlink::open(libc::NETLINK_SOCK_DIAG))?
             .map_err(SocketError::Open)?;
-        Ok(SocketTable { netlink })
+        Ok(Self { netlink })
     }
 
     /// Makes the kernel forget that a repair socket with these ends has been there, so that the
@@ -64,8 +64,8 @@ struct Entry {
 
 impl Entry {
     /// Of a `struct inet_diag_msg` (linux/inet_diag.h).
-    fn parse(answer: &[u8]) -> Option<Entry> {
-        Some(Entry {
+    fn parse(answer: &[u8]) -> Option<Self> {
+        Some(Self {
             state: *answer.get(1)?,
             cookie: answer.get(44..52)?.try_into().ok()?,
             inode: u32::from_ne_bytes(answer.get(68..72)?.try_into().ok()?),

@@ -28,15 +28,15 @@ impl FarLink {
 
     /// A frame takes `delay` each way; `loss` of a thousand are lost, of which each may be a
     /// super-frame.
-    pub fn lay(world: &World, delay: Duration, loss: usize) -> FarLink {
+    pub fn lay(world: &World, delay: Duration, loss: usize) -> Self {
         let end = |netns: &Netns, address| {
             let tap = netns.run(|| Tap::open(LINK).expect("a tap"));
             netns.link(|links| links.up(LINK)?.add_address(LINK, address, 24));
             tap
         };
         let taps = [
-            end(&world.host, FarLink::NEAR),
-            end(&world.elsewhere, FarLink::FAR),
+            end(&world.host, Self::NEAR),
+            end(&world.elsewhere, Self::FAR),
         ];
         let running = Arc::new(AtomicBool::new(true));
         let keep_running = running.clone();
@@ -52,7 +52,7 @@ impl FarLink {
                 wire.turn();
             }
         });
-        FarLink {
+        Self {
             running,
             thread: Some(thread),
         }

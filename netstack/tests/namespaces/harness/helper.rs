@@ -35,8 +35,8 @@ pub struct Setup {
 
 impl Setup {
     /// `target` is a process ID or a namespace's path.
-    pub fn new(target: impl Into<OsString>) -> Setup {
-        Setup {
+    pub fn new(target: impl Into<OsString>) -> Self {
+        Self {
             target: target.into(),
             configure: true,
             mtu: 65520,
@@ -47,45 +47,45 @@ impl Setup {
     }
 
     /// Another path to the same program.
-    pub fn program(mut self, path: impl Into<PathBuf>) -> Setup {
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Program::Ours(path.into(), None);
         self
     }
 
     /// Another name of the program, as a link gives it.
-    pub fn by_name(mut self, name: &'static str) -> Setup {
+    pub fn by_name(mut self, name: &'static str) -> Self {
         self.program = Program::Ours(env!("CARGO_BIN_EXE_coracle-net").into(), Some(name));
         self
     }
 
     /// slirp4netns itself, as it is installed here.
-    pub fn slirp4netns(mut self) -> Setup {
+    pub fn slirp4netns(mut self) -> Self {
         self.program = Program::Slirp4netns;
         self
     }
 
     /// The hard limit of descriptors.
-    pub fn descriptors(mut self, limit: u64) -> Setup {
+    pub fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
         self
     }
 
-    pub fn mtu(mut self, mtu: u32) -> Setup {
+    pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
         self
     }
 
-    pub fn publish(self, spec: &str) -> Setup {
+    pub fn publish(self, spec: &str) -> Self {
         self.option("--publish").option(spec)
     }
 
-    pub fn option(mut self, option: impl AsRef<OsStr>) -> Setup {
+    pub fn option(mut self, option: impl AsRef<OsStr>) -> Self {
         self.options.push(option.as_ref().to_owned());
         self
     }
 
     /// Leaves the links of the guest down and without addresses.
-    pub fn without_configure(mut self) -> Setup {
+    pub fn without_configure(mut self) -> Self {
         self.configure = false;
         self
     }

@@ -24,7 +24,7 @@ pub fn tcp_sockets(netns: &Netns) -> Vec<Socket> {
 }
 
 impl Socket {
-    fn parse(row: &str) -> Option<Socket> {
+    fn parse(row: &str) -> Option<Self> {
         const KEEPALIVE: &str = "02";
         const TICKS_PER_SECOND: u64 = 100;
         let mut columns = row.split_whitespace().skip(1);
@@ -32,7 +32,7 @@ impl Socket {
         let (timer, ticks) = columns.nth(2)?.split_once(':')?;
         let ticks = u64::from_str_radix(ticks, 16).ok()?;
         let due = Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
-        Some(Socket {
+        Some(Self {
             local,
             remote,
             keepalive_due: (timer == KEEPALIVE).then_some(due),

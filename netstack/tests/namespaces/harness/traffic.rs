@@ -169,7 +169,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub fn new(seed: u64) -> Pattern {
+    pub fn new(seed: u64) -> Self {
         // xorshift64*, by G. Marsaglia and S. Vigna.
         let mut state = seed | 1;
         let next = || {
@@ -178,15 +178,15 @@ impl Pattern {
             state ^= state >> 27;
             (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
         };
-        Pattern {
+        Self {
             block: std::iter::repeat_with(next).take(1_048_573).collect(),
             offset: 0,
         }
     }
 
     /// The same sequence from `offset` on.
-    pub fn at(&self, offset: usize) -> Pattern {
-        Pattern {
+    pub fn at(&self, offset: usize) -> Self {
+        Self {
             block: self.block.clone(),
             offset,
         }
@@ -269,8 +269,8 @@ pub struct EchoServer {
 }
 
 impl EchoServer {
-    pub fn start(netns: &Netns, address: IpAddr, port: u16) -> EchoServer {
-        EchoServer::serve(
+    pub fn start(netns: &Netns, address: IpAddr, port: u16) -> Self {
+        Self::serve(
             netns,
             address,
             port,
@@ -291,8 +291,8 @@ impl EchoServer {
     }
 
     /// A server that echoes one message of up to 64 bytes per connection and is the first to close.
-    pub fn start_one_shot(netns: &Netns, address: IpAddr, port: u16) -> EchoServer {
-        EchoServer::serve(
+    pub fn start_one_shot(netns: &Netns, address: IpAddr, port: u16) -> Self {
+        Self::serve(
             netns,
             address,
             port,
@@ -305,7 +305,7 @@ impl EchoServer {
         )
     }
 
-    fn serve<F>(netns: &Netns, address: IpAddr, port: u16, service: F) -> EchoServer
+    fn serve<F>(netns: &Netns, address: IpAddr, port: u16, service: F) -> Self
     where
         F: AsyncFn(tokio::net::TcpStream) + Clone + Send + 'static,
     {
@@ -351,7 +351,7 @@ impl EchoServer {
             })
         };
         ready.recv_timeout(STALL).expect("the echo server listens");
-        EchoServer {
+        Self {
             address,
             accepted,
             stop: Some(stop),

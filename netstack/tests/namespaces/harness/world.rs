@@ -36,7 +36,7 @@ pub enum Family {
 }
 
 impl Family {
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     pub fn guest(self) -> IpAddr {
         self.pick(Ipv4Addr::new(10, 0, 2, 100), "fd00::100")
@@ -84,8 +84,8 @@ impl Family {
 
     fn pick(self, v4: Ipv4Addr, v6: &str) -> IpAddr {
         match self {
-            Family::V4 => v4.into(),
-            Family::V6 => v6.parse::<Ipv6Addr>().expect("an IPv6 address").into(),
+            Self::V4 => v4.into(),
+            Self::V6 => v6.parse::<Ipv6Addr>().expect("an IPv6 address").into(),
         }
     }
 }
@@ -97,11 +97,11 @@ pub struct Netns {
 
 impl Netns {
     /// A new namespace with `lo` up.
-    pub fn create() -> Netns {
+    pub fn create() -> Self {
         let netns = thread::scope(|scope| {
             let maker = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).expect("unshare a network namespace");
-                Netns::open(Path::new("/proc/thread-self/ns/net"))
+                Self::open(Path::new("/proc/thread-self/ns/net"))
             });
             maker.join().expect("thread that makes a namespace")
         });
@@ -109,8 +109,8 @@ impl Netns {
         netns
     }
 
-    fn open(path: &Path) -> Netns {
-        Netns {
+    fn open(path: &Path) -> Self {
+        Self {
             fd: fs::File::open(path)
                 .expect("open a network namespace")
                 .into(),
@@ -202,7 +202,7 @@ pub enum GuestUsers {
 
 impl Guest {
     /// Its interfaces are all down.
-    pub fn new(users: GuestUsers) -> Guest {
+    pub fn new(users: GuestUsers) -> Self {
         let pid = sys::fork_holder(users).expect("fork the holder of the guest's namespaces");
         if let GuestUsers::From(first) = users {
             for map in ["uid_map", "gid_map"] {
@@ -212,7 +212,7 @@ impl Guest {
         }
         let net = Netns::open(Path::new(&format!("/proc/{pid}/ns/net")));
         net.sysctl("ipv4/ping_group_range", "0 0");
-        Guest { net, pid }
+        Self { net, pid }
     }
 
     /// Ends the process that the namespaces belong to; sockets in them go on living.
@@ -300,7 +300,7 @@ fn is_hosts_root() -> bool {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub fn new() -> Self {
         if let Err(error) = fs::File::options()
             .read(true)
             .write(true)
@@ -357,7 +357,7 @@ impl World {
         // On the case's own tmpfs, so that it vanishes even when the case is killed.
         let dir = PathBuf::from("/etc/case");
         fs::create_dir(&dir).expect("make the case's directory");
-        World {
+        Self {
             host,
             elsewhere,
             guest: Guest::new(GuestUsers::Cases),
@@ -372,7 +372,7 @@ impl World {
 
     /// Ends the case: nothing that it started may be left.
     pub fn finish(self) {
-        let World {
+        let Self {
             host,
             elsewhere,
             guest,

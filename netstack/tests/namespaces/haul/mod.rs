@@ -105,11 +105,11 @@ pub type Ends = (SocketAddr, SocketAddr);
 
 impl Watched {
     /// Starts the helper. `dir` is where its status socket goes.
-    pub fn start(setup: Setup, dir: &Path) -> Watched {
+    pub fn start(setup: Setup, dir: &Path) -> Self {
         require_nftables();
         let status = dir.join("status.sock");
         let helper = setup.option("--status-socket").option(&status).start();
-        Watched { helper, status }
+        Self { helper, status }
     }
 
     fn document(&self) -> serde_json::Value {

@@ -139,7 +139,7 @@ const HAULING: Kind = Kind {
 const MIB: usize = 1 << 20;
 
 impl Plan {
-    fn random(entropy: &mut Entropy, kind: &Kind) -> Plan {
+    fn random(entropy: &mut Entropy, kind: &Kind) -> Self {
         let most = entropy.choose(kind.most);
         let idles = entropy.choose(kind.idles);
         let buffers = Buffers::random(entropy, kind.odd_buffers);
@@ -155,7 +155,7 @@ impl Plan {
             70..85 => End::Leave,
             _ => End::Reset,
         };
-        Plan {
+        Self {
             from: entropy.below(1 << 20),
             sends,
             listens_first: 0,
@@ -170,13 +170,13 @@ impl Plan {
 
 impl Buffers {
     /// `percent` of them are not the default.
-    fn random(entropy: &mut Entropy, percent: usize) -> Buffers {
+    fn random(entropy: &mut Entropy, percent: usize) -> Self {
         let mut size = || {
             entropy
                 .chance(percent)
                 .then(|| entropy.choose(&[1, 4096, 16_384, 65_536]))
         };
-        Buffers {
+        Self {
             receive: size(),
             send: size(),
         }
@@ -306,8 +306,8 @@ struct Idler {
 }
 
 impl Idler {
-    fn new(percent: usize, seed: u64) -> Idler {
-        Idler {
+    fn new(percent: usize, seed: u64) -> Self {
+        Self {
             percent,
             patience: Duration::from_millis(500),
             entropy: Entropy::seeded(seed),
@@ -332,8 +332,8 @@ enum Stop {
 }
 
 impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Stop {
-        Stop::Broken(error)
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
     }
 }
 

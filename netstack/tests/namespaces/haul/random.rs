@@ -29,18 +29,18 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn outbound(mtu: u32, congestion_control: &'static str) -> Scene {
-        Scene {
+    pub fn outbound(mtu: u32, congestion_control: &'static str) -> Self {
+        Self {
             published: false,
             mtu,
             congestion_control,
         }
     }
 
-    pub fn published(mtu: u32, congestion_control: &'static str) -> Scene {
-        Scene {
+    pub fn published(mtu: u32, congestion_control: &'static str) -> Self {
+        Self {
             published: true,
-            ..Scene::outbound(mtu, congestion_control)
+            ..Self::outbound(mtu, congestion_control)
         }
     }
 
@@ -98,8 +98,8 @@ struct Weather {
 }
 
 impl Weather {
-    fn new(promote: &'static str, entropy: &mut Entropy) -> Weather {
-        Weather {
+    fn new(promote: &'static str, entropy: &mut Entropy) -> Self {
+        Self {
             promote,
             sack: entropy.chance(60),
             timestamps: entropy.chance(60),

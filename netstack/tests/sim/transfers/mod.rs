@@ -125,7 +125,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(seed: u64) -> Scene {
+    fn new(seed: u64) -> Self {
         let mut entropy = Entropy::seeded(seed);
         let quality = Quality::any(&mut entropy);
         let mtu = entropy.choose(&[1280, 1500, 9000, 65_520]);
@@ -141,7 +141,7 @@ impl Scene {
         let flows = (0..count)
             .map(|index| Flow::plan(index as u16, &mut world, &mut guest, &mut entropy))
             .collect();
-        Scene {
+        Self {
             entropy,
             world,
             guest,
@@ -153,7 +153,7 @@ impl Scene {
     }
 
     /// Plays until every flow is over and the core has forgotten them all.
-    fn play(mut self) -> Scene {
+    fn play(mut self) -> Self {
         let mut last_move = self.world.now;
         for _ in 0..MAX_STEPS {
             if self.step() {
@@ -332,7 +332,7 @@ impl Scene {
 }
 
 impl Flow {
-    fn plan(index: u16, world: &mut World, guest: &mut Guest, entropy: &mut Entropy) -> Flow {
+    fn plan(index: u16, world: &mut World, guest: &mut Guest, entropy: &mut Entropy) -> Self {
         let remote: SocketAddr = match entropy.chance(50) {
             true => address("198.51.100.7:0"),
             false => address("[2001:db8::7]:0"),
@@ -394,7 +394,7 @@ impl Flow {
         if let Some(id) = id {
             world.hosts.insert(id, Host::with_capacity(capacity));
         }
-        Flow {
+        Self {
             remote,
             handle,
             id,

@@ -112,13 +112,13 @@ impl Half for Host {
 
     fn write(&mut self, bytes: &[u8]) -> usize {
         match self.closed {
-            None => Host::write(self, bytes),
+            None => Self::write(self, bytes),
             Some(_) => 0,
         }
     }
 
     fn read(&mut self, max: usize) -> Heard {
-        let bytes = Host::read(self, max);
+        let bytes = Self::read(self, max);
         match self.closed {
             _ if !bytes.is_empty() => Heard::Bytes(bytes),
             _ if self.is_at_end() => Heard::End,

@@ -139,12 +139,12 @@ impl SingleReason {
 impl IdMaps {
     /// Chooses the maps for this process; `host_root` lets the host's root be root in the
     /// container. With the single map comes the reason, to be shown once.
-    pub fn discover(host_root: bool) -> Result<(IdMaps, Option<SingleReason>), IdMapError> {
+    pub fn discover(host_root: bool) -> Result<(Self, Option<SingleReason>), IdMapError> {
         if is_host_root() && !host_root {
             return Ok((Self::range()?, None));
         }
         if geteuid().is_root() && may_set_ids() {
-            let maps = IdMaps {
+            let maps = Self {
                 uids: own_unchanged(Kind::User)?,
                 gids: own_unchanged(Kind::Group)?,
                 method: Method::Own,
@@ -161,7 +161,7 @@ impl IdMaps {
     }
 
     /// The map that every caller may use: root inside is the caller, and there is nobody else.
-    pub fn single() -> IdMaps {
+    pub fn single() -> Self {
         let only = |outside| {
             vec![Extent {
                 inside: 0,
@@ -169,7 +169,7 @@ impl IdMaps {
                 count: 1,
             }]
         };
-        IdMaps {
+        Self {
             uids: only(geteuid().as_raw()),
             gids: only(getegid().as_raw()),
             method: Method::Single,
@@ -179,7 +179,7 @@ impl IdMaps {
     /// IDs for the containers of the host's root: those that `/etc/subuid` and `/etc/subgid` grant
     /// to the user `coracle` or `containers`, else a range that nobody has. The choice is the same
     /// each time, as files in containers belong to these IDs.
-    fn range() -> Result<IdMaps, IdMapError> {
+    fn range() -> Result<Self, IdMapError> {
         if !may_set_ids() {
             return Err(IdMapError::HostRoot);
         }
@@ -201,7 +201,7 @@ impl IdMaps {
         if !uids.iter().all(|extent| is_mapped(&own, extent.outside)) {
             return Err(IdMapError::HostRoot);
         }
-        Ok(IdMaps {
+        Ok(Self {
             uids,
             gids,
             method: Method::Range,
@@ -223,7 +223,7 @@ impl IdMaps {
         (root(&self.uids), root(&self.gids))
     }
 
-    fn subordinate(uid: Uid, gid: Gid) -> Result<IdMaps, SingleReason> {
+    fn subordinate(uid: Uid, gid: Gid) -> Result<Self, SingleReason> {
         let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
         let ranges = |kind: Kind| {
             let ranges = parse_subids(&kind.read_subids(), name.as_deref(), uid.as_raw());
@@ -245,7 +245,7 @@ impl IdMaps {
         if rustix::thread::no_new_privs().unwrap_or(false) {
             return Err(SingleReason::NoNewPrivs);
         }
-        Ok(IdMaps {
+        Ok(Self {
             uids,
             gids,
             method: Method::Subordinate,
@@ -301,8 +301,8 @@ impl IdMaps {
 impl Kind {
     fn own_map(self) -> &'static str {
         match self {
-            Kind::User => "/proc/self/uid_map",
-            Kind::Group => "/proc/self/gid_map",
+            Self::User => "/proc/self/uid_map",
+            Self::Group => "/proc/self/gid_map",
         }
     }
 }

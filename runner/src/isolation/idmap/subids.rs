@@ -10,8 +10,8 @@ use super::Kind;
 impl Kind {
     pub(super) fn subid_file(self) -> &'static str {
         match self {
-            Kind::User => "/etc/subuid",
-            Kind::Group => "/etc/subgid",
+            Self::User => "/etc/subuid",
+            Self::Group => "/etc/subgid",
         }
     }
 

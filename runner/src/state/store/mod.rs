@@ -83,8 +83,8 @@ pub struct Listing {
 
 impl Store {
     /// Opens the store in these directories, creating what is missing.
-    pub fn open(dirs: Dirs) -> Result<Store, StateError> {
-        let store = Store { dirs };
+    pub fn open(dirs: Dirs) -> Result<Self, StateError> {
+        let store = Self { dirs };
         let path = store.containers_dir();
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(store

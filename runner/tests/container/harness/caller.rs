@@ -23,13 +23,13 @@ pub enum Kind {
 
 impl Kind {
     /// Those that these tests can play.
-    pub fn all() -> Vec<Kind> {
+    pub fn all() -> Vec<Self> {
         match geteuid() {
-            uid if uid.is_root() => vec![Kind::Root, Kind::Member, Kind::Stranger],
+            uid if uid.is_root() => vec![Self::Root, Self::Member, Self::Stranger],
             uid if members().any(|user| user.uid == uid) && missing_map_tool().is_none() => {
-                vec![Kind::Member]
+                vec![Self::Member]
             }
-            _ => vec![Kind::Stranger],
+            _ => vec![Self::Stranger],
         }
     }
 }
@@ -37,9 +37,9 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Root => "root",
-            Kind::Member => "member",
-            Kind::Stranger => "stranger",
+            Self::Root => "root",
+            Self::Member => "member",
+            Self::Stranger => "stranger",
         })
     }
 }
@@ -55,17 +55,17 @@ pub struct Caller {
 
 impl Caller {
     /// A caller of this kind who can make containers here, or what is missing for it.
-    pub fn play(kind: Kind) -> Result<Caller, String> {
+    pub fn play(kind: Kind) -> Result<Self, String> {
         let me = geteuid();
         let caller = match kind {
-            _ if !me.is_root() || kind == Kind::Root => Caller {
+            _ if !me.is_root() || kind == Kind::Root => Self {
                 kind,
                 uid: me,
                 gid: getegid(),
                 prefix: Vec::new(),
             },
-            Kind::Member => Caller::member()?,
-            _ => Caller::by_setpriv(
+            Kind::Member => Self::member()?,
+            _ => Self::by_setpriv(
                 kind,
                 Uid::from_raw(STRANGER),
                 Gid::from_raw(STRANGER),
@@ -76,7 +76,7 @@ impl Caller {
         Ok(caller)
     }
 
-    fn member() -> Result<Caller, String> {
+    fn member() -> Result<Self, String> {
         if let Some(tool) = missing_map_tool() {
             return Err(format!("{tool} is not installed (package uidmap)"));
         }
@@ -84,15 +84,15 @@ impl Caller {
         let user = members()
             .min_by_key(|user| user.name != CI_USER)
             .ok_or("no normal user has lines in /etc/subuid and /etc/subgid")?;
-        Caller::by_setpriv(Kind::Member, user.uid, user.gid, "--init-groups")
+        Self::by_setpriv(Kind::Member, user.uid, user.gid, "--init-groups")
     }
 
-    fn by_setpriv(kind: Kind, uid: Uid, gid: Gid, groups: &str) -> Result<Caller, String> {
+    fn by_setpriv(kind: Kind, uid: Uid, gid: Gid, groups: &str) -> Result<Self, String> {
         if program("setpriv").is_none() {
             return Err("setpriv is not installed (package util-linux)".into());
         }
         let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
-        Ok(Caller {
+        Ok(Self {
             kind,
             uid,
             gid,

@@ -33,11 +33,11 @@ pub enum HandedDown {
 
 impl HandedDown {
     /// Every signal that can be ignored.
-    pub fn all_ignored() -> HandedDown {
+    pub fn all_ignored() -> Self {
         // Not those that the C library keeps for itself.
         let numbers = (1..=libc::SIGSYS).chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
         let fixed = [libc::SIGKILL, libc::SIGSTOP];
-        HandedDown::Ignored(numbers.filter(|number| !fixed.contains(number)).collect())
+        Self::Ignored(numbers.filter(|number| !fixed.contains(number)).collect())
     }
 
     /// Lets `command` inherit it.
@@ -50,7 +50,7 @@ impl HandedDown {
 
     fn apply(&self) -> io::Result<()> {
         match self {
-            HandedDown::Ignored(signals) => {
+            Self::Ignored(signals) => {
                 for signal in signals {
                     // SAFETY: takes a number and no handler.
                     if unsafe { libc::signal(*signal, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -58,22 +58,22 @@ impl HandedDown {
                     }
                 }
             }
-            HandedDown::Blocked(signals) => signals.thread_block()?,
-            HandedDown::Umask(bits) => drop(umask(Mode::from_bits_truncate(*bits))),
-            HandedDown::SoftLimit(resource, limit) => {
+            Self::Blocked(signals) => signals.thread_block()?,
+            Self::Umask(bits) => drop(umask(Mode::from_bits_truncate(*bits))),
+            Self::SoftLimit(resource, limit) => {
                 let (_, hard) = getrlimit(*resource)?;
                 setrlimit(*resource, *limit, hard)?;
             }
-            HandedDown::HardLimit(resource, limit) => setrlimit(*resource, *limit, *limit)?,
+            Self::HardLimit(resource, limit) => setrlimit(*resource, *limit, *limit)?,
             // SAFETY: takes a number.
-            HandedDown::Nice(more) => drop(unsafe { libc::nice(*more) }),
-            HandedDown::Closed(fds) => {
+            Self::Nice(more) => drop(unsafe { libc::nice(*more) }),
+            Self::Closed(fds) => {
                 for fd in fds {
                     // SAFETY: a standard stream, which nothing uses between here and exec.
                     unsafe { libc::close(*fd) };
                 }
             }
-            HandedDown::Open(fd, numbers) => {
+            Self::Open(fd, numbers) => {
                 for number in numbers {
                     // SAFETY: takes numbers only; those that are taken over are far above what is
                     // open.
@@ -82,7 +82,7 @@ impl HandedDown {
                     }
                 }
             }
-            HandedDown::NoDirectory(path) => {
+            Self::NoDirectory(path) => {
                 // SAFETY: the string ends in NUL and lives across the call.
                 if unsafe { libc::rmdir(path.as_ptr()) } != 0 {
                     return Err(io::Error::last_os_error());

@@ -39,7 +39,7 @@ pub struct World {
 impl World {
     /// Makes this process, which must have one thread, the one that a trial has to itself. Tells
     /// what is missing for it.
-    pub fn new(caller: Caller) -> Result<World, String> {
+    pub fn new(caller: Caller) -> Result<Self, String> {
         if busybox().is_none() {
             return Err("there is no static busybox here (package busybox-static)".into());
         }
@@ -52,7 +52,7 @@ impl World {
             .permissions(PermissionsExt::from_mode(0o700))
             .tempdir()
             .expect("a directory");
-        let mut world = World {
+        let mut world = Self {
             dir,
             caller,
             mounts: Vec::new(),
@@ -415,10 +415,10 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn for_everybody() -> Program {
+    pub fn for_everybody() -> Self {
         let built = Path::new(env!("CARGO_BIN_EXE_coracle"));
         if !geteuid().is_root() {
-            return Program {
+            return Self {
                 _dir: None,
                 path: built.to_owned(),
             };
@@ -436,7 +436,7 @@ impl Program {
             fs::set_permissions(&examples, PermissionsExt::from_mode(0o755)).expect("open to all");
             copy_for_everybody(&example_beside(built), &example_beside(&path));
         }
-        Program {
+        Self {
             _dir: Some(dir),
             path,
         }

@@ -68,9 +68,9 @@ impl RepairSocket {
         endpoints: Endpoints,
         reach: Reach,
         snapshot: &Snapshot,
-    ) -> Result<RepairSocket, RepairError> {
+    ) -> Result<Self, RepairError> {
         let wire = &snapshot.wire;
-        let this = RepairSocket {
+        let this = Self {
             socket: socket.into(),
             endpoints,
         };

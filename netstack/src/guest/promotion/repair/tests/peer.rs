@@ -49,9 +49,9 @@ pub struct Flow {
 }
 
 impl Flow {
-    fn new(iss: u32) -> Flow {
+    fn new(iss: u32) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        Flow {
+        Self {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
             snd_nxt: iss,
             snd_una: iss,
@@ -100,7 +100,7 @@ struct Segment<'a> {
 
 impl Peer {
     /// Serves `tap`, a link of `mtu` bytes.
-    pub fn start(tap: Tap, mtu: u32) -> Peer {
+    pub fn start(tap: Tap, mtu: u32) -> Self {
         let shared = Arc::new(Shared {
             tap,
             mtu,
@@ -109,7 +109,7 @@ impl Peer {
         });
         let serving = shared.clone();
         let server = thread::spawn(move || serving.serve());
-        Peer {
+        Self {
             shared,
             server: Some(server),
         }
@@ -331,7 +331,7 @@ impl Shared {
 }
 
 impl<'a> Segment<'a> {
-    fn parse(frame: &'a [u8]) -> Option<Segment<'a>> {
+    fn parse(frame: &'a [u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
         let (source, destination) = match packet.net? {
             NetSlice::Ipv4(ip) => (

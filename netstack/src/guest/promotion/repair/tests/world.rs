@@ -40,7 +40,7 @@ pub struct World {
 
 impl World {
     /// In the calling thread's network namespace.
-    pub fn new(mtu: u32) -> World {
+    pub fn new(mtu: u32) -> Self {
         let tap = Tap::open("tap0").unwrap();
         let gateways: (Ipv4Addr, Ipv6Addr) = ([10, 0, 2, 2].into(), "fd00::2".parse().unwrap());
         let settings = InterfaceSettings {
@@ -60,7 +60,7 @@ impl World {
         sandbox::confine_thread(sandbox::Kept::Network, false).unwrap();
         let confine = || sandbox::confine_thread(sandbox::Kept::Network, false);
         guest.run(confine).unwrap().unwrap();
-        World {
+        Self {
             peer: Peer::start(tap, mtu),
             gate: Gate::install(&guest).unwrap(),
             pool: SocketPool::new(&guest, 128).unwrap(),
