@@ -3,9 +3,9 @@
 //!
 //! A connection is one request, one JSON object of less than [`MAX_REQUEST`] bytes, and its answer.
 //! A request is answered as soon as it is whole, and at the end of what a client sends. Answers are
-//! those of slirp4netns byte for byte, but that a list comes in the form of its manual as well as in
-//! that of its program; and addresses may be IPv6. A client delays nobody: it has a deadline, and at
-//! most [`MAX_CLIENTS`] are served at a time.
+//! those of slirp4netns byte for byte, but that a list comes in the form of its manual as well as
+//! in that of its program; and addresses may be IPv6. A client delays nobody: it has a deadline,
+//! and at most [`MAX_CLIENTS`] are served at a time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -86,8 +86,8 @@ enum Stage {
 }
 
 impl SlirpApi {
-    /// Listens at `path`, in place of whatever is there, with the mode that the umask leaves: all as
-    /// slirp4netns does. `guest` has the guest's addresses, the preferred ones first.
+    /// Listens at `path`, in place of whatever is there, with the mode that the umask leaves: all
+    /// as slirp4netns does. `guest` has the guest's addresses, the preferred ones first.
     pub fn open(path: &Path, guest: Vec<IpAddr>) -> Result<Self, SlirpApiError> {
         let open = || {
             match fs::remove_file(path) {

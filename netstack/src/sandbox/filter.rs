@@ -1,5 +1,5 @@
-//! The system calls that are left to the helper, to its companion and to its broker: lists that the modules keep
-//! beside what they call, and here what the language and the C library need.
+//! The system calls that are left to the helper, to its companion and to its broker: lists that the
+//! modules keep beside what they call, and here what the language and the C library need.
 //!
 //! The helper has none that takes a path, executes, makes a process or a namespace, or opens a
 //! socket other than for IP. The companion may read files, remove one, and send to nobody but the
