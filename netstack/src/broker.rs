@@ -89,7 +89,7 @@ fn live(helper: BorrowedFd<'_>) {
 
 /// Answers the helper until it has ended.
 fn serve(helper: BorrowedFd<'_>) -> io::Result<()> {
-    sandbox::confine_broker().map_err(io::Error::other)?;
+    sandbox::confine_broker(SYSTEM_CALLS).map_err(io::Error::other)?;
     loop {
         let (rule, _) = receive(helper)?;
         if rule.is_empty() {

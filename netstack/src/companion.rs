@@ -19,7 +19,7 @@ use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use tracing::{debug, warn};
 
 use crate::control::SocketFile;
-use crate::host::ResolvConf;
+use crate::host::{FOLLOWING_CALLS, ResolvConf};
 use crate::{sandbox, sys};
 
 /// What the helper does with its companion under the sandbox.
@@ -162,7 +162,7 @@ fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
         }
     };
     tell(resolv_conf.addresses())?;
-    sandbox::confine_companion().map_err(io::Error::other)?;
+    sandbox::confine_companion(FOLLOWING_CALLS).map_err(io::Error::other)?;
     loop {
         let mut polled = [
             PollFd::new(&resolv_conf, PollFlags::IN),

@@ -11,19 +11,19 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use libc::c_long;
 use portfwd::publish::AdoptError;
 use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
-use crate::companion::Companion;
+use crate::companion::{self, Companion};
 use crate::config::{Config, MTU_RANGE, Network};
 use crate::control::{ExitWatch, ReadySignal, SlirpApi, SlirpApiError, StatusError, StatusSocket};
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
-use crate::descriptors;
 use crate::device::{Capabilities, Capture, CaptureError, CaptureFile, Device, Tap, TapError};
 use crate::driver::{Clock, Driver, DriverError, Parts, PromotionUnavailable};
 use crate::guest::promotion::Promoter;
@@ -31,9 +31,9 @@ use crate::guest::{
     GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
     configure,
 };
-use crate::host::RESOLV_CONF;
+use crate::host::{self, RESOLV_CONF};
 use crate::sandbox::{self, Kept, SandboxError};
-use crate::sys;
+use crate::{control, descriptors, device, driver, guest, sys};
 
 /// What kept the helper from coming up, or from going on.
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +210,17 @@ impl Outside {
     }
 }
 
+/// What the helper calls once it is up: the lists that modules keep beside their use.
+pub const SYSTEM_CALLS: &[&[c_long]] = &[
+    portfwd::relay::SYSTEM_CALLS,
+    driver::SYSTEM_CALLS,
+    host::SYSTEM_CALLS,
+    device::SYSTEM_CALLS,
+    guest::SYSTEM_CALLS,
+    control::SYSTEM_CALLS,
+    companion::SYSTEM_CALLS,
+];
+
 /// Gives up what is not needed any more, on both threads.
 fn confine(guest: &GuestThread, kept: Kept, empty_root: bool) -> Result<(), StartError> {
     let is_root = sandbox::confine_thread(kept, empty_root)?;
@@ -227,8 +238,8 @@ fn confine(guest: &GuestThread, kept: Kept, empty_root: bool) -> Result<(), Star
         debug!(%error, "the scheduler does not take it for a batch process");
     }
     // Last: what comes after needs no path and makes no process.
-    sandbox::confine_helper_calls()?;
-    Ok(guest.run(sandbox::confine_helper_calls)??)
+    sandbox::confine_helper_calls(SYSTEM_CALLS)?;
+    Ok(guest.run(|| sandbox::confine_helper_calls(SYSTEM_CALLS))??)
 }
 
 fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {

@@ -1,5 +1,6 @@
-//! The system calls that are left to the helper, to its companion and to its broker: lists that the
-//! modules keep beside what they call, and here what the language and the C library need.
+//! The system calls that are left to the helper, to its companion and to its broker: the lists that
+//! the modules keep beside what they call, which a caller hands in, and here what the language and
+//! the C library need.
 //!
 //! The helper has none that takes a path, executes, makes a process or a namespace, or opens a
 //! socket other than for IP. The companion may read files, remove one, and send to nobody but the
@@ -11,21 +12,20 @@ use libc::c_long;
 
 use super::SandboxError;
 use crate::seccomp::{Call, Comparison, Condition, Program, TooLong, allow_list};
-use crate::{broker, companion, control, device, driver, guest, host};
 
-/// For the calling thread and all that comes from it.
-pub fn confine_helper_calls() -> Result<(), SandboxError> {
-    install(&helper())
+/// For the calling thread and all that comes from it: `lists`, and sockets for IP.
+pub fn confine_helper_calls(lists: &[&[c_long]]) -> Result<(), SandboxError> {
+    install(&helper(lists))
+}
+
+/// As [`confine_helper_calls`]: `list`, and files that are only read.
+pub fn confine_companion_calls(list: &[c_long]) -> Result<(), SandboxError> {
+    install(&companion(list))
 }
 
 /// As [`confine_helper_calls`].
-pub fn confine_companion_calls() -> Result<(), SandboxError> {
-    install(&companion())
-}
-
-/// As [`confine_helper_calls`].
-pub fn confine_broker_calls() -> Result<(), SandboxError> {
-    install(&broker())
+pub fn confine_broker_calls(list: &[c_long]) -> Result<(), SandboxError> {
+    install(&broker(list))
 }
 
 fn install(program: &Result<Program, TooLong>) -> Result<(), SandboxError> {
@@ -39,18 +39,8 @@ fn install(program: &Result<Program, TooLong>) -> Result<(), SandboxError> {
     }
 }
 
-fn helper() -> Result<Program, TooLong> {
-    let lists = [
-        RUNTIME,
-        portfwd::relay::SYSTEM_CALLS,
-        driver::SYSTEM_CALLS,
-        host::SYSTEM_CALLS,
-        device::SYSTEM_CALLS,
-        guest::SYSTEM_CALLS,
-        control::SYSTEM_CALLS,
-        companion::SYSTEM_CALLS,
-    ];
-    let plain = lists.concat().into_iter().map(Call::any);
+fn helper(lists: &[&[c_long]]) -> Result<Program, TooLong> {
+    let plain = with_runtime(lists.concat());
     // std makes accepted sockets non-blocking so.
     let ioctl = equal(libc::SYS_ioctl, 1, libc::FIONBIO as i32);
     allow_list(
@@ -59,11 +49,8 @@ fn helper() -> Result<Program, TooLong> {
     )
 }
 
-fn companion() -> Result<Program, TooLong> {
-    let plain = [RUNTIME, host::FOLLOWING_CALLS]
-        .concat()
-        .into_iter()
-        .map(Call::any);
+fn companion(list: &[c_long]) -> Result<Program, TooLong> {
+    let plain = with_runtime(list.to_vec());
     const WRITING: i32 = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
     let read_only = Call::with(libc::SYS_openat, 2, WRITING as u64, libc::O_RDONLY as u64);
     // Without an address: to whom it is connected.
@@ -79,12 +66,14 @@ fn companion() -> Result<Program, TooLong> {
     )
 }
 
-fn broker() -> Result<Program, TooLong> {
-    let plain = [RUNTIME, broker::SYSTEM_CALLS]
-        .concat()
-        .into_iter()
-        .map(Call::any);
+fn broker(list: &[c_long]) -> Result<Program, TooLong> {
+    let plain = with_runtime(list.to_vec());
     allow_list(plain.chain(memory()).chain(ip_sockets()), DEADLY)
+}
+
+/// Calls with any arguments: those of `list`, and what every program needs.
+fn with_runtime(list: Vec<c_long>) -> impl Iterator<Item = Call> {
+    RUNTIME.iter().copied().chain(list).map(Call::any)
 }
 
 fn ip_sockets() -> [Call; 2] {
@@ -188,9 +177,20 @@ mod tests {
     use crate::sys;
     use crate::testing::in_namespaces;
 
+    fn confine_helper() -> Result<(), SandboxError> {
+        confine_helper_calls(crate::start::SYSTEM_CALLS)
+    }
+
+    fn confine_companion() -> Result<(), SandboxError> {
+        confine_companion_calls(crate::host::FOLLOWING_CALLS)
+    }
+
     /// What becomes of a process that makes an attempt under a filter: 0 if it comes to its end, 1
     /// if it panics.
-    fn outcome(confine: fn() -> Result<(), SandboxError>, attempt: impl FnOnce()) -> WaitStatus {
+    fn outcome(
+        confine: impl Fn() -> Result<(), SandboxError>,
+        attempt: impl FnOnce(),
+    ) -> WaitStatus {
         let process = sys::fork(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
             confine().unwrap();
@@ -200,12 +200,12 @@ mod tests {
         waitpid(process, None).unwrap()
     }
 
-    fn assert_works(confine: fn() -> Result<(), SandboxError>, attempt: impl FnOnce()) {
+    fn assert_works(confine: impl Fn() -> Result<(), SandboxError>, attempt: impl FnOnce()) {
         let status = outcome(confine, attempt);
         assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
     }
 
-    fn assert_kills(confine: fn() -> Result<(), SandboxError>, attempt: impl FnOnce()) {
+    fn assert_kills(confine: impl Fn() -> Result<(), SandboxError>, attempt: impl FnOnce()) {
         let status = outcome(confine, attempt);
         let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _));
         assert!(killed, "{status:?}");
@@ -228,7 +228,7 @@ mod tests {
                 fs::write(&file, "secret").unwrap();
                 let socket = dir.path().join("socket");
                 let _listener = UnixListener::bind(&socket).unwrap();
-                assert_works(confine_helper_calls, || {
+                assert_works(confine_helper, || {
                     assert_refused(File::open(&file));
                     assert_refused(fs::write(&file, ""));
                     assert_refused(fs::remove_file(&file));
@@ -256,7 +256,7 @@ mod tests {
             module_path!(),
             "who_takes_over_and_executes_is_killed",
             || {
-                for confine in [confine_helper_calls, confine_companion_calls] {
+                for confine in [confine_helper, confine_companion] {
                     assert_kills(confine, || {
                         let _ = nix::unistd::execv(c"/bin/true", &[c"true"]);
                     });
@@ -281,7 +281,7 @@ mod tests {
             let _listener = UnixListener::bind(&socket).unwrap();
             let socket_of_others = dir.path().join("datagrams");
             let _receiver = UnixDatagram::bind(&socket_of_others).unwrap();
-            assert_works(confine_companion_calls, || {
+            assert_works(confine_companion, || {
                 assert_eq!(fs::read(&file).unwrap(), b"text");
                 assert_refused(fs::write(&file, ""));
                 assert_refused(File::create(dir.path().join("other")));

@@ -16,6 +16,7 @@ use std::io;
 
 pub use filter::confine_helper_calls;
 use filter::{confine_broker_calls, confine_companion_calls};
+use libc::c_long;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -90,21 +91,21 @@ pub fn confine_thread(kept: Kept, empty_root: bool) -> Result<bool, SandboxError
     Ok(is_root)
 }
 
-/// For the companion: no capability, and what `confine_companion_calls` leaves. It stays the
-/// caller, whose files it reads and removes.
-pub fn confine_companion() -> Result<(), SandboxError> {
+/// For the companion: no capability, and no system calls but `calls` and what
+/// `confine_companion_calls` adds. It stays the caller, whose files it reads and removes.
+pub fn confine_companion(calls: &[c_long]) -> Result<(), SandboxError> {
     bound(Kept::Nothing)?;
     keep(Kept::Nothing)?;
     close_process()?;
-    confine_companion_calls()
+    confine_companion_calls(calls)
 }
 
-/// For the broker: no capability but that to bind low ports, and what `confine_broker_calls`
-/// leaves. It is not the host's root.
-pub fn confine_broker() -> Result<(), SandboxError> {
+/// For the broker: no capability but that to bind low ports, and no system calls but `calls` and
+/// what `confine_broker_calls` adds. It is not the host's root.
+pub fn confine_broker(calls: &[c_long]) -> Result<(), SandboxError> {
     confine_thread(Kept::LowPorts, false)?;
     close_process()?;
-    confine_broker_calls()
+    confine_broker_calls(calls)
 }
 
 fn bound(kept: Kept) -> Result<(), SandboxError> {

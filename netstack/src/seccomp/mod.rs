@@ -1,6 +1,6 @@
 //! System call filters (`seccomp(2)`): the kernel's form of them, and the allow-lists that the
 //! helper and its companion run under. Which calls are on a list is said where they are made, and
-//! collected by `sandbox`.
+//! collected by `start`.
 
 mod action;
 mod program;
