@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
-use crate::isolation::security::Capabilities;
 use crate::path_text;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::Tree;

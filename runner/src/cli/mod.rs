@@ -22,7 +22,7 @@ pub use read::{Unread, read};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
 
-use crate::isolation::security::CapabilityName;
+use crate::isolation::capabilities::CapabilityName;
 use crate::logging::LogLevel;
 use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;

@@ -16,8 +16,8 @@ use crate::engine::{
 };
 use crate::failure::Failure;
 use crate::images::builtin;
+use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
-use crate::isolation::security::Capabilities;
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
 use crate::spec::Variable;

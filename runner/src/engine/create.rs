@@ -14,10 +14,10 @@ use portfwd::spec::Publish;
 
 use super::{Engine, EngineError};
 use crate::images::builtin;
+use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
-use crate::isolation::security::Capabilities;
 use crate::network::etc_files;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::Changes;

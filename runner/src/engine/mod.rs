@@ -24,8 +24,8 @@ use netstack::logging::Filter;
 use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
+pub use crate::isolation::capabilities::Capabilities;
 pub use crate::isolation::seccomp::Seccomp;
-pub use crate::isolation::security::Capabilities;
 pub use crate::process::inherited::SoftLimits;
 pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};

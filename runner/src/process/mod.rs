@@ -3,11 +3,12 @@
 //! - The caller's side: `engine::launch` and `commands::exec`, with [`foreground`] at the terminal.
 //! - [`monitor`] answers for the container as long as it lives.
 //! - [`init`] is its first process; [`exec`] brings another command into it. Both end in
-//!   [`program`], which becomes what [`user`] is to run. [`reaper`] is PID 1 for `--init`.
+//!   [`program`], which becomes what [`user`] is to run, with the [`rights`] that it is to have.
+//!   [`reaper`] is PID 1 for `--init`.
 //!
 //! They talk through [`channel`] in the words of [`messages`], and hand over longer things as a
-//! [`task`]. [`selfexec`] starts this program
-//! again in one of its roles. [`inherited`] puts in order what the caller handed down.
+//! [`task`]. [`selfexec`] starts this program again in one of its roles. [`inherited`] puts in
+//! order what the caller handed down.
 
 pub mod channel;
 pub mod exec;
@@ -18,6 +19,7 @@ pub mod messages;
 pub mod monitor;
 pub mod program;
 pub mod reaper;
+pub mod rights;
 pub mod selfexec;
 pub mod task;
 pub mod user;

@@ -15,9 +15,10 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, OFlags};
 
 use crate::failure::{Failure, FailureKind};
-use crate::isolation::security::{Capabilities, Rights};
+use crate::isolation::capabilities::Capabilities;
 use crate::process::inherited::SoftLimits;
 use crate::process::reaper;
+use crate::process::rights::Rights;
 use crate::process::user::{self, Identity};
 use crate::rootfs::lookup::{file_type, open_in_root};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};

@@ -4,7 +4,7 @@
 //! [`default`] is the profile of a container that names none, [`profile`] the JSON of one that
 //! does, [`syscalls`] the names; `netstack::seccomp` has the filter as the kernel takes it. The
 //! filter is made from the profile when a program is about to start in the container, `exec`
-//! included, and installed as the last thing but the program itself (`security`).
+//! included, and installed as the last thing but the program itself (`process::rights`).
 
 mod default;
 mod profile;
@@ -18,7 +18,7 @@ use netstack::seccomp::{Program, TooLong, compile};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
-use crate::isolation::security::Capabilities;
+use crate::isolation::capabilities::Capabilities;
 use crate::state::REGULAR_LEN_MAX;
 use profile::{Profile, ProfileError};
 use syscalls::Machine;

@@ -12,7 +12,7 @@ use netstack::seccomp::{Action, Architecture, Comparison, Condition, Rule};
 use serde::{Deserialize, Serialize};
 
 use super::syscalls::{Machine, Variant};
-use crate::isolation::security::{Capabilities, CapabilityName};
+use crate::isolation::capabilities::{Capabilities, CapabilityName};
 
 /// A profile as it was written. Everything in it has a meaning here: [`Profile::parse`] has refused
 /// the rest.
