@@ -50,13 +50,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         "init is in its namespaces"
     );
     let user_namespace = give_task(monitor, &init_channel, init.child())?;
-    let mut network = match monitor.spec.network {
-        Network::Default => {
-            let config = helper_config(monitor, init.child());
-            Some((config.spawn()?, config))
-        }
-        Network::None => None,
-    };
+    let mut network = start_helper(monitor, init.child())?;
     // While both are at work.
     monitor.container.monitor = Some(ProcessRef::current()?);
     let first = ProcessRef::of(init.child().pid.as_raw())?;
@@ -100,21 +94,13 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         .main
         .send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = relay.is_some();
-    let (to_stdout, to_stderr) = relay.unzip();
-    // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
-    // the monitor up.
-    for pipe in to_stdout.iter().chain(&to_stderr) {
-        rustix::io::ioctl_fionbio(pipe, true)
-            .map_err(Failure::context("cannot set up the output to the caller"))?;
-    }
+    let (stdout, stderr) = copiers(outputs, relay)?;
     Ok(Running {
         init,
         network,
         log,
-        stdout: Copier::new(outputs.0, to_stdout).outliving_reader(),
-        stderr: outputs.1.map_or_else(Copier::closed, |stderr| {
-            Copier::new(stderr, to_stderr).outliving_reader()
-        }),
+        stdout,
+        stderr,
         signals,
         init_code: None,
         kill_at: None,
@@ -126,14 +112,42 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     })
 }
 
-fn helper_config(monitor: &mut Monitor, init: &Child) -> HelperConfig {
-    HelperConfig {
+/// The network helper, unless the container is to have no network.
+fn start_helper(
+    monitor: &mut Monitor,
+    init: &Child,
+) -> Result<Option<(Helper, HelperConfig)>, Failure> {
+    if monitor.spec.network == Network::None {
+        return Ok(None);
+    }
+    let config = HelperConfig {
         listeners: std::mem::take(&mut monitor.listeners),
         status_dir: monitor.dir.net(),
         log: monitor.log.clone(),
         init: init.pid,
         owner: monitor.maps.root_is_another().then(|| monitor.maps.root()),
+    };
+    Ok(Some((config.spawn()?, config)))
+}
+
+/// What takes the container's outputs (its terminal's is one) to the log, and to main through
+/// `relay` if that is attached.
+fn copiers(
+    (stdout, stderr): (OwnedFd, Option<OwnedFd>),
+    relay: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(Copier, Copier), Failure> {
+    let (to_stdout, to_stderr) = relay.unzip();
+    // A main that does not read, stopped as a job or waiting for a reader of its own, must not hold
+    // the monitor up.
+    for pipe in to_stdout.iter().chain(&to_stderr) {
+        rustix::io::ioctl_fionbio(pipe, true)
+            .map_err(Failure::context("cannot set up the output to the caller"))?;
     }
+    let stdout = Copier::new(stdout, to_stdout).outliving_reader();
+    let stderr = stderr.map_or_else(Copier::closed, |stderr| {
+        Copier::new(stderr, to_stderr).outliving_reader()
+    });
+    Ok((stdout, stderr))
 }
 
 /// Lets init execute the container's command.
