@@ -60,6 +60,8 @@ pub enum StartError {
     ExitFd { fd: RawFd, source: io::Error },
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    #[error("cannot keep the guest's network namespace: {0}")]
+    KeepNamespace(#[source] io::Error),
     #[error(transparent)]
     Tap(#[from] TapError),
     #[error(transparent)]
@@ -68,7 +70,9 @@ pub enum StartError {
     Promotion(PromotionUnavailable),
     #[error(transparent)]
     Thread(#[from] GuestThreadEnded),
-    #[error("cannot watch {RESOLV_CONF}: {0}")]
+    #[error("cannot start the process that follows {RESOLV_CONF}: {0}")]
+    Companion(#[source] io::Error),
+    #[error("cannot follow {RESOLV_CONF}: {0}")]
     Resolvers(#[source] io::Error),
     #[error("cannot read random numbers from /dev/urandom: {0}")]
     Random(#[source] io::Error),
@@ -127,7 +131,7 @@ fn bring_up(
     let network_namespace = target
         .network()
         .try_clone_to_owned()
-        .map_err(StartError::Exit)?;
+        .map_err(StartError::KeepNamespace)?;
     let holders = target.into_holders();
     if let Some(process) = holders.process {
         exit.watch_process(process).map_err(StartError::Exit)?;
@@ -201,7 +205,7 @@ impl Outside {
             Path::new(RESOLV_CONF),
             files.into_iter().flatten().collect(),
         )
-        .map_err(StartError::Resolvers)?;
+        .map_err(StartError::Companion)?;
         Ok(Self {
             status,
             slirp_api,
