@@ -261,8 +261,8 @@ impl StatusSocket {
     /// Fails when there is no descriptor for a client, who waits: until there is one, the socket
     /// stays readable.
     pub fn serve(&mut self, status: impl FnOnce() -> Status) -> io::Result<()> {
-        self.clients.retain_mut(Client::is_waiting);
         let was_full = self.clients.len() == MAX_CLIENTS;
+        self.clients.retain_mut(Client::is_waiting);
         let mut status = Some(status);
         let mut document = Vec::new();
         let mut result = Ok(());
@@ -356,6 +356,8 @@ fn remove_stale(path: &Path) -> Result<(), StatusError> {
 mod tests {
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
 
@@ -506,6 +508,23 @@ mod tests {
             assert_eq!(reader.join().unwrap().len(), document.len());
         }
         assert!(socket.clients.is_empty());
+    }
+
+    #[test]
+    fn who_comes_after_too_many_clients_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.sock");
+        let mut socket = StatusSocket::open(&path).unwrap();
+        let slow: Vec<_> = (0..MAX_CLIENTS)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        socket.serve(|| status(10_000)).unwrap();
+        assert_eq!(socket.clients.len(), MAX_CLIENTS);
+        drop(slow);
+        socket.serve(|| unreachable!("nobody new")).unwrap();
+        let _late = UnixStream::connect(&path).unwrap();
+        let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+        assert_eq!(poll(&mut polled, Some(&Timespec::default())), Ok(1));
     }
 
     #[test]
