@@ -1,6 +1,7 @@
 //! What the outside world may ask of a running helper: to end, to tell how it is, and to publish
 //! ports.
 
+mod clients;
 mod exit;
 mod slirp_api;
 mod socket_file;

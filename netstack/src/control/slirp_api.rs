@@ -5,23 +5,24 @@
 //! A request is answered as soon as it is whole, and at the end of what a client sends. Answers are
 //! those of slirp4netns byte for byte, but that a list comes in the form of its manual as well as
 //! in that of its program; and addresses may be IPv6. A client delays nobody: it has a deadline,
-//! and at most [`MAX_CLIENTS`] are served at a time.
+//! and at most [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) are served at a time.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use portfwd::Protocol;
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::debug;
 
 use super::SocketFile;
+use super::clients::{Clients, Watch, send};
 use crate::core::{Duration, Instant};
 
 /// A published port, as clients name it.
@@ -50,21 +51,20 @@ pub struct SlirpApiError {
 
 /// Longer requests are refused.
 const MAX_REQUEST: usize = 4096;
-/// Clients at a time. Further ones wait in the kernel's backlog.
-const MAX_CLIENTS: usize = 16;
 /// What a client may take for its request, and again for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Which descriptor an event is of is not asked.
-const UNTOLD: EventData = EventData::new_u64(0);
 
 /// Listens at a path.
 #[derive(Debug)]
 pub struct SlirpApi {
     file: SocketFile,
-    listener: UnixListener,
-    /// Knows the listener, unless there are too many clients, and the clients.
-    epoll: OwnedFd,
-    clients: Vec<Client>,
+    clients: Clients<Client>,
+    table: Table,
+}
+
+/// The published ports, and what requests do to them.
+#[derive(Debug)]
+struct Table {
     forwards: BTreeMap<u64, Forward>,
     /// Ids count up from 1 and are not used again.
     last_id: u64,
@@ -96,17 +96,15 @@ impl SlirpApi {
             }
             let listener = UnixListener::bind(path)?;
             listener.set_nonblocking(true)?;
-            let api = Self {
+            Ok(Self {
                 file: SocketFile::of(path)?,
-                listener,
-                epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-                clients: Vec::new(),
-                forwards: BTreeMap::new(),
-                last_id: 0,
-                guest,
-            };
-            api.listen()?;
-            Ok(api)
+                clients: Clients::new(listener)?,
+                table: Table {
+                    forwards: BTreeMap::new(),
+                    last_id: 0,
+                    guest,
+                },
+            })
         };
         open().map_err(|source| SlirpApiError {
             path: path.to_owned(),
@@ -125,20 +123,16 @@ impl SlirpApi {
     /// Fails when there is no descriptor for a client, who waits: until there is one, the socket
     /// stays readable.
     pub fn serve(&mut self, publisher: &mut impl Publisher, now: Instant) -> io::Result<()> {
-        let was_full = self.clients.len() == MAX_CLIENTS;
-        let accepted = self.accept(now);
-        let mut clients = std::mem::take(&mut self.clients);
-        clients.retain_mut(|client| self.attend(client, publisher, now));
-        self.clients = clients;
-        let is_full = self.clients.len() == MAX_CLIENTS;
-        let changed = match (was_full, is_full) {
-            (false, true) => epoll::delete(&self.epoll, &self.listener),
-            (true, false) => self.listen(),
-            _ => Ok(()),
-        };
-        if let Err(error) = changed {
-            debug!("cannot watch the API socket: {error}");
-        }
+        let accepted = self.clients.accept(EventFlags::IN, |stream| {
+            Some(Client {
+                stream,
+                stage: Stage::Asks(Vec::new()),
+                deadline: now + PATIENCE,
+            })
+        });
+        let table = &mut self.table;
+        self.clients
+            .retain(|client, watch| client.go_on(watch, table, publisher, now));
         accepted
     }
 
@@ -146,37 +140,20 @@ impl SlirpApi {
     pub fn deadline(&self) -> Option<Instant> {
         self.clients.iter().map(|client| client.deadline).min()
     }
+}
 
-    fn accept(&mut self, now: Instant) -> io::Result<()> {
-        while self.clients.len() < MAX_CLIENTS {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            };
-            let watched = stream.set_nonblocking(true).is_ok()
-                && epoll::add(&self.epoll, &stream, UNTOLD, EventFlags::IN).is_ok();
-            if watched {
-                self.clients.push(Client {
-                    stream,
-                    stage: Stage::Asks(Vec::new()),
-                    deadline: now + PATIENCE,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes on with a client; false when it is done with.
-    fn attend(
+impl Client {
+    /// Reads, answers, writes; false when it is done with.
+    fn go_on(
         &mut self,
-        client: &mut Client,
+        watch: Watch<'_>,
+        table: &mut Table,
         publisher: &mut impl Publisher,
         now: Instant,
     ) -> bool {
-        if let Stage::Asks(request) = &mut client.stage {
-            let more = read(&mut client.stream, request);
-            let is_late = now >= client.deadline;
+        if let Stage::Asks(request) = &mut self.stage {
+            let more = read(&mut self.stream, request);
+            let is_late = now >= self.deadline;
             let request = match more {
                 Ok(true) if !is_late && request.len() < MAX_REQUEST => match first_value(request) {
                     Some(request) => request,
@@ -186,21 +163,23 @@ impl SlirpApi {
                 Ok(_) => first_value(request).unwrap_or(Err(BadRequest::Unparsable)),
                 Err(_) => return false,
             };
-            let answer = request.and_then(|request| self.answer(&request, publisher));
+            let answer = request.and_then(|request| table.answer(&request, publisher));
             debug!(?answer, "answered a request for a port");
-            client.stage = Stage::IsAnswered(match answer {
+            self.stage = Stage::IsAnswered(match answer {
                 Ok(answer) => answer,
                 Err(why) => why.to_json(),
             });
-            client.deadline = now + PATIENCE;
-            let _ = epoll::modify(&self.epoll, &client.stream, UNTOLD, EventFlags::OUT);
+            self.deadline = now + PATIENCE;
+            watch.wait_for(&self.stream, EventFlags::OUT);
         }
-        let Stage::IsAnswered(unsent) = &mut client.stage else {
+        let Stage::IsAnswered(unsent) = &mut self.stage else {
             return true;
         };
-        write(&mut client.stream, unsent) && now < client.deadline
+        send(&mut self.stream, unsent) && now < self.deadline
     }
+}
 
+impl Table {
     fn answer(
         &mut self,
         request: &Value,
@@ -307,15 +286,11 @@ impl SlirpApi {
         publisher.withdraw(id);
         Ok(b"{\"return\":{}}".to_vec())
     }
-
-    fn listen(&self) -> rustix::io::Result<()> {
-        epoll::add(&self.epoll, &self.listener, UNTOLD, EventFlags::IN)
-    }
 }
 
 impl AsFd for SlirpApi {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.clients.as_fd()
     }
 }
 
@@ -413,23 +388,13 @@ fn read(stream: &mut UnixStream, request: &mut Vec<u8>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Sends what the socket takes; false once all is sent or nobody is there.
-fn write(stream: &mut UnixStream, unsent: &mut Vec<u8>) -> bool {
-    while !unsent.is_empty() {
-        match stream.write(unsent) {
-            Ok(len) => drop(unsent.drain(..len)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::Shutdown;
 
     use super::*;
+    use crate::control::clients::MAX_CLIENTS;
 
     const NOW: Instant = Instant::ZERO;
 
@@ -554,11 +519,11 @@ mod tests {
         let mut client = place.connect();
         client.write_all(br#"{"execute":"#).unwrap();
         place.serve(NOW);
-        assert_eq!(place.api.clients.len(), 1);
+        assert_eq!(place.api.clients.iter().len(), 1);
         client.write_all(br#""list_hostfwd"}"#).unwrap();
         place.serve(NOW);
         assert!(rest(client).starts_with(r#"{"return":{"entries":[]}"#));
-        assert!(place.api.clients.is_empty());
+        assert_eq!(place.api.clients.iter().len(), 0);
     }
 
     #[test]
@@ -566,11 +531,11 @@ mod tests {
         let mut place = Place::new();
         let slow: Vec<_> = (0..MAX_CLIENTS + 1).map(|_| place.connect()).collect();
         place.serve(NOW);
-        assert_eq!(place.api.clients.len(), MAX_CLIENTS);
+        assert_eq!(place.api.clients.iter().len(), MAX_CLIENTS);
         assert_eq!(place.api.deadline(), Some(NOW + PATIENCE));
         place.serve(NOW + PATIENCE);
         place.serve(NOW + PATIENCE);
-        assert_eq!(place.api.clients.len(), 1);
+        assert_eq!(place.api.clients.iter().len(), 1);
         let text = rest(slow.into_iter().next().unwrap());
         assert!(text.contains("cannot parse JSON"), "{text}");
     }

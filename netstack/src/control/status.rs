@@ -3,24 +3,24 @@
 //!
 //! Nothing is ever read from a client, so none can delay the helper: a document goes into the
 //! socket's send buffer as far as it fits, the rest waits for the client, and at most
-//! [`MAX_CLIENTS`] may be waiting. The driver polls one descriptor for all of it, which is readable
+//! [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) may be waiting. The driver polls one descriptor for all of it, which is readable
 //! when there is something to do.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
-use tracing::debug;
 
 use super::SocketFile;
+use super::clients::{Clients, send};
 
 /// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -195,23 +195,15 @@ pub enum StatusError {
     Open { path: PathBuf, source: io::Error },
 }
 
-/// Clients that have not taken their whole document yet. Further ones wait in the kernel's backlog.
-const MAX_CLIENTS: usize = 16;
-
 /// Connected clients that wait to be served, in the kernel.
 const BACKLOG: i32 = 64;
-
-/// Which descriptor an event is of is not asked.
-const UNTOLD: EventData = EventData::new_u64(0);
 
 /// Listens at a path.
 #[derive(Debug)]
 pub struct StatusSocket {
     file: SocketFile,
-    listener: UnixListener,
-    /// Knows the listener, unless there are too many clients, and the clients.
-    epoll: OwnedFd,
-    clients: Vec<Client>,
+    /// Those who have not taken their whole document yet.
+    clients: Clients<Client>,
 }
 
 #[derive(Debug)]
@@ -234,15 +226,10 @@ impl StatusSocket {
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
             rustix::net::listen(&socket, BACKLOG)?;
-            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            let socket = Self {
+            Ok(Self {
                 file: SocketFile::of(path)?,
-                listener: socket.into(),
-                epoll,
-                clients: Vec::new(),
-            };
-            socket.listen()?;
-            Ok(socket)
+                clients: Clients::new(socket.into())?,
+            })
         };
         open().map_err(|source| StatusError::Open {
             path: path.to_owned(),
@@ -261,20 +248,11 @@ impl StatusSocket {
     /// Fails when there is no descriptor for a client, who waits: until there is one, the socket
     /// stays readable.
     pub fn serve(&mut self, status: impl FnOnce() -> Status) -> io::Result<()> {
-        let was_full = self.clients.len() == MAX_CLIENTS;
-        self.clients.retain_mut(Client::is_waiting);
+        self.clients
+            .retain(|client, _| send(&mut client.stream, &mut client.unsent));
         let mut status = Some(status);
         let mut document = Vec::new();
-        let mut result = Ok(());
-        while self.clients.len() < MAX_CLIENTS {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            };
+        self.clients.accept(EventFlags::OUT, |stream| {
             if let Some(status) = status.take() {
                 document = serde_json::to_vec(&status())
                     .expect("only maps with odd keys cannot be written");
@@ -283,47 +261,14 @@ impl StatusSocket {
                 stream,
                 unsent: document.clone(),
             };
-            let added = client.stream.set_nonblocking(true).is_ok()
-                && client.is_waiting()
-                && epoll::add(&self.epoll, &client.stream, UNTOLD, EventFlags::OUT).is_ok();
-            if added {
-                self.clients.push(client);
-            }
-        }
-        let is_full = self.clients.len() == MAX_CLIENTS;
-        let changed = match (was_full, is_full) {
-            (false, true) => epoll::delete(&self.epoll, &self.listener),
-            (true, false) => self.listen(),
-            _ => Ok(()),
-        };
-        if let Err(error) = changed {
-            debug!("cannot watch the status socket: {error}");
-        }
-        result
-    }
-
-    fn listen(&self) -> rustix::io::Result<()> {
-        epoll::add(&self.epoll, &self.listener, UNTOLD, EventFlags::IN)
+            send(&mut client.stream, &mut client.unsent).then_some(client)
+        })
     }
 }
 
 impl AsFd for StatusSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
-    }
-}
-
-impl Client {
-    /// Sends what the socket takes; false once all is sent or nobody is there.
-    fn is_waiting(&mut self) -> bool {
-        while !self.unsent.is_empty() {
-            match self.stream.write(&self.unsent) {
-                Ok(len) => drop(self.unsent.drain(..len)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        false
+        self.clients.as_fd()
     }
 }
 
@@ -360,6 +305,7 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
+    use crate::control::clients::MAX_CLIENTS;
 
     fn status(flows: usize) -> Status {
         let flow = FlowStatus {
@@ -495,7 +441,7 @@ mod tests {
             .map(|_| UnixStream::connect(&path).unwrap())
             .collect();
         socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.len(), MAX_CLIENTS);
+        assert_eq!(socket.clients.iter().len(), MAX_CLIENTS);
         socket.serve(|| unreachable!("there is no room")).unwrap();
         let readers: Vec<_> = clients
             .into_iter()
@@ -507,7 +453,7 @@ mod tests {
         for reader in readers {
             assert_eq!(reader.join().unwrap().len(), document.len());
         }
-        assert!(socket.clients.is_empty());
+        assert_eq!(socket.clients.iter().len(), 0);
     }
 
     #[test]
@@ -519,7 +465,7 @@ mod tests {
             .map(|_| UnixStream::connect(&path).unwrap())
             .collect();
         socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.len(), MAX_CLIENTS);
+        assert_eq!(socket.clients.iter().len(), MAX_CLIENTS);
         drop(slow);
         socket.serve(|| unreachable!("nobody new")).unwrap();
         let _late = UnixStream::connect(&path).unwrap();
@@ -534,10 +480,10 @@ mod tests {
         let mut socket = StatusSocket::open(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.len(), 1);
+        assert_eq!(socket.clients.iter().len(), 1);
         drop(client);
         socket.serve(|| unreachable!("nobody new")).unwrap();
-        assert!(socket.clients.is_empty());
+        assert_eq!(socket.clients.iter().len(), 0);
     }
 
     #[test]
