@@ -2,9 +2,9 @@
 //! end of the stream.
 //!
 //! Nothing is ever read from a client, so none can delay the helper: a document goes into the
-//! socket's send buffer as far as it fits, the rest waits for the client, and at most
-//! [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) may be waiting. The driver polls one descriptor for all of it, which is readable
-//! when there is something to do.
+//! socket's send buffer as far as it fits, the rest waits for the client, and of those at most
+//! [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) are served. The driver polls one descriptor for all
+//! of it, which is readable when there is something to do.
 
 use std::fs;
 use std::io;
