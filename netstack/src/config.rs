@@ -12,20 +12,28 @@ use std::path::PathBuf;
 use portfwd::{Publish, SpecError};
 use rustix::process::Pid;
 
+use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::addresses::{Addresses, Prefix};
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
-use crate::guest::TargetName;
+use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
+use crate::sandbox::root::Ids;
 
 /// A complete and consistent set of instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub target: TargetName,
-    /// Joined first; `None` means the owner of the network namespace.
-    pub user_namespace: Option<PathBuf>,
+    /// Joined first.
+    pub user_namespace: UserNamespace,
+    /// A network namespace that was named by its path may be unmounted there: that is no reason to
+    /// end.
+    pub outlives_path: bool,
+    pub heeded_signals: HeededSignals,
+    /// Who the host's root becomes.
+    pub instead_of_root: Ids,
     pub tap: String,
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
@@ -390,7 +398,10 @@ mod tests {
     fn inherited_descriptors_must_differ() {
         let config = |publish_fds, ready_fd, exit_fd| Config {
             target: TargetName::Path("/x".into()),
-            user_namespace: None,
+            user_namespace: UserNamespace::Owner,
+            outlives_path: false,
+            heeded_signals: HeededSignals::All,
+            instead_of_root: Ids::default(),
             tap: "tap0".to_owned(),
             configure: true,
             mtu: 1500,

@@ -32,6 +32,7 @@ use crate::guest::{
     configure,
 };
 use crate::host::{self, RESOLV_CONF};
+use crate::sandbox::root::Ids;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::{control, descriptors, device, driver, guest, sys};
 
@@ -52,6 +53,8 @@ pub enum StartError {
     Broker(#[source] io::Error),
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    #[error("cannot tell that the network is up: {0}")]
+    Announce(#[source] io::Error),
     #[error("cannot watch for the end: {0}")]
     Exit(#[source] io::Error),
     #[error(
@@ -82,13 +85,15 @@ pub enum StartError {
     Driver(#[from] DriverError),
 }
 
-/// Brings a helper up and runs it until it is told to end.
-pub fn run(config: Config) -> Result<(), StartError> {
+/// Brings a helper up and runs it until it is told to end. `announce` is called when it is up, in
+/// its sandbox, just before whoever holds the other end of the ready descriptor is told.
+pub fn run(config: Config, announce: impl FnOnce() -> io::Result<()>) -> Result<(), StartError> {
     let ready = config.ready_fd.map(adopt).transpose()?;
     let clock = Clock::start();
     // The guest's thread is held until the end: it keeps the namespace, and makes sockets in it.
     let (parts, _guest) = bring_up(config, clock)?;
     let mut driver = Driver::new(parts, clock)?;
+    announce().map_err(StartError::Announce)?;
     if let Some(ready) = ready {
         ReadySignal::new(ready).send();
     }
@@ -118,16 +123,16 @@ fn bring_up(
     let limits = Limits::share_out(descriptors::left_for_flows());
     debug!(?limits, "descriptors are shared out");
     let mut outside = Outside::open(&config)?;
-    let mut exit = ExitWatch::new(exit_fd.is_some()).map_err(StartError::Exit)?;
+    let mut exit = ExitWatch::new(config.heeded_signals).map_err(StartError::Exit)?;
     if let Some((fd, watched)) = exit_fd {
         exit.watch_hang_up(watched)
             .map_err(|source| StartError::ExitFd { fd, source })?;
     }
 
-    let target = Target::open(&config.target, config.user_namespace.as_deref())?;
+    let target = Target::open(&config.target, &config.user_namespace)?;
     // Before the guest has power over this process.
     sandbox::close_process()?;
-    target.join_user()?;
+    target.join_user(config.instead_of_root)?;
     let network_namespace = target
         .network()
         .try_clone_to_owned()
@@ -136,7 +141,7 @@ fn bring_up(
     if let Some(process) = holders.process {
         exit.watch_process(process).map_err(StartError::Exit)?;
     }
-    if let Some(mount) = holders.mount {
+    if let Some(mount) = holders.mount.filter(|_| !config.outlives_path) {
         exit.watch_mount(mount).map_err(StartError::Exit)?;
     }
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
@@ -152,7 +157,7 @@ fn bring_up(
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
-    confine(&guest, kept, config.empty_root)?;
+    confine(&guest, kept, config.instead_of_root, config.empty_root)?;
     info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
 
     let core = Core::new(core, clock.now());
@@ -226,9 +231,15 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
 ];
 
 /// Gives up what is not needed any more, on both threads.
-fn confine(guest: &GuestThread, kept: Kept, empty_root: bool) -> Result<(), StartError> {
-    let is_root = sandbox::confine_thread(kept, empty_root)?;
-    guest.run(move || sandbox::confine_thread(kept, empty_root))??;
+fn confine(
+    guest: &GuestThread,
+    kept: Kept,
+    instead_of_root: Ids,
+    empty_root: bool,
+) -> Result<(), StartError> {
+    let confine = move || sandbox::confine_thread(kept, instead_of_root, empty_root);
+    let is_root = confine()?;
+    guest.run(confine)??;
     // Again: changes of IDs have undone it.
     sandbox::close_process()?;
     if is_root {

@@ -270,17 +270,64 @@ pub fn install_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::
 ///
 /// To be called while this process has a single thread.
 pub fn fork(live: impl FnOnce()) -> io::Result<Pid> {
+    match fork_here()? {
+        Some(process) => Ok(process),
+        None => live_and_end(live),
+    }
+}
+
+/// Makes a copy of this process that goes on from here as this one does, and gets `None`.
+///
+/// To be called while this process has a single thread.
+pub fn fork_here() -> io::Result<Option<Pid>> {
     // SAFETY: with one thread there is no lock that another one holds in the copy for ever.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => {
-            // The frames below belong to the original.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live));
-            // SAFETY: ends the process; nothing that the original registered for its end runs.
-            unsafe { libc::_exit(outcome.is_err().into()) }
-        }
-        pid => Ok(Pid::from_raw(pid).expect("a process that was made has a number")),
+        pid => Ok(Pid::from_raw(pid)),
     }
+}
+
+/// As [`fork`], with the copy in new namespaces: `namespaces` are `CLONE_NEW…` of clone(2).
+/// Linux 5.3.
+///
+/// EPERM, ENOSPC and EUSERS tell of limits on user namespaces (user_namespaces(7)).
+pub fn fork_into(namespaces: c_int, live: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: `clone_args` is plain data for which all-zeroes means "not asked for".
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = namespaces as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM and a stack this is fork(2), for which see `fork_here`; `args` lives
+    // across the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => live_and_end(live),
+        pid => Ok(Pid::from_raw(pid as i32).expect("a process that was made has a number")),
+    }
+}
+
+/// The whole life of a process that was forked.
+fn live_and_end(live: impl FnOnce()) -> ! {
+    // The frames below belong to the original.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live));
+    // SAFETY: ends the process; nothing that the original registered for its end runs.
+    unsafe { libc::_exit(outcome.is_err().into()) }
+}
+
+/// Closes every descriptor but the standard three: what the caller has left open. To be called
+/// before this process opens any.
+pub fn close_inherited() {
+    // SAFETY: no number is read from memory, and nobody in this process owns one of these yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, RawFd::MAX, 0) };
+}
+
+/// Puts `file` in the place of the standard input, output and error output.
+pub fn replace_standard_streams(file: BorrowedFd<'_>) -> io::Result<()> {
+    for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: these three are nobody's own: they stay open for the life of the process.
+        cvt(unsafe { libc::dup2(file.as_raw_fd(), stream) })?;
+    }
+    Ok(())
 }
 
 /// Closes every descriptor from `first` on but `kept`.

@@ -9,9 +9,12 @@ use crate::config::{
     Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, Network, TargetKind,
     parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
+use crate::control::HeededSignals;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
+use crate::guest::UserNamespace;
 use crate::host::Outbound;
+use crate::sandbox::root::Ids;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -206,7 +209,15 @@ impl TryFrom<Args> for Config {
         let v6 = parse_subnet_v6(&args.cidr6, dns)?;
         Self {
             target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
-            user_namespace: args.userns_path,
+            user_namespace: args
+                .userns_path
+                .map_or(UserNamespace::Owner, UserNamespace::At),
+            outlives_path: false,
+            heeded_signals: match args.exit_fd {
+                Some(_) => HeededSignals::AllNotIgnored,
+                None => HeededSignals::All,
+            },
+            instead_of_root: Ids::default(),
             tap: args.tap,
             configure: args.configure,
             mtu: args.mtu,
@@ -304,7 +315,7 @@ mod tests {
         assert_eq!(config.network.v4.guest.to_string(), "10.55.0.100");
         assert_eq!((config.network.v6, config.network.v4.dns), (None, None));
         assert!(config.policy.allow_host_loopback);
-        assert_eq!(config.user_namespace, Some("/u".into()));
+        assert_eq!(config.user_namespace, UserNamespace::At("/u".into()));
         assert_eq!(config.status_socket, Some("/s".into()));
         assert_eq!(config.pcap, Some("/p".into()));
     }

@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     if name == Name::Slirp4netns {
         slirp4netns::announce(&config);
     }
-    match start::run(config) {
+    match start::run(config, || Ok(())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => name.fail(&error, exit_code(&error)),
     }

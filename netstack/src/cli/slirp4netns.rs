@@ -17,11 +17,13 @@ use rustix::process::Pid;
 use crate::config::{
     Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, Network, parse_subnet_v4,
 };
+use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
-use crate::guest::TargetName;
+use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
+use crate::sandbox::root::Ids;
 
 /// Behind the program's name. Callers compare the first line's form, and read the number in the
 /// fourth, which says which options libslirp has: 3 means --disable-dns.
@@ -201,7 +203,15 @@ impl TryFrom<Args> for Config {
         }
         let config = Self {
             target,
-            user_namespace: args.userns_path,
+            user_namespace: args
+                .userns_path
+                .map_or(UserNamespace::Owner, UserNamespace::At),
+            outlives_path: false,
+            heeded_signals: match args.exit_fd {
+                Some(_) => HeededSignals::AllNotIgnored,
+                None => HeededSignals::All,
+            },
+            instead_of_root: Ids::default(),
             tap: args.tap.ok_or(ArgsError::NoTapName)?,
             configure: args.configure,
             mtu: args.mtu,

@@ -20,6 +20,19 @@ use crate::sys;
 
 use crate::guest::NamespaceMount;
 
+/// Which of SIGTERM, SIGINT and SIGQUIT end the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeededSignals {
+    All,
+    /// Those that the caller ignores stay so: whoever ends this process by a descriptor, and serves
+    /// something that is still to end when a shutdown signals every process at once, asks for it in
+    /// this way.
+    AllNotIgnored,
+    /// SIGTERM alone. Those that a terminal sends are for the command that is in its foreground
+    /// together with this process.
+    NotTerminals,
+}
+
 /// Readable once it may be time to stop.
 #[derive(Debug)]
 pub struct ExitWatch {
@@ -35,15 +48,22 @@ impl ExitWatch {
     /// threads inherit which signals are blocked, and one that blocks none would be ended by the
     /// signal.
     ///
-    /// With `keep_ignored`, those that the caller ignores stay so: whoever ends this process by a
-    /// descriptor, and serves something that is still to end when a shutdown signals every process
-    /// at once, asks for it in this way.
-    pub fn new(keep_ignored: bool) -> io::Result<Self> {
-        let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
-            .into_iter()
-            .filter(|signal| !(keep_ignored && sys::is_ignored(*signal)))
-            .collect();
+    pub fn new(heeded: HeededSignals) -> io::Result<Self> {
+        let terminals = [Signal::SIGINT, Signal::SIGQUIT];
+        let mut set: SigSet = terminals.into_iter().chain([Signal::SIGTERM]).collect();
         set.thread_block()?;
+        match heeded {
+            HeededSignals::All => {}
+            HeededSignals::AllNotIgnored => {
+                set = set
+                    .iter()
+                    .filter(|signal| !sys::is_ignored(*signal))
+                    .collect();
+            }
+            HeededSignals::NotTerminals => {
+                terminals.into_iter().for_each(|signal| set.remove(signal))
+            }
+        }
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &signals, OVER, epoll::EventFlags::IN)?;
@@ -147,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_hang_up_ends_it_and_a_write_does_not() {
-        let mut watch = ExitWatch::new(false).unwrap();
+        let mut watch = ExitWatch::new(HeededSignals::All).unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         watch.watch_hang_up(read).unwrap();
         rustix::io::write(&write, b"x").unwrap();
@@ -158,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_process_ends_it() {
-        let mut watch = ExitWatch::new(false).unwrap();
+        let mut watch = ExitWatch::new(HeededSignals::All).unwrap();
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         watch.watch_process(pidfd).unwrap();
@@ -170,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_signal_to_the_thread_ends_it() {
-        let mut watch = ExitWatch::new(false).unwrap();
+        let mut watch = ExitWatch::new(HeededSignals::All).unwrap();
         assert!(!is_over(&mut watch, AT_ONCE));
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
         assert!(is_over(&mut watch, None));

@@ -9,7 +9,7 @@ mod status;
 
 use libc::c_long;
 
-pub use exit::{ExitWatch, ReadySignal};
+pub use exit::{ExitWatch, HeededSignals, ReadySignal};
 pub use slirp_api::{Forward, Publisher, SlirpApi, SlirpApiError};
 pub use socket_file::SocketFile;
 pub use status::{

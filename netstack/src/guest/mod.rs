@@ -11,7 +11,7 @@ use libc::c_long;
 
 pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure};
 pub use mount::NamespaceMount;
-pub use namespace::{Holders, NamespaceError, Target, TargetName};
+pub use namespace::{Holders, NamespaceError, Target, TargetName, UserNamespace};
 pub use thread::{GuestThread, GuestThreadEnded};
 
 /// What hand-overs call once everything is set up, for the sandbox; `socket` for IP besides.

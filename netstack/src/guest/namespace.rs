@@ -21,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::mount::{NamespaceMount, process_in_path};
-use crate::sandbox::root::{self, ZeroIs};
+use crate::sandbox::root::{self, Ids, ZeroIs};
 use crate::sys;
 
 /// How the command line names the guest's network namespace.
@@ -33,12 +33,22 @@ pub enum TargetName {
     Path(PathBuf),
 }
 
+/// Which user namespace is joined before the network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// The one that owns the network namespace.
+    Owner,
+    At(PathBuf),
+    /// None: the one that this process is in has to do.
+    Own,
+}
+
 /// The guest's namespaces, open.
 #[derive(Debug)]
 pub struct Target {
     network: OwnedFd,
-    /// `None` if the kernel does not let us see the owner, which means that it is not below our own
-    /// user namespace.
+    /// What to join. `None` too if the kernel does not let us see the owner, which means that it is
+    /// not below our own user namespace.
     user: Option<OwnedFd>,
     holders: Holders,
 }
@@ -76,7 +86,7 @@ pub enum NamespaceError {
         "cannot join the guest's user namespace: {0}; only the user who created it, or its root, can"
     )]
     JoinUser(#[source] io::Error),
-    #[error("cannot become nobody instead of root: {0}")]
+    #[error("cannot become another user instead of root: {0}")]
     LeaveRoot(#[source] io::Error),
     #[error("cannot become root of the guest's user namespace: {0}")]
     BecomeRoot(#[source] io::Error),
@@ -89,9 +99,8 @@ pub enum NamespaceError {
 }
 
 impl Target {
-    /// Opens the namespaces of `name`. The user namespace is the one at `user`, or else the owner
-    /// of the network namespace.
-    pub fn open(name: &TargetName, user: Option<&Path>) -> Result<Self, NamespaceError> {
+    /// Opens the namespaces of `name`.
+    pub fn open(name: &TargetName, user: &UserNamespace) -> Result<Self, NamespaceError> {
         let path = match name {
             TargetName::Process(pid) => format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into(),
             TargetName::Path(path) => path.clone(),
@@ -116,14 +125,15 @@ impl Target {
             return Err(NamespaceError::OwnNetwork(path));
         }
         let user = match user {
-            Some(user_path) => {
+            UserNamespace::Own => None,
+            UserNamespace::At(user_path) => {
                 let user = open(user_path)?;
                 if !is_kind(&user, libc::CLONE_NEWUSER) {
-                    return Err(NamespaceError::NotUser(user_path.to_owned()));
+                    return Err(NamespaceError::NotUser(user_path.clone()));
                 }
                 Some(user)
             }
-            None => match sys::owning_user_namespace(network.as_fd()) {
+            UserNamespace::Owner => match sys::owning_user_namespace(network.as_fd()) {
                 Ok(owner) => Some(owner),
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => None,
                 Err(source) => return Err(NamespaceError::Owner { path, source }),
@@ -137,16 +147,16 @@ impl Target {
     }
 
     /// Joins the user namespace and becomes its root, or does nothing when the process is in it
-    /// already. The host's root becomes nobody first: once inside, it may be the only one who has a
-    /// number. The process must be single-threaded, or the kernel refuses.
-    pub fn join_user(&self) -> Result<(), NamespaceError> {
+    /// already. The host's root becomes `instead_of_root` first: once inside, it may be the only
+    /// one who has a number. The process must be single-threaded, or the kernel refuses.
+    pub fn join_user(&self, instead_of_root: Ids) -> Result<(), NamespaceError> {
         let Some(user) = &self.user else {
             return Ok(());
         };
         if is_own(user, "user").map_err(NamespaceError::JoinUser)? {
             return Ok(());
         }
-        root::leave().map_err(NamespaceError::LeaveRoot)?;
+        root::leave(instead_of_root).map_err(NamespaceError::LeaveRoot)?;
         move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
             .map_err(|error| NamespaceError::JoinUser(error.into()))?;
         become_root().map_err(|error| NamespaceError::BecomeRoot(error.into()))
@@ -288,7 +298,7 @@ mod tests {
                         .unwrap()
                         .join("ns/net");
                     (
-                        Target::open(&TargetName::Path(path), None).unwrap(),
+                        Target::open(&TargetName::Path(path), &UserNamespace::Owner).unwrap(),
                         own_network(),
                     )
                 };
@@ -296,7 +306,7 @@ mod tests {
                 assert_ne!(inside, outside);
                 // Owned by the user namespace that we are in: nothing to join, although the process
                 // has threads.
-                target.join_user().unwrap();
+                target.join_user(Ids::default()).unwrap();
                 let network = target.network().try_clone_to_owned().unwrap();
                 let guest = GuestThread::spawn(network).unwrap();
                 assert_eq!(guest.run(own_network).unwrap(), inside);
@@ -318,19 +328,23 @@ mod tests {
                 let pid = Pid::from_child(&child);
                 let path = |kind: &str| PathBuf::from(format!("/proc/{}/ns/{kind}", child.id()));
 
-                let target = Target::open(&TargetName::Process(pid), None).unwrap();
+                let target =
+                    Target::open(&TargetName::Process(pid), &UserNamespace::Owner).unwrap();
                 let owner = File::from(target.user.as_ref().unwrap().try_clone().unwrap())
                     .metadata()
                     .unwrap();
                 assert_eq!(owner.ino(), fs::metadata(path("user")).unwrap().ino());
-                let by_path =
-                    Target::open(&TargetName::Path(path("net")), Some(&path("user"))).unwrap();
+                let by_path = Target::open(
+                    &TargetName::Path(path("net")),
+                    &UserNamespace::At(path("user")),
+                )
+                .unwrap();
                 assert!(matches!(
-                    Target::open(&TargetName::Path(path("user")), None),
+                    Target::open(&TargetName::Path(path("user")), &UserNamespace::Owner),
                     Err(NamespaceError::NotNetwork(_))
                 ));
                 assert!(matches!(
-                    Target::open(&TargetName::Process(pid), Some(&path("net"))),
+                    Target::open(&TargetName::Process(pid), &UserNamespace::At(path("net"))),
                     Err(NamespaceError::NotUser(_))
                 ));
 
@@ -340,7 +354,7 @@ mod tests {
                 child.wait().unwrap();
                 ensure_alive(&process, Path::new("")).unwrap_err();
                 assert!(matches!(
-                    Target::open(&TargetName::Process(pid), None),
+                    Target::open(&TargetName::Process(pid), &UserNamespace::Owner),
                     Err(NamespaceError::NoProcess(_))
                 ));
             },
@@ -349,16 +363,18 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_refused_by_name() {
-        let error = Target::open(&TargetName::Path("/dev/null".into()), None).unwrap_err();
+        let error =
+            Target::open(&TargetName::Path("/dev/null".into()), &UserNamespace::Owner).unwrap_err();
         assert_eq!(error.to_string(), "/dev/null is not a network namespace");
-        let error = Target::open(&TargetName::Path("/no/such".into()), None).unwrap_err();
+        let error =
+            Target::open(&TargetName::Path("/no/such".into()), &UserNamespace::Owner).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
     }
 
     #[test]
     fn our_own_network_is_refused() {
         let own = TargetName::Process(rustix::process::getpid());
-        let error = Target::open(&own, None).unwrap_err();
+        let error = Target::open(&own, &UserNamespace::Owner).unwrap_err();
         assert!(matches!(error, NamespaceError::OwnNetwork(_)), "{error}");
     }
 

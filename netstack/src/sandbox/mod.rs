@@ -17,6 +17,7 @@ use std::io;
 pub use filter::confine_helper_calls;
 use filter::{confine_broker_calls, confine_companion_calls};
 use libc::c_long;
+use root::Ids;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -71,11 +72,15 @@ pub fn close_process() -> Result<(), SandboxError> {
 }
 
 /// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
-/// executing a program, not the host's root, and with `empty_root` no file system. Returns whether
-/// the thread could not help staying the host's root.
-pub fn confine_thread(kept: Kept, empty_root: bool) -> Result<bool, SandboxError> {
+/// executing a program, `instead_of_root` if it is the host's root, and with `empty_root` no file
+/// system. Returns whether the thread could not help staying the host's root.
+pub fn confine_thread(
+    kept: Kept,
+    instead_of_root: Ids,
+    empty_root: bool,
+) -> Result<bool, SandboxError> {
     bound(kept)?;
-    root::leave().map_err(|source| SandboxError {
+    root::leave(instead_of_root).map_err(|source| SandboxError {
         privilege: "being root",
         source,
     })?;
@@ -103,7 +108,7 @@ pub fn confine_companion(calls: &[c_long]) -> Result<(), SandboxError> {
 /// For the broker: no capability but that to bind low ports, and no system calls but `calls` and
 /// what `confine_broker_calls` adds. It is not the host's root.
 pub fn confine_broker(calls: &[c_long]) -> Result<(), SandboxError> {
-    confine_thread(Kept::LowPorts, false)?;
+    confine_thread(Kept::LowPorts, Ids::default(), false)?;
     close_process()?;
     confine_broker_calls(calls)
 }
@@ -176,7 +181,7 @@ mod tests {
     fn only_the_network_capabilities_stay() {
         in_namespaces(module_path!(), "only_the_network_capabilities_stay", || {
             assert_ne!(status("CapEff"), "0000000000001400");
-            confine_thread(Kept::Network, false).unwrap();
+            confine_thread(Kept::Network, Ids::default(), false).unwrap();
             close_process().unwrap();
             for set in ["CapEff", "CapPrm", "CapBnd"] {
                 assert_eq!(status(set), "0000000000001400", "{set}");
@@ -190,8 +195,8 @@ mod tests {
             let unshared = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
             assert_eq!(unshared, Err(nix::errno::Errno::EPERM));
             // Repeating it is harmless.
-            confine_thread(Kept::Network, false).unwrap();
-            confine_thread(Kept::Nothing, false).unwrap();
+            confine_thread(Kept::Network, Ids::default(), false).unwrap();
+            confine_thread(Kept::Nothing, Ids::default(), false).unwrap();
             for set in ["CapEff", "CapPrm"] {
                 assert_eq!(status(set), "0000000000000000", "{set}");
             }

@@ -15,6 +15,23 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
+/// Who the system's root is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    pub user: u32,
+    pub group: u32,
+}
+
+/// Nobody.
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            user: NOBODY,
+            group: NOBODY,
+        }
+    }
+}
+
 /// The user who owns nothing; also what an ID is shown as that has no number here
 /// (kernel.overflowuid).
 const NOBODY: u32 = 65534;
@@ -47,13 +64,13 @@ pub fn is_in_initial_namespace() -> bool {
         .is_ok_and(|namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
 }
 
-/// Makes the calling thread nobody if it is the system's root, in all its IDs. It keeps its
-/// capabilities. Where nobody has no number it has to stay.
-pub fn leave() -> io::Result<()> {
+/// Makes the calling thread `instead` if it is the system's root, in all its IDs. It keeps its
+/// capabilities. Where these IDs have no number it has to stay.
+pub fn leave(instead: Ids) -> io::Result<()> {
     if !is_system_root() {
         return Ok(());
     }
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(instead.user), Gid::from_raw(instead.group));
     set_keep_capabilities(true)?;
     optional(set_thread_groups(&[]))?;
     optional(set_thread_res_gid(gid, gid, gid))?;
