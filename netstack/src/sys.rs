@@ -357,8 +357,9 @@ pub fn int_option(value: c_int) -> [u8; size_of::<c_int>()] {
 /// Makes `command` start as root of new user and network namespaces.
 #[cfg(test)]
 pub fn start_in_namespaces(command: &mut std::process::Command) {
-    use nix::sched::{CloneFlags, unshare};
     use std::os::unix::process::CommandExt;
+
+    use nix::sched::{CloneFlags, unshare};
 
     let uid_map = format!("0 {} 1", nix::unistd::getuid());
     let gid_map = format!("0 {} 1", nix::unistd::getgid());

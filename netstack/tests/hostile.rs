@@ -6,7 +6,6 @@
 //! fuzz target was fed; `CORACLE_FULL=1` runs many more seeds.
 
 use netstack::core::{Counters, Limits};
-
 use testbed::entropy::Entropy;
 use testbed::hostile::{World, frames};
 

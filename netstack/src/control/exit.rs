@@ -16,9 +16,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{Timespec, epoll};
 use tracing::debug;
 
-use crate::sys;
-
 use crate::guest::NamespaceMount;
+use crate::sys;
 
 /// Which of SIGTERM, SIGINT and SIGQUIT end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

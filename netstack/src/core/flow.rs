@@ -260,8 +260,9 @@ impl BuildHasher for HashKey {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[derive(Clone, Debug)]
     enum Operation {

@@ -51,9 +51,10 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::core::Duration;
-    use proptest::prelude::*;
 
     const FLOWS: usize = 4;
 

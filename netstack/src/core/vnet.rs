@@ -123,8 +123,9 @@ impl Offload {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn offloads() -> impl Strategy<Value = Offload> {
         let checksum = prop_oneof![

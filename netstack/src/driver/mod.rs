@@ -36,14 +36,6 @@ use libc::c_long;
 use portfwd::Listener;
 use tracing::{debug, info};
 
-use crate::broker::Broker;
-use crate::companion::{Companion, News};
-use crate::control::{ExitWatch, SlirpApi, StatusSocket};
-use crate::core::{Core, Duration, Instant};
-use crate::device::Device;
-use crate::guest::promotion::Promoter;
-use crate::host::Outbound;
-
 use self::listeners::{Listeners, Published};
 use self::poller::{Interest, ListenerId, Token};
 use self::promotion::Promotion;
@@ -51,6 +43,13 @@ pub use self::promotion::PromotionUnavailable;
 use self::scarcity::Pause;
 use self::shard::Shard;
 use self::slirp_api::Api;
+use crate::broker::Broker;
+use crate::companion::{Companion, News};
+use crate::control::{ExitWatch, SlirpApi, StatusSocket};
+use crate::core::{Core, Duration, Instant};
+use crate::device::Device;
+use crate::guest::promotion::Promoter;
+use crate::host::Outbound;
 
 /// How soon a full device is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);

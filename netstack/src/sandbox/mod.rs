@@ -15,9 +15,7 @@ pub mod root;
 use std::io;
 
 pub use filter::confine_helper_calls;
-use filter::{confine_broker_calls, confine_companion_calls};
 use libc::c_long;
-use root::Ids;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
@@ -25,6 +23,9 @@ use rustix::thread::{
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
 };
+
+use filter::{confine_broker_calls, confine_companion_calls};
+use root::Ids;
 
 /// A privilege that could not be given up.
 #[derive(Debug, thiserror::Error)]

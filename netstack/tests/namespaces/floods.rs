@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,6 @@ use etherparse::PacketBuilder;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
-use std::os::fd::AsRawFd;
 
 use crate::harness::traffic::{EchoServer, UdpEcho, assert_echo, try_connect, udp, udp_echo};
 use crate::harness::{Case, Family, Helper, World, case, eventually, skip};

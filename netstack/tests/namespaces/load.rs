@@ -401,8 +401,9 @@ fn dials_without_answer(world: &mut World) {
 /// Sends one SYN to a silent address. Closing the socket sends nothing more, so the dial stays with
 /// the helper.
 fn dial_silence(number: u32) {
-    use nix::sys::socket::{SockaddrIn, connect};
     use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{SockaddrIn, connect};
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let dial = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("socket");
     let host = u8::try_from(1 + number % 250).expect("below 251");

@@ -1,12 +1,12 @@
 //! What a running helper has given up, and its companion, which still has the file system.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Case, Helper, World, case, eventually};
 use crate::options::{assert_works, status};
-use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     case(

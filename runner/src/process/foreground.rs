@@ -454,9 +454,8 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::thread;
 
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
     use nix::sys::signal::Signal;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     use super::*;
     use crate::process::channel;

@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use super::lookup::open_beneath;
 use super::mounts::Detached;
 use super::{Bind, RootfsError};
-
 use crate::failure::Explained;
 
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, World, cases, eventually, finish_with_input, unique, wait};
 use nix::pty::openpty;
+
+use crate::harness::{DEADLINE, World, cases, eventually, finish_with_input, unique, wait};
 
 cases![
     input_goes_in_only_when_asked,

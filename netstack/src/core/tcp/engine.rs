@@ -14,19 +14,17 @@
 use std::net::SocketAddr;
 
 use etherparse::PacketBuilder;
-
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
-
-use crate::core::Instant;
-use crate::core::link::{HOP_LIMIT, Hardware, Link};
-use crate::sys;
 
 use super::is_synchronized;
 use super::memory::{Memory, MemoryUse, TIERS, Written};
 use super::smoltcp_device::{HEAD_LEN, SCRATCH_LEN, SegmentSizes, SmoltcpDevice, finish};
 use super::wire_state::{self, WireState};
+use crate::core::Instant;
+use crate::core::link::{HOP_LIMIT, Hardware, Link};
+use crate::sys;
 
 /// Of each tier's connections that are kept for reuse, what their buffers hold in memory. Enough
 /// for more of them than may be open at once, in the tiers that matter, if they carried little.

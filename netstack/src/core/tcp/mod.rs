@@ -29,13 +29,12 @@ pub use memory::{MAX_BUFFERED, MemoryUse};
 pub use promotion_policy::{Motive, NotPromoted, Promote};
 pub use wire_state::WireState;
 
-use host_side::HostSide;
-use promotion_policy::PromotionPolicy;
-use retransmit_watch::RetransmitWatch;
-
 use super::flow::Cause;
 use super::link::Link;
 use super::{Duration, Instant};
+use host_side::HostSide;
+use promotion_policy::PromotionPolicy;
+use retransmit_watch::RetransmitWatch;
 
 /// How long a guest may leave unanswered what it has to answer, by state; smoltcp itself repeats
 /// for ever. `None` where a peer may rightly be silent.

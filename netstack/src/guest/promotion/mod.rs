@@ -19,7 +19,6 @@ use super::{GuestThread, GuestThreadEnded};
 use crate::core::flow::Endpoints;
 use crate::core::tcp::{Snapshot, Stragglers};
 use crate::netlink::NetlinkError;
-
 use conntrack::{Conntrack, Owner};
 use gate::GateError;
 use repair::{RepairError, RepairSocket};

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use netstack::device::{Device, MAX_FRAME_LEN, Tap};
 use rustix::event::{PollFd, PollFlags};
+use testbed::entropy::Entropy;
 
 use super::{Netns, World};
-use testbed::entropy::Entropy;
 
 /// The link between the host and elsewhere, until it is dropped.
 pub struct FarLink {

@@ -23,7 +23,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-
 use testbed::links::Links;
 
 use super::{Setup, eventually, skip, sys};

@@ -7,12 +7,12 @@ use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use testbed::entropy::Entropy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::harness::traffic::Pattern;
-use testbed::entropy::Entropy;
 
 /// What one end does.
 #[derive(Clone, Debug)]

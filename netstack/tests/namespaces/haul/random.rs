@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use testbed::entropy::Entropy;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::program::{self, Buffers, Outcome, Plan, judge, plans};
@@ -19,7 +20,6 @@ use super::{Ends, Watched, connection};
 use crate::harness::traffic::Pattern;
 use crate::harness::{Family, Netns, World, eventually, full, number};
 use crate::load::use_congestion_control;
-use testbed::entropy::Entropy;
 
 /// One of the worlds that flows are made in.
 pub struct Scene {

@@ -25,9 +25,8 @@ use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use subids::{SubIdRange, parse_subids};
-
 use crate::failure::Explained;
+use subids::{SubIdRange, parse_subids};
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdMapError {
