@@ -6,6 +6,7 @@
 //! engine run SECONDS DIR COMMAND [ARG]... runs a command on the tree in DIR, for so long at most,
 //!                                         shows what it has written, and forgets it
 //! engine pipe DIR COMMAND [ARG]...        runs a command with its output on ours
+//! engine exec NAME COMMAND [ARG]...       runs another one in a container that runs
 //! ```
 
 use std::error::Error;
@@ -16,8 +17,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use runner::engine::{
-    Attach, Capabilities, ContainerRequest, Engine, EngineError, ErrorKind, Network, Seccomp,
-    SoftLimits, Source,
+    Attach, Capabilities, ContainerRequest, Engine, EngineError, ErrorKind, ExecRequest, Network,
+    Seccomp, SoftLimits, Source,
 };
 use runner::logs::Line;
 use runner::state::Dirs;
@@ -63,6 +64,10 @@ async fn serve(words: &[String]) -> Result<(), AnyError> {
         [verb, dir, command @ ..] if verb == "pipe" => {
             let request = request(dir, command);
             let code = spawn_blocking(move || pipe(&engine, request)).await??;
+            println!("exit code {code}");
+        }
+        [verb, name, command @ ..] if verb == "exec" => {
+            let code = exec(&engine, name, command).await?;
             println!("exit code {code}");
         }
         _ => return Err("no such words; see the head of this example".into()),
@@ -160,6 +165,32 @@ fn pipe(engine: &Engine, request: ContainerRequest) -> Result<i32, AnyError> {
         io::copy(&mut File::from(outputs.stdout), &mut io::stdout())?;
     }
     Ok(launch.ended()?)
+}
+
+/// Runs another command in a container that runs, with its output on ours.
+async fn exec(engine: &Engine, name: &str, command: &[String]) -> Result<i32, AnyError> {
+    let request = ExecRequest {
+        command: command.iter().map(OsString::from).collect(),
+        env: Vec::new(),
+        workdir: None,
+        user: None,
+        terminal: false,
+        stdin: false,
+    };
+    let name = name.to_owned();
+    let started = blocking(engine, move |engine| {
+        let mut exec = engine.exec(&name, request)?;
+        exec.started()?;
+        Ok(exec)
+    });
+    let started = started.await;
+    let mut exec = started.inspect_err(|error| eprintln!("{}", http_status(error.kind())))?;
+    let outputs = exec.streams.outputs.take().ok_or("it has a terminal")?;
+    // Both at a time: it waits while nobody reads.
+    let errors = spawn_blocking(|| io::copy(&mut File::from(outputs.stderr), &mut io::stderr()));
+    spawn_blocking(|| io::copy(&mut File::from(outputs.stdout), &mut io::stdout())).await??;
+    errors.await??;
+    Ok(spawn_blocking(|| exec.ended()).await??)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::engine;
 use crate::engine::OWNER_ROLE;
-use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE, MONITOR_ROLE};
+use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE};
 use crate::process::{exec, init, monitor};
 
 /// Plays the role that `args`, those of the process, name. `None` when they name none, and the
@@ -21,6 +21,7 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         INIT_ROLE => Some(init::main(args)),
         EXEC_ROLE => Some(exec::main(args)),
         MONITOR_ROLE => Some(monitor::main(args)),
+        LAUNCHER_ROLE => Some(exec::launcher_main(args)),
         OWNER_ROLE => Some(engine::owner_main(args)),
         _ => None,
     }

@@ -25,7 +25,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
     match command {
         Command::Run(args) => run::run(*args, inherited, filter),
         Command::Port(args) => port::port(args),
-        Command::Exec(args) => exec::exec(args),
+        Command::Exec(args) => exec::exec(args, filter),
         Command::Ps(args) => ps::ps(args),
         Command::Logs(args) => logs::logs(args),
         Command::Stop(args) => stop::stop(args),

@@ -11,7 +11,9 @@ use crate::isolation::namespaces::NamespaceError;
 use crate::network::etc_files::WriteError;
 use crate::network::ports::PortError;
 use crate::process::channel::ChannelError;
+use crate::process::task::TaskError;
 use crate::rootfs::volume::VolumeError;
+use crate::spec::SpecFileError;
 use crate::state::StateError;
 
 #[derive(Debug, thiserror::Error)]
@@ -64,15 +66,27 @@ pub enum EngineError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot give {} to the container's root: {source}", path.display())]
     GiveAway { path: PathBuf, source: io::Error },
-    #[error("cannot make the container's standard streams: {source}")]
+    #[error("cannot make standard streams: {source}")]
     Streams { source: io::Error },
     #[error("cannot start the container's monitor: {source}")]
     Monitor { source: io::Error },
     #[error("the container's monitor was killed while it started")]
     MonitorKilled,
+    #[error("cannot start the command's launcher: {source}")]
+    Launcher { source: io::Error },
+    #[error("the command's launcher was killed, and the command with it")]
+    LauncherKilled,
+    #[error("the command did not start in time: a process of the container may have stopped it")]
+    StartOverdue,
+    #[error("cannot wait for the command: {source}")]
+    Wait { source: io::Error },
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// What its monitor has said.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    #[error(transparent)]
+    Spec(#[from] SpecFileError),
+    /// What a monitor, or the launcher of a command, has said.
     #[error("{0}")]
     Start(Failure),
     #[error(transparent)]
@@ -115,8 +129,8 @@ impl EngineError {
         Self::Streams { source }
     }
 
-    pub(super) fn monitor(source: io::Error) -> Self {
-        Self::Monitor { source }
+    pub(super) fn wait(source: io::Error) -> Self {
+        Self::Wait { source }
     }
 
     pub fn kind(&self) -> ErrorKind {
@@ -156,6 +170,12 @@ impl EngineError {
             | Self::Streams { .. }
             | Self::Monitor { .. }
             | Self::MonitorKilled
+            | Self::Launcher { .. }
+            | Self::LauncherKilled
+            | Self::StartOverdue
+            | Self::Wait { .. }
+            | Self::Task(_)
+            | Self::Spec(_)
             | Self::Channel(_)
             | Self::IdMap(_)
             | Self::Namespace(_) => ErrorKind::Internal,

@@ -1,25 +1,20 @@
 //! From a container that is recorded to one whose command runs: the process that answers for it is
 //! started, and told what to do.
 //!
-//! That process, the monitor, is this program executed anew in a role of its own. It lives as long
-//! as the container does, and is nobody's child: the caller, which may have threads and may live
-//! longer, has nothing to reap. [`Launch`] is the caller's end of the talk with it.
+//! That process, the monitor, lives as long as the container does. [`Launch`] is the caller's end
+//! of the talk with it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Stdio};
 
-use nix::sys::signal::{SigSet, SigmaskHow};
 use portfwd::publish::Listener;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tracing::{debug, error_span};
 
-use super::processes::wait_for_end;
+use super::talk::{Orphan, Role, Talk};
 use super::{ContainerRequest, Engine, EngineError};
 use crate::network::ports::Ports;
 use crate::process::channel::{self, Channel, ChannelError, DESCRIPTORS_MAX, Never};
 use crate::process::messages::{FromMonitor, Job, ToMonitor, Unstarted};
-use crate::process::selfexec::{self, MONITOR_ROLE};
 use crate::state::{Container, ProcessRef, Status, Store};
 use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
 
@@ -64,11 +59,8 @@ pub struct Launch {
     /// The master of the container's terminal, once the command runs. For typing into it; what it
     /// shows comes through `streams`.
     pub terminal: Option<OwnedFd>,
-    events: Channel<Never, FromMonitor>,
-    monitor: MonitorHandle,
+    talk: Talk,
     store: Store,
-    /// The exit code, where it came before the news of the start.
-    ended: Option<i32>,
 }
 
 impl Engine {
@@ -138,8 +130,7 @@ impl Engine {
         let streams = streams.transpose().map_err(EngineError::streams)?;
         let (streams, theirs) = streams.unzip();
         let (channel, monitors) = channel::pair::<ToMonitor, FromMonitor>()?;
-        let executed = execute_monitor(&container.name, monitors.into());
-        let mut executed = executed.map_err(EngineError::monitor)?;
+        let mut executed = Role::Monitor.execute(&container.name, monitors.into())?;
         let job = Job {
             dirs: self.store.dirs().clone(),
             id: container.id.clone(),
@@ -152,25 +143,14 @@ impl Engine {
         let events = channel.into_receiver();
         // Fails only where the caller ignores its children, which need no reaping then.
         let _ = executed.wait();
-        // One that could not become a monitor has said so before it left.
-        let monitor = match events.receive()? {
-            Some((FromMonitor::Born(pid), mut pidfd)) => {
-                debug!(pid, "the monitor was started");
-                pidfd.pop().map(MonitorHandle)
-            }
-            Some((FromMonitor::Failed(failure), _)) => return Err(EngineError::Start(failure)),
-            _ => None,
-        };
-        let monitor = monitor.ok_or(EngineError::MonitorKilled)?;
+        let talk = Talk::begin(Role::Monitor, events)?;
         sent?;
         Ok(Launch {
             container,
             streams,
             terminal: None,
-            events,
-            monitor,
+            talk,
             store: self.store.clone(),
-            ended: None,
         })
     }
 }
@@ -179,38 +159,17 @@ impl Launch {
     /// Waits until the command runs. One that ran for a moment only has run. `warn` is told of what
     /// will not work as somebody may expect.
     pub fn started(&mut self, warn: &mut dyn FnMut(&str)) -> Result<(), EngineError> {
-        loop {
-            match self.events.receive()? {
-                Some((FromMonitor::Warning(text), _)) => warn(&text),
-                Some((FromMonitor::Terminal, mut master)) => self.terminal = master.pop(),
-                Some((FromMonitor::Born(_), _)) => {}
-                Some((FromMonitor::Started, _)) => return Ok(()),
-                Some((FromMonitor::Exited(code), _)) => {
-                    self.ended = Some(code);
-                    return Ok(());
-                }
-                Some((FromMonitor::Failed(failure), _)) => return Err(EngineError::Start(failure)),
-                None => {
-                    self.disown();
-                    return Err(EngineError::MonitorKilled);
-                }
-            }
+        let started = self.talk.started(None, &mut self.terminal, warn);
+        if let Err(EngineError::MonitorKilled) = started {
+            self.disown();
         }
+        started
     }
 
     /// Waits until a container that has started ends, and returns its exit code as a shell would
     /// show it. Of one that this process is attached to, somebody has to read the output meanwhile.
     pub fn ended(self) -> Result<i32, EngineError> {
-        if let Some(code) = self.ended {
-            return Ok(code);
-        }
-        let code = match self.events.receive()? {
-            Some((FromMonitor::Exited(code), _)) => Ok(code),
-            Some((FromMonitor::Failed(failure), _)) => Err(EngineError::Start(failure)),
-            _ => Err(EngineError::MonitorKilled),
-        };
-        self.monitor.wait();
-        code
+        self.talk.ended()
     }
 
     /// This process answers for the container no more, if it still did: its monitor was killed
@@ -226,44 +185,10 @@ impl Launch {
     }
 
     /// For whoever serves the caller's terminal and signals meanwhile.
-    pub(crate) fn into_parts(
-        self,
-    ) -> (
-        Channel<Never, FromMonitor>,
-        Option<CallerEnds>,
-        MonitorHandle,
-    ) {
-        (self.events, self.streams, self.monitor)
+    pub(crate) fn into_parts(self) -> (Channel<Never, FromMonitor>, Option<CallerEnds>, Orphan) {
+        let (events, monitor) = self.talk.into_parts();
+        (events, self.streams, monitor)
     }
-}
-
-/// The process that answers for a container, for as long as it does.
-#[derive(Debug)]
-pub(crate) struct MonitorHandle(OwnedFd);
-
-impl MonitorHandle {
-    /// Waits for its end.
-    pub fn wait(&self) {
-        wait_for_end(&self.0, None);
-        // An orphan's, where this process adopts orphans. Nobody else's has to be reaped.
-        let _ = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED);
-    }
-}
-
-/// Executes a monitor, whose standard input is to be `channel`. What is executed ends at once, and
-/// leaves the monitor without parent.
-fn execute_monitor(name: &str, channel: OwnedFd) -> io::Result<Child> {
-    // A signal to the caller's whole process group, as of a Ctrl-C, is not the monitor's, which
-    // takes all signals for itself from its first instruction.
-    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let executed = selfexec::command(MONITOR_ROLE)
-        .arg(name)
-        .stdin(channel)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    mask.thread_set_mask()?;
-    executed
 }
 
 fn send_job(

@@ -9,6 +9,7 @@
 
 mod create;
 mod error;
+mod exec;
 mod kill;
 mod launch;
 mod logs;
@@ -17,6 +18,7 @@ mod ports;
 mod processes;
 mod remove;
 mod stop;
+mod talk;
 mod wait;
 
 use netstack::logging::Filter;
@@ -34,11 +36,12 @@ pub use crate::stdio::{CallerEnds, Outputs};
 
 pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};
+pub(crate) use exec::START_MAX;
+pub use exec::{Exec, ExecRequest};
 pub use launch::{Attach, Launch};
 pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
-pub(crate) use processes::{running_init, wait_for_end};
 pub use remove::{LeftOver, Removed};
 pub use stop::Stop;
 

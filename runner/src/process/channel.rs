@@ -47,6 +47,13 @@ pub enum ChannelError {
 
 impl Explained for ChannelError {}
 
+impl ChannelError {
+    /// Whether the peer has gone.
+    pub fn is_hang_up(&self) -> bool {
+        matches!(self, Self::Send { source } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
 /// Two ends that talk to each other.
 #[expect(
     clippy::type_complexity,
@@ -70,7 +77,7 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     /// to read.
     ///
     /// # Errors
-    /// Its source is BrokenPipe when the peer has gone.
+    /// [`ChannelError::is_hang_up`] when the peer has gone.
     pub fn send(&self, message: &Tx, descriptors: &[BorrowedFd]) -> Result<(), ChannelError> {
         self.try_send(message, descriptors)
             .map_err(|source| ChannelError::Send { source })

@@ -44,7 +44,7 @@ pub fn launch(namespaces: Namespaces, streams: &ProgramEnds, monitor: &OwnedFd) 
         let program = selfexec::protected_program()
             .map_err(Failure::context("cannot protect the coracle program"))?;
         become_root().map_err(Failure::context("cannot become the container's root"))?;
-        Err(selfexec::run_role(&program, INIT_ROLE, monitor))
+        Err(selfexec::run_role(&program, INIT_ROLE, monitor.as_fd()))
     };
     let Err(failure) = attempt();
     failure

@@ -6,14 +6,18 @@
 //!
 //! monitor -> init     Start Mounts*                              Go
 //! init    -> monitor            Terminal (with -t)   Prepared       | end of stream | Failed
+//!
+//! main     -> launcher  Launch          Run
+//! launcher -> main              Born         Terminal (with -t)  Started | Failed    Exited
 //! ```
-//! Main is whoever starts a container. The end of init's stream means that its program runs. For a
-//! command that `exec` adds, a launcher is between main and the command in the monitor's place, and
-//! is told first what to do.
+//! Main is whoever starts a container, or adds a command to one: then a launcher is between it and
+//! the command in the monitor's place. The end of init's stream means that its program runs.
 //!
 //! Either end hanging up early is a death and handled as such: init leaves when its monitor is
 //! gone, the monitor ends the container when a main that waits for it is gone, and main cleans up
 //! after a monitor that was killed.
+
+use std::path::PathBuf;
 
 use netstack::logging::Filter;
 use serde::{Deserialize, Serialize};
@@ -49,13 +53,19 @@ pub enum ToInit {
     Go,
 }
 
-/// From main to the launcher of `exec`.
+/// From main to the launcher of `exec` that it has executed.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToLauncher {
+    /// Become a launcher for a container that has these control groups. Attached are a pidfd of the
+    /// container's init, and the program's ends of the command's standard streams.
+    Launch { cgroups: Vec<PathBuf> },
     /// Run this in a container that has these namespaces. Attached are a pidfd of the container's
-    /// init and a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than
-    /// a message.
-    Run { namespaces: Namespaces },
+    /// init, a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than a
+    /// message, and the file to log to, if there is one.
+    Run {
+        namespaces: Namespaces,
+        log: ProcessLog,
+    },
 }
 
 /// From main to the monitor that it has executed.
@@ -93,7 +103,7 @@ pub enum Unstarted {
 /// From the monitor, or the launcher of `exec`, to main.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromMonitor {
-    /// The monitor lives, and has this PID. Its pidfd is attached.
+    /// The monitor, or the launcher, lives, and has this PID. Its pidfd is attached.
     Born(i32),
     Warning(String),
     /// The master of the container's terminal is attached.

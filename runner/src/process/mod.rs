@@ -1,6 +1,6 @@
 //! The processes of a container, a file for each, and what they say to each other.
 //!
-//! - The caller's side: `engine::launch` and `commands::exec`, with [`foreground`] at the terminal.
+//! - The caller's side: `engine::launch` and `engine::exec`, with [`foreground`] at the terminal.
 //! - [`monitor`] answers for the container as long as it lives.
 //! - [`init`] is its first process; [`exec`] brings another command into it. Both end in
 //!   [`program`], which becomes what [`user`] is to run, with the [`rights`] that it is to have.

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -21,17 +21,16 @@ use rustix::net::sockopt::socket_type;
 use rustix::process::DumpableBehavior;
 
 use crate::failure::Failure;
-use crate::isolation::namespaces;
-use crate::process::channel::{self, Never};
-use crate::sys::{self, NewNamespaces};
+use crate::sys;
 
 /// The running program.
 const SELF: &str = "/proc/self/exe";
 /// `argv[0]` of the roles that run inside a container.
 pub const INIT_ROLE: &str = "coracle-init";
 pub const EXEC_ROLE: &str = "coracle-exec";
-/// Of the one that runs beside it.
+/// Of those that run beside one.
 pub const MONITOR_ROLE: &str = "coracle-monitor";
+pub const LAUNCHER_ROLE: &str = "coracle-launcher";
 
 /// For executing this program in a role outside of containers, with the same file behind it even
 /// when that has been replaced or removed.
@@ -75,49 +74,21 @@ pub fn protected_program() -> io::Result<OwnedFd> {
 }
 
 /// As [`protected_program`], for a process that is to stay out of the container's user namespace:
-/// what the container may do to a process depends on where that process last executed a program. A
-/// child goes in and sends the program out.
-pub fn protected_program_from(init: &OwnedFd) -> Result<OwnedFd, Failure> {
-    let (ours, theirs) = channel::pair::<Never, Option<Failure>>()?;
-    let clone = sys::clone_process(NewNamespaces::NONE, None);
-    match clone.map_err(Failure::context("cannot start a process"))? {
-        Some(child) => {
-            drop(theirs);
-            let answer = ours.receive()?;
-            namespaces::wait_for(child.pid)?;
-            match answer {
-                Some((None, mut descriptors)) if descriptors.len() == 1 => {
-                    Ok(descriptors.remove(0))
-                }
-                Some((Some(failure), _)) => Err(failure),
-                _ => Err(Failure::runner(
-                    "the process in the container's user namespace was killed",
-                )),
-            }
-        }
-        None => {
-            let attempt = || -> io::Result<OwnedFd> {
-                // To the container, whose root has power over the namespace, this is a process of a
-                // namespace outside.
-                rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-                nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
-                nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-                protected_program()
-            };
-            let protected =
-                attempt().map_err(Failure::context("cannot protect the coracle program"));
-            let _ = match protected {
-                Ok(program) => theirs.send(&None, &[program.as_fd()]),
-                Err(failure) => theirs.send(&Some(failure), &[]),
-            };
-            std::process::exit(0)
-        }
-    }
+/// what the container may do to a process depends on where that process last executed a program. So
+/// another goes in for it. The calling one, which must have one thread, is of no use for anything
+/// else afterwards.
+pub fn protected_program_inside(init: &OwnedFd) -> io::Result<OwnedFd> {
+    // To the container, whose root has power over the namespace, this is a process of a namespace
+    // outside.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    protected_program()
 }
 
 /// Executes `program` in the role `role`, with the socket of its channel still open and no
 /// environment. Returns only on failure.
-pub fn run_role(program: &OwnedFd, role: &str, channel: &OwnedFd) -> Failure {
+pub fn run_role(program: &OwnedFd, role: &str, channel: BorrowedFd) -> Failure {
     let attempt = || -> io::Result<std::convert::Infallible> {
         let argv = [
             CString::new(role)?,

@@ -7,6 +7,7 @@ use crate::harness::{World, cases, finish, unique};
 
 cases![
     each_process_logs_where_it_can_be_read,
+    an_added_command_has_its_lines_in_the_same_file,
     the_environment_says_how_much_as_well,
     by_default_nothing_is_said_of_what_goes_well,
     output_that_a_full_disk_kept_out_is_told_of,
@@ -54,6 +55,29 @@ fn each_process_logs_where_it_can_be_read(world: &World) {
     // What it wrote itself, and nothing else.
     let logs = world.try_coracle(&["logs", &name]);
     assert_eq!((&*logs.stdout, &*logs.stderr), ("out\n", "err\n"));
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn an_added_command_has_its_lines_in_the_same_file(world: &World) {
+    let name = unique("log");
+    world.detach(&name, &["--network=none"], &["sleep", "1000"]);
+    let exec = ["exec", &name, "sh", "-c", "ls /proc/self/fd; exit 3"];
+    let said = world.try_coracle(&[&["--log-level=debug"], &exec[..]].concat());
+    assert_eq!((said.code(), &*said.stdout), (Some(3), "0\n1\n2\n3\n"));
+    assert!(said.stderr.contains("the launcher was started pid="));
+    let file = process_log(world, &name);
+    let log = fs::read_to_string(&file).expect("coracle.log");
+    for line in [
+        "exec: the command runs pid=",
+        "exec: the command has ended code=3",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    // By default nothing is added, and without the file it goes as well.
+    assert_eq!(world.try_coracle(&exec).code(), Some(3));
+    assert_eq!(fs::read_to_string(&file).expect("coracle.log"), log);
+    fs::remove_dir_all(file.parent().expect("a directory")).expect("removed");
+    assert_eq!(world.try_coracle(&exec).code(), Some(3));
     world.try_coracle(&["rm", "-f", &name]).success();
 }
 

@@ -3,15 +3,21 @@
 
 use std::ffi::OsStr;
 
-use crate::harness::{Outcome, World, cases, example, finish, need_tun};
+use crate::harness::{Outcome, World, cases, example, finish, need_tun, unique};
 
-cases![a_program_with_threads_has_containers];
+cases![
+    a_program_with_threads_has_containers,
+    a_program_with_threads_adds_commands,
+];
+
+fn engine(world: &World, words: &[&str]) -> Outcome {
+    finish(world.command(&[example().as_os_str()], words.iter().map(OsStr::new)))
+}
 
 fn run(world: &World, seconds: &str, command: &[&str]) -> Outcome {
     let rootfs = world.rootfs();
     let rootfs = rootfs.to_str().expect("a plain path");
-    let words = [&["run", seconds, rootfs], command].concat();
-    finish(world.command(&[example().as_os_str()], words.iter().map(OsStr::new)))
+    engine(world, &[&["run", seconds, rootfs], command].concat())
 }
 
 fn a_program_with_threads_has_containers(world: &World) {
@@ -26,12 +32,51 @@ fn a_program_with_threads_has_containers(world: &World) {
     assert_eq!(stopped.success(), "exit code 143\n");
     let rootfs = world.rootfs();
     let rootfs = rootfs.to_str().expect("a plain path");
-    let words = ["pipe", rootfs, "sh", "-c", script];
-    let piped = finish(world.command(&[example().as_os_str()], words.iter().map(OsStr::new)));
+    let piped = engine(world, &["pipe", rootfs, "sh", "-c", script]);
     assert_eq!(piped.success(), "hello\nexit code 3\n");
     let missing = run(world, "60", &["no-such-program"]);
     assert_eq!(missing.code(), Some(1));
     for part in ["400", "there is no no-such-program in PATH"] {
         assert!(missing.stderr.contains(part), "{missing:?}");
     }
+}
+
+fn a_program_with_threads_adds_commands(world: &World) {
+    let name = unique("exec");
+    world.detach(&name, &["--network=none"], &["sleep", "1000"]);
+    let exec = |command: &[&str]| engine(world, &[&["exec", &name], command].concat());
+    // As much on each stream as no pipe holds.
+    let script = "head -c 200000 /dev/zero; head -c 200000 /dev/zero >&2; echo; hostname; exit 4";
+    let ended = exec(&["sh", "-c", script]);
+    let hostname = world.try_coracle(&["exec", &name, "hostname"]);
+    let expected = format!("\n{}exit code 4\n", hostname.success());
+    assert_eq!(ended.success().trim_start_matches('\0'), expected);
+    assert_eq!(ended.stderr.len(), 200_000);
+    for (command, status, message) in [
+        (
+            "no-such-program",
+            "400",
+            "there is no no-such-program in PATH",
+        ),
+        ("/etc", "400", "cannot execute /etc"),
+    ] {
+        let refused = exec(&[command]);
+        assert_eq!(refused.code(), Some(1));
+        for part in [status, message] {
+            assert!(refused.stderr.contains(part), "{refused:?}");
+        }
+    }
+    // Nothing of them is left beside the first.
+    let ps = exec(&["ps", "-o", "args"]);
+    assert_eq!(
+        ps.success(),
+        "COMMAND\nsleep 1000\nps -o args\nexit code 0\n"
+    );
+    world.try_coracle(&["kill", &name]).success();
+    world.try_coracle(&["logs", "-f", &name]).success();
+    let ended = exec(&["true"]);
+    for part in ["409", "NotRunning"] {
+        assert!(ended.stderr.contains(part), "{ended:?}");
+    }
+    world.try_coracle(&["rm", &name]).success();
 }

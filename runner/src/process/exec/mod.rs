@@ -1,23 +1,32 @@
-//! Another command in a running container: the roles between `coracle exec` and that command.
+//! Another command in a running container: the processes between the caller and that command.
 //!
 //! ```text
-//! main (commands::exec) -> launcher (role coracle-exec: joins the namespaces) -> the command
+//! main (engine::exec) -> launcher (roles coracle-launcher, coracle-exec) -> the command
 //! ```
-//! The launcher exists because a PID namespace is joined for children only. It is executed from a
-//! protected copy of coracle before it joins, and cannot be traced: to the container it and its
-//! child are a user's processes of a namespace outside, until the moment of exec (CVE-2019-5736,
+//! The launcher exists because a PID namespace is joined for children only. It is executed twice:
+//! outside ([`role`]), by a main that may have threads, and again from a protected copy of the
+//! program before it joins the namespaces. It cannot be traced: to the container it and its child
+//! are a user's processes of a namespace outside, until the moment of exec (CVE-2019-5736,
 //! CVE-2016-9962).
 
+mod role;
+
+pub use role::main as launcher_main;
+
 use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::event::PollFlags;
 use rustix::process::{DumpableBehavior, Signal};
+use tracing::dispatcher::with_default;
+use tracing::{Dispatch, debug, error_span, info};
 
 use crate::failure::Failure;
-use crate::isolation::namespaces::{become_root, wait_for};
+use crate::isolation::namespaces::{Namespaces, become_root, wait_for};
 use crate::poll;
 use crate::printable::complain;
 use crate::process::channel::{self, Channel, Never};
@@ -31,29 +40,18 @@ use crate::stdio::ProgramEnds;
 use crate::stdio::terminal::{NO_TERMINAL, PTMX, Pty};
 use crate::sys::{self, Child, NewNamespaces};
 
-/// Goes on as the launcher. Runs in a child of main; `main` is the socket of a channel of
-/// [`FromMonitor`] and [`ToLauncher`].
-pub fn launch(streams: &ProgramEnds, main: &OwnedFd, init: &OwnedFd) -> Failure {
-    let attempt = || -> Result<Infallible, Failure> {
-        let program = selfexec::protected_program_from(init)?;
-        streams.install().map_err(Failure::context(
-            "cannot set the command's standard streams",
-        ))?;
-        Err(selfexec::run_role(&program, EXEC_ROLE, main))
-    };
-    let Err(failure) = attempt();
-    failure
-}
+/// Whoever has asked for the command.
+type Main = Channel<FromMonitor, ToLauncher>;
 
 /// The role `coracle-exec CHANNEL-FD`.
-pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
+pub fn main(args: &[OsString]) -> ExitCode {
     let Some(channel) = selfexec::role_channel(args) else {
         complain(format_args!(
             "{EXEC_ROLE} is started by coracle itself, beside a container"
         ));
         return ExitCode::from(125);
     };
-    let main: Channel<FromMonitor, ToLauncher> = Channel::from_socket(channel);
+    let main = Channel::from_socket(channel);
     let last = match start(&main) {
         Ok(code) => FromMonitor::Exited(code),
         Err(failure) => FromMonitor::Failed(failure),
@@ -63,18 +61,35 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start(main: &Channel<FromMonitor, ToLauncher>) -> Result<i32, Failure> {
+fn start(main: &Main) -> Result<i32, Failure> {
     // Before the container can see us.
     hide_from_container()?;
     rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
-    let Some((ToLauncher::Run { namespaces }, mut descriptors)) = main.receive()? else {
+    let Some((ToLauncher::Run { namespaces, log }, descriptors)) = main.receive()? else {
         return Err(Failure::runner("the command that asked for this has gone"));
     };
-    let (Some(spec), Some(init)) = (descriptors.pop(), descriptors.pop()) else {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(init), Some(spec)) = (descriptors.next(), descriptors.next()) else {
         return Err(Failure::runner("the task came without its descriptors"));
     };
-    let spec: ProcessSpec = task::read(spec)?;
-    namespaces.join(&init)?;
+    let log_file = descriptors.next().map(File::from);
+    let log = log_file.map_or_else(Dispatch::none, |file| log.dispatch(file));
+    with_default(&log, || {
+        let _span = error_span!("exec").entered();
+        launch(main, namespaces, &init, task::read(spec)?)
+            .inspect(|code| debug!(code, "the command has ended"))
+            .inspect_err(|failure| info!(%failure, "the command was not started"))
+    })
+}
+
+/// Joins the container, starts the command there and waits for its end.
+fn launch(
+    main: &Main,
+    namespaces: Namespaces,
+    init: &OwnedFd,
+    spec: ProcessSpec,
+) -> Result<i32, Failure> {
+    namespaces.join(init)?;
     become_root().map_err(Failure::context("cannot become the container's root"))?;
     // Changing IDs makes a process dumpable as the machine is set.
     hide_from_container()?;
@@ -108,7 +123,7 @@ fn hide_from_container() -> Result<(), Failure> {
 /// command: the launcher reaps it, without which the container could not end.
 fn accompany(
     command: &Channel<Never, FromInit>,
-    main: &Channel<FromMonitor, ToLauncher>,
+    main: &Main,
     child: &Child,
 ) -> Result<i32, Failure> {
     let failed = loop {
@@ -124,6 +139,7 @@ fn accompany(
         }
     };
     if failed.is_none() {
+        info!(pid = child.pid.as_raw(), "the command runs");
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
     wait_beside(child.pidfd.as_fd(), main, child)?;
@@ -132,11 +148,7 @@ fn accompany(
 }
 
 /// Waits for `news`, and ends the child when main leaves first.
-fn wait_beside(
-    news: BorrowedFd,
-    main: &Channel<FromMonitor, ToLauncher>,
-    child: &Child,
-) -> Result<(), Failure> {
+fn wait_beside(news: BorrowedFd, main: &Main, child: &Child) -> Result<(), Failure> {
     let interests = [news, main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
     let [_, main_left] = poll::wait(interests, None)
         .map_err(Failure::context("cannot wait for the command"))?
