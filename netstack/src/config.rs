@@ -14,12 +14,12 @@ use rustix::process::Pid;
 
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
-use crate::core::addresses::{Addresses, Prefix};
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
+use crate::network::{Family, Network};
 use crate::sandbox::root::Ids;
 
 /// A complete and consistent set of instructions.
@@ -38,10 +38,12 @@ pub struct Config {
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
     /// Bytes of an IP packet on the guest's link, from 68 to 65,521; from [`IPV6_MTU_MIN`] where
-    /// there is IPv6.
-    pub mtu: u16,
+    /// there is IPv6. `None` leaves the link as it is, and the guest's own idea of it.
+    pub mtu: Option<u16>,
     /// The tap's Ethernet address, if it is to be this one; with `configure` only.
     pub guest_mac: Option<MacAddr>,
+    /// Ours on the guest's link; otherwise it is made of the gateway's address.
+    pub our_mac: Option<MacAddr>,
     pub network: Network,
     pub policy: Policy,
     /// Addresses in the guest's subnets that are somebody's on the host's network all the same.
@@ -64,60 +66,6 @@ pub struct Config {
     /// The helper is to have an empty root directory, which takes CAP_SYS_ADMIN in the guest's user
     /// namespace.
     pub empty_root: bool,
-}
-
-/// The network that the guest gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    pub v4: Subnet<Ipv4Addr>,
-    /// `None` when the guest has no IPv6.
-    pub v6: Option<Subnet<Ipv6Addr>>,
-}
-
-/// A subnet of the guest's link with the addresses that matter in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet<A> {
-    pub network: A,
-    /// In bits.
-    pub prefix_len: u8,
-    pub guest: A,
-    pub gateway: A,
-    /// `None` when there is no forwarder.
-    pub dns: Option<A>,
-}
-
-/// Both families with [`DEFAULT_SUBNET_V4`] and [`DEFAULT_SUBNET_V6`], and a forwarder in each.
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            v4: parse_subnet_v4(DEFAULT_SUBNET_V4, true).expect("a test parses it"),
-            v6: Some(parse_subnet_v6(DEFAULT_SUBNET_V6, true).expect("a test parses it")),
-        }
-    }
-}
-
-impl Network {
-    /// Who is who on it, IPv4 first.
-    pub fn addresses(&self) -> Addresses {
-        let mut addresses = Addresses::default();
-        self.v4.list_in(&mut addresses);
-        if let Some(v6) = self.v6 {
-            v6.list_in(&mut addresses);
-        }
-        addresses
-    }
-}
-
-impl<A: Copy + Into<IpAddr>> Subnet<A> {
-    fn list_in(&self, addresses: &mut Addresses) {
-        addresses.guest.push(self.guest.into());
-        addresses.gateways.push(self.gateway.into());
-        addresses.dns.extend(self.dns.map(A::into));
-        addresses.on_link.push(Prefix {
-            network: self.network.into(),
-            len: self.prefix_len,
-        });
-    }
 }
 
 /// An argument that cannot work.
@@ -157,6 +105,9 @@ pub enum ConfigError {
 /// Least bytes of an IP packet that IPv6 needs on a link (RFC 8200 5).
 pub const IPV6_MTU_MIN: u16 = 1280;
 
+/// What the link takes that nobody has given another (RFC 894).
+pub const ETHERNET_MTU: u16 = 1500;
+
 /// A tap takes 65,521 at most, and 65,520 leaves a TCP payload that is a multiple of 8.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = IPV6_MTU_MIN..=65520;
 
@@ -194,7 +145,7 @@ pub fn parse_target(text: &str, kind: Option<TargetKind>) -> Result<TargetName, 
 }
 
 /// Reads `10.0.2.0/24`; `dns` says whether there is a forwarder.
-pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, ConfigError> {
+pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Family<Ipv4Addr>, ConfigError> {
     let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, DEFAULT_SUBNET_V4)?;
     check_prefix(text, prefix_len, 1, 25)?;
     let bits = network.to_bits();
@@ -210,17 +161,17 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Subnet<Ipv4Addr>, Config
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
     let host = |number| Ipv4Addr::from_bits(bits | number);
-    Ok(Subnet {
-        network,
+    let dns = dns.then(|| host(3));
+    Ok(Family::<Ipv4Addr>::isolated(
+        host(100),
         prefix_len,
-        guest: host(100),
-        gateway: host(2),
-        dns: dns.then(|| host(3)),
-    })
+        host(2),
+        dns,
+    ))
 }
 
 /// Reads `fd00::/64`.
-pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, ConfigError> {
+pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Family<Ipv6Addr>, ConfigError> {
     let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, DEFAULT_SUBNET_V6)?;
     let bits = network.to_bits();
     let masked = Ipv6Addr::from_bits(bits & mask(u128::MAX, 128, prefix_len));
@@ -239,14 +190,14 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Subnet<Ipv6Addr>, Config
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
     let host = |number| Ipv6Addr::from_bits(bits | number);
-    Ok(Subnet {
-        network,
+    // Written like the IPv4 number, so that one rule serves both: fd00::100.
+    let (guest, dns) = (host(0x100), dns.then(|| host(3)));
+    Ok(Family::<Ipv6Addr>::isolated(
+        guest,
         prefix_len,
-        // Written like the IPv4 number, so that one rule serves both: fd00::100.
-        guest: host(0x100),
-        gateway: host(2),
-        dns: dns.then(|| host(3)),
-    })
+        host(2),
+        dns,
+    ))
 }
 
 /// Reads one `-p` rule.
@@ -329,15 +280,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_subnets_have_the_documented_addresses() {
+    fn the_default_subnets_are_those_of_the_default_network() {
         let Network { v4, v6 } = Network::default();
-        assert_eq!(v4.guest, Ipv4Addr::new(10, 0, 2, 100));
-        assert_eq!(v4.gateway, Ipv4Addr::new(10, 0, 2, 2));
-        assert_eq!(v4.dns, Some(Ipv4Addr::new(10, 0, 2, 3)));
-        let v6 = v6.unwrap();
-        assert_eq!(v6.guest.to_string(), "fd00::100");
-        assert_eq!(v6.gateway.to_string(), "fd00::2");
-        assert_eq!(v6.dns.unwrap().to_string(), "fd00::3");
+        assert_eq!(parse_subnet_v4(DEFAULT_SUBNET_V4, true).ok(), v4);
+        assert_eq!(parse_subnet_v6(DEFAULT_SUBNET_V6, true).ok(), v6);
         assert_eq!(parse_subnet_v6("fd00::/64", false).unwrap().dns, None);
     }
 
@@ -404,8 +350,9 @@ mod tests {
             instead_of_root: Ids::default(),
             tap: "tap0".to_owned(),
             configure: true,
-            mtu: 1500,
+            mtu: Some(1500),
             guest_mac: None,
+            our_mac: None,
             network: Network::default(),
             policy: Policy::default(),
             beyond: Vec::new(),
@@ -474,7 +421,8 @@ mod tests {
         fn accepted_subnets_contain_their_addresses(bits: u32, prefix_len in 1u8..=25) {
             let network = Ipv4Addr::from_bits(bits & (u32::MAX << (32 - prefix_len)));
             if let Ok(subnet) = parse_subnet_v4(&format!("{network}/{prefix_len}"), true) {
-                for address in [subnet.guest, subnet.gateway, subnet.dns.unwrap()] {
+                let guest = subnet.first().unwrap().address;
+                for address in [guest, subnet.gateway, subnet.dns.unwrap()] {
                     prop_assert_eq!(address.to_bits() >> (32 - prefix_len), network.to_bits() >> (32 - prefix_len));
                     prop_assert_ne!(address, network);
                 }

@@ -3,8 +3,8 @@
 //! A frame's way: [`device`] takes it from the tap, `driver` hands it to [`core`], core finds its
 //! flow and says what the host has to do, driver does it with the sockets of [`host`]. [`guest`] is
 //! what happens inside the guest's namespaces, [`control`] what the outside may ask of a running
-//! helper. [`cli`] turns a command line into a checked [`config`], with which `start` brings
-//! everything up; [`sandbox`] is what is given up then.
+//! helper. [`cli`] turns a command line into a checked [`config`], the guest's [`network`] in it,
+//! with which `start` brings everything up; [`sandbox`] is what is given up then.
 //!
 //! Only core knows protocols, and it knows nothing else: no socket, no clock, no thread. Only
 //! [`sys`] is unsafe.
@@ -22,6 +22,7 @@ pub mod guest;
 pub mod host;
 pub mod logging;
 mod netlink;
+pub mod network;
 pub mod sandbox;
 pub mod seccomp;
 mod start;

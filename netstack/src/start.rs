@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
 use crate::companion::{self, Companion};
-use crate::config::{Config, MTU_RANGE, Network};
+use crate::config::{Config, ETHERNET_MTU, MTU_RANGE};
 use crate::control::{ExitWatch, ReadySignal, SlirpApi, SlirpApiError, StatusError, StatusSocket};
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
@@ -32,6 +32,7 @@ use crate::guest::{
     configure,
 };
 use crate::host::{self, RESOLV_CONF};
+use crate::network::Network;
 use crate::sandbox::root::Ids;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::{control, descriptors, device, driver, guest, sys};
@@ -151,14 +152,14 @@ fn bring_up(
         Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
         promoter => promoter,
     };
-    let mut core = core_config(&config, network, tap.capabilities(), limits)?;
+    let mut core = core_config(&config, &network, tap.capabilities(), limits)?;
     if promoter.is_err() {
         core.promote = Promote::Off;
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
     confine(&guest, kept, config.instead_of_root, config.empty_root)?;
-    info!(tap = tap.name(), guest = %network.v4.guest, ipv6 = network.v6.is_some(), "the network is up");
+    info!(tap = tap.name(), guest = ?core.addresses.guest, "the network is up");
 
     let core = Core::new(core, clock.now());
     Ok((
@@ -282,13 +283,12 @@ fn prepare_process() {
 /// Returns the network that came of it: a guest may be without IPv6.
 fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
     let name = config.tap.clone();
-    let mut network = config.network;
+    let mut network = config.network.clone();
     let settings = config.configure.then(|| InterfaceSettings {
         name: name.clone(),
-        mtu: config.mtu.into(),
+        mtu: config.mtu.map(u32::from),
         mac: config.guest_mac,
-        ipv4: (network.v4.guest, network.v4.prefix_len, network.v4.gateway),
-        ipv6: network.v6.map(|v6| (v6.guest, v6.prefix_len, v6.gateway)),
+        network: network.clone(),
     });
     let set_up = move || -> Result<_, StartError> {
         let tap = Tap::open(&name)?;
@@ -324,7 +324,7 @@ fn set_up_promotion(
 
 fn core_config(
     config: &Config,
-    network: Network,
+    network: &Network,
     device: Capabilities,
     limits: Limits,
 ) -> Result<CoreConfig, StartError> {
@@ -336,17 +336,14 @@ fn core_config(
         let word = random[at..at + 8].try_into().expect("eight bytes");
         u64::from_ne_bytes(word)
     });
-    // The prefix that QEMU's user network made customary, then the gateway: an address that says
-    // whose it is.
-    let [a, b, c, d] = network.v4.gateway.octets();
     Ok(CoreConfig {
         addresses: Addresses {
             beyond: config.beyond.clone(),
             ..network.addresses()
         },
         policy: config.policy,
-        mtu: config.mtu.min(*MTU_RANGE.end()),
-        mac: [0x52, 0x55, a, b, c, d],
+        mtu: config.mtu.unwrap_or(ETHERNET_MTU).min(*MTU_RANGE.end()),
+        mac: config.our_mac.unwrap_or_else(|| network.our_mac()),
         guest_mac: device.guest_mac,
         udp_segmentation: device.udp_segmentation,
         promote: config.promote,

@@ -14,11 +14,11 @@ pub mod packet;
 pub mod trial;
 pub mod wait;
 
-use netstack::config::Network;
 use netstack::core::flow::HashKey;
 use netstack::core::policy::Policy;
 use netstack::core::tcp::Promote;
 use netstack::core::{CoreConfig, Limits};
+use netstack::network::Network;
 
 /// A core on the usual network, both families, with the MTU of an Ethernet link. It promotes
 /// nothing.

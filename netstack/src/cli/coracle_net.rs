@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::config::{
-    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, Network, TargetKind,
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, TargetKind,
     parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
 use crate::control::HeededSignals;
@@ -14,6 +14,7 @@ use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::UserNamespace;
 use crate::host::Outbound;
+use crate::network::Network;
 use crate::sandbox::root::Ids;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
@@ -207,6 +208,13 @@ impl TryFrom<Args> for Config {
     fn try_from(args: Args) -> Result<Self, ConfigError> {
         let dns = !args.disable_dns;
         let v6 = parse_subnet_v6(&args.cidr6, dns)?;
+        let mut network = Network {
+            v4: Some(parse_subnet_v4(&args.cidr, dns)?),
+            v6: (!args.ipv4_only).then_some(v6),
+        };
+        if args.allow_host_loopback {
+            network = network.with_gateway_as_host();
+        }
         Self {
             target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
             user_namespace: args
@@ -220,16 +228,11 @@ impl TryFrom<Args> for Config {
             instead_of_root: Ids::default(),
             tap: args.tap,
             configure: args.configure,
-            mtu: args.mtu,
+            mtu: Some(args.mtu),
             guest_mac: None,
-            network: Network {
-                v4: parse_subnet_v4(&args.cidr, dns)?,
-                v6: (!args.ipv4_only).then_some(v6),
-            },
-            policy: Policy {
-                allow_host_loopback: args.allow_host_loopback,
-                gateway_is_no_host: false,
-            },
+            our_mac: None,
+            network,
+            policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),
             publish: args
@@ -257,9 +260,12 @@ impl TryFrom<Args> for Config {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use clap::CommandFactory;
 
     use super::*;
+    use crate::core::addresses::{Addresses, Alias};
 
     fn config(line: &str) -> Result<Config, String> {
         let words = std::iter::once("coracle-net").chain(line.split_whitespace());
@@ -288,14 +294,9 @@ mod tests {
         let config = config("4711").unwrap();
         assert_eq!(
             (config.tap.as_str(), config.mtu, config.configure),
-            ("tap0", 65520, false)
+            ("tap0", Some(65520), false)
         );
-        assert_eq!(config.network.v4.gateway.to_string(), "10.0.2.2");
-        assert_eq!(
-            config.network.v6.unwrap().dns.unwrap().to_string(),
-            "fd00::3"
-        );
-        assert!(!config.policy.allow_host_loopback);
+        assert_eq!(config.network, Network::default());
     }
 
     #[test]
@@ -308,14 +309,24 @@ mod tests {
         .unwrap();
         assert_eq!(
             (config.tap.as_str(), config.mtu, config.configure),
-            ("eth7", 1500, true)
+            ("eth7", Some(1500), true)
         );
         assert_eq!((config.publish.len(), config.publish_fds.len()), (2, 1));
         assert_eq!((config.ready_fd, config.exit_fd), (Some(3), Some(4)));
-        assert_eq!(config.network.v4.guest.to_string(), "10.55.0.100");
-        assert_eq!((config.network.v6, config.network.v4.dns), (None, None));
-        assert!(config.policy.allow_host_loopback);
         assert_eq!(config.user_namespace, UserNamespace::At("/u".into()));
+        let Addresses {
+            guest,
+            dns,
+            aliases,
+            ..
+        } = config.network.addresses();
+        assert_eq!(guest, [IpAddr::from([10, 55, 0, 100])]);
+        assert!(dns.is_empty());
+        let gateway = Alias {
+            shown: [10, 55, 0, 2].into(),
+            host: Ipv4Addr::LOCALHOST.into(),
+        };
+        assert_eq!(aliases, [gateway]);
         assert_eq!(config.status_socket, Some("/s".into()));
         assert_eq!(config.pcap, Some("/p".into()));
     }

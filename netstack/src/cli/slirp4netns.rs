@@ -14,15 +14,14 @@ use clap::{ArgAction, Parser};
 use nix::ifaddrs::getifaddrs;
 use rustix::process::Pid;
 
-use crate::config::{
-    Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, Network, parse_subnet_v4,
-};
+use crate::config::{Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, parse_subnet_v4};
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
+use crate::network::Network;
 use crate::sandbox::root::Ids;
 
 /// Behind the program's name. Callers compare the first line's form, and read the number in the
@@ -191,15 +190,20 @@ impl TryFrom<Args> for Config {
             NetnsType::Path => TargetName::Path(args.target.into()),
         };
         let has_ipv6 = args.enable_ipv6 && args.mtu >= IPV6_MTU_MIN;
-        let mut network = Network {
-            v4: parse_subnet_v4(&args.cidr, true).map_err(cidr_error)?,
-            v6: Network::default().v6.filter(|_| has_ipv6),
-        };
+        let mut v4 = parse_subnet_v4(&args.cidr, true).map_err(cidr_error)?;
+        let mut v6 = Network::default().v6.filter(|_| has_ipv6);
         let mut beyond = Vec::new();
         if args.disable_dns {
-            beyond = network.addresses().dns;
-            network.v4.dns = None;
-            network.v6.iter_mut().for_each(|v6| v6.dns = None);
+            beyond.extend(v4.dns.take().map(IpAddr::from));
+            beyond.extend(
+                v6.iter_mut()
+                    .filter_map(|v6| v6.dns.take())
+                    .map(IpAddr::from),
+            );
+        }
+        let mut network = Network { v4: Some(v4), v6 };
+        if !args.disable_host_loopback {
+            network = network.with_gateway_as_host();
         }
         let config = Self {
             target,
@@ -214,12 +218,13 @@ impl TryFrom<Args> for Config {
             instead_of_root: Ids::default(),
             tap: args.tap.ok_or(ArgsError::NoTapName)?,
             configure: args.configure,
-            mtu: args.mtu,
+            mtu: Some(args.mtu),
             guest_mac: args.macaddress,
+            our_mac: None,
             network,
             policy: Policy {
-                allow_host_loopback: !args.disable_host_loopback,
                 gateway_is_no_host: true,
+                ..Policy::default()
             },
             beyond,
             outbound: Outbound {
@@ -243,17 +248,20 @@ impl TryFrom<Args> for Config {
 
 /// Says on standard output what the network is like, line by line as slirp4netns does.
 pub fn announce(config: &Config) {
-    let v4 = &config.network.v4;
-    let host = |number: u32| Ipv4Addr::from_bits(v4.network.to_bits() + number);
-    let netmask = Ipv4Addr::from_bits(u32::MAX << (32 - u32::from(v4.prefix_len)));
-    let mut lines = vec![
-        ("MTU", config.mtu.to_string()),
-        ("Network", v4.network.to_string()),
-        ("Netmask", netmask.to_string()),
-        ("Gateway", v4.gateway.to_string()),
-        ("DNS", host(3).to_string()),
-        ("Recommended IP", v4.guest.to_string()),
-    ];
+    let mut lines = Vec::new();
+    lines.extend(config.mtu.map(|mtu| ("MTU", mtu.to_string())));
+    let v4 = config.network.v4.as_ref();
+    if let Some((v4, guest)) = v4.and_then(|v4| Some((v4, v4.first()?))) {
+        let netmask = u32::MAX << (32 - u32::from(guest.prefix_len));
+        let network = guest.address.to_bits() & netmask;
+        lines.extend([
+            ("Network", Ipv4Addr::from_bits(network).to_string()),
+            ("Netmask", Ipv4Addr::from_bits(netmask).to_string()),
+            ("Gateway", v4.gateway.to_string()),
+            ("DNS", Ipv4Addr::from_bits(network + 3).to_string()),
+            ("Recommended IP", guest.address.to_string()),
+        ]);
+    }
     if let Some(path) = &config.api_socket {
         lines.push(("API Socket", path.display().to_string()));
     }
@@ -436,24 +444,27 @@ mod tests {
             podman.target,
             TargetName::Path("/run/user/1000/netns/x".into())
         );
-        assert!(!podman.policy.allow_host_loopback);
+        assert!(podman.network.addresses().aliases.is_empty());
 
         let rootlesskit = config("--mtu 65520 -r 3 --cidr 10.41.0.0/24 4711 tap0").unwrap();
-        assert!(!rootlesskit.configure && rootlesskit.policy.allow_host_loopback);
-        assert_eq!(rootlesskit.network.v4.guest.to_string(), "10.41.0.100");
+        assert!(!rootlesskit.configure && !rootlesskit.network.addresses().aliases.is_empty());
+        assert_eq!(
+            rootlesskit.network.addresses().guest,
+            [IpAddr::from([10, 41, 0, 100])]
+        );
         assert_eq!(rootlesskit.network.v6, None);
 
         let buildah = config("--mtu 65520 -r 3 -c 4711 tap0").unwrap();
-        assert_eq!((buildah.mtu, buildah.tap.as_str()), (65520, "tap0"));
+        assert_eq!((buildah.mtu, buildah.tap.as_str()), (Some(65520), "tap0"));
     }
 
     #[test]
     fn words_are_taken_as_getopt_takes_them() {
         let mixed = config("4711 -c6 --mtu=1500 tap0 -m9000 --disable-host").unwrap();
         assert!(mixed.configure && mixed.network.v6.is_some());
-        assert_eq!(mixed.mtu, 9000, "the last one holds");
+        assert_eq!(mixed.mtu, Some(9000), "the last one holds");
         assert!(
-            !mixed.policy.allow_host_loopback,
+            mixed.network.addresses().aliases.is_empty(),
             "unambiguous beginnings do"
         );
         assert!(config("4711 tap0 superfluous").is_ok());
@@ -465,9 +476,10 @@ mod tests {
         let config = config("4711 tap0").unwrap();
         assert_eq!(
             (config.mtu, config.configure, config.empty_root),
-            (1500, false, false)
+            (Some(1500), false, false)
         );
-        assert_eq!(config.network.v4, Network::default().v4);
+        let gateway_is_host = Network::default().with_gateway_as_host();
+        assert_eq!(config.network.v4, gateway_is_host.v4);
         assert_eq!(
             (config.network.v6, config.outbound),
             (None, Outbound::default())
@@ -484,7 +496,7 @@ mod tests {
         assert_eq!(config.guest_mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0xab]));
         assert_eq!(config.outbound.v4, Some(Ipv4Addr::LOCALHOST));
         assert_eq!(config.outbound.v6.unwrap().to_string(), "2001:db8::1");
-        assert_eq!(config.network.v4.dns, None);
+        assert!(config.network.addresses().dns.is_empty());
         assert_eq!(config.beyond, [Ipv4Addr::new(10, 0, 2, 3)]);
         assert_eq!(config.network.v6, None, "IPv6 needs larger packets");
     }

@@ -9,20 +9,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::special_purpose::{is_another_host, stands_for};
 
-/// The addresses of the guest's network that are not those of others.
+/// The addresses of the guest's network that mean something else there than outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// The guest's own.
     pub guest: Vec<IpAddr>,
-    /// Ours, as the guest's way out. A family without one is not served.
+    /// Ours, as the guest's way out. A family without one is not served. Outside, a host may have
+    /// it, the router of a network that the guest's is a likeness of.
     pub gateways: Vec<IpAddr>,
     /// Ours, as the guest's resolver. None where there is no forwarder.
     pub dns: Vec<IpAddr>,
+    /// Ours, as the host.
+    pub aliases: Vec<Alias>,
     /// Subnets that are on the guest's link and nowhere else: nobody has an address in them but
     /// those above.
     pub on_link: Vec<Prefix>,
     /// Addresses in these subnets that are somebody's outside all the same.
     pub beyond: Vec<IpAddr>,
+}
+
+/// An address that leads to the host, under another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// What the guest calls it. Its gateway's address may be among them.
+    pub shown: IpAddr,
+    /// Of the same family: loopback, or one of the host's that the guest has for itself.
+    pub host: IpAddr,
 }
 
 /// The addresses that begin like `network`.
@@ -46,16 +58,26 @@ impl Addresses {
         self.dns.contains(&ip)
     }
 
-    /// Whether we answer for `ip` on the guest's Ethernet.
+    /// Where on the host `ip` leads if it is an alias.
+    pub fn host_behind(&self, ip: IpAddr) -> Option<IpAddr> {
+        let alias = self.aliases.iter().find(|alias| alias.shown == ip)?;
+        Some(alias.host)
+    }
+
+    /// Whether `ip` means us, and nobody else.
     pub fn is_ours(&self, ip: IpAddr) -> bool {
-        self.is_gateway(ip) || self.is_dns(ip)
+        self.is_dns(ip)
+            || self.host_behind(ip).is_some()
+            || self.is_gateway(ip) && self.is_on_link(ip)
     }
 
     /// Whether `ip` is nobody's outside the guest's link, as far as the guest can tell.
     pub fn is_local(&self, ip: IpAddr) -> bool {
-        self.is_ours(ip)
-            || self.is_guest(ip)
-            || self.on_link.iter().any(|prefix| prefix.contains(ip)) && !self.beyond.contains(&ip)
+        self.is_ours(ip) || self.is_guest(ip) || self.is_on_link(ip)
+    }
+
+    fn is_on_link(&self, ip: IpAddr) -> bool {
+        self.on_link.iter().any(|prefix| prefix.contains(ip)) && !self.beyond.contains(&ip)
     }
 
     /// The guest's address of the family of `like`.
@@ -78,9 +100,13 @@ impl Addresses {
     }
 
     /// The address under which a client of a published port appears to the guest: its own, unless
-    /// that cannot be told from something else there. `None` when the guest lacks the family.
+    /// that cannot be told from something else there. The host is what the guest calls it, if it
+    /// has a name for that. `None` when the guest lacks the family.
     pub fn appearance(&self, client: IpAddr) -> Option<IpAddr> {
         let gateway = self.gateway(client)?;
+        if let Some(alias) = self.aliases.iter().find(|alias| alias.host == client) {
+            return Some(alias.shown);
+        }
         let is_plain = |ip| is_another_host(ip) && !self.is_local(ip);
         let stands_for_plain = match client {
             IpAddr::V4(_) => true,
@@ -100,6 +126,12 @@ fn first_like(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
 }
 
 impl Prefix {
+    /// `ip` alone.
+    pub fn host(ip: IpAddr) -> Self {
+        let len = if ip.is_ipv4() { 32 } else { 128 };
+        Self { network: ip, len }
+    }
+
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.network, ip) {
             (IpAddr::V4(network), IpAddr::V4(ip)) => {
@@ -127,6 +159,7 @@ impl Addresses {
             guest: ips("10.0.2.100", "fd00::100"),
             gateways: ips("10.0.2.2", "fd00::2"),
             dns: ips("10.0.2.3", "fd00::3"),
+            aliases: Vec::new(),
             on_link: on_link
                 .map(|(network, len)| Prefix { network, len })
                 .collect(),

@@ -18,6 +18,14 @@ pub fn is_query(protocol: Protocol, port: u16) -> bool {
     matches!(protocol, Protocol::Tcp | Protocol::Udp) && port == DNS_PORT
 }
 
+/// Port of DNS over TLS and over QUIC (RFC 7858 3.1, RFC 9250 4.1.1).
+pub const ENCRYPTED_DNS_PORT: u16 = 853;
+
+/// Whether what is sent to this port of the forwarder's address is an encrypted query.
+pub fn is_encrypted(protocol: Protocol, port: u16) -> bool {
+    matches!(protocol, Protocol::Tcp | Protocol::Udp) && port == ENCRYPTED_DNS_PORT
+}
+
 /// The host's resolvers, the one to be asked first in front.
 #[derive(Debug, Default)]
 pub struct Forwarder {
@@ -37,6 +45,13 @@ impl Forwarder {
     /// Where a connection of the guest leads. `None` when there is no resolver.
     pub fn dial(&self) -> Option<SocketAddr> {
         self.over_tcp.first().copied()
+    }
+
+    /// Where encrypted queries lead. Whether the resolver takes any is between the two: it is not
+    /// put last for a failure.
+    pub fn encrypted(&self) -> Option<SocketAddr> {
+        let resolver = self.over_udp.first()?;
+        Some(SocketAddr::new(resolver.ip(), ENCRYPTED_DNS_PORT))
     }
 
     /// `resolver` could not be connected to.
@@ -134,5 +149,15 @@ mod tests {
     fn only_its_port_takes_queries() {
         assert!(is_query(Protocol::Tcp, 53) && is_query(Protocol::Udp, 53));
         assert!(!is_query(Protocol::Udp, 54) && !is_query(Protocol::Echo, 53));
+        assert!(is_encrypted(Protocol::Tcp, 853) && is_encrypted(Protocol::Udp, 853));
+        assert!(!is_encrypted(Protocol::Tcp, 53) && !is_encrypted(Protocol::Echo, 853));
+    }
+
+    #[test]
+    fn encrypted_queries_go_to_the_first_resolver() {
+        let [first, second] = resolvers();
+        let to = Forwarder::new(vec![first, second]).encrypted();
+        assert_eq!(to, Some("192.0.2.1:853".parse().unwrap()));
+        assert_eq!(Forwarder::default().encrypted(), None);
     }
 }

@@ -19,7 +19,7 @@ use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
-use super::{Action, Core, IN_FLIGHT, Instant, Kind};
+use super::{Action, Core, CoreConfig, IN_FLIGHT, Instant, Kind};
 
 impl Core {
     pub(super) fn handle_packet<'f>(
@@ -243,7 +243,10 @@ impl Core {
         link: &mut impl Link,
     ) -> Option<Action<'f>> {
         let remote = packet.destination;
-        if self.config.addresses.is_ours(remote) {
+        let CoreConfig {
+            addresses, policy, ..
+        } = &self.config;
+        if addresses.is_ours(remote) && policy.carries(Protocol::Echo) {
             let hardware = self.hardware_of(packet);
             icmp::send_echo_reply(
                 hardware,

@@ -413,7 +413,13 @@ impl Core {
         let CoreConfig {
             addresses, policy, ..
         } = &self.config;
-        policy.judge(addresses, protocol, remote)
+        match policy.judge(addresses, protocol, remote) {
+            Verdict::ResolveEncrypted => match self.forwarder.encrypted() {
+                Some(resolver) => Verdict::Dial(resolver),
+                None => Verdict::Refuse,
+            },
+            verdict => verdict,
+        }
     }
 
     fn insert_mapping(

@@ -1,9 +1,12 @@
 //! Where a packet of the guest may go. Who is who on its network is the matter of `addresses`.
 //!
 //! The rules, first match wins:
-//! - the DNS address forwards queries to the host's resolvers (`dns`) and refuses everything else;
-//! - the gateway is the host's loopback if `allow_host_loopback` says so, otherwise it refuses, or
-//!   has no network behind it;
+//! - a protocol that is switched off is prohibited;
+//! - queries to the DNS address go to the host's resolvers (`dns`);
+//! - an alias of the host leads there (`Addresses::aliases`); without one the host's loopback
+//!   cannot be reached;
+//! - other packets to the DNS address are refused, and so are those to the gateway where nobody
+//!   else has its address, unless it is to have no network behind it;
 //! - other addresses that are the guest's, or of its link only, do not exist (`Addresses::beyond`
 //!   lists exceptions);
 //! - loopback, link-local, multicast, unspecified and reserved addresses are prohibited, and so are
@@ -13,7 +16,7 @@
 //! An IPv6 address that stands for an IPv4 address (`special_purpose`) goes where that one goes,
 //! and is dialled as it is only if that one would be.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::addresses::Addresses;
 use super::dns;
@@ -23,11 +26,15 @@ use super::special_purpose::{is_another_host, stands_for};
 /// What the guest is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The gateway's address leads to the host's 127.0.0.1 or ::1.
-    pub allow_host_loopback: bool,
-    /// If not, it has no network behind it, instead of being a host that refuses: some callers
-    /// expect to read that.
+    /// A gateway that leads nowhere has no network behind it, instead of being a host that refuses:
+    /// some callers expect to read that.
     pub gateway_is_no_host: bool,
+    /// Encrypted queries are forwarded, too (DNS over TLS and over QUIC, port 853).
+    pub encrypted_dns: bool,
+    pub no_tcp: bool,
+    pub no_udp: bool,
+    /// No ICMP echo beyond the guest's link.
+    pub no_echo: bool,
 }
 
 /// What becomes of a packet of the guest.
@@ -37,6 +44,8 @@ pub enum Verdict {
     Dial(SocketAddr),
     /// Talk to one of the host's resolvers.
     Resolve,
+    /// Talk to it at the port that was asked for.
+    ResolveEncrypted,
     /// The address exists, nothing listens: RST, or port unreachable.
     Refuse,
     /// No such address here: host unreachable.
@@ -51,6 +60,9 @@ impl Policy {
     /// Where a packet to `remote` goes, of a guest on the network of `addresses`. Everything that
     /// leaves for the host has come through here.
     pub fn judge(&self, addresses: &Addresses, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        if !self.carries(protocol) {
+            return Verdict::Prohibit;
+        }
         if let IpAddr::V6(ip) = remote.ip() {
             for v4 in stands_for(ip) {
                 let v4 = SocketAddr::new(v4.into(), remote.port());
@@ -70,24 +82,24 @@ impl Policy {
         remote: SocketAddr,
     ) -> Verdict {
         let ip = remote.ip();
-        if addresses.is_dns(ip) {
-            return match dns::is_query(protocol, remote.port()) {
-                true => Verdict::Resolve,
+        let is_dns = addresses.is_dns(ip);
+        if is_dns && dns::is_query(protocol, remote.port()) {
+            return Verdict::Resolve;
+        }
+        if is_dns && self.encrypted_dns && dns::is_encrypted(protocol, remote.port()) {
+            return Verdict::ResolveEncrypted;
+        }
+        if let Some(host) = addresses.host_behind(ip) {
+            return Verdict::Dial(SocketAddr::new(host, remote.port()));
+        }
+        if is_dns {
+            return Verdict::Refuse;
+        }
+        if addresses.is_gateway(ip) && addresses.is_ours(ip) {
+            return match self.gateway_is_no_host {
+                true => Verdict::NoRoute,
                 false => Verdict::Refuse,
             };
-        }
-        if addresses.is_gateway(ip) {
-            if !self.allow_host_loopback {
-                return match self.gateway_is_no_host {
-                    true => Verdict::NoRoute,
-                    false => Verdict::Refuse,
-                };
-            }
-            let loopback = match ip {
-                IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
-            };
-            return Verdict::Dial(SocketAddr::new(loopback, remote.port()));
         }
         if addresses.is_local(ip) {
             return Verdict::Unreachable;
@@ -97,21 +109,40 @@ impl Policy {
         }
         Verdict::Dial(remote)
     }
+
+    /// Whether `protocol` is not switched off.
+    pub fn carries(&self, protocol: Protocol) -> bool {
+        !match protocol {
+            Protocol::Tcp => self.no_tcp,
+            Protocol::Udp => self.no_udp,
+            Protocol::Echo => self.no_echo,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::addresses::Alias;
     use crate::core::dns::DNS_PORT;
 
-    fn judge_by(allow_host_loopback: bool, protocol: Protocol, remote: SocketAddr) -> Verdict {
-        let policy = Policy {
-            allow_host_loopback,
-            ..Policy::default()
-        };
-        policy.judge(&Addresses::of_the_tests(), protocol, remote)
+    /// The network of the tests; its gateway may be the host's loopback.
+    fn addresses(gateway_is_loopback: bool) -> Addresses {
+        let mut addresses = Addresses::of_the_tests();
+        if gateway_is_loopback {
+            let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            let pairs = addresses.gateways.iter().zip(loopback);
+            addresses.aliases = pairs.map(|(&shown, host)| Alias { shown, host }).collect();
+        }
+        addresses
+    }
+
+    fn judge_by(gateway_is_loopback: bool, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        Policy::default().judge(&addresses(gateway_is_loopback), protocol, remote)
     }
 
     fn judge(remote: &str) -> Verdict {
@@ -120,13 +151,13 @@ mod tests {
 
     #[test]
     fn a_gateway_without_a_host_behind_it_is_as_if_it_had_no_route() {
-        let judge = |allow_host_loopback| {
+        let judge = |gateway_is_loopback| {
             let policy = Policy {
-                allow_host_loopback,
                 gateway_is_no_host: true,
+                ..Policy::default()
             };
             let gateway = ([10, 0, 2, 2], 80).into();
-            policy.judge(&Addresses::of_the_tests(), Protocol::Tcp, gateway)
+            policy.judge(&addresses(gateway_is_loopback), Protocol::Tcp, gateway)
         };
         assert_eq!(judge(false), Verdict::NoRoute);
         assert_eq!(judge(true), Verdict::Dial(([127, 0, 0, 1], 80).into()));
@@ -211,7 +242,7 @@ mod tests {
             ]
             .map(|bits| IpAddr::from(Ipv6Addr::from_bits(bits)))
         };
-        for allow_host_loopback in [false, true] {
+        for gateway_is_loopback in [false, true] {
             for (v4, port) in [
                 ([127, 0, 0, 1], 80),
                 ([169, 254, 169, 254], 80),
@@ -226,11 +257,11 @@ mod tests {
                     let as_v4 = SocketAddr::from((v4, port));
                     for spelled in spellings(v4) {
                         let spelled = SocketAddr::new(spelled, port);
-                        let expected = match judge_by(allow_host_loopback, protocol, as_v4) {
+                        let expected = match judge_by(gateway_is_loopback, protocol, as_v4) {
                             Verdict::Dial(to) if to == as_v4 => Verdict::Dial(spelled),
                             verdict => verdict,
                         };
-                        let verdict = judge_by(allow_host_loopback, protocol, spelled);
+                        let verdict = judge_by(gateway_is_loopback, protocol, spelled);
                         assert_eq!(verdict, expected, "{protocol:?} {spelled}");
                     }
                 }

@@ -174,12 +174,12 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::config::Network;
     use crate::core::flow::HashKey;
     use crate::core::link::Link;
     use crate::core::policy::Policy;
     use crate::core::vnet::VNET_HEADER_LEN;
     use crate::core::{CoreConfig, Limits};
+    use crate::network::Network;
 
     const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const NOW: Instant = Instant::ZERO;

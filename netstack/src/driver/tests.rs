@@ -14,12 +14,12 @@ use super::poller::Token;
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::shard::Shard;
 use super::{Duration, Instant, RETRY};
-use crate::config::Network;
 use crate::core::flow::HashKey;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::host::Outbound;
+use crate::network::Network;
 use crate::testing::{FaultInjector, Faults, MemoryDevice, MemoryGuest};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -43,11 +43,8 @@ struct World {
 impl World {
     fn new(faults: Faults, seed: u64) -> Self {
         let config = CoreConfig {
-            addresses: Network::default().addresses(),
-            policy: Policy {
-                allow_host_loopback: true,
-                ..Policy::default()
-            },
+            addresses: Network::default().with_gateway_as_host().addresses(),
+            policy: Policy::default(),
             mtu: 1500,
             mac: GATEWAY_MAC,
             guest_mac: Some(GUEST_MAC),

@@ -21,26 +21,26 @@ use std::time::{Duration, Instant};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
-use rtnetlink::{AddressMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 use tracing::{info, warn};
 
 use crate::core::MacAddr;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::network::{Address, Assigned, Family, Network};
 
 /// What the tap is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceSettings {
     /// The interface's name.
     pub name: String,
-    /// Bytes of an IP packet.
-    pub mtu: u32,
+    /// Bytes of an IP packet; what the link has stays if there is none.
+    pub mtu: Option<u32>,
     /// The Ethernet address; the kernel's choice stays if there is none.
     pub mac: Option<MacAddr>,
-    /// Address, prefix length in bits, default gateway.
-    pub ipv4: (Ipv4Addr, u8, Ipv4Addr),
-    /// The same for IPv6; `None` leaves the guest without.
-    pub ipv6: Option<(Ipv6Addr, u8, Ipv6Addr)>,
+    /// Its addresses and routes.
+    pub network: Network,
 }
 
 /// The step that failed, and the kernel's reason.
@@ -58,9 +58,10 @@ pub enum InterfaceError {
         address: String,
         source: NetlinkError,
     },
-    #[error("cannot add the default route via {gateway}: {source}")]
+    #[error("cannot add the route {route} to {name}: {source}")]
     Route {
-        gateway: String,
+        name: String,
+        route: String,
         source: NetlinkError,
     },
 }
@@ -74,74 +75,151 @@ pub fn configure(settings: &InterfaceSettings) -> Result<bool, InterfaceError> {
         name: name.to_owned(),
         source: error.into(),
     })?;
-
-    let ipv6 = settings.ipv6.filter(|_| prepare_ipv6(name));
-    let up = LinkUnspec::new_with_name("lo").up().build();
-    netlink
-        .request(RouteNetlinkMessage::SetLink(up), 0)
-        .map_err(|source| InterfaceError::Up {
-            name: "lo".to_owned(),
-            source,
-        })?;
-    let up = LinkUnspec::new_with_index(index)
-        .mtu(settings.mtu)
-        .txqueuelen(RING_FRAMES)
-        .up();
-    let up = match settings.mac {
-        Some(mac) => up.address(mac.to_vec()).build(),
-        None => up.build(),
+    let mut link = Link {
+        name,
+        index,
+        netlink: &mut netlink,
     };
-    netlink
-        .request(RouteNetlinkMessage::SetLink(up), 0)
-        .map_err(|source| InterfaceError::Up {
-            name: name.to_owned(),
-            source,
-        })?;
-    if let Err(error) = remove_queue(&mut netlink, index) {
-        warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
+
+    let Network { v4, v6 } = &settings.network;
+    let v6 = v6.as_ref().filter(|_| prepare_ipv6(name));
+    link.bring_up(settings.mtu, settings.mac)?;
+    if let Some(v4) = v4 {
+        link.set_up(v4)?;
     }
-
-    let (address, prefix, gateway) = settings.ipv4;
-    let message = AddressMessageBuilder::<Ipv4Addr>::new()
-        .index(index)
-        .address(address, prefix)
-        .build();
-    add_address(&mut netlink, name, format!("{address}/{prefix}"), message)?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .gateway(gateway)
-        .output_interface(index)
-        .build();
-    add_route(
-        &mut netlink,
-        gateway.to_string(),
-        RouteNetlinkMessage::NewRoute(route),
-    )?;
-
-    if let Some((address, prefix, gateway)) = ipv6 {
-        let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
-            .index(index)
-            .address(address, prefix)
-            .build();
-        message.attributes.push(AddressAttribute::Flags(
-            AddressFlags::Nodad | AddressFlags::Permanent,
-        ));
-        add_address(&mut netlink, name, format!("{address}/{prefix}"), message)?;
-        let route = RouteMessageBuilder::<Ipv6Addr>::new()
-            .gateway(gateway)
-            .output_interface(index)
-            .build();
-        add_route(
-            &mut netlink,
-            gateway.to_string(),
-            RouteNetlinkMessage::NewRoute(route),
-        )?;
-        if !is_local_within(address, ADDRESS_WITHIN) {
+    if let Some(v6) = v6 {
+        link.set_up(v6)?;
+        let first = v6.first().map(|guest| guest.address);
+        if let Some(first) = first.filter(|first| !is_local_within(*first, ADDRESS_WITHIN)) {
             warn!(
-                "the kernel is slow to serve {address}: the guest's first IPv6 packets may be late"
+                "the kernel is slow to serve {first}: the guest's first IPv6 packets may be late"
             );
         }
     }
-    Ok(ipv6.is_some())
+    Ok(v6.is_some())
+}
+
+/// The tap, in the guest's network namespace.
+struct Link<'n> {
+    name: &'n str,
+    index: u32,
+    netlink: &'n mut Netlink,
+}
+
+impl Link<'_> {
+    /// Loopback and the tap.
+    fn bring_up(&mut self, mtu: Option<u32>, mac: Option<MacAddr>) -> Result<(), InterfaceError> {
+        let Self { name, index, .. } = *self;
+        let lo = LinkUnspec::new_with_name("lo").up().build();
+        let mut tap = LinkUnspec::new_with_index(index)
+            .txqueuelen(RING_FRAMES)
+            .up();
+        if let Some(mtu) = mtu {
+            tap = tap.mtu(mtu);
+        }
+        if let Some(mac) = mac {
+            tap = tap.address(mac.to_vec());
+        }
+        for (name, message) in [("lo", lo), (name, tap.build())] {
+            self.netlink
+                .request(RouteNetlinkMessage::SetLink(message), 0)
+                .map_err(|source| InterfaceError::Up {
+                    name: name.to_owned(),
+                    source,
+                })?;
+        }
+        if let Err(error) = remove_queue(self.netlink, index) {
+            warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
+        }
+        Ok(())
+    }
+
+    /// Addresses and routes of one family.
+    fn set_up<A: InterfaceAddress>(&mut self, family: &Family<A>) -> Result<(), InterfaceError> {
+        for guest in &family.guest {
+            let message = A::message(*guest, self.index);
+            self.netlink
+                .request(RouteNetlinkMessage::NewAddress(message), CREATE_OR_REPLACE)
+                .map_err(|source| InterfaceError::Address {
+                    name: self.name.to_owned(),
+                    address: format!("{}/{}", guest.address.into(), guest.prefix_len),
+                    source,
+                })?;
+        }
+        for route in &family.routes {
+            let mut message = route.clone();
+            message.attributes.push(RouteAttribute::Oif(self.index));
+            self.netlink
+                .request(RouteNetlinkMessage::NewRoute(message), CREATE_OR_REPLACE)
+                .map_err(|source| InterfaceError::Route {
+                    name: self.name.to_owned(),
+                    route: describe(route),
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+}
+
+const CREATE_OR_REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+/// An address as the kernel is told of it.
+trait InterfaceAddress: Address {
+    fn message(guest: Assigned<Self>, index: u32) -> AddressMessage;
+}
+
+impl InterfaceAddress for Ipv4Addr {
+    fn message(guest: Assigned<Self>, index: u32) -> AddressMessage {
+        let message = AddressMessageBuilder::<Self>::new()
+            .index(index)
+            .address(guest.address, guest.prefix_len)
+            .build();
+        with_flags(message, &guest, AddressFlags::Permanent)
+    }
+}
+
+impl InterfaceAddress for Ipv6Addr {
+    fn message(guest: Assigned<Self>, index: u32) -> AddressMessage {
+        let message = AddressMessageBuilder::<Self>::new()
+            .index(index)
+            .address(guest.address, guest.prefix_len)
+            .build();
+        with_flags(
+            message,
+            &guest,
+            AddressFlags::Nodad | AddressFlags::Permanent,
+        )
+    }
+}
+
+fn with_flags<A>(
+    mut message: AddressMessage,
+    guest: &Assigned<A>,
+    mut flags: AddressFlags,
+) -> AddressMessage {
+    flags.set(AddressFlags::Noprefixroute, !guest.prefix_route);
+    message.attributes.push(AddressAttribute::Flags(flags));
+    message
+}
+
+/// A route in the words of ip-route(8).
+fn describe(route: &RouteMessage) -> String {
+    let mut text = "default".to_owned();
+    let mut via = String::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
+                text = format!("{ip}/{}", route.header.destination_prefix_length);
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
+                text = format!("{ip}/{}", route.header.destination_prefix_length);
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via = format!(" via {ip}"),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => via = format!(" via {ip}"),
+            _ => {}
+        }
+    }
+    text + &via
 }
 
 /// Waits until the kernel takes packets to `address`. It adds the local route of an IPv6 address
@@ -162,34 +240,6 @@ fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
     }
 }
 
-fn add_address(
-    netlink: &mut Netlink,
-    name: &str,
-    address: String,
-    message: AddressMessage,
-) -> Result<(), InterfaceError> {
-    netlink
-        .request(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map_err(|source| InterfaceError::Address {
-            name: name.to_owned(),
-            address,
-            source,
-        })
-}
-
-fn add_route(
-    netlink: &mut Netlink,
-    gateway: String,
-    route: RouteNetlinkMessage,
-) -> Result<(), InterfaceError> {
-    netlink
-        .request(route, NLM_F_CREATE | NLM_F_REPLACE)
-        .map_err(|source| InterfaceError::Route { gateway, source })
-}
-
 fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
@@ -199,7 +249,7 @@ fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
         .push(TcAttribute::Kind("noqueue".to_owned()));
     netlink.request(
         RouteNetlinkMessage::NewQueueDiscipline(message),
-        NLM_F_CREATE | NLM_F_REPLACE,
+        CREATE_OR_REPLACE,
     )
 }
 
@@ -251,10 +301,9 @@ mod tests {
     fn settings() -> InterfaceSettings {
         InterfaceSettings {
             name: "tap0".to_owned(),
-            mtu: 65520,
+            mtu: Some(65520),
             mac: None,
-            ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
-            ipv6: Some(("fd00::100".parse().unwrap(), 64, "fd00::2".parse().unwrap())),
+            network: Network::default(),
         }
     }
 
@@ -307,7 +356,10 @@ mod tests {
                 fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "0").unwrap();
                 assert!(
                     !configure(&InterfaceSettings {
-                        ipv6: None,
+                        network: Network {
+                            v6: None,
+                            ..Network::default()
+                        },
                         ..settings()
                     })
                     .unwrap()
@@ -356,7 +408,7 @@ mod tests {
             );
             let _tap = Tap::open("tap0").unwrap();
             let error = configure(&InterfaceSettings {
-                mtu: 1 << 20,
+                mtu: Some(1 << 20),
                 ..settings()
             })
             .unwrap_err();

@@ -164,6 +164,7 @@ fn shared() -> CoreConfig {
             guest: vec![address("192.0.2.10"), address("2001:db8:1::10")],
             gateways: vec![address("192.0.2.1"), address("fe80::1")],
             dns: Vec::new(),
+            aliases: Vec::new(),
             on_link: Vec::new(),
             beyond: Vec::new(),
         },

@@ -12,7 +12,7 @@ use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
 use crate::peer::Peer;
-use crate::world::{World, address};
+use crate::world::{World, address, config_with_gateway_as_host};
 
 const GUESTS: [&str; 2] = ["10.0.2.100:5000", "[fd00::100]:5000"];
 const REMOTES: [&str; 2] = ["198.51.100.7:7000", "[2001:db8::7]:7000"];
@@ -258,9 +258,7 @@ fn host_loopback_answers_as_the_gateway_when_allowed() {
         (GUESTS[0], "10.0.2.2:7000", "127.0.0.1:7000"),
         (GUESTS[1], "[fd00::2]:7000", "[::1]:7000"),
     ] {
-        let mut allowed = core_config();
-        allowed.policy.allow_host_loopback = true;
-        let mut world = World::new(allowed);
+        let mut world = World::new(config_with_gateway_as_host());
         world.send_udp(guest, gateway, b"ping");
         let sent = world.sent();
         assert_eq!(sent.to, address(host));

@@ -8,7 +8,7 @@ use testbed::core_config;
 
 use crate::packet::{Datagram, Icmp, Packet, RST, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config_of};
+use crate::world::{World, address, config_of, config_with_gateway_as_host};
 
 /// Addresses that lead to the host, to its link, or to nobody.
 const PROHIBITED: [&str; 26] = [
@@ -63,11 +63,9 @@ fn try_everything(world: &mut World, destination: &str) -> Vec<Packet> {
 
 #[test]
 fn the_host_itself_and_its_link_are_prohibited() {
-    for allow_host_loopback in [false, true] {
+    for config in [core_config, config_with_gateway_as_host] {
         for destination in PROHIBITED {
-            let mut config = core_config();
-            config.policy.allow_host_loopback = allow_host_loopback;
-            let mut world = World::new(config);
+            let mut world = World::new(config());
             let answers = try_everything(&mut world, destination);
             assert_eq!(world.dials, [], "{destination}");
             assert!(world.datagrams.is_empty(), "{destination}");
@@ -125,9 +123,7 @@ fn the_gateway_refuses_unless_host_loopback_is_allowed() {
         assert_eq!(port.source, address::<IpAddr>(gateway));
         assert!(matches!(reply.message[0], 0 | 129));
 
-        let mut config = core_config();
-        config.policy.allow_host_loopback = true;
-        let mut world = World::new(config);
+        let mut world = World::new(config_with_gateway_as_host());
         try_everything(&mut world, gateway);
         assert_eq!(world.dialled().1, address(loopback));
         assert_eq!(world.sent().to, address(loopback));
@@ -143,9 +139,7 @@ fn another_spelling_of_the_gateway_is_the_gateway() {
     assert!(world.datagrams.is_empty());
     assert!(matches!(&answers[0], Packet::Tcp(rst) if rst.flags & RST != 0));
 
-    let mut config = core_config();
-    config.policy.allow_host_loopback = true;
-    let mut world = World::new(config);
+    let mut world = World::new(config_with_gateway_as_host());
     try_everything(&mut world, "64:ff9b::10.0.2.2");
     assert_eq!(world.dialled().1, address("127.0.0.1:80"));
 }

@@ -11,6 +11,7 @@ use netstack::core::flow::{Cause, FlowId};
 use netstack::core::link::Link;
 use netstack::core::tcp::{NotPromoted, Snapshot, Stragglers};
 use netstack::core::{Action, Core, CoreConfig, DialError, Duration, Instant};
+use netstack::network::Network;
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
@@ -85,6 +86,14 @@ pub fn config_of(is_kept: fn(&IpAddr) -> bool) -> CoreConfig {
     dns.retain(is_kept);
     on_link.retain(|prefix| is_kept(&prefix.network));
     config
+}
+
+/// The usual network, with gateways that lead to the host's loopback.
+pub fn config_with_gateway_as_host() -> CoreConfig {
+    CoreConfig {
+        addresses: Network::default().with_gateway_as_host().addresses(),
+        ..core_config()
+    }
 }
 
 /// An address as the tests write it.

@@ -456,7 +456,7 @@ mod tests {
         let mut cli = Cli::command();
         let run = cli.find_subcommand_mut("run").expect("a command");
         let help = run.render_long_help().to_string();
-        let addresses = netstack::config::Network::default().addresses();
+        let addresses = netstack::network::Network::default().addresses();
         let told = |ips: &[IpAddr]| match ips {
             [v4, v6] => help.contains(&format!("{v4} and {v6}")),
             _ => false,

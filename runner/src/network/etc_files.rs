@@ -102,9 +102,9 @@ fn hosts(hostname: &str, name: &str, network: Network, ipv6: bool) -> String {
 
 /// Who is who on the network that coracle-net gives the container, which is not told anything else.
 fn addresses(ipv6: bool) -> Addresses {
-    let network = netstack::config::Network::default();
-    let v6 = network.v6.filter(|_| ipv6);
-    netstack::config::Network { v6, ..network }.addresses()
+    let netstack::network::Network { v4, v6 } = netstack::network::Network::default();
+    let v6 = v6.filter(|_| ipv6);
+    netstack::network::Network { v4, v6 }.addresses()
 }
 
 #[cfg(test)]

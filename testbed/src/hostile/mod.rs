@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netstack::config::Network;
 use netstack::core::addresses::Addresses;
 use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
@@ -22,6 +21,7 @@ use netstack::core::{
     Action, Core, CoreConfig, Counters, DialError, Duration, Instant, Limits, MAX_FLOWS, Share,
     Usage,
 };
+use netstack::network::Network;
 
 use crate::entropy::Entropy;
 use crate::packet::GATEWAY_MAC;
@@ -47,8 +47,9 @@ impl World {
         let config = CoreConfig {
             addresses: addresses(entropy),
             policy: Policy {
-                allow_host_loopback: entropy.chance(50),
                 gateway_is_no_host: entropy.chance(50),
+                encrypted_dns: entropy.chance(50),
+                ..Policy::default()
             },
             mtu: entropy.choose(&[65_520, 1500, 1280]),
             mac: GATEWAY_MAC,

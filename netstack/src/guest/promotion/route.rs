@@ -152,6 +152,7 @@ mod tests {
     use super::*;
     use crate::device::Tap;
     use crate::guest::{InterfaceSettings, configure};
+    use crate::network::Network;
     use crate::sys;
     use crate::testing::in_namespaces;
 
@@ -178,10 +179,12 @@ mod tests {
                 let _tap = Tap::open("tap0").unwrap();
                 let settings = InterfaceSettings {
                     name: "tap0".to_owned(),
-                    mtu: 1500,
+                    mtu: Some(1500),
                     mac: None,
-                    ipv4: ([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into()),
-                    ipv6: None,
+                    network: Network {
+                        v6: None,
+                        ..Network::default()
+                    },
                 };
                 configure(&settings).unwrap();
                 // IPv6 is shown by connections that are taken over.

@@ -18,6 +18,7 @@ use crate::guest::promotion::Reach;
 use crate::guest::promotion::conntrack::{Conntrack, Owner};
 use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Encoder;
+use crate::network::{Family, Network};
 
 const CONTAINER: &str = "10.88.0.5";
 const CONTAINER_V6: &str = "fd88::5";
@@ -118,14 +119,22 @@ fn add_container() -> GuestThread {
     let container = GuestThread::spawn(network.into()).unwrap();
     let settings = InterfaceSettings {
         name: "eth0".to_owned(),
-        mtu: 1500,
+        mtu: Some(1500),
         mac: None,
-        ipv4: (CONTAINER.parse().unwrap(), 16, BRIDGE.into()),
-        ipv6: Some((
-            CONTAINER_V6.parse().unwrap(),
-            64,
-            BRIDGE_V6.parse().unwrap(),
-        )),
+        network: Network {
+            v4: Some(Family::<Ipv4Addr>::isolated(
+                CONTAINER.parse().unwrap(),
+                16,
+                BRIDGE.into(),
+                None,
+            )),
+            v6: Some(Family::<Ipv6Addr>::isolated(
+                CONTAINER_V6.parse().unwrap(),
+                64,
+                BRIDGE_V6.parse().unwrap(),
+                None,
+            )),
+        },
     };
     assert!(
         container

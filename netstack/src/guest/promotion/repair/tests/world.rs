@@ -24,6 +24,7 @@ use crate::guest::promotion::socket_table::SocketTable;
 use crate::guest::promotion::{Gate, Reach, is_closed};
 use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Netlink;
+use crate::network::Network;
 use crate::sandbox;
 
 pub const REMOTES: [&str; 2] = ["198.51.100.7:443", "[2001:db8::7]:443"];
@@ -45,10 +46,9 @@ impl World {
         let gateways: (Ipv4Addr, Ipv6Addr) = ([10, 0, 2, 2].into(), "fd00::2".parse().unwrap());
         let settings = InterfaceSettings {
             name: "tap0".to_owned(),
-            mtu,
+            mtu: Some(mtu),
             mac: None,
-            ipv4: ([10, 0, 2, 100].into(), 24, gateways.0),
-            ipv6: Some(("fd00::100".parse().unwrap(), 64, gateways.1)),
+            network: Network::default(),
         };
         assert!(configure(&settings).unwrap());
         add_neighbour(gateways.0.into());
