@@ -6,6 +6,8 @@
 //! engine run SECONDS DIR COMMAND [ARG]... runs a command on the tree in DIR, for so long at most,
 //!                                         shows what it has written, and forgets it
 //! engine pipe DIR COMMAND [ARG]...        runs a command with its output on ours
+//! engine layers rw|ro N DIR... COMMAND [ARG]...
+//!                                         as pipe, on N directories, the uppermost first
 //! engine exec NAME COMMAND [ARG]...       runs another one in a container that runs
 //! ```
 
@@ -13,6 +15,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,13 +59,26 @@ async fn serve(words: &[String]) -> Result<(), AnyError> {
         [verb, names @ ..] if verb == "rm" => remove_all(&engine, names).await?,
         [verb, seconds, dir, command @ ..] if verb == "run" => {
             let limit = Duration::from_secs(seconds.parse()?);
-            let request = request(dir, command);
+            let request = request(directory(dir, command));
             let ended = run(&engine, request, limit).await;
             let code = ended.inspect_err(|error| eprintln!("{}", http_status(error.kind())))?;
             println!("exit code {code}");
         }
         [verb, dir, command @ ..] if verb == "pipe" => {
-            let request = request(dir, command);
+            let request = request(directory(dir, command));
+            let code = spawn_blocking(move || pipe(&engine, request)).await??;
+            println!("exit code {code}");
+        }
+        [verb, mode, count, words @ ..] if verb == "layers" => {
+            let (lowers, command) = words.split_at_checked(count.parse()?).ok_or("too few")?;
+            let source = Source::Layers {
+                lowers: lowers.iter().map(PathBuf::from).collect(),
+                command: command.iter().map(OsString::from).collect(),
+            };
+            let request = ContainerRequest {
+                read_only: mode == "ro",
+                ..request(source)
+            };
             let code = spawn_blocking(move || pipe(&engine, request)).await??;
             println!("exit code {code}");
         }
@@ -83,18 +99,23 @@ fn open() -> Result<Engine, EngineError> {
     Ok(engine)
 }
 
-fn request(dir: &str, command: &[String]) -> ContainerRequest {
+fn directory(dir: &str, command: &[String]) -> Source {
+    Source::Directory {
+        dir: dir.into(),
+        in_place: false,
+        command: command.iter().map(OsString::from).collect(),
+    }
+}
+
+fn request(source: Source) -> ContainerRequest {
     ContainerRequest {
-        source: Source::Directory {
-            dir: dir.into(),
-            in_place: false,
-            command: command.iter().map(OsString::from).collect(),
-        },
+        source,
         name: None,
         hostname: None,
         network: Network::Default,
         publish: Vec::new(),
         volumes: Vec::new(),
+        read_only: false,
         host_root: false,
         remove: false,
         env: Vec::new(),

@@ -27,6 +27,28 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     })
 }
 
+/// Several paths.
+pub mod list {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Path(#[serde(with = "super")] PathBuf);
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().cloned().map(Path))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<PathBuf>, D::Error> {
+        let paths = Vec::<Path>::deserialize(deserializer)?;
+        Ok(paths.into_iter().map(|Path(path)| path).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
@@ -36,10 +58,21 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Holder(#[serde(with = "super")] PathBuf);
 
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Several(#[serde(with = "super::list")] Vec<PathBuf>);
+
     #[test]
     fn every_path_comes_back() {
-        for bytes in [&b"/a/b"[..], b"", b"/\xff/b", "/ä\u{9b}".as_bytes()] {
-            let holder = Holder(OsString::from_vec(bytes.to_vec()).into());
+        let paths = [&b"/a/b"[..], b"", b"/\xff/b", "/ä\u{9b}".as_bytes()];
+        let paths = paths.map(|bytes| PathBuf::from(OsString::from_vec(bytes.to_vec())));
+        let several = Several(paths.to_vec());
+        let json = serde_json::to_string(&several).expect("JSON");
+        assert_eq!(
+            serde_json::from_str::<Several>(&json).expect("JSON"),
+            several
+        );
+        for path in paths {
+            let holder = Holder(path);
             let json = serde_json::to_string(&holder).expect("JSON");
             assert_eq!(serde_json::from_str::<Holder>(&json).expect("JSON"), holder);
         }

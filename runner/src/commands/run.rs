@@ -79,6 +79,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         network: args.network,
         publish: args.publish.clone(),
         volumes: args.volumes.clone(),
+        read_only: false,
         host_root: args.userns == UserNamespace::Host,
         remove: removes_itself(args),
         env: proxies.chain(args.process.variables()).collect(),

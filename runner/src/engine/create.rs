@@ -20,7 +20,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::network::etc_files;
 use crate::process::inherited::SoftLimits;
-use crate::rootfs::overlay::Changes;
+use crate::rootfs::overlay::{LOWERS_MAX, Overlay, RootSource};
 use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Tree};
 use crate::spec::{
@@ -41,6 +41,8 @@ pub struct ContainerRequest {
     /// What the host is to listen on. Needs a network.
     pub publish: Vec<Publish>,
     pub volumes: Vec<VolumeArg>,
+    /// Whether the container cannot change its root file system. Volumes it can.
+    pub read_only: bool,
     /// Lets the host's root be root in the container.
     pub host_root: bool,
     /// Whether the container is forgotten when it ends.
@@ -69,6 +71,14 @@ pub enum Source {
         dir: PathBuf,
         /// The directory itself is changed, instead of an overlay over it.
         in_place: bool,
+        command: Vec<OsString>,
+    },
+    /// An overlay over several directories.
+    Layers {
+        /// The uppermost first, as in overlayfs's `lowerdir`; an OCI manifest lists them the other
+        /// way round. 1 to 500. What one hides of those below, by whiteouts and opaque directories,
+        /// it says in the way of overlayfs's option `userxattr`.
+        lowers: Vec<PathBuf>,
         command: Vec<OsString>,
     },
     Image {
@@ -152,7 +162,9 @@ fn shown_command(args: &[OsString]) -> Vec<String> {
 /// asked for.
 struct Base {
     label: String,
-    rootfs: PathBuf,
+    /// The uppermost first.
+    dirs: Vec<PathBuf>,
+    /// Whether the directory, which is the only one then, is itself changed.
     in_place: bool,
     args: Vec<OsString>,
     env: Vec<String>,
@@ -169,26 +181,45 @@ impl Base {
                 dir,
                 in_place,
                 command,
-            } => Self::directory(dir, *in_place, command),
+            } => {
+                let label = format!("--rootfs {}", dir.display());
+                Self::directories(label, std::slice::from_ref(dir), *in_place, command)
+            }
+            Source::Layers { lowers, command } => {
+                let label = format!("{} layers", lowers.len());
+                Self::directories(label, lowers, false, command)
+            }
             Source::Image { name, args } => Self::image(name, args, images),
         }
     }
 
-    fn directory(dir: &Path, in_place: bool, command: &[OsString]) -> Result<Self, EngineError> {
-        let unusable = |source| EngineError::Rootfs {
-            dir: dir.to_owned(),
-            source,
-        };
-        let rootfs = fs::canonicalize(dir).map_err(unusable)?;
-        if !rootfs.is_dir() {
-            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+    fn directories(
+        label: String,
+        dirs: &[PathBuf],
+        in_place: bool,
+        command: &[OsString],
+    ) -> Result<Self, EngineError> {
+        if !(1..=LOWERS_MAX).contains(&dirs.len()) {
+            return Err(EngineError::Layers { count: dirs.len() });
         }
+        let real = |dir: &PathBuf| {
+            let unusable = |source| EngineError::Rootfs {
+                dir: dir.clone(),
+                source,
+            };
+            let real = fs::canonicalize(dir).map_err(unusable)?;
+            match real.is_dir() {
+                true => Ok(real),
+                false => Err(unusable(io::ErrorKind::NotADirectory.into())),
+            }
+        };
+        let dirs = dirs.iter().map(real).collect::<Result<_, _>>()?;
         if command.is_empty() {
             return Err(EngineError::NoCommand);
         }
         Ok(Self {
-            label: format!("--rootfs {}", dir.display()),
-            rootfs,
+            label,
+            dirs,
             in_place,
             args: command.to_vec(),
             env: Vec::new(),
@@ -208,7 +239,7 @@ impl Base {
         let entrypoint = image.entrypoint.iter().map(OsString::from);
         Ok(Self {
             label: builtin::DEFAULT.to_owned(),
-            rootfs: image.rootfs,
+            dirs: vec![image.rootfs],
             in_place: false,
             args: entrypoint.chain(args.iter().cloned()).collect(),
             env: image.env,
@@ -223,15 +254,16 @@ impl Base {
     /// A tree that root unpacked and a user runs works for reading; better said before than found
     /// out.
     fn warn_of_foreign_owner(&self, maps: &IdMaps, warn: &mut dyn FnMut(&str)) {
-        if let Ok(found) = fs::metadata(&self.rootfs)
-            && !maps.root_is_another()
-            && !maps.maps_host_uid(found.uid())
-        {
+        let foreign = |dir: &&PathBuf| {
+            let found = fs::metadata(dir).ok()?;
+            (!maps.root_is_another() && !maps.maps_host_uid(found.uid())).then_some(found.uid())
+        };
+        if let Some((dir, uid)) = self.dirs.iter().find_map(|dir| Some((dir, foreign(&dir)?))) {
             warn(&format!(
                 "{} belongs to user {}, who has no place in the container: what that user owns belongs to nobody there and \
                  cannot be changed",
-                self.rootfs.display(),
-                found.uid()
+                dir.display(),
+                uid
             ));
         }
     }
@@ -268,15 +300,16 @@ fn specify(
     request: ContainerRequest,
     container: &Container,
     dir: &ContainerDir,
-    base: Base,
+    mut base: Base,
 ) -> Result<ContainerSpec, EngineError> {
-    let changes = match base.in_place {
-        true => Changes::InPlace,
-        false => Changes::Overlay {
+    let root = match base.in_place {
+        true => RootSource::InPlace(base.dirs.swap_remove(0)),
+        false => RootSource::Overlay(Overlay {
+            lowers: base.dirs,
             upper: dir.upper(),
             work: dir.work(),
             volatile: container.remove,
-        },
+        }),
     };
     let mut binds = volume::binds(&request.volumes)?;
     if let (Some(target), Network::Default) = (base.status_dir, request.network) {
@@ -305,8 +338,8 @@ fn specify(
     Ok(ContainerSpec {
         hostname: hostname.clone(),
         tree: Tree {
-            rootfs: base.rootfs,
-            changes,
+            root,
+            read_only: request.read_only,
             binds,
             files: etc_files::provide(&dir.run, hostname, name, request.network)?,
         },
@@ -331,9 +364,9 @@ fn specify(
 
 /// Makes the container's root the owner of what coracle has made for the container.
 fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), EngineError> {
-    let layer = match &tree.changes {
-        Changes::Overlay { upper, work, .. } => vec![upper, work],
-        Changes::InPlace => Vec::new(),
+    let layer = match &tree.root {
+        RootSource::Overlay(overlay) => vec![&overlay.upper, &overlay.work],
+        RootSource::InPlace(_) => Vec::new(),
     };
     for path in tree.files.iter().map(|file| &file.source).chain(layer) {
         lchown(path, Some(uid), Some(gid)).map_err(|source| EngineError::GiveAway {

@@ -12,6 +12,7 @@ use crate::network::etc_files::WriteError;
 use crate::network::ports::PortError;
 use crate::process::channel::ChannelError;
 use crate::process::task::TaskError;
+use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
 use crate::spec::SpecFileError;
 use crate::state::StateError;
@@ -45,6 +46,8 @@ pub enum EngineError {
     Port(#[from] PortError),
     #[error("cannot use --rootfs {}: {source}", dir.display())]
     Rootfs { dir: PathBuf, source: io::Error },
+    #[error("a root file system is made of 1 to {LOWERS_MAX} directories, not of {count}")]
+    Layers { count: usize },
     #[error("no command given: coracle run --rootfs DIR COMMAND")]
     NoCommand,
     #[error(
@@ -148,6 +151,7 @@ impl EngineError {
             },
             Self::PortsWithoutNetwork
             | Self::Rootfs { .. }
+            | Self::Layers { .. }
             | Self::NoCommand
             | Self::Volume(_)
             | Self::CommandTooLong => ErrorKind::Invalid,

@@ -180,6 +180,7 @@ fn request(source: Source) -> ContainerRequest {
         network: Network::None,
         publish: Vec::new(),
         volumes: Vec::new(),
+        read_only: false,
         // Where root may give no others, the caller's own IDs can be had.
         host_root: true,
         remove: false,

@@ -127,7 +127,7 @@ fn prepare(
         to_give,
         warnings,
     } = rootfs::enter(&spec.tree, sources, &gids)?;
-    debug!(rootfs = %spec.tree.rootfs.display(), "the container's root is entered");
+    debug!(root = ?spec.tree.root.dirs(), "the container's root is entered");
     if !to_give.is_empty() {
         // The image alone knows who its user is.
         let user = user::resolve(&spec.process.user, root.as_fd())?;

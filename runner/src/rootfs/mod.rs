@@ -26,11 +26,12 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Explained;
 use crate::isolation::idmap::Extent;
 use crate::path_text;
+use crate::sys;
 use dev::Dev;
 use give::Gift;
 use lookup::Root;
 use mounts::{Detached, KERNEL_FS};
-use overlay::Changes;
+use overlay::RootSource;
 use places::Places;
 pub use sources::Sources;
 
@@ -64,6 +65,8 @@ pub enum RootfsError {
         path.display()
     )]
     Open { path: PathBuf },
+    #[error("cannot make the container's root file system read-only: {source}")]
+    ReadOnly { source: io::Error },
     #[error("cannot change the root directory: {source}")]
     Pivot { source: io::Error },
     #[error("the host's tree is still mounted on the container's root directory")]
@@ -90,9 +93,9 @@ impl Explained for RootfsError {}
 /// What the tree is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tree {
-    #[serde(with = "path_text")]
-    pub rootfs: PathBuf,
-    pub changes: Changes,
+    pub root: RootSource,
+    /// Whether the root file system cannot be changed. Volumes can.
+    pub read_only: bool,
     /// `-v` mounts, in order.
     pub binds: Vec<Bind>,
     /// Files that coracle provides. Where the image leaves no place for one, the container runs
@@ -165,7 +168,7 @@ pub fn enter(
     // to follow it.
     spread(MountPropagationFlags::DOWNSTREAM)?;
     let Sources {
-        rootfs,
+        dirs,
         layer,
         files,
         binds,
@@ -173,7 +176,7 @@ pub fn enter(
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
     let kernel = KernelParts::collect(gids)?;
-    let root = overlay::mount(&tree.rootfs, &tree.changes, rootfs, layer)?;
+    let root = overlay::mount(&tree.root, dirs, layer)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
     let attached = kernel.attach(&root)?;
     ensure_alone(&attached.proc)?;
@@ -187,6 +190,12 @@ pub fn enter(
     }
     for (mount, bind) in binds.into_iter().zip(&tree.binds) {
         places.attach_bind(mount, bind)?;
+    }
+    if tree.read_only {
+        // Only now: whatever is mounted may have needed a place.
+        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+        sys::mount_setattr(places.root.as_fd(), read_only, false)
+            .map_err(|source| RootfsError::ReadOnly { source })?;
     }
     Ok(Entered {
         root: places.root,

@@ -13,13 +13,14 @@ use rustix::mount::MountAttrFlags;
 
 use super::give::Gift;
 use super::mounts::Detached;
-use super::overlay::Changes;
+use super::overlay::RootSource;
 use super::{Bind, BindOptions, Propagation, RootfsError, Tree};
 use crate::sys;
 
 #[derive(Debug)]
 pub struct Sources {
-    pub rootfs: Detached,
+    /// Those of the root file system, the uppermost first.
+    pub dirs: Vec<Detached>,
     /// Holds the two directories of the overlay. `None` where they can be named instead.
     pub layer: Option<Detached>,
     pub files: Vec<Detached>,
@@ -49,8 +50,8 @@ impl Sources {
         let why = "the option U is for users; the host's root gives files away itself, to the IDs in the container's \
                    /proc/self/uid_map, or shows them by the option idmap";
         refuse(tree, |options| options.give_to_user, why)?;
-        if matches!(tree.changes, Changes::InPlace) {
-            ensure_closed(&tree.rootfs)?;
+        if let RootSource::InPlace(dir) = &tree.root {
+            ensure_closed(dir)?;
         }
         let written = tree
             .binds
@@ -70,24 +71,33 @@ impl Sources {
                 })?;
             }
         }
-        let unmapped = sys::map_mount_ids(sources.rootfs.as_fd(), user_namespace).err();
-        if let Changes::Overlay { upper, .. } = &tree.changes
-            && let Some(layer) = upper.parent()
+        // One that cannot be mapped is warning enough: the others tend to be beside it.
+        let mut unmapped = None;
+        for (mount, dir) in sources.dirs.iter().zip(tree.root.dirs()) {
+            if let Err(error) = sys::map_mount_ids(mount.as_fd(), user_namespace) {
+                unmapped = Some((dir, error));
+            }
+        }
+        if let RootSource::Overlay(overlay) = &tree.root
+            && let Some(layer) = overlay.upper.parent()
         {
             sources.layer = Some(open_private(layer, false)?);
         }
-        let warning = unmapped.map(|error| {
+        let warning = unmapped.map(|(dir, error)| {
             format!(
                 "the owners of files in {} cannot be mapped for the container ({error}): root's belong to nobody there",
-                tree.rootfs.display()
+                dir.display()
             )
         });
         Ok((sources, warning))
     }
 
     fn collect(tree: &Tree) -> Result<Self, RootfsError> {
+        let dirs = tree.root.dirs().iter();
         Ok(Self {
-            rootfs: open_private(&tree.rootfs, true)?,
+            dirs: dirs
+                .map(|dir| open_private(dir, true))
+                .collect::<Result<_, _>>()?,
             layer: None,
             files: tree.files.iter().map(open_bind).collect::<Result<_, _>>()?,
             binds: tree.binds.iter().map(open_bind).collect::<Result<_, _>>()?,
@@ -96,7 +106,8 @@ impl Sources {
     }
 
     pub fn into_descriptors(self) -> Vec<OwnedFd> {
-        std::iter::once(self.rootfs)
+        self.dirs
+            .into_iter()
             .chain(self.layer)
             .chain(self.files)
             .chain(self.binds)
@@ -108,16 +119,18 @@ impl Sources {
     /// tree.
     pub fn from_descriptors(tree: &Tree, descriptors: Vec<OwnedFd>) -> Option<Self> {
         let mut mounts = descriptors.into_iter().map(Detached::from);
-        let rootfs = mounts.next()?;
-        let layer = match tree.changes {
-            Changes::Overlay { .. } => Some(mounts.next()?),
-            Changes::InPlace => None,
+        let count = tree.root.dirs().len();
+        let dirs: Vec<_> = mounts.by_ref().take(count).collect();
+        let layer = match tree.root {
+            RootSource::Overlay(_) => Some(mounts.next()?),
+            RootSource::InPlace(_) => None,
         };
         let files: Vec<_> = mounts.by_ref().take(tree.files.len()).collect();
         let binds: Vec<_> = mounts.by_ref().take(tree.binds.len()).collect();
-        let complete = (files.len(), binds.len()) == (tree.files.len(), tree.binds.len());
+        let complete =
+            (dirs.len(), files.len(), binds.len()) == (count, tree.files.len(), tree.binds.len());
         (complete && mounts.next().is_none()).then_some(Self {
-            rootfs,
+            dirs,
             layer,
             files,
             binds,

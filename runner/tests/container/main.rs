@@ -11,6 +11,7 @@ mod ending;
 mod handed_down;
 mod hostile;
 mod isolation;
+mod layers;
 mod library;
 mod lifecycle;
 mod network;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         streams::CASES,
         handed_down::CASES,
         isolation::CASES,
+        layers::CASES,
         library::CASES,
         hostile::CASES,
         network::CASES,

@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 /// - 1: the record has the container's ID maps, the specification its seccomp profile.
 /// - 2: a container that somebody makes or starts is `starting`, one at rest `created`. The
 ///   specification says which namespaces it has, and whether its input stays open.
-pub const VERSION: u32 = 2;
+/// - 3: the root file system is made of any number of directories, and may be read-only.
+pub const VERSION: u32 = 3;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,9 @@ impl Kept {
             (Self::Spec, 0) => spec_from_0(fields),
             (Self::Record, 1) => record_from_1(fields),
             (Self::Spec, 1) => spec_from_1(fields),
+            // The record is as it was.
+            (Self::Record, 2) => {}
+            (Self::Spec, 2) => spec_from_2(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -146,6 +150,25 @@ fn spec_from_1(spec: &mut Map<String, Value>) {
         ("open_stdin", json!(false)),
     ];
     add_missing(spec, added);
+}
+
+fn spec_from_2(spec: &mut Map<String, Value>) {
+    let Some(Value::Object(tree)) = spec.get_mut("tree") else {
+        return;
+    };
+    let dir = tree.remove("rootfs");
+    let root = match tree.remove("changes") {
+        Some(Value::Object(mut changes)) => {
+            if let Some(Value::Object(overlay)) = changes.get_mut("Overlay") {
+                overlay.insert("lowers".to_owned(), json!([dir]));
+            }
+            Value::Object(changes)
+        }
+        Some(Value::String(in_place)) if in_place == "InPlace" => json!({ "InPlace": dir }),
+        // Damaged, and refused as such.
+        other => json!(other),
+    };
+    add_missing(tree, [("root", root), ("read_only", json!(false))]);
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

@@ -1,6 +1,9 @@
 //! Files of every version, as some coracle has written them, beside what is made of them now.
 
+use std::path::Path;
+
 use super::*;
+use crate::rootfs::overlay::RootSource;
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Status};
 
@@ -8,6 +11,8 @@ const RECORD_0: &str = include_str!("config-0.json");
 const SPEC_0: &str = include_str!("spec-0.json");
 const RECORD_1: &str = include_str!("config-1.json");
 const SPEC_1: &str = include_str!("spec-1.json");
+const RECORD_2: &str = include_str!("config-2.json");
+const SPEC_2: &str = include_str!("spec-2.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -41,6 +46,7 @@ fn a_specification_of_version_0_is_read() {
     let written = String::from_utf8(spec.to_kept()).unwrap();
     let mut expected = object(SPEC_0);
     expected.extend(added_to_spec_1());
+    name_root(&mut expected);
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
@@ -73,7 +79,57 @@ fn a_specification_of_version_1_is_read() {
     let written = String::from_utf8(spec.to_kept()).unwrap();
     let mut expected = object(SPEC_1);
     expected.extend(added_to_spec_1());
+    name_root(&mut expected);
     assert_eq!(object(&written), expected);
+}
+
+#[test]
+fn a_record_of_version_2_is_read() {
+    let container: Container = read(Kept::Record, RECORD_2.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_2);
+    expected.insert("version".to_owned(), json!(VERSION));
+    assert_eq!(object(&written), expected);
+}
+
+#[test]
+fn a_specification_of_version_2_is_read() {
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_2.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_2);
+    expected.insert("version".to_owned(), json!(VERSION));
+    name_root(&mut expected);
+    assert_eq!(object(&written), expected);
+
+    let mut changed_in_place = object(SPEC_2);
+    changed_in_place["tree"]["changes"] = json!("InPlace");
+    let text = serde_json::to_vec(&changed_in_place).unwrap();
+    let spec: ContainerSpec = read(Kept::Spec, &text).unwrap();
+    assert!(matches!(&spec.tree.root, RootSource::InPlace(dir) if dir == Path::new("/srv/root")));
+    assert!(!spec.tree.read_only);
+}
+
+#[test]
+fn what_is_missing_from_version_2_is_not_made_up() {
+    for part in ["rootfs", "changes"] {
+        let mut damaged = object(SPEC_2);
+        let tree = damaged["tree"].as_object_mut().unwrap();
+        tree.remove(part).unwrap();
+        let text = serde_json::to_vec(&damaged).unwrap();
+        assert!(read::<ContainerSpec>(Kept::Spec, &text).is_err(), "{part}");
+    }
+}
+
+/// What was one directory with changes to it is now what the root file system is made of.
+fn name_root(spec: &mut Map<String, Value>) {
+    let tree = spec["tree"].as_object_mut().unwrap();
+    let dir = tree.remove("rootfs").unwrap();
+    let mut root = tree.remove("changes").unwrap();
+    root["Overlay"]["lowers"] = json!([dir]);
+    tree.extend([
+        ("root".to_owned(), root),
+        ("read_only".to_owned(), json!(false)),
+    ]);
 }
 
 /// Its container had namespaces of its own, like all of that time, and an input that had ended
