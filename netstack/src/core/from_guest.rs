@@ -104,7 +104,7 @@ impl Core {
             return None;
         }
         self.make_room(Share::Waiting);
-        let flow = TcpFlow::dialling(packet.ip, to, self.config.promote, now);
+        let flow = TcpFlow::dialling(packet.ip, to, self.may_promote(&tuple), now);
         let flow = self.insert(tuple, packet.source_mac, Kind::Tcp(Box::new(flow)))?;
         self.begin(flow, Share::Waiting, now);
         Some(Action::Dial { flow, to })

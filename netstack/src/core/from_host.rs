@@ -101,7 +101,7 @@ impl Core {
         };
         let connection = self.engine.connect(tuple.remote?, guest, hardware)?;
         self.counters.connections += 1;
-        let flow = TcpFlow::published(connection, self.config.promote, now);
+        let flow = TcpFlow::published(connection, self.may_promote(&tuple), now);
         let id = self.insert(tuple, guest_mac, Kind::Tcp(Box::new(flow)))?;
         self.begin(id, Share::HalfOpen, now);
         self.host_ready(id, Readiness::WRITABLE);

@@ -422,6 +422,19 @@ impl Core {
         }
     }
 
+    /// Whether a connection of these ends may be handed over. The guest's sockets know a link-local
+    /// address by the interface that it is on, and would not take segments that come by another.
+    fn may_promote(&self, tuple: &Tuple) -> Promote {
+        let is_link_local = |end: SocketAddr| match end.ip() {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        match is_link_local(tuple.guest) || tuple.remote.is_some_and(is_link_local) {
+            true => Promote::Off,
+            false => self.config.promote,
+        }
+    }
+
     fn insert_mapping(
         &mut self,
         tuple: Tuple,

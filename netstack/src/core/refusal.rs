@@ -62,8 +62,10 @@ impl Core {
         let tuple = self.other_family(&refused)?;
         let hardware = self.hardware(id);
         let connection = self.engine.connect(tuple.remote?, tuple.guest, hardware)?;
+        let promote = self.may_promote(&tuple);
         self.flows.rename(id, tuple);
-        let refused = self.flows.tcp_mut(id)?.connect_again(connection, now)?;
+        let flow = self.flows.tcp_mut(id)?;
+        let refused = flow.connect_again(connection, promote, now)?;
         self.engine.recycle(refused, 0);
         Some(())
     }

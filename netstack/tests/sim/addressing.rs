@@ -1,15 +1,17 @@
 //! Networks of another shape than the usual one: one family alone, several addresses in one, and a
 //! guest that has the host's own address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netstack::core::addresses::Addresses;
 use netstack::core::flow::Cause;
+use netstack::core::policy::Policy;
+use netstack::core::tcp::{NotPromoted, Promote};
 use netstack::core::{CoreConfig, DialError};
+use netstack::network::{Family as NetworkFamily, Network};
 use smoltcp::socket::tcp::State;
 use testbed::core_config;
 
-use crate::packet::{ACK, Datagram, Packet, RST, SYN, Segment};
+use crate::packet::{ACK, Datagram, Packet, RST, SYN, Segment, echo};
 use crate::peer::Peer;
 use crate::world::{World, address, config_of};
 
@@ -157,17 +159,47 @@ fn a_guest_may_have_several_addresses_in_one_family() {
     }
 }
 
-/// The guest has the host's address and network, in which others are. Only the gateway is ours.
-fn shared() -> CoreConfig {
+/// The guest has the host's address and network, in which others are. Its gateway is the router
+/// there, or link-local.
+fn shared() -> Network {
+    let v4 =
+        NetworkFamily::<Ipv4Addr>::isolated(address("192.0.2.10"), 24, address("192.0.2.1"), None);
+    let v6 = NetworkFamily::<Ipv6Addr>::isolated(
+        address("2001:db8:1::10"),
+        64,
+        address("fe80::1"),
+        None,
+    );
+    Network {
+        v4: Some(NetworkFamily {
+            isolated: false,
+            ..v4
+        }),
+        v6: Some(NetworkFamily {
+            isolated: false,
+            ..v6
+        }),
+    }
+}
+
+/// The same, but that the guest calls the host 192.0.2.254, and fe80::ff.
+fn shared_with_names() -> Network {
+    let Network { v4, v6 } = shared();
+    Network {
+        v4: v4.map(|v4| NetworkFamily {
+            shared_host: Some(address("192.0.2.254")),
+            ..v4
+        }),
+        v6: v6.map(|v6| NetworkFamily {
+            shared_host: Some(address("fe80::ff")),
+            ..v6
+        }),
+    }
+}
+
+fn on(network: &Network) -> CoreConfig {
     CoreConfig {
-        addresses: Addresses {
-            guest: vec![address("192.0.2.10"), address("2001:db8:1::10")],
-            gateways: vec![address("192.0.2.1"), address("fe80::1")],
-            dns: Vec::new(),
-            aliases: Vec::new(),
-            on_link: Vec::new(),
-            beyond: Vec::new(),
-        },
+        addresses: network.addresses(),
         ..core_config()
     }
 }
@@ -178,7 +210,7 @@ fn a_guest_may_share_the_hosts_address() {
         ("192.0.2.10", "192.0.2.20:443", "192.0.2.1"),
         ("2001:db8:1::10", "[2001:db8:1::20]:443", "fe80::1"),
     ] {
-        let mut world = World::new(shared());
+        let mut world = World::new(on(&shared()));
         let own: IpAddr = address(own);
         assert_dials(&mut world, own, neighbour);
         // A neighbour is a client like any other, the host itself is behind the gateway.
@@ -193,5 +225,131 @@ fn a_guest_may_share_the_hosts_address() {
         world.send(itself.syn());
         assert_eq!(world.dials, []);
         assert!(matches!(world.frame().packet, Packet::Icmp(_)));
+    }
+}
+
+#[test]
+fn an_alias_is_the_host_both_ways() {
+    for (own, alias) in [
+        ("192.0.2.10", "192.0.2.254"),
+        ("2001:db8:1::10", "fe80::ff"),
+    ] {
+        let mut world = World::new(on(&shared_with_names()));
+        let (own, alias) = (address::<IpAddr>(own), address::<IpAddr>(alias));
+        let mut peer = Peer::new(&SocketAddr::new(alias, 443).to_string());
+        peer.guest.set_ip(own);
+        world.send(peer.syn());
+        assert_eq!(world.dialled().1, SocketAddr::new(own, 443));
+        let (from, to) = appearance(&mut world, &SocketAddr::new(own, 50124).to_string());
+        assert_eq!((from.ip(), to.ip()), (alias, own));
+        // It answers pings, being the host, and nobody is asked for that.
+        world.send_frame(&echo(&own.to_string(), &alias.to_string(), 1, 1, b"?"));
+        assert!(matches!(world.frame().packet, Packet::Icmp(reply) if reply.source == alias));
+        assert!(world.datagrams.is_empty());
+    }
+}
+
+#[test]
+fn a_gateway_that_is_a_router_is_reached_and_a_link_local_one_is_us() {
+    let mut world = World::new(on(&shared()));
+    assert_dials(&mut world, address("192.0.2.10"), "192.0.2.1:80");
+    world.send_frame(&echo("192.0.2.10", "192.0.2.1", 1, 1, b"?"));
+    assert_eq!(world.sent().to.ip(), address::<IpAddr>("192.0.2.1"));
+
+    let mut peer = Peer::new("[fe80::1]:80");
+    peer.guest.set_ip(address("2001:db8:1::10"));
+    world.send(peer.syn());
+    assert_eq!(world.dials, []);
+    assert_eq!(world.segment().flags & RST, RST);
+    world.send_frame(&echo("2001:db8:1::10", "fe80::1", 1, 1, b"?"));
+    assert!(matches!(world.frame().packet, Packet::Icmp(_)));
+    assert!(world.datagrams.is_empty());
+    // Other link-local addresses are nobody's.
+    let mut peer = Peer::new("[fe80::2]:80");
+    peer.guest.set_ip(address("2001:db8:1::10"));
+    world.send(peer.syn());
+    assert_eq!(world.dials, []);
+    assert_eq!(world.core.counters().prohibited, 1);
+}
+
+/// The guest's kernel knows a link-local peer by the interface, which a promoted flow leaves.
+#[test]
+fn a_link_local_end_keeps_a_flow_here() {
+    for (client, promoted) in [("[2001:db8::7]:50123", true), ("[::1]:50123", false)] {
+        let mut world = World::new(CoreConfig {
+            promote: Promote::Always,
+            ..on(&shared_with_names())
+        });
+        world.client_connects(client, 80).expect("accepted");
+        let (_, flow) = world.core.tcp_flows().next().expect("it is there");
+        let is_off = flow.not_promoted() == NotPromoted::Off;
+        assert_eq!(is_off, !promoted, "{client}");
+    }
+}
+
+#[test]
+fn protocols_can_be_switched_off() {
+    let off = |policy| {
+        World::new(CoreConfig {
+            policy,
+            ..core_config()
+        })
+    };
+    let usual = Policy::default();
+    for (policy, left) in [
+        (
+            Policy {
+                no_tcp: true,
+                ..usual
+            },
+            [false, true, true],
+        ),
+        (
+            Policy {
+                no_udp: true,
+                ..usual
+            },
+            [true, false, true],
+        ),
+        (
+            Policy {
+                no_echo: true,
+                ..usual
+            },
+            [true, true, false],
+        ),
+    ] {
+        let mut world = off(policy);
+        world.send(Peer::new("198.51.100.7:443").syn());
+        let tcp = !world.dials.is_empty();
+        world.send_udp("10.0.2.100:5000", "198.51.100.7:53", b"?");
+        let udp = world.datagrams.pop_front().is_some();
+        world.send_frame(&echo("10.0.2.100", "198.51.100.7", 1, 1, b"?"));
+        let ping = world.datagrams.pop_front().is_some();
+        assert_eq!([tcp, udp, ping], left);
+        world.frames();
+        // Nor does the gateway answer for itself.
+        world.send_frame(&echo("10.0.2.100", "10.0.2.2", 1, 1, b"?"));
+        let Packet::Icmp(answer) = world.frame().packet else {
+            panic!("no answer of ICMP");
+        };
+        assert_eq!(answer.message[0], if ping { 0 } else { 3 });
+    }
+}
+
+#[test]
+fn encrypted_queries_go_to_the_first_resolver_where_that_is_wanted() {
+    for encrypted_dns in [false, true] {
+        let mut config = core_config();
+        config.policy.encrypted_dns = encrypted_dns;
+        let mut world = World::new(config);
+        let resolvers = ["192.0.2.1:53", "192.0.2.2:53"];
+        world.core.set_resolvers(resolvers.map(address).to_vec());
+        world.send(Peer::new("10.0.2.3:853").syn());
+        world.send_udp("10.0.2.100:5000", "10.0.2.3:853", b"?");
+        let (dials, sent) = (world.dials.pop_front(), world.datagrams.pop_front());
+        let to = encrypted_dns.then(|| address("192.0.2.1:853"));
+        assert_eq!(dials.map(|(_, to)| to), to);
+        assert_eq!(sent.map(|sent| sent.to), to);
     }
 }

@@ -397,14 +397,19 @@ impl World {
     }
 }
 
-/// The default network, or one family of it.
+/// The default network, or one family of it. Its gateways may lead to the host.
 fn addresses(entropy: &mut Entropy) -> Addresses {
-    let mut addresses = Network::default().addresses();
+    let network = match entropy.chance(50) {
+        true => Network::default().with_gateway_as_host(),
+        false => Network::default(),
+    };
+    let mut addresses = network.addresses();
     let both: fn(&IpAddr) -> bool = |_| true;
     let is_kept = entropy.choose(&[both, both, IpAddr::is_ipv4, IpAddr::is_ipv6]);
     addresses.guest.retain(is_kept);
     addresses.gateways.retain(is_kept);
     addresses.dns.retain(is_kept);
+    addresses.aliases.retain(|alias| is_kept(&alias.shown));
     addresses.on_link.retain(|prefix| is_kept(&prefix.network));
     addresses
 }

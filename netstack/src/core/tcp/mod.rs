@@ -240,7 +240,13 @@ impl TcpFlow {
 
     /// Goes on as `connection`, which is still to be opened. Returns the one that the guest
     /// refused.
-    pub fn connect_again(&mut self, connection: Connection, now: Instant) -> Option<Connection> {
+    pub fn connect_again(
+        &mut self,
+        connection: Connection,
+        promote: Promote,
+        now: Instant,
+    ) -> Option<Connection> {
+        self.promotion = PromotionPolicy::new(promote, now);
         self.is_second_attempt = true;
         self.reset_by_guest = false;
         self.reopened = 0;
