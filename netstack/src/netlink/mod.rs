@@ -10,10 +10,12 @@ mod encode;
 use std::io;
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_REQUEST, NLMSG_ERROR, NetlinkMessage,
+    DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr};
+use tracing::debug;
 
 pub use encode::Encoder;
 
@@ -72,6 +74,40 @@ impl Netlink {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.exchange(&bytes, self.sequence, Some(self.sequence), |_| {})
+    }
+
+    /// Asks for a list of the route family, and shows `take` what is on it. Since Linux 4.20 the
+    /// kernel heeds what `question` says of the entries; before, it lists all of the family.
+    pub fn dump(
+        &mut self,
+        question: RouteNetlinkMessage,
+        mut take: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<(), NetlinkError> {
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+        let mut question = NetlinkMessage::from(question);
+        self.sequence += 1;
+        question.header.sequence_number = self.sequence;
+        question.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        question.finalize();
+        let mut bytes = vec![0; question.buffer_len()];
+        question.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut datagram = Vec::with_capacity(ANSWER_LEN);
+        loop {
+            datagram.clear();
+            // The next part is there once this one has been read.
+            self.socket.recv(&mut datagram, libc::MSG_DONTWAIT)?;
+            for message in Messages(&datagram).filter(|message| message.sequence == self.sequence) {
+                match message.kind {
+                    NLMSG_DONE => return message.verdict(),
+                    NLMSG_ERROR => message.verdict()?,
+                    _ => match message.route() {
+                        Ok(entry) => take(entry),
+                        Err(error) => debug!(%error, "netlink: an entry is in no known form"),
+                    },
+                }
+            }
+        }
     }
 
     /// Sends the messages that `write` adds, hands the payload of each answer to `take`, and
@@ -175,8 +211,15 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl Message<'_> {
+    /// As one of the route family.
+    fn route(&self) -> Result<RouteNetlinkMessage, DecodeError> {
+        let mut header = NetlinkHeader::default();
+        header.message_type = self.kind;
+        RouteNetlinkMessage::deserialize(&header, self.payload)
+    }
+
     /// The meaning of an NLMSG_ERROR: a negated errno, the header of the request (and the request
-    /// itself unless capped), attributes.
+    /// itself unless capped), attributes. An NLMSG_DONE has the errno alone.
     fn verdict(&self) -> Result<(), NetlinkError> {
         let code = read_u32(self.payload, 0).unwrap_or_default().cast_signed();
         if code == 0 {

@@ -5,13 +5,20 @@
 //! What is said here is what the guest's kernel is told, by us (`guest::configure`) or by a
 //! protocol it asks; [`Network::addresses`] is the core's view of it.
 
+mod host;
+mod likeness;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{RouteAddress, RouteMessage};
 
 use crate::core::MacAddr;
 use crate::core::addresses::{Addresses, Alias, Prefix};
+
+pub use host::{Template, TemplateError};
+pub use likeness::{StandIn, Wishes};
 
 /// What the guest has of each family; `None` leaves it without.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +125,7 @@ impl<A: Address> Family<A> {
         Self {
             guest: vec![Assigned::new(guest, prefix_len)],
             gateway,
-            routes: vec![A::default_route(gateway)],
+            routes: vec![A::default_route(gateway, false)],
             dns,
             host_loopback: None,
             shared_host: None,
@@ -189,27 +196,68 @@ impl<A: Address> Assigned<A> {
 
 /// What the two families differ in.
 pub trait Address: Copy + Eq + Into<IpAddr> {
-    /// The way to everywhere by `gateway`.
-    fn default_route(gateway: Self) -> RouteMessage;
+    const FAMILY: AddressFamily;
+
+    /// `ip`, if it is of this family.
+    fn of(ip: IpAddr) -> Option<Self>;
+    /// `address`, if it is of this family.
+    fn of_route(address: &RouteAddress) -> Option<Self>;
     fn is_link_local(self) -> bool;
+    /// The way to everywhere by `gateway`, whose neighbour the guest is whatever its prefix if
+    /// `on_link` says so.
+    fn default_route(gateway: Self, on_link: bool) -> RouteMessage;
 }
 
 impl Address for Ipv4Addr {
-    fn default_route(gateway: Self) -> RouteMessage {
-        RouteMessageBuilder::<Self>::new().gateway(gateway).build()
+    const FAMILY: AddressFamily = AddressFamily::Inet;
+
+    fn of(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn of_route(address: &RouteAddress) -> Option<Self> {
+        match address {
+            RouteAddress::Inet(ip) => Some(*ip),
+            _ => None,
+        }
     }
 
     fn is_link_local(self) -> bool {
         Self::is_link_local(&self)
     }
+
+    fn default_route(gateway: Self, on_link: bool) -> RouteMessage {
+        let route = RouteMessageBuilder::<Self>::new().gateway(gateway);
+        if on_link { route.onlink() } else { route }.build()
+    }
 }
 
 impl Address for Ipv6Addr {
-    fn default_route(gateway: Self) -> RouteMessage {
-        RouteMessageBuilder::<Self>::new().gateway(gateway).build()
+    const FAMILY: AddressFamily = AddressFamily::Inet6;
+
+    fn of(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => Some(ip),
+        }
+    }
+
+    fn of_route(address: &RouteAddress) -> Option<Self> {
+        match address {
+            RouteAddress::Inet6(ip) => Some(*ip),
+            _ => None,
+        }
     }
 
     fn is_link_local(self) -> bool {
         self.is_unicast_link_local()
+    }
+
+    fn default_route(gateway: Self, on_link: bool) -> RouteMessage {
+        let route = RouteMessageBuilder::<Self>::new().gateway(gateway);
+        if on_link { route.onlink() } else { route }.build()
     }
 }
