@@ -1,5 +1,6 @@
 //! The process beside the helper that may still use the host's file system: it follows resolv.conf,
-//! and removes the helper's sockets once that has ended, however that was.
+//! unless the resolvers are given, and removes the helper's sockets once that has ended, however
+//! that was.
 //!
 //! It is forked before the helper has joined a namespace or heard of the guest, sees the host as
 //! the caller does, and tells the helper which resolvers there are. It takes nothing from it: all
@@ -34,6 +35,15 @@ pub struct Companion {
     resolvers: Vec<SocketAddr>,
 }
 
+/// Which resolvers the helper is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolvers<'p> {
+    /// Those in this file, in the form of resolv.conf(5), as it changes.
+    Of(&'p Path),
+    /// At least one.
+    These(Vec<SocketAddr>),
+}
+
 /// What the companion has told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
@@ -45,16 +55,16 @@ pub enum News {
 }
 
 impl Companion {
-    /// Starts the process, while this one has a single thread. It follows the file at `resolv_conf`
-    /// and is to remove `sockets`.
-    pub fn start(resolv_conf: &Path, sockets: Vec<SocketFile>) -> io::Result<Self> {
+    /// Starts the process, while this one has a single thread. It tells of `resolvers` and is to
+    /// remove `sockets`.
+    pub fn start(resolvers: Resolvers, sockets: Vec<SocketFile>) -> io::Result<Self> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )?;
-        let process = sys::fork(|| live(resolv_conf, sockets, theirs.as_fd()))?;
+        let process = sys::fork(|| live(&resolvers, sockets, theirs.as_fd()))?;
         Ok(Self {
             process: rustix::process::pidfd_open(process, PidfdFlags::empty())?,
             socket: Some(ours),
@@ -138,14 +148,17 @@ const GRACE: Timespec = Timespec {
 };
 
 /// The companion's whole life.
-fn live(resolv_conf: &Path, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>) {
+fn live(resolvers: &Resolvers, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>) {
     // What was passed on to the helper or bound by it has to close when the helper does.
     sys::close_descriptors(3, helper);
     let _ = SigSet::all().thread_block();
     let _ = rustix::thread::set_name(c"coracle-net-dns");
-    let followed = follow(resolv_conf, helper);
-    if let Err(error) = followed {
-        warn!("cannot follow {}: {error}", resolv_conf.display());
+    let told = match resolvers {
+        Resolvers::Of(path) => follow(path, helper),
+        Resolvers::These(list) => tell(list, helper).and_then(|()| wait_for_end(helper)),
+    };
+    if let Err(error) = told {
+        warn!("cannot tell of {resolvers:?}: {error}");
     }
     sockets.into_iter().for_each(SocketFile::remove);
 }
@@ -153,15 +166,7 @@ fn live(resolv_conf: &Path, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>) {
 /// Tells the helper of each change until it has ended.
 fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
     let mut resolv_conf = ResolvConf::open(path)?;
-    let tell = |resolvers: &[SocketAddr]| -> io::Result<()> {
-        let message = serde_json::to_vec(resolvers)?;
-        match rustix::net::send(helper, &message, SendFlags::NOSIGNAL) {
-            // It has ended, which the next poll says.
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            sent => sent.map(drop).map_err(Into::into),
-        }
-    };
-    tell(resolv_conf.addresses())?;
+    tell(resolv_conf.addresses(), helper)?;
     sandbox::confine_companion(FOLLOWING_CALLS).map_err(io::Error::other)?;
     loop {
         let mut polled = [
@@ -174,7 +179,23 @@ fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
             return Ok(());
         }
         if changed && resolv_conf.changed() {
-            tell(resolv_conf.addresses())?;
+            tell(resolv_conf.addresses(), helper)?;
         }
+    }
+}
+
+fn wait_for_end(helper: BorrowedFd<'_>) -> io::Result<()> {
+    sandbox::confine_companion(FOLLOWING_CALLS).map_err(io::Error::other)?;
+    let mut ended = [PollFd::new(&helper, PollFlags::empty())];
+    retry_on_intr(|| poll(&mut ended, None))?;
+    Ok(())
+}
+
+fn tell(resolvers: &[SocketAddr], helper: BorrowedFd<'_>) -> io::Result<()> {
+    let message = serde_json::to_vec(resolvers)?;
+    match rustix::net::send(helper, &message, SendFlags::NOSIGNAL) {
+        // It has ended, which the next poll says.
+        Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        sent => sent.map(drop).map_err(Into::into),
     }
 }

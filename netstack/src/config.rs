@@ -5,7 +5,7 @@
 //! programs: gateway .2, DNS forwarder .3, guest .100 (RFC 1918 or RFC 4193 addresses by default).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -37,10 +37,12 @@ pub struct Config {
     pub tap: String,
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
+    /// Loopback comes up in any case.
+    pub loopback_up: bool,
     /// Bytes of an IP packet on the guest's link, from 68 to 65,521; from [`IPV6_MTU_MIN`] where
     /// there is IPv6. `None` leaves the link as it is, and the guest's own idea of it.
     pub mtu: Option<u16>,
-    /// The tap's Ethernet address, if it is to be this one; with `configure` only.
+    /// The tap's Ethernet address, if it is to be this one.
     pub guest_mac: Option<MacAddr>,
     /// Ours on the guest's link; otherwise it is made of the gateway's address.
     pub our_mac: Option<MacAddr>,
@@ -49,6 +51,8 @@ pub struct Config {
     /// Addresses in the guest's subnets that are somebody's on the host's network all the same.
     pub beyond: Vec<IpAddr>,
     pub outbound: Outbound,
+    /// Those that answer the guest's queries; none for those of resolv.conf, which is followed.
+    pub resolvers: Vec<SocketAddr>,
     pub publish: Vec<Publish>,
     /// Inherited sockets, each with its single-port rule.
     pub publish_fds: Vec<(RawFd, Publish)>,
@@ -350,6 +354,7 @@ mod tests {
             instead_of_root: Ids::default(),
             tap: "tap0".to_owned(),
             configure: true,
+            loopback_up: true,
             mtu: Some(1500),
             guest_mac: None,
             our_mac: None,
@@ -357,6 +362,7 @@ mod tests {
             policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),
+            resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds,
             ready_fd,

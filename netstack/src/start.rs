@@ -17,7 +17,7 @@ use portfwd::{BindError, Listener};
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
-use crate::companion::{self, Companion};
+use crate::companion::{self, Companion, Resolvers};
 use crate::config::{Config, ETHERNET_MTU, MTU_RANGE};
 use crate::control::{ExitWatch, ReadySignal, SlirpApi, SlirpApiError, StatusError, StatusSocket};
 use crate::core::addresses::Addresses;
@@ -29,7 +29,7 @@ use crate::driver::{Clock, Driver, DriverError, Parts, PromotionUnavailable};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
     GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
-    configure,
+    configure, prepare,
 };
 use crate::host::{self, RESOLV_CONF};
 use crate::network::Network;
@@ -207,11 +207,12 @@ impl Outside {
                 Ok::<_, StartError>((socket, Broker::start().map_err(StartError::Broker)?))
             })
             .transpose()?;
-        let companion = Companion::start(
-            Path::new(RESOLV_CONF),
-            files.into_iter().flatten().collect(),
-        )
-        .map_err(StartError::Companion)?;
+        let resolvers = match &config.resolvers[..] {
+            [] => Resolvers::Of(Path::new(RESOLV_CONF)),
+            these => Resolvers::These(these.to_vec()),
+        };
+        let companion = Companion::start(resolvers, files.into_iter().flatten().collect())
+            .map_err(StartError::Companion)?;
         Ok(Self {
             status,
             slirp_api,
@@ -290,9 +291,16 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
         mac: config.guest_mac,
         network: network.clone(),
     });
+    let (loopback_up, mac) = (config.loopback_up, config.guest_mac);
     let set_up = move || -> Result<_, StartError> {
         let tap = Tap::open(&name)?;
-        let has_ipv6 = settings.as_ref().map(configure).transpose()?;
+        let has_ipv6 = match &settings {
+            Some(settings) => Some(configure(settings)?),
+            None => {
+                prepare(&name, loopback_up, mac)?;
+                None
+            }
+        };
         Ok((tap, has_ipv6))
     };
     let (tap, has_ipv6) = guest.run(set_up)??;

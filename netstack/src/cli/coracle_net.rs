@@ -228,6 +228,7 @@ impl TryFrom<Args> for Config {
             instead_of_root: Ids::default(),
             tap: args.tap,
             configure: args.configure,
+            loopback_up: false,
             mtu: Some(args.mtu),
             guest_mac: None,
             our_mac: None,
@@ -235,6 +236,7 @@ impl TryFrom<Args> for Config {
             policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),
+            resolvers: Vec::new(),
             publish: args
                 .publish
                 .iter()

@@ -18,6 +18,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 
 use crate::config::{Config, ConfigError};
+use crate::core::MacAddr;
 use crate::logging::{self, Filter};
 use crate::start::{self, StartError};
 
@@ -147,6 +148,17 @@ fn exit_code(error: &StartError) -> u8 {
         StartError::Bind(_) => EXIT_PORT,
         _ => EXIT_FAILURE,
     }
+}
+
+/// Reads an Ethernet address.
+fn mac(text: &str) -> Result<MacAddr, &'static str> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or("expected six bytes in hexadecimal, as in 52:54:00:12:34:56")
 }
 
 #[cfg(test)]

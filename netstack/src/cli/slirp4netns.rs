@@ -14,6 +14,7 @@ use clap::{ArgAction, Parser};
 use nix::ifaddrs::getifaddrs;
 use rustix::process::Pid;
 
+use super::mac;
 use crate::config::{Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, parse_subnet_v4};
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
@@ -218,6 +219,7 @@ impl TryFrom<Args> for Config {
             instead_of_root: Ids::default(),
             tap: args.tap.ok_or(ArgsError::NoTapName)?,
             configure: args.configure,
+            loopback_up: false,
             mtu: Some(args.mtu),
             guest_mac: args.macaddress,
             our_mac: None,
@@ -230,7 +232,9 @@ impl TryFrom<Args> for Config {
             outbound: Outbound {
                 v4: args.outbound_addr.map(outbound_v4).transpose()?,
                 v6: args.outbound_addr6.map(outbound_v6).transpose()?,
+                ..Outbound::default()
             },
+            resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds: Vec::new(),
             ready_fd: args.ready_fd,
@@ -289,16 +293,6 @@ fn mtu(text: &str) -> Result<u16, &'static str> {
     const RANGE: std::ops::RangeInclusive<u16> = 68..=65521;
     let number = text.parse().ok().filter(|mtu| RANGE.contains(mtu));
     number.ok_or("MTU must be a positive integer (< 65522), and 68 at least")
-}
-
-fn mac(text: &str) -> Result<MacAddr, &'static str> {
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or("expected six bytes in hexadecimal, as in 52:54:00:12:34:56")
 }
 
 fn target_type(text: &str) -> Result<Netns, &'static str> {

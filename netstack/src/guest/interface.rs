@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
@@ -50,7 +51,7 @@ pub enum InterfaceError {
     Open(#[source] io::Error),
     #[error("cannot find interface {name}: {source}")]
     Find { name: String, source: io::Error },
-    #[error("cannot bring up {name}: {source}")]
+    #[error("cannot set up {name}: {source}")]
     Up { name: String, source: NetlinkError },
     #[error("cannot give {name} the address {address}: {source}")]
     Address {
@@ -64,6 +65,23 @@ pub enum InterfaceError {
         route: String,
         source: NetlinkError,
     },
+}
+
+/// Does the least for a guest that configures itself: loopback up if `loopback` says so, and `mac`
+/// for the interface `name`, which stays down.
+pub fn prepare(name: &str, loopback: bool, mac: Option<MacAddr>) -> Result<(), InterfaceError> {
+    let lo = loopback.then(|| ("lo", LinkUnspec::new_with_name("lo").up().build()));
+    let tap = mac.map(|mac| {
+        let tap = LinkUnspec::new_with_name(name).address(mac.to_vec());
+        (name, tap.build())
+    });
+    if lo.is_none() && tap.is_none() {
+        return Ok(());
+    }
+    let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(InterfaceError::Open)?;
+    lo.into_iter()
+        .chain(tap)
+        .try_for_each(|(name, message)| set_link(&mut netlink, name, message))
 }
 
 /// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes
@@ -120,14 +138,8 @@ impl Link<'_> {
         if let Some(mac) = mac {
             tap = tap.address(mac.to_vec());
         }
-        for (name, message) in [("lo", lo), (name, tap.build())] {
-            self.netlink
-                .request(RouteNetlinkMessage::SetLink(message), 0)
-                .map_err(|source| InterfaceError::Up {
-                    name: name.to_owned(),
-                    source,
-                })?;
-        }
+        set_link(self.netlink, "lo", lo)?;
+        set_link(self.netlink, name, tap.build())?;
         if let Err(error) = remove_queue(self.netlink, index) {
             warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
         }
@@ -159,6 +171,15 @@ impl Link<'_> {
         }
         Ok(())
     }
+}
+
+fn set_link(netlink: &mut Netlink, name: &str, message: LinkMessage) -> Result<(), InterfaceError> {
+    netlink
+        .request(RouteNetlinkMessage::SetLink(message), 0)
+        .map_err(|source| InterfaceError::Up {
+            name: name.to_owned(),
+            source,
+        })
 }
 
 const CREATE_OR_REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;

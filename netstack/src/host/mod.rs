@@ -12,7 +12,7 @@ use std::time::Duration;
 use libc::c_long;
 use portfwd::Keepalive;
 
-pub use outbound::Outbound;
+pub use outbound::{InterfaceName, Outbound};
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, ResolvConf};
 pub use udp::UdpSocket;
