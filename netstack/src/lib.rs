@@ -4,7 +4,8 @@
 //! flow and says what the host has to do, driver does it with the sockets of [`host`]. [`guest`] is
 //! what happens inside the guest's namespaces, [`control`] what the outside may ask of a running
 //! helper. [`cli`] turns a command line into a checked [`config`], the guest's [`network`] in it,
-//! with which `start` brings everything up; [`sandbox`] is what is given up then.
+//! with which `start` brings everything up; `process` goes to the background first, or starts a
+//! command in namespaces; [`sandbox`] is what is given up then.
 //!
 //! Only core knows protocols, and it knows nothing else: no socket, no clock, no thread. Only
 //! [`sys`] is unsafe.
@@ -23,6 +24,7 @@ pub mod host;
 pub mod logging;
 mod netlink;
 pub mod network;
+mod process;
 pub mod sandbox;
 pub mod seccomp;
 mod start;

@@ -85,6 +85,18 @@ where
     start(dispatch(filter, writer, Form::default()));
 }
 
+/// As [`to_writer`], with the time.
+pub fn to_timed_writer<W>(filter: &Filter, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let form = Form {
+        has_colours: false,
+        has_time: true,
+    };
+    start(dispatch(filter, writer, form));
+}
+
 /// Logs to a file, for as long as the returned value is somebody's default.
 pub fn to_file(filter: &Filter, file: File) -> Dispatch {
     let form = Form {

@@ -35,7 +35,7 @@ use crate::host::{self, RESOLV_CONF};
 use crate::network::Network;
 use crate::sandbox::root::Ids;
 use crate::sandbox::{self, Kept, SandboxError};
-use crate::{control, descriptors, device, driver, guest, sys};
+use crate::{control, descriptors, device, driver, guest, process, sys};
 
 /// What kept the helper from coming up, or from going on.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +230,7 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
     guest::SYSTEM_CALLS,
     control::SYSTEM_CALLS,
     companion::SYSTEM_CALLS,
+    process::SYSTEM_CALLS,
 ];
 
 /// Gives up what is not needed any more, on both threads.

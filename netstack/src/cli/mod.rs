@@ -6,6 +6,7 @@
 //! exit codes; `start` brings up what the configuration says.
 
 mod coracle_net;
+mod pasta;
 mod slirp4netns;
 
 use std::env;
@@ -32,28 +33,18 @@ pub fn main() -> ExitCode {
     // The kernel takes the name from the file that was executed, which may be /proc/self/exe.
     // Threads have their own.
     let _ = rustix::thread::set_name(name.in_ps());
-    let config = match name.read(words) {
-        Ok(config) => config,
-        Err(Unread::Words(error)) => return name.usage(&error),
-        Err(error) => return name.fail(&error, EXIT_FAILURE),
-    };
-    let filter = Filter::from_environment().unwrap_or_else(|error| {
-        eprintln!("coracle-net: {}: {error}", logging::VARIABLE);
-        Filter::default()
-    });
-    logging::to_stderr(&filter);
-    if name == Name::Slirp4netns {
-        slirp4netns::announce(&config);
-    }
-    match start::run(config, || Ok(())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => name.fail(&error, exit_code(&error)),
+    match name.run(words) {
+        Ok(code) => code,
+        Err(Failure::Words(error)) => name.usage(&error),
+        Err(error) => name.fail(&error, error.exit_code()),
     }
 }
 
 /// The command line, with that of each other name as a command of its own, for documents.
 pub fn command() -> clap::Command {
-    coracle_net::Args::command().subcommand(slirp4netns::Args::command())
+    coracle_net::Args::command()
+        .subcommand(slirp4netns::Args::command())
+        .subcommand(pasta::Args::command())
 }
 
 /// A name that this program answers to.
@@ -61,11 +52,12 @@ pub fn command() -> clap::Command {
 enum Name {
     CoracleNet,
     Slirp4netns,
+    Pasta,
 }
 
-/// Why a command line says nothing that could be done.
+/// Why the program does not do what it was called for, or not any more.
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+enum Failure {
     /// Help, too, is an answer of this kind.
     #[error(transparent)]
     Words(#[from] clap::Error),
@@ -73,10 +65,23 @@ enum Unread {
     Values(#[from] ConfigError),
     #[error(transparent)]
     Slirp4netnsValues(#[from] slirp4netns::ArgsError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Pasta(#[from] pasta::LifeError),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(StartError::Bind(_)) => EXIT_PORT,
+            _ => EXIT_FAILURE,
+        }
+    }
 }
 
 impl Name {
-    const ALL: [Self; 2] = [Self::CoracleNet, Self::Slirp4netns];
+    const ALL: [Self; 3] = [Self::CoracleNet, Self::Slirp4netns, Self::Pasta];
 
     /// The name that the program was called by, and its words without any other.
     fn called(mut words: Vec<OsString>) -> (Self, Vec<OsString>) {
@@ -104,13 +109,27 @@ impl Name {
         match self {
             Self::CoracleNet => c"coracle-net",
             Self::Slirp4netns => c"slirp4netns",
+            Self::Pasta => c"pasta",
         }
     }
 
-    fn read(self, words: Vec<OsString>) -> Result<Config, Unread> {
+    fn run(self, words: Vec<OsString>) -> Result<ExitCode, Failure> {
         match self {
-            Self::CoracleNet => Ok(coracle_net::Args::try_parse_from(words)?.try_into()?),
-            Self::Slirp4netns => Ok(slirp4netns::Args::try_parse_from(words)?.try_into()?),
+            Self::CoracleNet => {
+                let config = coracle_net::Args::try_parse_from(words)?.try_into()?;
+                log_to_stderr();
+                serve(config)
+            }
+            Self::Slirp4netns => {
+                let config = slirp4netns::Args::try_parse_from(words)?.try_into()?;
+                log_to_stderr();
+                slirp4netns::announce(&config);
+                serve(config)
+            }
+            Self::Pasta => Ok(pasta::run(
+                pasta::Args::try_parse_from(&words)?,
+                &words[1..],
+            )?),
         }
     }
 
@@ -143,11 +162,18 @@ impl Name {
     }
 }
 
-fn exit_code(error: &StartError) -> u8 {
-    match error {
-        StartError::Bind(_) => EXIT_PORT,
-        _ => EXIT_FAILURE,
-    }
+/// As `CORACLE_LOG` says.
+fn log_to_stderr() {
+    let filter = Filter::from_environment().unwrap_or_else(|error| {
+        eprintln!("coracle-net: {}: {error}", logging::VARIABLE);
+        Filter::default()
+    });
+    logging::to_stderr(&filter);
+}
+
+fn serve(config: Config) -> Result<ExitCode, Failure> {
+    start::run(config, || Ok(()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Reads an Ethernet address.
@@ -178,6 +204,8 @@ mod tests {
             ("/opt/bin/slirp4netns -h", Name::Slirp4netns, Some("-h")),
             ("coracle-net slirp4netns -h", Name::Slirp4netns, Some("-h")),
             ("x slirp4netns", Name::Slirp4netns, None),
+            ("/usr/bin/pasta 42", Name::Pasta, Some("42")),
+            ("coracle-net pasta -f", Name::Pasta, Some("-f")),
             (
                 "slirp4netns coracle-net",
                 Name::Slirp4netns,
@@ -199,7 +227,8 @@ mod tests {
     #[test]
     fn only_a_port_clash_has_its_own_exit_code() {
         let port = StartError::Bind(BindError::InUse("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(exit_code(&port), 126);
-        assert_eq!(exit_code(&StartError::Thread(GuestThreadEnded)), 1);
+        assert_eq!(Failure::from(port).exit_code(), 126);
+        let other = StartError::Thread(GuestThreadEnded);
+        assert_eq!(Failure::from(other).exit_code(), 1);
     }
 }
