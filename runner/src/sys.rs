@@ -1,4 +1,5 @@
-//! The system calls that neither nix nor rustix wraps, and the only `unsafe` of this crate.
+//! The system calls that rustix and nix do not wrap as safe functions, and the only `unsafe` of
+//! this crate.
 //!
 //! Each function is one kernel interface with an owned or borrowed descriptor at its edge; policy
 //! is the callers'. [`clone_process`] is for processes with one thread only, as the roles of this
@@ -12,9 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::Pid;
+use rustix::process::Pid;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 /// A process made by [`clone_process`], seen from its parent.
 #[derive(Debug)]
@@ -24,24 +25,25 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Namespaces that [`clone_process`] makes for the child.
+/// Namespaces that [`clone_process`] makes for the child, or [`unshare`] for this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewNamespaces(u64);
 
 impl NewNamespaces {
     pub const NONE: Self = Self(0);
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u64);
+    pub const MOUNT: Self = Self(libc::CLONE_NEWNS as u64);
 
-    /// Those of `flags` that are namespaces.
-    pub fn of(flags: CloneFlags) -> Self {
-        let namespaces = CloneFlags::CLONE_NEWUSER
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP;
-        Self((flags & namespaces).bits() as u64)
+    /// Those of `kinds`, as far as they are known here.
+    pub fn of(kinds: ThreadNameSpaceType) -> Self {
+        let known = ThreadNameSpaceType::USER
+            | ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::PROCESS_ID
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        Self((kinds & known).bits().into())
     }
 
     pub fn and(self, other: Self) -> Self {
@@ -87,11 +89,19 @@ pub fn clone_process(
             // else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Some(Child {
-                pid: Pid::from_raw(pid as i32),
+                pid: Pid::from_raw(pid as i32).expect("only the child is told 0"),
                 pidfd,
             }))
         }
     }
+}
+
+/// Makes namespaces for this process; that of PIDs for its children only.
+pub fn unshare(namespaces: NewNamespaces) -> io::Result<()> {
+    let flags = UnshareFlags::from_bits_retain(namespaces.0 as u32);
+    // SAFETY: there are only namespaces among the flags, which leave the table of descriptors as it
+    // is.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
 /// What [`change_mount`] does to a mount.
@@ -238,13 +248,6 @@ pub fn adopt_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, and by the contract between the process that started us and this role
     // nobody else in this process knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Takes ownership of a descriptor that the kernel has just installed on receipt of SCM_RIGHTS.
-pub fn received_descriptor(fd: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg installed it for this call's sole receiver, which passes each number here
-    // once.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Lets `command` inherit `fds` under their present numbers, and start with the signals of

@@ -8,10 +8,9 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, getegid, geteuid};
 use rustix::event::PollFlags;
 use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{Gid, Uid, getegid, geteuid};
 
 use crate::cli::UnshareArgs;
 use crate::failure::Failure;
@@ -55,7 +54,8 @@ fn become_command(
     // The kernel forgets it when IDs change.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::context("cannot tie the command to coracle"))?;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::context("cannot make a mount namespace"))?;
+    sys::unshare(NewNamespaces::MOUNT)
+        .map_err(Failure::context("cannot make a mount namespace"))?;
     // What the host mounts later is seen, what is mounted here is not seen outside.
     mount_change(
         "/",

@@ -11,13 +11,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
 
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::Pid;
+use rustix::process::Pid;
 
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::{NamespaceError, become_root};
 use crate::process::selfexec;
 use crate::state::{ContainerId, Dirs, Store};
+use crate::sys::{self, NewNamespaces};
 
 /// `argv[0]` of the process.
 pub const OWNER_ROLE: &str = "coracle-owner";
@@ -56,7 +56,7 @@ pub(super) fn remove_files(
 
 /// The caller's side. Returns the last word of the other.
 fn converse(owner: &mut Child, maps: &IdMaps) -> Result<String, NamespaceError> {
-    let pid = Pid::from_raw(owner.id().cast_signed());
+    let pid = Pid::from_child(owner);
     let (Some(mut tell), Some(mut told)) = (owner.stdin.take(), owner.stdout.take()) else {
         unreachable!("both are pipes");
     };
@@ -96,8 +96,7 @@ fn play(args: &[OsString]) -> Result<(), String> {
     };
     let id = id.to_string_lossy().parse::<ContainerId>();
     let id = id.map_err(|error| error.to_string())?;
-    unshare(CloneFlags::CLONE_NEWUSER)
-        .map_err(|errno| NamespaceError::user(errno.into()).to_string())?;
+    sys::unshare(NewNamespaces::USER).map_err(|error| NamespaceError::user(error).to_string())?;
     let mut mapped = [0];
     let mut stdout = io::stdout();
     stdout

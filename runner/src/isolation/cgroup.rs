@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
 use rustix::fs::{Access, access};
+use rustix::process::Pid;
 
 use crate::failure::Explained;
 use crate::rootfs::lookup::{CGROUP2_SUPER_MAGIC, filesystem_magic};

@@ -10,11 +10,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::sched::CloneFlags;
-use nix::unistd::Pid;
 use rustix::process::{
-    DumpableBehavior, WaitOptions, WaitStatus, pidfd_send_signal, set_dumpable_behavior, wait,
-    waitpid,
+    DumpableBehavior, Gid, Pid, Uid, WaitOptions, WaitStatus, geteuid, pidfd_send_signal,
+    set_dumpable_behavior, wait, waitpid,
+};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space,
+    move_into_thread_name_spaces, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,13 +92,14 @@ impl Namespaces {
 
     /// Those that the container's first process is born into.
     pub fn at_birth(self) -> NewNamespaces {
-        NewNamespaces::of(self.own() - CloneFlags::CLONE_NEWCGROUP)
+        NewNamespaces::of(self.own() - ThreadNameSpaceType::CONTROL_GROUP)
     }
 
     /// Makes what it cannot be born into: a cgroup namespace begins at the group that its maker is
     /// in, which has to be the container's by then.
-    pub fn make_rest(self) -> nix::Result<()> {
-        nix::sched::unshare(self.own() & CloneFlags::CLONE_NEWCGROUP)
+    pub fn make_rest(self) -> io::Result<()> {
+        let rest = self.own() & ThreadNameSpaceType::CONTROL_GROUP;
+        sys::unshare(NewNamespaces::of(rest))
     }
 
     /// Joins those of the container whose first process `pidfd` refers to. The PID namespace is
@@ -105,21 +108,23 @@ impl Namespaces {
     /// The user namespace comes with the others in one call, in which the kernel joins it first:
     /// that gives the rights that the rest needs.
     pub fn join(self, pidfd: &OwnedFd) -> Result<(), NamespaceError> {
-        nix::sched::setns(pidfd.as_fd(), self.own()).map_err(|errno| NamespaceError::Join {
-            source: errno.into(),
+        move_into_thread_name_spaces(pidfd.as_fd(), self.own()).map_err(|errno| {
+            NamespaceError::Join {
+                source: errno.into(),
+            }
         })
     }
 
     /// Those that the container has to itself.
-    fn own(self) -> CloneFlags {
+    fn own(self) -> ThreadNameSpaceType {
         let kinds = [
-            (self.user, CloneFlags::CLONE_NEWUSER),
-            (self.mount, CloneFlags::CLONE_NEWNS),
-            (self.pid, CloneFlags::CLONE_NEWPID),
-            (self.network, CloneFlags::CLONE_NEWNET),
-            (self.ipc, CloneFlags::CLONE_NEWIPC),
-            (self.uts, CloneFlags::CLONE_NEWUTS),
-            (self.cgroup, CloneFlags::CLONE_NEWCGROUP),
+            (self.user, ThreadNameSpaceType::USER),
+            (self.mount, ThreadNameSpaceType::MOUNT),
+            (self.pid, ThreadNameSpaceType::PROCESS_ID),
+            (self.network, ThreadNameSpaceType::NETWORK),
+            (self.ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+            (self.uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+            (self.cgroup, ThreadNameSpaceType::CONTROL_GROUP),
         ];
         let own = kinds.map(|(origin, flag)| match origin {
             Origin::New => flag,
@@ -229,15 +234,13 @@ pub fn fork_with_fallback(
 
 /// Makes this process root of the user namespace that it is in. Whoever comes from outside keeps an
 /// ID that the namespace may have no name for: the host's root, whose containers have other IDs.
-pub fn become_root() -> nix::Result<()> {
-    use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+pub fn become_root() -> rustix::io::Result<()> {
     if geteuid().is_root() {
         return Ok(());
     }
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)
+    set_thread_groups(&[])?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 /// Runs `job` as root of a user namespace, in a child. For work on files of sub-IDs, which nobody
@@ -257,7 +260,8 @@ pub fn in_that_user_namespace(
             // The container, whose root has power over the namespace, is not to look into this
             // process.
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-            let joined = nix::sched::setns(user_namespace, CloneFlags::CLONE_NEWUSER);
+            let kind = Some(LinkNameSpaceType::User);
+            let joined = move_into_link_name_space(user_namespace.as_fd(), kind);
             let ready = joined.and_then(|()| become_root());
             report(tell, ready.map_err(|e| e.to_string()).and_then(|()| job()))
         }
@@ -291,24 +295,16 @@ fn report(mut tell: io::PipeWriter, result: Result<(), String>) -> ! {
 pub fn reap() -> Vec<(Pid, i32)> {
     let next = || wait(WaitOptions::NOHANG).ok().flatten();
     std::iter::from_fn(next)
-        .filter_map(|(pid, status)| {
-            Some((
-                Pid::from_raw(pid.as_raw_nonzero().get()),
-                exit_code(status)?,
-            ))
-        })
+        .filter_map(|(pid, status)| Some((pid, exit_code(status)?)))
         .collect()
 }
 
 /// Waits for a child to end and returns its exit code.
 pub fn wait_for(pid: Pid) -> Result<i32, NamespaceError> {
-    let pid = rustix::process::Pid::from_raw(pid.as_raw());
     loop {
-        let waited =
-            rustix::io::retry_on_intr(|| waitpid(pid, WaitOptions::empty())).map_err(|errno| {
-                NamespaceError::Wait {
-                    source: errno.into(),
-                }
+        let waited = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()))
+            .map_err(|errno| NamespaceError::Wait {
+                source: errno.into(),
             })?;
         if let Some(code) = waited.and_then(|(_, status)| exit_code(status)) {
             return Ok(code);

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::event::PollFlags;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 
 use super::{Line, Stream, rotated};
 use crate::poll;
@@ -31,7 +32,7 @@ pub struct LogReader {
 #[derive(Debug)]
 enum Changes {
     NotWatched,
-    Watched(Inotify),
+    Watched(OwnedFd),
     /// The user has no inotify instances left.
     Polled,
 }
@@ -94,7 +95,7 @@ impl LogReader {
                 let interests = [Some((inotify.as_fd(), PollFlags::IN)), reader(writer)];
                 if let Some([true, _]) = poll::wait(interests, Some(timeout))? {
                     // Only so that the next wait waits again; what happened is read from the log.
-                    inotify.read_events()?;
+                    rustix::io::read(inotify, &mut [0; 4096])?;
                 }
                 Ok(())
             }
@@ -194,17 +195,15 @@ fn skip_to_last(lines: usize, files: &mut VecDeque<BufReader<File>>) -> io::Resu
 }
 
 fn watch(dir: &Path) -> io::Result<Changes> {
-    let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
+    let inotify = match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
         Ok(inotify) => inotify,
         // fs.inotify.max_user_instances is 128 on many machines, and shared with the user's
         // editors.
-        Err(nix::errno::Errno::EMFILE) => return Ok(Changes::Polled),
+        Err(Errno::MFILE) => return Ok(Changes::Polled),
         Err(error) => return Err(error.into()),
     };
     // The directory, not the file: rotation puts another file in its place.
-    inotify.add_watch(
-        dir,
-        AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO,
-    )?;
+    let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+    inotify::add_watch(&inotify, dir, events)?;
     Ok(Changes::Watched(inotify))
 }

@@ -15,11 +15,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use portfwd::publish::Listener;
 use portfwd::spec::Protocol;
 use rustix::net::Shutdown;
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use tracing::{debug, info, warn};
 
 use crate::failure::{Explained, Failure, FailureKind};
@@ -139,7 +138,7 @@ impl HelperConfig {
         sys::prepare_command(&mut command, inherited, &ENDING);
         let child = command.spawn().map_err(failed)?;
         // It is our child and not yet reaped, so that the PID is its own.
-        let pid = rustix::process::Pid::from_child(&child);
+        let pid = Pid::from_child(&child);
         debug!(pid = child.id(), "the network helper was started");
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
         Ok(Helper {

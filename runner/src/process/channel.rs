@@ -8,10 +8,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
@@ -23,6 +26,7 @@ use crate::failure::Explained;
 const MESSAGE_MAX: usize = 32 * 1024;
 /// Descriptors per message. The kernel takes 253, `unix(7)`.
 pub const DESCRIPTORS_MAX: usize = 64;
+const ANCILLARY_MAX: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 
 /// One end: sends `Tx`, receives `Rx`.
 #[derive(Debug)]
@@ -61,10 +65,10 @@ impl ChannelError {
 )]
 pub fn pair<A, B>() -> Result<(Channel<A, B>, Channel<B, A>), ChannelError> {
     let (a, b) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
         None,
-        SockFlag::SOCK_CLOEXEC,
     )
     .map_err(|errno| ChannelError::Pair {
         source: errno.into(),
@@ -91,21 +95,13 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         // A bare unit variant still is a non-empty JSON text; an empty packet would read as end of
         // stream.
         debug_assert!(!bytes.is_empty());
-        let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
-        let control = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() {
-            &[][..]
-        } else {
-            &control[..]
-        };
+        let mut space = [MaybeUninit::uninit(); ANCILLARY_MAX];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::Error::from(io::ErrorKind::ArgumentListTooLong));
+        }
         let parts = [IoSlice::new(&bytes)];
-        sendmsg::<()>(
-            self.socket.as_raw_fd(),
-            &parts,
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
+        sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -117,42 +113,37 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
 
     fn try_receive(&self) -> io::Result<Option<(Rx, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX];
-        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-        let mut descriptors = Vec::new();
-        let length = {
+        let mut space = [MaybeUninit::uninit(); ANCILLARY_MAX];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = retry_on_intr(|| {
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            let received = loop {
-                match recvmsg::<()>(
-                    self.socket.as_raw_fd(),
-                    &mut parts,
-                    Some(&mut control),
-                    MsgFlags::MSG_CMSG_CLOEXEC,
-                ) {
-                    Err(nix::errno::Errno::EINTR) => continue,
-                    // A peer that died with unread messages in its queue resets the connection: it
-                    // is gone all the same.
-                    Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
-                    other => break other?,
-                }
-            };
-            for message in received.cmsgs()? {
-                if let ControlMessageOwned::ScmRights(raw) = message {
-                    descriptors.extend(raw.into_iter().map(crate::sys::received_descriptor));
-                }
-            }
-            if received.flags.contains(MsgFlags::MSG_CTRUNC) {
-                // Some did not arrive: this process may open no more.
-                return Err(io::Error::from_raw_os_error(libc::EMFILE));
-            }
-            received.bytes
+            recvmsg(
+                &self.socket,
+                &mut parts,
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        let received = match received {
+            // A peer that died with unread messages in its queue resets the connection: it is gone
+            // all the same.
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => other?,
         };
-        if length == 0 {
-            return Ok(None);
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(some) = message {
+                descriptors.extend(some);
+            }
         }
-        Ok(Some((
-            serde_json::from_slice(&bytes[..length])?,
-            descriptors,
-        )))
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            // Some did not arrive: this process may open no more.
+            return Err(Errno::MFILE.into());
+        }
+        match &bytes[..received.bytes] {
+            [] => Ok(None),
+            text => Ok(Some((serde_json::from_slice(text)?, descriptors))),
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 //! out-of-memory score are the caller's to choose and stay.
 
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
@@ -41,11 +41,11 @@ pub fn put_behind() {
     sys::block_all_signals();
     sys::reset_actions();
     SoftLimits::current().raise();
-    nix::sys::stat::umask(UMASK);
+    umask(UMASK);
 }
 
 /// Every file that is made has the mode that the code asks for.
-const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
+const UMASK: Mode = Mode::WGRP.union(Mode::WOTH);
 
 impl Inherited {
     pub fn put_in_order() -> Self {
@@ -64,7 +64,7 @@ impl Inherited {
         let limits = SoftLimits::current();
         limits.raise();
         Self {
-            umask: nix::sys::stat::umask(UMASK),
+            umask: umask(UMASK),
             ignored,
             limits,
         }
@@ -73,7 +73,7 @@ impl Inherited {
     /// Puts everything back, for a command that is the caller's own.
     pub fn restore(&self) {
         self.limits.restore();
-        nix::sys::stat::umask(self.umask);
+        umask(self.umask);
         sys::reset_signals();
         self.ignored.iter().copied().for_each(sys::ignore);
     }

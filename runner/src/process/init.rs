@@ -135,7 +135,7 @@ fn prepare(
             gift.give(user.uid, user.gid)?;
         }
     }
-    nix::unistd::sethostname(&spec.hostname)
+    rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(Failure::context("cannot set the host name"))?;
     if spec.network == Network::None {
         sys::bring_loopback_up()

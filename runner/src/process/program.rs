@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::capabilities::Capabilities;
@@ -80,7 +80,7 @@ impl Prepared {
     /// open, to be reported on.
     pub fn exec(self, on_parent_death: Option<rustix::process::Signal>) -> Failure {
         let prepare = || -> Result<(), Failure> {
-            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+            rustix::process::umask(Mode::WGRP | Mode::WOTH);
             sys::close_on_exec_from(3).map_err(Failure::context("cannot close descriptors"))?;
             self.rights.become_user()?;
             // The kernel forgets it when IDs change, so that this comes after.

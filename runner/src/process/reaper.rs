@@ -8,8 +8,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open, setpgid};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setpgid};
 
 use crate::isolation::namespaces;
 use crate::sys::{self, NewNamespaces};
@@ -43,8 +42,7 @@ fn take_terminal() -> io::Result<()> {
 
 fn attend(command: Pid) -> ! {
     // Fails for want of memory only; then the command's signals are lost, but not its end.
-    let pidfd = rustix::process::Pid::from_raw(command.as_raw())
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd = pidfd_open(command, PidfdFlags::empty()).ok();
     loop {
         if let (Ok(signal), Some(pidfd)) = (sys::wait_for_signal(), &pidfd)
             && signal != libc::SIGCHLD

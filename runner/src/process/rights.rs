@@ -6,7 +6,9 @@
 
 use std::io;
 
-use rustix::thread::CapabilitySet;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::failure::Explained;
 use crate::isolation::capabilities::Capabilities;
@@ -66,7 +68,7 @@ impl Rights {
             if !self.capabilities.set().contains(capability) {
                 match rustix::thread::remove_capability_from_bounding_set(capability) {
                     // Beyond the last capability that this kernel knows.
-                    Err(rustix::io::Errno::INVAL) => break,
+                    Err(Errno::INVAL) => break,
                     other => other.map_err(capability_error)?,
                 }
             }
@@ -90,7 +92,7 @@ impl Rights {
         };
         if self.no_new_privs {
             limit_capabilities(kept)?;
-            let error = |errno: rustix::io::Errno| RightsError::NoNewPrivs {
+            let error = |errno: Errno| RightsError::NoNewPrivs {
                 source: errno.into(),
             };
             rustix::thread::set_no_new_privs(true).map_err(error)?;
@@ -120,7 +122,7 @@ fn limit_capabilities(kept: CapabilitySet) -> Result<(), RightsError> {
     rustix::thread::set_capabilities(None, sets).map_err(capability_error)
 }
 
-fn capability_error(errno: rustix::io::Errno) -> RightsError {
+fn capability_error(errno: Errno) -> RightsError {
     RightsError::Capabilities {
         source: errno.into(),
     }
@@ -128,11 +130,10 @@ fn capability_error(errno: rustix::io::Errno) -> RightsError {
 
 /// Groups, then group, then user: each step still has the right to take the next.
 fn become_user(identity: &Identity, single_id: bool) -> Result<(), RightsError> {
-    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    let failed = |errno: nix::errno::Errno| {
+    let failed = |errno: Errno| {
         let hint = match errno {
-            nix::errno::Errno::EINVAL => {
+            Errno::INVAL => {
                 "; the container has no such ID, see its /proc/self/uid_map and gid_map"
             }
             _ => "",
@@ -145,13 +146,13 @@ fn become_user(identity: &Identity, single_id: bool) -> Result<(), RightsError> 
         }
     };
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    match setgroups(&groups) {
+    match set_thread_groups(&groups) {
         // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped
         // ones. Asked of the kernel's map, not of a file that the container may have put in the
         // place of /proc.
-        Err(nix::errno::Errno::EPERM) if single_id => {}
+        Err(Errno::PERM) if single_id => {}
         other => other.map_err(failed)?,
     }
-    setresgid(gid, gid, gid).map_err(failed)?;
-    setresuid(uid, uid, uid).map_err(failed)
+    set_thread_res_gid(gid, gid, gid).map_err(failed)?;
+    set_thread_res_uid(uid, uid, uid).map_err(failed)
 }

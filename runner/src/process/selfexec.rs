@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use nix::sched::CloneFlags;
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fstat, stat};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree,
@@ -19,9 +18,10 @@ use rustix::mount::{
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 use rustix::process::DumpableBehavior;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::failure::Failure;
-use crate::sys;
+use crate::sys::{self, NewNamespaces};
 
 /// The running program.
 const SELF: &str = "/proc/self/exe";
@@ -81,8 +81,8 @@ pub fn protected_program_inside(init: &OwnedFd) -> io::Result<OwnedFd> {
     // To the container, whose root has power over the namespace, this is a process of a namespace
     // outside.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    nix::sched::setns(init.as_fd(), CloneFlags::CLONE_NEWUSER)?;
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::USER)?;
+    sys::unshare(NewNamespaces::MOUNT)?;
     protected_program()
 }
 

@@ -201,6 +201,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use proptest::prelude::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -277,7 +278,7 @@ mod tests {
         let etc = dir.path().join("etc");
         std::fs::create_dir(&etc).expect("etc");
         let passwd = etc.join("passwd");
-        nix::unistd::mkfifo(&passwd, nix::sys::stat::Mode::S_IRUSR).expect("a fifo");
+        mknodat(CWD, &passwd, FileType::Fifo, Mode::RUSR, 0).expect("a fifo");
         assert!(matches!(read(), Err(UserError::NotRegular { .. })));
 
         std::fs::remove_file(&passwd).expect("removed");

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_given_and_nothing_that_it_links_to() {
-        if !nix::unistd::geteuid().is_root() {
+        if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED: only root may give files away");
             return;
         }

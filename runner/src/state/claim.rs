@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use rustix::process::Pid;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use super::ProcessRef;
 
@@ -29,7 +29,7 @@ pub fn take(path: &Path) -> io::Result<File> {
             .mode(0o600),
         path,
     )?;
-    fcntl(&file, FcntlArg::F_SETLK(&whole_file()))?;
+    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
 }
 
@@ -41,28 +41,15 @@ pub fn tell(mut file: &File, init: &ProcessRef) -> io::Result<()> {
 /// The process that holds the lock.
 pub fn holder(path: &Path) -> Option<Pid> {
     let file = open(OpenOptions::new().read(true), path).ok()?;
-    let mut lock = whole_file();
-    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
-    match i32::from(lock.l_type) {
-        libc::F_UNLCK => None,
-        _ => Pid::from_raw(lock.l_pid),
-    }
+    // Of the whole file.
+    let asked = Flock::from(FlockType::WriteLock);
+    fcntl_getlk(&file, &asked).ok()??.pid
 }
 
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options
         .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
         .open(path)
-}
-
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
 }
 
 #[cfg(test)]
@@ -91,7 +78,7 @@ mod tests {
         let mut answer = [0];
         io::Read::read_exact(&mut told, &mut answer).unwrap();
         assert_eq!(&answer, b"1");
-        assert_eq!(holder(&path), Pid::from_raw(child.pid.as_raw()));
+        assert_eq!(holder(&path), Some(child.pid));
         assert!(take(&path).is_err());
         rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL).unwrap();
         crate::isolation::namespaces::wait_for(child.pid).unwrap();

@@ -11,7 +11,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::User;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
@@ -226,7 +227,7 @@ mod tests {
 
         if geteuid().is_root() {
             DirBuilder::new().mode(0o700).create(path("other")).unwrap();
-            nix::unistd::chown(&path("other"), Some(12345.into()), None).unwrap();
+            std::os::unix::fs::chown(path("other"), Some(12345), None).unwrap();
             assert_eq!(defect(claim_run(&path("other"))), "belongs to another user");
         }
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
@@ -40,7 +40,7 @@ impl ProcessRef {
 
     /// The calling process.
     pub fn current() -> Result<Self, StateError> {
-        Self::of(nix::unistd::getpid().as_raw())
+        Self::of(getpid().as_raw_pid())
     }
 
     /// Whether it still runs. A zombie does not: it has ended, though its parent has not looked

@@ -21,7 +21,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid};
+use nix::unistd::User;
+use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
@@ -223,7 +224,10 @@ impl IdMaps {
     }
 
     fn subordinate(uid: Uid, gid: Gid) -> Result<Self, SingleReason> {
-        let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+        let name = User::from_uid(uid.as_raw().into())
+            .ok()
+            .flatten()
+            .map(|user| user.name);
         let ranges = |kind: Kind| {
             let ranges = parse_subids(&kind.read_subids(), name.as_deref(), uid.as_raw());
             if ranges.is_empty() {

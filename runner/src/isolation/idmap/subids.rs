@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::User;
 
 use super::Kind;
 
@@ -99,7 +99,7 @@ pub(super) fn free_for_root(texts: &[String]) -> Option<SubIdRange> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let mut within = OF_ROOT;
     while let Some(range) = first_free(&texts, within.clone()) {
-        if matches!(User::from_uid(Uid::from_raw(range.start)), Ok(None)) {
+        if matches!(User::from_uid(range.start.into()), Ok(None)) {
             return Some(range);
         }
         within.start = range.start + range.count;

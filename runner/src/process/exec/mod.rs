@@ -139,7 +139,7 @@ fn accompany(
         }
     };
     if failed.is_none() {
-        info!(pid = child.pid.as_raw(), "the command runs");
+        info!(pid = child.pid.as_raw_pid(), "the command runs");
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
     wait_beside(child.pidfd.as_fd(), main, child)?;

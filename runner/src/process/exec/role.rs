@@ -58,7 +58,7 @@ fn make_launcher(main: &Main) -> Result<(), Failure> {
     };
     drop(theirs);
     let _ = groups.admit(launcher.pid);
-    let born = FromMonitor::Born(launcher.pid.as_raw());
+    let born = FromMonitor::Born(launcher.pid.as_raw_pid());
     main.send(&born, &[launcher.pidfd.as_fd()])?;
     let program = selfexec::protected_program_inside(&init)
         .map_err(Failure::context("cannot protect the coracle program"))?;

@@ -56,7 +56,7 @@ fn answer_for_container(main: &Main) {
         let signals = become_daemon().map_err(Failure::context(NOT_ITS_OWN))?;
         let me = pidfd_open(getpid(), PidfdFlags::empty());
         let me = me.map_err(Failure::context(NOT_ITS_OWN))?;
-        let pid = getpid().as_raw_nonzero().get();
+        let pid = getpid().as_raw_pid();
         main.send(&FromMonitor::Born(pid), &[me.as_fd()])?;
         Ok(receive(main)?.map(|monitor| (monitor, signals)))
     };

@@ -44,7 +44,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let init = Killer(Some(init));
     drop(theirs);
     debug!(
-        pid = init.child().pid.as_raw(),
+        pid = init.child().pid.as_raw_pid(),
         maps = ?monitor.maps,
         cgroups = ?monitor.container.cgroups,
         "init is in its namespaces"
@@ -53,7 +53,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let mut network = start_helper(monitor, init.child())?;
     // While both are at work.
     monitor.container.monitor = Some(ProcessRef::current()?);
-    let first = ProcessRef::of(init.child().pid.as_raw())?;
+    let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
     claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
     monitor.container.init = Some(first);
     monitor.store.update(&monitor.container)?;
@@ -84,7 +84,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     };
     debug!("init is prepared and the network is ready");
     let_go(&init_channel)?;
-    info!(pid = init.child().pid.as_raw(), "the container runs");
+    info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
     monitor.container.enter(Status::Running)?;
     monitor.store.update(&monitor.container)?;
