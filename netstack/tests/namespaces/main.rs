@@ -15,6 +15,7 @@ mod lifecycle;
 mod load;
 mod options;
 mod outbound;
+mod pasta;
 mod policy;
 mod published;
 mod root;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         capture::CASES,
         slirp4netns::CASES,
         slirp_api::CASES,
+        pasta::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,

@@ -10,9 +10,9 @@ mod life;
 mod refused;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser};
 use nix::unistd::{Group, User};
 use rustix::process::Pid;
@@ -76,7 +76,7 @@ pub struct Args {
     stderr: bool,
 
     /// Write messages to this file alone
-    #[arg(short, long, value_name = "PATH", value_parser = path)]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     log_file: Option<PathBuf>,
 
     /// Bytes that the log file may have; the oldest messages go then
@@ -89,11 +89,11 @@ pub struct Args {
     runas: Option<Ids>,
 
     /// Write the process ID to this file
-    #[arg(short = 'P', long, value_name = "PATH", value_parser = path)]
+    #[arg(short = 'P', long, value_name = "PATH", value_parser = path())]
     pid: Option<PathBuf>,
 
     /// Write every frame to this file, as tcpdump and Wireshark read it
-    #[arg(short, long, value_name = "PATH", value_parser = path)]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     pcap: Option<PathBuf>,
 
     /// Nothing more to do: the sandbox needs no directory
@@ -101,11 +101,11 @@ pub struct Args {
     chroot_fallback: bool,
 
     /// Join this user namespace first [default: the one that owns the network namespace]
-    #[arg(long, value_name = "PATH", value_parser = path, conflicts_with = "netns_only")]
+    #[arg(long, value_name = "PATH", value_parser = path(), conflicts_with = "netns_only")]
     userns: Option<PathBuf>,
 
     /// The network namespace that gets a network; a NAME is one of `ip netns`
-    #[arg(long, value_name = "PATH|NAME", value_parser = netns, conflicts_with = "words")]
+    #[arg(long, value_name = "PATH|NAME", value_parser = netns(), conflicts_with = "words")]
     netns: Option<PathBuf>,
 
     /// Join, or make, no user namespace
@@ -230,16 +230,16 @@ impl Args {
 }
 
 /// A path that holds when the working directory is another one.
-fn path(text: &str) -> io::Result<PathBuf> {
-    std::path::absolute(text)
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
-/// Where `ip netns` keeps what it names.
-fn netns(text: &str) -> io::Result<PathBuf> {
-    match text.contains('/') {
-        true => path(text),
-        false => Ok(Path::new("/run/netns").join(text)),
-    }
+/// A path as well, or a name of what `ip netns` keeps.
+fn netns() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.components().count() {
+        1 => Ok(Path::new("/run/netns").join(path)),
+        _ => std::path::absolute(path),
+    })
 }
 
 fn is_number(word: &OsStr) -> bool {
