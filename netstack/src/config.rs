@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
+use crate::core::autoconf::Autoconf;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
@@ -47,6 +48,8 @@ pub struct Config {
     /// Ours on the guest's link; otherwise it is made of the gateway's address.
     pub our_mac: Option<MacAddr>,
     pub network: Network,
+    /// What a guest is told that configures itself.
+    pub autoconf: Autoconf,
     pub policy: Policy,
     /// Addresses in the guest's subnets that are somebody's on the host's network all the same.
     pub beyond: Vec<IpAddr>,
@@ -359,6 +362,7 @@ mod tests {
             guest_mac: None,
             our_mac: None,
             network: Network::default(),
+            autoconf: Autoconf::default(),
             policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),

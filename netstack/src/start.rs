@@ -350,6 +350,7 @@ fn core_config(
             beyond: config.beyond.clone(),
             ..network.addresses()
         },
+        autoconf: config.autoconf.clone(),
         policy: config.policy,
         mtu: config.mtu.unwrap_or(ETHERNET_MTU).min(*MTU_RANGE.end()),
         mac: config.our_mac.unwrap_or_else(|| network.our_mac()),

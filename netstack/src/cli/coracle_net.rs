@@ -10,6 +10,7 @@ use crate::config::{
     parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
 use crate::control::HeededSignals;
+use crate::core::autoconf::Autoconf;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::UserNamespace;
@@ -36,7 +37,9 @@ pub struct Args {
 
     /// Bring up lo and the tap, with addresses and default routes
     ///
-    /// Without it the tap is only opened, and attached to if it exists already.
+    /// Without it the tap is only opened, and attached to if it exists already. A guest may then
+    /// configure itself, by DHCP (10.0.2.15), router advertisements and DHCPv6, or be told its
+    /// addresses by somebody else; ports are published at the address that it shows to have.
     #[arg(short, long)]
     configure: bool,
 
@@ -215,6 +218,10 @@ impl TryFrom<Args> for Config {
         if args.allow_host_loopback {
             network = network.with_gateway_as_host();
         }
+        let autoconf = match args.configure {
+            true => Autoconf::default(),
+            false => network.autoconf(Some(args.mtu)),
+        };
         Self {
             target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
             user_namespace: args
@@ -233,6 +240,7 @@ impl TryFrom<Args> for Config {
             guest_mac: None,
             our_mac: None,
             network,
+            autoconf,
             policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),

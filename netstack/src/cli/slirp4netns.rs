@@ -206,6 +206,7 @@ impl TryFrom<Args> for Config {
         if !args.disable_host_loopback {
             network = network.with_gateway_as_host();
         }
+        let autoconf = network.autoconf(Some(args.mtu));
         let config = Self {
             target,
             user_namespace: args
@@ -224,6 +225,7 @@ impl TryFrom<Args> for Config {
             guest_mac: args.macaddress,
             our_mac: None,
             network,
+            autoconf,
             policy: Policy {
                 gateway_is_no_host: true,
                 ..Policy::default()
@@ -263,8 +265,14 @@ pub fn announce(config: &Config) {
             ("Netmask", Ipv4Addr::from_bits(netmask).to_string()),
             ("Gateway", v4.gateway.to_string()),
             ("DNS", Ipv4Addr::from_bits(network + 3).to_string()),
-            ("Recommended IP", guest.address.to_string()),
         ]);
+        if let Some(pool) = config.autoconf.pool {
+            lines.extend([
+                ("DHCP begin", pool.first.to_string()),
+                ("DHCP end", pool.last().to_string()),
+            ]);
+        }
+        lines.push(("Recommended IP", guest.address.to_string()));
     }
     if let Some(path) = &config.api_socket {
         lines.push(("API Socket", path.display().to_string()));

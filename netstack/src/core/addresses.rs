@@ -90,6 +90,22 @@ impl Addresses {
         first_like(&self.gateways, like)
     }
 
+    /// The gateway's address as a router, if it has one for that.
+    pub fn link_local_gateway(&self) -> Option<Ipv6Addr> {
+        self.gateways.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip).filter(Ipv6Addr::is_unicast_link_local),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    /// The guest has `ip`, too, and prefers it to its others. The one that it has preferred least
+    /// is forgotten where it has had [`MAX_GUEST_ADDRESSES`].
+    pub fn prefer_guest(&mut self, ip: IpAddr) {
+        self.guest.retain(|known| *known != ip);
+        self.guest.truncate(MAX_GUEST_ADDRESSES - 1);
+        self.guest.insert(0, ip);
+    }
+
     /// The guest and the gateway in the family that `ip` is not of.
     pub fn in_other_family(&self, ip: IpAddr) -> Option<(IpAddr, IpAddr)> {
         let like = match ip {
@@ -120,6 +136,9 @@ impl Addresses {
     }
 }
 
+/// A guest that changes its address for privacy has some ten in use (RFC 8981 3.4).
+const MAX_GUEST_ADDRESSES: usize = 32;
+
 fn first_like(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
     let is_like = |ip: &&IpAddr| ip.is_ipv4() == like.is_ipv4();
     addresses.iter().find(is_like).copied()
@@ -130,6 +149,22 @@ impl Prefix {
     pub fn host(ip: IpAddr) -> Self {
         let len = if ip.is_ipv4() { 32 } else { 128 };
         Self { network: ip, len }
+    }
+
+    /// The one of `len` bits that `ip` is in.
+    pub fn around(ip: IpAddr, len: u8) -> Self {
+        let free = |width: u32| width.saturating_sub(len.into());
+        let network = match ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(free(32)).unwrap_or(0);
+                Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(free(128)).unwrap_or(0);
+                Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+            }
+        };
+        Self { network, len }
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
@@ -228,6 +263,7 @@ mod tests {
         ] {
             let prefix = prefix(network, len);
             assert!(prefix.contains(ip(inside)), "{network}/{len}");
+            assert_eq!(Prefix::around(ip(inside), len), prefix);
             if let Some(outside) = outside {
                 assert!(!prefix.contains(ip(outside)), "{network}/{len}");
             }

@@ -129,6 +129,10 @@ impl Core {
     ) -> Option<Action<'f>> {
         let guest = packet.guest_addr(udp.source_port());
         let remote = packet.remote_addr(udp.destination_port());
+        if self.is_for_server(remote) {
+            self.serve_client(packet, udp, link);
+            return None;
+        }
         if remote.port() == 0 || remote.ip().is_multicast() {
             return None;
         }
@@ -221,7 +225,19 @@ impl Core {
             Icmpv6Type::EchoRequest(echo) => {
                 self.handle_echo(packet, echo.id, echo.seq, icmp.payload(), now, link)
             }
+            Icmpv6Type::NeighborSolicitation | Icmpv6Type::RouterSolicitation
+                if self.servers.ignores_ndp() =>
+            {
+                None
+            }
+            Icmpv6Type::RouterSolicitation => {
+                self.handle_router_solicitation(packet, now, link);
+                None
+            }
             Icmpv6Type::NeighborSolicitation => {
+                if let Some(ip) = neighbour::claimed_by_ndp(packet, icmp) {
+                    self.note_claim(ip);
+                }
                 let addresses = &self.config.addresses;
                 neighbour::handle_ndp(packet, icmp, addresses, self.config.mac, link);
                 None
@@ -312,7 +328,7 @@ impl Core {
         }
     }
 
-    fn hardware_of(&self, packet: &Packet) -> Hardware {
+    pub(super) fn hardware_of(&self, packet: &Packet) -> Hardware {
         Hardware {
             ours: self.config.mac,
             guests: packet.source_mac,

@@ -19,6 +19,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod addresses;
+pub mod autoconf;
 pub mod datagram;
 pub mod dns;
 mod eviction;
@@ -53,6 +54,7 @@ pub use smoltcp::time::{Duration, Instant};
 use tracing::{Span, debug};
 
 use self::addresses::Addresses;
+use self::autoconf::{Autoconf, Servers};
 use self::datagram::{Mapping, Role};
 use self::dns::Forwarder;
 use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
@@ -74,6 +76,7 @@ const IN_FLIGHT: Duration = Duration::from_millis(100);
 /// What a core is made from.
 pub struct CoreConfig {
     pub addresses: Addresses,
+    pub autoconf: Autoconf,
     pub policy: Policy,
     /// Largest IP packet on the guest's link, 1280 to 65520.
     pub mtu: u16,
@@ -175,6 +178,7 @@ pub struct Core {
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
     stray_seen: bool,
+    servers: Servers,
     forwarder: Forwarder,
     reassembly: Reassembly,
     counters: Counters,
@@ -217,7 +221,8 @@ impl FlowTable<Entry> {
 }
 
 impl Core {
-    pub fn new(config: CoreConfig, now: Instant) -> Self {
+    pub fn new(mut config: CoreConfig, now: Instant) -> Self {
+        let servers = Servers::new(std::mem::take(&mut config.autoconf), &mut config.addresses);
         Self {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
@@ -228,6 +233,7 @@ impl Core {
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
             stray_seen: false,
+            servers,
             forwarder: Forwarder::default(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
@@ -244,6 +250,9 @@ impl Core {
     ) -> Option<Action<'f>> {
         match Frame::parse(frame) {
             Some(Frame::Arp(arp)) => {
+                if let Some(ip) = neighbour::claimed_by_arp(&arp) {
+                    self.note_claim(ip);
+                }
                 let addresses = &self.config.addresses;
                 neighbour::handle_arp(&arp, addresses, self.config.mac, link);
                 None
@@ -274,8 +283,11 @@ impl Core {
         }
     }
 
-    /// Wakes the flows whose time has come and ends idle mappings.
-    pub fn handle_deadline(&mut self, now: Instant) {
+    /// Wakes the flows whose time has come, ends idle mappings, and tells the guest of its router.
+    pub fn handle_deadline(&mut self, now: Instant, link: &mut impl Link) {
+        if self.servers.deadline().is_some_and(|at| at <= now) {
+            self.advertise_router(now, link);
+        }
         while let Some(id) = self.timers.pop(now) {
             let Some(entry) = self.flows.get_mut(id) else {
                 continue;
@@ -368,7 +380,8 @@ impl Core {
 
     /// When to call [`Core::handle_deadline`].
     pub fn poll_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        let deadlines = [self.timers.next(), self.servers.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub fn addresses(&self) -> &Addresses {

@@ -17,11 +17,11 @@ use super::link::{Hardware, Link};
 use super::packet::{MacAddr, Packet};
 
 /// Neighbour discovery is only believed, by both sides, with this hop limit (RFC 4861 7.1).
-const NDP_HOP_LIMIT: u8 = 255;
+pub const NDP_HOP_LIMIT: u8 = 255;
 const OPTION_TARGET_LINK_LAYER_ADDRESS: u8 = 2;
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// 33:33 and the low bytes of ff02::1 (RFC 2464 7).
-const ALL_NODES_MAC: MacAddr = [0x33, 0x33, 0, 0, 0, 1];
+pub const ALL_NODES_MAC: MacAddr = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Answers an ARP request of the guest.
 pub fn handle_arp(
@@ -46,6 +46,28 @@ pub fn handle_arp(
     }
 }
 
+/// Whose address the sender of an ARP message says it is, if it has one.
+pub fn claimed_by_arp(arp: &ArpPacketSlice) -> Option<IpAddr> {
+    let sender = <[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?;
+    Some(Ipv4Addr::from(sender).into()).filter(|ip: &IpAddr| !ip.is_unspecified())
+}
+
+/// The same for a neighbour solicitation. Who looks for duplicates is about to have the address,
+/// and hardly says so again (RFC 4862 5.4.2).
+pub fn claimed_by_ndp(packet: &Packet, icmp: &Icmpv6Slice) -> Option<IpAddr> {
+    if packet.hop_limit() != Some(NDP_HOP_LIMIT) {
+        return None;
+    }
+    match icmp.payload_slice() {
+        Ok(Icmpv6PayloadSlice::NeighborSolicitation(solicitation))
+            if packet.source.is_unspecified() =>
+        {
+            Some(solicitation.target_address().into())
+        }
+        _ => Some(packet.source),
+    }
+}
+
 /// Answers a neighbour solicitation of the guest.
 pub fn handle_ndp(
     packet: &Packet,
@@ -59,8 +81,7 @@ pub fn handle_ndp(
     else {
         return;
     };
-    const HOP_LIMIT_OFFSET: usize = 7;
-    if packet.ip.get(HOP_LIMIT_OFFSET) != Some(&NDP_HOP_LIMIT) {
+    if packet.hop_limit() != Some(NDP_HOP_LIMIT) {
         return;
     }
     let target = solicitation.target_address();

@@ -139,6 +139,13 @@ impl Packet<'_> {
         SocketAddr::new(self.destination, port)
     }
 
+    /// Of an IPv6 packet that came whole.
+    pub fn hop_limit(&self) -> Option<u8> {
+        const OFFSET: usize = 7;
+        let offset = Some(OFFSET).filter(|_| self.source.is_ipv6())?;
+        self.ip.get(offset).copied()
+    }
+
     /// The guest's kernel leaves the sum to us (`Partial`); a frame with a complete one comes from
     /// a raw socket or from beyond a bridge, where it may be wrong by accident or on purpose.
     fn checksum_holds(&self) -> bool {

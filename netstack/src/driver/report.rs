@@ -174,6 +174,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::core::autoconf::Autoconf;
     use crate::core::flow::HashKey;
     use crate::core::link::Link;
     use crate::core::policy::Policy;
@@ -198,6 +199,7 @@ mod tests {
     fn core() -> Core {
         let config = CoreConfig {
             addresses: Network::default().addresses(),
+            autoconf: Autoconf::default(),
             policy: Policy::default(),
             mtu: 1500,
             mac: [2, 0, 0, 0, 0, 2],

@@ -105,7 +105,7 @@ impl<D: Device> Shard<D> {
             return false;
         }
         self.start_dials(now);
-        self.core.handle_deadline(now);
+        self.core.handle_deadline(now, &mut self.link);
         if self.link.has_room() {
             self.serve_touched(now);
         }

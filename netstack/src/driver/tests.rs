@@ -14,6 +14,7 @@ use super::poller::Token;
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::shard::Shard;
 use super::{Duration, Instant, RETRY};
+use crate::core::autoconf::Autoconf;
 use crate::core::flow::HashKey;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
@@ -44,6 +45,7 @@ impl World {
     fn new(faults: Faults, seed: u64) -> Self {
         let config = CoreConfig {
             addresses: Network::default().with_gateway_as_host().addresses(),
+            autoconf: Autoconf::default(),
             policy: Policy::default(),
             mtu: 1500,
             mac: GATEWAY_MAC,

@@ -5,6 +5,7 @@
 //! What is said here is what the guest's kernel is told, by us (`guest::configure`) or by a
 //! protocol it asks; [`Network::addresses`] is the core's view of it.
 
+mod autoconf;
 mod host;
 mod likeness;
 

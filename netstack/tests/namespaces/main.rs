@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod autoconf;
 mod behind;
 mod capture;
 mod closing;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         dns::CASES,
         policy::CASES,
         options::CASES,
+        autoconf::CASES,
         lifecycle::CASES,
         behind::CASES,
         root::CASES,

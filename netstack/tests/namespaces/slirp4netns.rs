@@ -375,6 +375,8 @@ Starting slirp
 * Netmask:         255.255.0.0
 * Gateway:         10.55.0.2
 * DNS:             10.55.0.3
+* DHCP begin:      10.55.0.15
+* DHCP end:        10.55.0.30
 * Recommended IP:  10.55.0.100
 ";
     assert_eq!(text, expected);

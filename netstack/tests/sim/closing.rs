@@ -434,7 +434,7 @@ fn a_fin_keeps_a_resting_flow_in_the_engine() {
     let mut guest = Peer::new(REMOTE);
     let flow = guest.open(&mut world);
     world.now = world.core.poll_deadline().expect("silence is waited for");
-    world.core.handle_deadline(world.now);
+    world.core.handle_deadline(world.now, &mut world.wire);
     world.serve();
     world.ingest(&guest.data(b"last words").frame());
     world.ingest(&guest.fin().frame());

@@ -12,7 +12,12 @@ use crate::packet::{Datagram, GATEWAY_MAC, GUEST_MAC, Packet};
 use crate::peer::Peer;
 use crate::world::{World, address};
 
-fn arp(operation: ArpOperation, sender: &str, target: &str) -> Vec<u8> {
+/// A request.
+pub fn arp(sender: &str, target: &str) -> Vec<u8> {
+    arp_of(ArpOperation::REQUEST, sender, target)
+}
+
+fn arp_of(operation: ArpOperation, sender: &str, target: &str) -> Vec<u8> {
     let (sender, target): (Ipv4Addr, Ipv4Addr) = (address(sender), address(target));
     let arp = ArpPacket::new(
         ArpHardwareId::ETHERNET,
@@ -49,7 +54,7 @@ fn arp_is_answered_for_all_but_the_guest() {
         (PROBE, "10.0.2.2", true),
     ] {
         let mut world = World::default();
-        world.send_frame(&arp(ArpOperation::REQUEST, sender, target));
+        world.send_frame(&arp(sender, target));
         if !answered {
             world.assert_quiet();
             continue;
@@ -77,11 +82,11 @@ fn arp_is_answered_for_all_but_the_guest() {
 #[test]
 fn arp_replies_are_not_answered() {
     let mut world = World::default();
-    world.send_frame(&arp(ArpOperation::REPLY, "10.0.2.100", "10.0.2.2"));
+    world.send_frame(&arp_of(ArpOperation::REPLY, "10.0.2.100", "10.0.2.2"));
     world.assert_quiet();
 }
 
-fn solicitation(source: &str, destination: &str, target: &str, hop_limit: u8) -> Vec<u8> {
+pub fn solicitation(source: &str, destination: &str, target: &str, hop_limit: u8) -> Vec<u8> {
     let (source, destination): (Ipv6Addr, Ipv6Addr) = (address(source), address(destination));
     let target: Ipv6Addr = address(target);
     let mut body = target.octets().to_vec();

@@ -14,6 +14,7 @@ mod wire;
 mod world;
 
 mod addressing;
+mod autoconf;
 mod closing;
 mod datagrams;
 mod dialling;

@@ -242,7 +242,7 @@ impl World {
 
     /// Serves the core until it rests: what a driver does after a batch.
     pub fn turn(&mut self) {
-        self.core.handle_deadline(self.now);
+        self.core.handle_deadline(self.now, &mut self.wire);
         for _ in 0..MAX_TURNS {
             for (flow, host) in &mut self.hosts {
                 if let Some(edge) = host.take_edge()

@@ -9,6 +9,7 @@ use etherparse::{
 };
 use netstack::core::vnet::VNET_HEADER_LEN;
 
+use crate::clients;
 use crate::entropy::Entropy;
 use crate::packet::{GATEWAY_MAC, GUEST_MAC, GUEST_V4, GUEST_V6, ip};
 
@@ -193,6 +194,26 @@ pub(super) fn arp_or_ndp(entropy: &mut Entropy) -> Vec<u8> {
             .expect("lengths fit");
     }
     frame
+}
+
+/// A message of a client that wants an address, with noise for its last options.
+pub(super) fn configuration(entropy: &mut Entropy) -> Vec<u8> {
+    let noise: Vec<u8> = (0..entropy.below(60)).map(|_| entropy.u8()).collect();
+    let kind = entropy.choose(&[1, 3, 8, 3, 1, 5, 11, 4]);
+    if entropy.chance(50) {
+        let client = [2, 0, 0, 0, 0, entropy.u8()];
+        let has = entropy.choose(&[[0; 4], [10, 0, 2, 15], [10, 0, 2, 2]]);
+        let wants = [50, 4, 10, 0, 2, 15].as_slice();
+        let options = [entropy.choose(&[wants, &[]]), &noise].concat();
+        clients::dhcpv4_frame(clients::dhcpv4(client, kind, has.into(), &options))
+    } else {
+        let association = [0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0].as_slice();
+        let options = [entropy.choose(&[association, &[]]), &noise].concat();
+        match entropy.chance(30) {
+            true => clients::router_solicitation(entropy.choose(&[255, 64])),
+            false => clients::dhcpv6_frame(clients::dhcpv6(kind, &options)),
+        }
+    }
 }
 
 /// A piece of a datagram: offsets and lengths that overlap, leave holes, or reach beyond 64 KiB.

@@ -7,7 +7,8 @@ use etherparse::{SlicedPacket, TransportSlice};
 use netstack::core::vnet::VNET_HEADER_LEN;
 
 use super::frames::{
-    ACK, FIN, RST, SYN, arp_or_ndp, fragment, icmp, near, options, remote, segment, source, udp,
+    ACK, FIN, RST, SYN, arp_or_ndp, configuration, fragment, icmp, near, options, remote, segment,
+    source, udp,
 };
 use crate::entropy::Entropy;
 
@@ -95,7 +96,8 @@ impl Guest {
             40..62 => self.misbehave(entropy),
             62..70 => udp(entropy),
             70..74 => self.icmp(entropy),
-            74..78 => arp_or_ndp(entropy),
+            74..77 => arp_or_ndp(entropy),
+            77 => configuration(entropy),
             78..85 => fragment(entropy),
             85..96 => self.damage(entropy),
             _ => (0..entropy.below(200)).map(|_| entropy.u8()).collect(),

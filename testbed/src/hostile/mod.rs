@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netstack::core::addresses::Addresses;
+use netstack::core::autoconf::Autoconf;
 use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
@@ -46,6 +47,10 @@ impl World {
         let now = Instant::from_millis(1);
         let config = CoreConfig {
             addresses: addresses(entropy),
+            autoconf: match entropy.chance(50) {
+                true => Network::default().autoconf(Some(1500)),
+                false => Autoconf::default(),
+            },
             policy: Policy {
                 gateway_is_no_host: entropy.chance(50),
                 encrypted_dns: entropy.chance(50),
@@ -184,7 +189,7 @@ impl World {
             if self.now > end {
                 break;
             }
-            self.core.handle_deadline(self.now);
+            self.core.handle_deadline(self.now, &mut self.wire);
             self.turn(&mut entropy);
             wakes += 1;
             assert!(wakes < 100_000, "woken {wakes} times for nothing");
@@ -218,7 +223,7 @@ impl World {
     /// this moment.
     fn turn(&mut self, entropy: &mut Entropy) {
         let mut served = 0;
-        self.core.handle_deadline(self.now);
+        self.core.handle_deadline(self.now, &mut self.wire);
         loop {
             for _ in 0..self.core.touched_len() {
                 let Some(flow) = self.core.poll_touched() else {

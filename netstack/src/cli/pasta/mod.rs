@@ -19,6 +19,7 @@ use rustix::process::Pid;
 
 use crate::config::{Config, ConfigError, MTU_RANGE};
 use crate::control::HeededSignals;
+use crate::core::autoconf::{Autoconf, Names};
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
@@ -190,6 +191,13 @@ impl Args {
 
     /// For the namespace `target`, which a program has of its own if `of_program` says so.
     fn config(self, target: TargetName, of_program: bool) -> Result<Config, ArgsError> {
+        let network = Network::default().with_gateway_as_host();
+        let mtu = Some(*MTU_RANGE.end());
+        // Served with --config-net, too; names are told if that is asked for.
+        let autoconf = Autoconf {
+            names: Names::default(),
+            ..network.autoconf(mtu)
+        };
         let config = Config {
             target,
             user_namespace: match self.userns {
@@ -206,10 +214,11 @@ impl Args {
             tap: "tap0".to_owned(),
             configure: self.config_net,
             loopback_up: true,
-            mtu: Some(*MTU_RANGE.end()),
+            mtu,
             guest_mac: None,
             our_mac: None,
-            network: Network::default().with_gateway_as_host(),
+            network,
+            autoconf,
             policy: Policy::default(),
             beyond: Vec::new(),
             outbound: Outbound::default(),
