@@ -10,11 +10,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::{fs, io};
 
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use thiserror::Error;
 
+use crate::endpoint::Endpoint;
 use crate::spec::{PortRange, Protocol, Publish};
 
 /// A bound host socket of a rule: listening TCP or UDP.
@@ -89,6 +91,20 @@ impl Listener {
     }
 }
 
+/// The ports that this namespace's kernel gives to clients which do not ask for one; those of Linux
+/// where it does not say.
+pub fn ephemeral_ports() -> PortRange {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let read = |text: String| {
+        let mut ports = text.split_ascii_whitespace().map(str::parse);
+        let (Some(Ok(first)), Some(Ok(last))) = (ports.next(), ports.next()) else {
+            return None;
+        };
+        PortRange::new(first, last).ok()
+    };
+    text.ok().and_then(read).unwrap_or(PortRange::EPHEMERAL)
+}
+
 /// Binds every port of `rule`, in ascending order; without an address IPv4 before IPv6. Ports that
 /// the kernel chooses are in a row.
 ///
@@ -158,6 +174,8 @@ pub enum BindError {
     NotLocal(SocketAddr),
     #[error("cannot bind {0}: IPv6 is switched off on this host; publish on an IPv4 address")]
     NoIpv6(SocketAddr),
+    #[error("cannot bind {0}: there is no interface of that name; `ip link` lists them")]
+    NoInterface(SocketAddr),
     #[error(
         "cannot bind {0}: too many open files; publish fewer ports or raise the limit (`ulimit -n`)"
     )]
@@ -167,11 +185,12 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn new(addr: SocketAddr, errno: Errno) -> Self {
+    pub(crate) fn new(addr: SocketAddr, errno: Errno) -> Self {
         match errno {
             Errno::ADDRINUSE => Self::InUse(addr),
             Errno::ADDRNOTAVAIL => Self::NotLocal(addr),
             Errno::AFNOSUPPORT => Self::NoIpv6(addr),
+            Errno::NODEV => Self::NoInterface(addr),
             Errno::MFILE | Errno::NFILE => Self::TooManyFiles(addr),
             Errno::ACCESS if addr.port() < unprivileged_port_start() => Self::Privileged {
                 addr,
@@ -182,6 +201,25 @@ impl BindError {
                 source: errno.into(),
             },
         }
+    }
+
+    /// The system's own word for it, as other programs print it.
+    pub fn system_text(&self) -> String {
+        let errno = match self {
+            Self::InUse(_) => Errno::ADDRINUSE,
+            Self::Privileged { .. } => Errno::ACCESS,
+            Self::NotLocal(_) => Errno::ADDRNOTAVAIL,
+            Self::NoIpv6(_) => Errno::AFNOSUPPORT,
+            Self::NoInterface(_) => Errno::NODEV,
+            Self::TooManyFiles(_) => Errno::MFILE,
+            Self::Io { source, .. } => match Errno::from_io_error(source) {
+                Some(errno) => errno,
+                None => return source.to_string(),
+            },
+        };
+        nix::errno::Errno::from_raw(errno.raw_os_error())
+            .desc()
+            .to_owned()
     }
 }
 
@@ -207,10 +245,21 @@ fn open_wildcard(protocol: Protocol, port: u16) -> Result<Vec<(SocketAddr, Owned
 }
 
 fn open(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
-    open_at(protocol, addr).map_err(|errno| BindError::new(addr, errno))
+    let endpoint = Endpoint {
+        protocol,
+        addr,
+        interface: None,
+    };
+    open_at(&endpoint).map_err(|errno| BindError::new(addr, errno))
 }
 
-fn open_at(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd), Errno> {
+/// Opens a socket at `endpoint`, and says where it is then.
+pub(crate) fn open_at(endpoint: &Endpoint) -> Result<(SocketAddr, OwnedFd), Errno> {
+    let Endpoint {
+        protocol,
+        addr,
+        interface,
+    } = *endpoint;
     let family = match addr {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -232,6 +281,11 @@ fn open_at(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd)
         // Past connections in TIME-WAIT must not block a restart. For UDP the option would share a
         // port that is in use.
         sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    if let Some(interface) = interface {
+        // No privilege needed since Linux 5.7.
+        setsockopt(&socket, BindToDevice, &interface.as_str().into())
+            .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
     }
     rustix::net::bind(&socket, &addr)?;
     if protocol == Protocol::Tcp {

@@ -125,7 +125,7 @@ impl fmt::Display for Publish {
 }
 
 /// The transport protocol of a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Tcp,
     Udp,
@@ -163,6 +163,18 @@ pub struct PortRange {
 impl PortRange {
     /// In place of host ports: the kernel picks free ones, in a row for a range.
     pub const KERNEL_CHOSEN: Self = Self { first: 0, last: 0 };
+
+    /// All that a service can have.
+    pub const EVERY: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
+
+    /// What Linux gives to clients unless it is told otherwise.
+    pub const EPHEMERAL: Self = Self {
+        first: 32_768,
+        last: 60_999,
+    };
 
     /// The ports from `first` to `last`, both included.
     ///
