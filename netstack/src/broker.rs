@@ -1,8 +1,8 @@
 //! The process that opens host ports while the helper is at work.
 //!
 //! The helper may not listen, and has not its caller's rights any more (`sandbox`). So it asks this
-//! process, which was forked with them before the helper joined a namespace: it binds the one port
-//! that a rule names, hands the socket over, and keeps nothing. All that is left to it is opening
+//! process, which was forked with them before the helper joined a namespace: it binds the one
+//! socket that is named, hands it over, and keeps nothing. All that is left to it is opening
 //! sockets for IP, and CAP_NET_BIND_SERVICE if its caller had that: who may bind a low port may
 //! still do so. What the helper can gain by it is what a caller lets it do anyway: listen.
 
@@ -12,8 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::c_long;
 use nix::sys::signal::SigSet;
-use portfwd::publish::AdoptError;
-use portfwd::{Listener, Publish};
+use portfwd::Endpoint;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -44,8 +43,6 @@ pub enum BrokerError {
     Bind(String),
     #[error("the process that opens ports does not answer: {0}")]
     Silent(#[from] io::Error),
-    #[error(transparent)]
-    Adopt(#[from] AdoptError),
 }
 
 impl Broker {
@@ -61,20 +58,20 @@ impl Broker {
         Ok(Self(ours))
     }
 
-    /// Opens the port of `rule`, which names one port and one address. Waits for the answer, which
-    /// takes as long as a few system calls.
-    pub fn open(&self, rule: &Publish) -> Result<Listener, BrokerError> {
-        send(self.0.as_fd(), &rule.to_string(), None)?;
+    /// Opens a socket at `endpoint`. Waits for the answer, which takes as long as a few system
+    /// calls.
+    pub fn open(&self, endpoint: &Endpoint) -> Result<OwnedFd, BrokerError> {
+        send(self.0.as_fd(), &endpoint.to_string(), None)?;
         let (text, socket) = receive(self.0.as_fd())?;
         match socket {
-            Some(socket) => Ok(Listener::adopt(rule, socket)?),
+            Some(socket) => Ok(socket),
             None if text.is_empty() => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             None => Err(BrokerError::Bind(text)),
         }
     }
 }
 
-/// A rule, or why it could not be carried out.
+/// An endpoint, or why it could not be opened.
 const MAX_MESSAGE: usize = 512;
 
 /// The broker's whole life.
@@ -91,24 +88,20 @@ fn live(helper: BorrowedFd<'_>) {
 fn serve(helper: BorrowedFd<'_>) -> io::Result<()> {
     sandbox::confine_broker(SYSTEM_CALLS).map_err(io::Error::other)?;
     loop {
-        let (rule, _) = receive(helper)?;
-        if rule.is_empty() {
+        let (endpoint, _) = receive(helper)?;
+        if endpoint.is_empty() {
             return Ok(());
         }
-        match open(&rule) {
-            Ok(listener) => send(helper, "1", Some(listener.socket.as_fd()))?,
+        match open(&endpoint) {
+            Ok(socket) => send(helper, "1", Some(socket.as_fd()))?,
             Err(why) => send(helper, &why, None)?,
         }
     }
 }
 
-fn open(rule: &str) -> Result<Listener, String> {
-    let rule: Publish = rule.parse().map_err(|error| format!("{rule}: {error}"))?;
-    let mut listeners = portfwd::publish::bind(&rule).map_err(|error| error.to_string())?;
-    match listeners.len() {
-        1 => Ok(listeners.remove(0)),
-        _ => Err(format!("{rule}: not one port of one address")),
-    }
+fn open(text: &str) -> Result<OwnedFd, String> {
+    let endpoint: Endpoint = text.parse().map_err(|error| format!("{text}: {error}"))?;
+    endpoint.listen().map_err(|error| error.to_string())
 }
 
 fn send(to: BorrowedFd<'_>, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -143,6 +136,8 @@ fn receive(from: BorrowedFd<'_>) -> io::Result<(String, Option<OwnedFd>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::testing::in_namespaces;
 
@@ -150,19 +145,21 @@ mod tests {
     fn ports_are_opened_and_clashes_told() {
         in_namespaces(module_path!(), "ports_are_opened_and_clashes_told", || {
             let broker = Broker::start().unwrap();
-            let rule: Publish = "0.0.0.0:8080:80/tcp".parse().unwrap();
-            let listener = broker.open(&rule).unwrap();
-            assert_eq!((listener.host.port(), listener.guest_port), (8080, 80));
-            match broker.open(&rule) {
+            let open = |text: &str| broker.open(&text.parse().unwrap());
+            let tcp = "tcp 0.0.0.0:8080";
+            let listener = open(tcp).unwrap();
+            let bound = rustix::net::getsockname(&listener).unwrap();
+            assert_eq!(SocketAddr::try_from(bound).unwrap().port(), 8080);
+            match open(tcp) {
                 Err(BrokerError::Bind(text)) => assert!(text.contains("in use"), "{text}"),
                 other => panic!("{other:?}"),
             }
             drop(listener);
             // The broker has kept nothing of it.
-            broker.open(&rule).unwrap();
-            let udp = broker.open(&"[::]:53:53/udp".parse().unwrap()).unwrap();
-            assert_eq!(udp.host.port(), 53);
-            assert!(broker.open(&"80-81:80-81".parse().unwrap()).is_err());
+            open(tcp).unwrap();
+            open("udp [::]:53").unwrap();
+            open("udp 0.0.0.0:53 lo").unwrap();
+            assert!(open("udp 0.0.0.0:54 nosuch").is_err());
         });
     }
 }

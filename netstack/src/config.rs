@@ -18,6 +18,7 @@ use crate::core::autoconf::Autoconf;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
+use crate::forwards::Forwards;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
 use crate::network::{Family, Network};
@@ -59,6 +60,8 @@ pub struct Config {
     pub publish: Vec<Publish>,
     /// Inherited sockets, each with its single-port rule.
     pub publish_fds: Vec<(RawFd, Publish)>,
+    /// Ports in pasta's words.
+    pub forwards: Forwards,
     pub ready_fd: Option<RawFd>,
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
@@ -369,6 +372,7 @@ mod tests {
             resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds,
+            forwards: Forwards::default(),
             ready_fd,
             exit_fd,
             status_socket: None,

@@ -19,6 +19,7 @@ pub mod core;
 mod descriptors;
 pub mod device;
 mod driver;
+pub mod forwards;
 pub mod guest;
 pub mod host;
 pub mod logging;

@@ -13,27 +13,30 @@ use std::sync::Arc;
 
 use libc::c_long;
 use portfwd::publish::AdoptError;
-use portfwd::{BindError, Listener};
+use portfwd::{BindError, Direction, Listener};
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
 use crate::companion::{self, Companion, Resolvers};
 use crate::config::{Config, ETHERNET_MTU, MTU_RANGE};
-use crate::control::{ExitWatch, ReadySignal, SlirpApi, SlirpApiError, StatusError, StatusSocket};
+use crate::control::{
+    ExitWatch, PortControl, PrivateSocketError, ReadySignal, SlirpApi, SlirpApiError, StatusSocket,
+};
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::device::{Capabilities, Capture, CaptureError, CaptureFile, Device, Tap, TapError};
-use crate::driver::{Clock, Driver, DriverError, Parts, PromotionUnavailable};
+use crate::driver::{Clock, Driver, DriverError, ForwardParts, Parts, PromotionUnavailable};
+use crate::forwards::{Forwards, OpenPort, PortError};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
     GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
     configure, prepare,
 };
 use crate::host::{self, RESOLV_CONF};
+use crate::netlink::ListeningSockets;
 use crate::network::Network;
-use crate::sandbox::root::Ids;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::{control, descriptors, device, driver, guest, process, sys};
 
@@ -47,7 +50,11 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
-    Status(#[from] StatusError),
+    Socket(#[from] PrivateSocketError),
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error("cannot see who listens: {0}")]
+    Listening(#[source] io::Error),
     #[error(transparent)]
     SlirpApi(#[from] SlirpApiError),
     #[error("cannot start the process that opens ports: {0}")]
@@ -121,7 +128,11 @@ fn bring_up(
         .as_deref()
         .map(CaptureFile::create)
         .transpose()?;
-    let limits = Limits::share_out(descriptors::left_for_flows());
+    let inbound = config.forwards.open(Direction::Inbound)?;
+    let mut descriptors = descriptors::left_for_flows();
+    let for_ports = descriptors_for_ports(&config.forwards, descriptors);
+    descriptors -= for_ports;
+    let limits = Limits::share_out(descriptors);
     debug!(?limits, "descriptors are shared out");
     let mut outside = Outside::open(&config)?;
     let mut exit = ExitWatch::new(config.heeded_signals).map_err(StartError::Exit)?;
@@ -147,6 +158,7 @@ fn bring_up(
     }
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
     let (tap, network) = set_up_guest(&guest, &config)?;
+    let forwards = set_up_forwards(&guest, &config.forwards, inbound, &mut outside, for_ports)?;
     let kept = Kept::here(config.keep_host_net_admin);
     let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
@@ -158,7 +170,7 @@ fn bring_up(
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
-    confine(&guest, kept, config.instead_of_root, config.empty_root)?;
+    confine(&guest, kept, &config)?;
     info!(tap = tap.name(), guest = ?core.addresses.guest, "the network is up");
 
     let core = Core::new(core, clock.now());
@@ -172,6 +184,7 @@ fn bring_up(
             promoter,
             status: outside.status,
             slirp_api: outside.slirp_api,
+            forwards,
             exit,
         },
         guest,
@@ -182,6 +195,9 @@ fn bring_up(
 struct Outside {
     status: Option<StatusSocket>,
     slirp_api: Option<(SlirpApi, Broker)>,
+    port_control: Option<PortControl>,
+    /// For forwarded ports.
+    broker: Option<Broker>,
     companion: Companion,
 }
 
@@ -198,15 +214,23 @@ impl Outside {
             .as_deref()
             .map(|path| SlirpApi::open(path, config.network.addresses().guest))
             .transpose()?;
+        let port_control = config
+            .forwards
+            .control_socket
+            .as_deref()
+            .map(PortControl::open)
+            .transpose()?;
         let files = [
             status.as_ref().map(StatusSocket::file),
             slirp_api.as_ref().map(SlirpApi::file),
+            port_control.as_ref().map(PortControl::file),
         ];
+        let start_broker = || Broker::start().map_err(StartError::Broker);
         let slirp_api = slirp_api
-            .map(|socket| {
-                Ok::<_, StartError>((socket, Broker::start().map_err(StartError::Broker)?))
-            })
+            .map(|socket| Ok::<_, StartError>((socket, start_broker()?)))
             .transpose()?;
+        let opens_later = config.forwards.may_open(Direction::Inbound);
+        let broker = opens_later.then(start_broker).transpose()?;
         let resolvers = match &config.resolvers[..] {
             [] => Resolvers::Of(Path::new(RESOLV_CONF)),
             these => Resolvers::These(these.to_vec()),
@@ -216,6 +240,8 @@ impl Outside {
         Ok(Self {
             status,
             slirp_api,
+            port_control,
+            broker,
             companion,
         })
     }
@@ -234,12 +260,8 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
 ];
 
 /// Gives up what is not needed any more, on both threads.
-fn confine(
-    guest: &GuestThread,
-    kept: Kept,
-    instead_of_root: Ids,
-    empty_root: bool,
-) -> Result<(), StartError> {
+fn confine(guest: &GuestThread, kept: Kept, config: &Config) -> Result<(), StartError> {
+    let (instead_of_root, empty_root) = (config.instead_of_root, config.empty_root);
     let confine = move || sandbox::confine_thread(kept, instead_of_root, empty_root);
     let is_root = confine()?;
     guest.run(confine)??;
@@ -257,7 +279,11 @@ fn confine(
     }
     // Last: what comes after needs no path and makes no process.
     sandbox::confine_helper_calls(SYSTEM_CALLS)?;
-    Ok(guest.run(|| sandbox::confine_helper_calls(SYSTEM_CALLS))??)
+    let mut in_guest = SYSTEM_CALLS.to_vec();
+    if config.forwards.may_open(Direction::Outbound) {
+        in_guest.push(guest::LISTENING_CALLS);
+    }
+    Ok(guest.run(move || sandbox::confine_helper_calls(&in_guest))??)
 }
 
 fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
@@ -279,6 +305,65 @@ fn prepare_process() {
         debug!("cannot do without transparent huge pages: {error}");
     }
     descriptors::raise_limit();
+}
+
+/// How many of `left` descriptors are for ports that are still to be opened.
+fn descriptors_for_ports(forwards: &Forwards, left: usize) -> usize {
+    let known = forwards.count(Direction::Outbound);
+    let may_open = Direction::BOTH.map(|direction| forwards.may_open(direction));
+    let later = match may_open.contains(&true) {
+        true => (left / PORTS_PART).min(MAX_LATER_PORTS),
+        false => 0,
+    };
+    (known + later).min(left)
+}
+
+/// Ports that come and go have this part of the descriptors, so that flows keep the others.
+const PORTS_PART: usize = 4;
+/// Each port of both protocols and both families.
+const MAX_LATER_PORTS: usize = 4 * 65_535;
+
+/// What the loop needs for forwarded ports, of which those of the host are `inbound`. `None` if
+/// there are none and none may come.
+fn set_up_forwards(
+    guest: &Arc<GuestThread>,
+    forwards: &Forwards,
+    inbound: Vec<OpenPort>,
+    outside: &mut Outside,
+    more: usize,
+) -> Result<Option<ForwardParts>, StartError> {
+    if forwards.is_empty() {
+        return Ok(None);
+    }
+    let limit = inbound.len() + more;
+    let wanted = forwards.clone();
+    let outbound = guest.run(move || wanted.open(Direction::Outbound))??;
+    let listening = |direction| match forwards.may_open(direction) {
+        true => {
+            let open = || ListeningSockets::open().map_err(StartError::Listening);
+            let opened = match direction {
+                Direction::Inbound => guest.run(open)??,
+                Direction::Outbound => open()?,
+            };
+            Ok::<_, StartError>(Some(opened))
+        }
+        false => Ok(None),
+    };
+    let inbound = inbound.into_iter().map(|port| (Direction::Inbound, port));
+    let outbound = outbound.into_iter().map(|port| (Direction::Outbound, port));
+    Ok(Some(ForwardParts {
+        tables: forwards.tables().clone(),
+        open: inbound.chain(outbound).collect(),
+        broker: outside.broker.take(),
+        guest: guest.clone(),
+        from_loopback_to_loopback: forwards.from_loopback_to_loopback,
+        listening: [
+            listening(Direction::Inbound)?,
+            listening(Direction::Outbound)?,
+        ],
+        control: outside.port_control.take(),
+        limit,
+    }))
 }
 
 /// Opens the tap and configures the links, on the thread that is in the guest's network namespace.

@@ -13,6 +13,7 @@ use crate::control::HeededSignals;
 use crate::core::autoconf::Autoconf;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
+use crate::forwards::Forwards;
 use crate::guest::UserNamespace;
 use crate::host::Outbound;
 use crate::network::Network;
@@ -255,6 +256,7 @@ impl TryFrom<Args> for Config {
                 .iter()
                 .map(|rule| parse_publish_fd(rule))
                 .collect::<Result<_, _>>()?,
+            forwards: Forwards::default(),
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,

@@ -7,11 +7,13 @@
 
 mod coracle_net;
 mod pasta;
+mod pesto;
 mod slirp4netns;
 
 use std::env;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,6 +47,7 @@ pub fn command() -> clap::Command {
     coracle_net::Args::command()
         .subcommand(slirp4netns::Args::command())
         .subcommand(pasta::Args::command())
+        .subcommand(pesto::command())
 }
 
 /// A name that this program answers to.
@@ -53,6 +56,7 @@ enum Name {
     CoracleNet,
     Slirp4netns,
     Pasta,
+    Pesto,
 }
 
 /// Why the program does not do what it was called for, or not any more.
@@ -69,6 +73,8 @@ enum Failure {
     Start(#[from] StartError),
     #[error(transparent)]
     Pasta(#[from] pasta::LifeError),
+    #[error(transparent)]
+    Pesto(#[from] pesto::PestoError),
 }
 
 impl Failure {
@@ -81,7 +87,12 @@ impl Failure {
 }
 
 impl Name {
-    const ALL: [Self; 3] = [Self::CoracleNet, Self::Slirp4netns, Self::Pasta];
+    const ALL: [Self; 4] = [
+        Self::CoracleNet,
+        Self::Slirp4netns,
+        Self::Pasta,
+        Self::Pesto,
+    ];
 
     /// The name that the program was called by, and its words without any other.
     fn called(mut words: Vec<OsString>) -> (Self, Vec<OsString>) {
@@ -110,6 +121,7 @@ impl Name {
             Self::CoracleNet => c"coracle-net",
             Self::Slirp4netns => c"slirp4netns",
             Self::Pasta => c"pasta",
+            Self::Pesto => c"pesto",
         }
     }
 
@@ -130,6 +142,10 @@ impl Name {
                 pasta::Args::try_parse_from(&words)?,
                 &words[1..],
             )?),
+            Self::Pesto => {
+                pesto::Request::read(words)?.carry_out(&mut io::stdout().lock())?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 
@@ -206,6 +222,7 @@ mod tests {
             ("x slirp4netns", Name::Slirp4netns, None),
             ("/usr/bin/pasta 42", Name::Pasta, Some("42")),
             ("coracle-net pasta -f", Name::Pasta, Some("-f")),
+            ("coracle-net pesto /s", Name::Pesto, Some("/s")),
             (
                 "slirp4netns coracle-net",
                 Name::Slirp4netns,

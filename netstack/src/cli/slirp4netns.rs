@@ -20,6 +20,7 @@ use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
+use crate::forwards::Forwards;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
 use crate::network::Network;
@@ -239,6 +240,7 @@ impl TryFrom<Args> for Config {
             resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds: Vec::new(),
+            forwards: Forwards::default(),
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: None,

@@ -3,6 +3,7 @@
 
 mod clients;
 mod exit;
+mod port_control;
 mod slirp_api;
 mod socket_file;
 mod status;
@@ -10,11 +11,12 @@ mod status;
 use libc::c_long;
 
 pub use exit::{ExitWatch, HeededSignals, ReadySignal};
+pub use port_control::{Forwarder, PortControl};
 pub use slirp_api::{Forward, Publisher, SlirpApi, SlirpApiError};
-pub use socket_file::SocketFile;
+pub use socket_file::{PrivateSocketError, SocketFile};
 pub use status::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
-    MemoryStatus, PromotionStatus, Reason, Status, StatusError, StatusSocket,
+    MemoryStatus, PromotionStatus, Reason, Status, StatusSocket,
 };
 
 /// What serving clients and watching for the end take, for the sandbox. A list of mounts is read

@@ -6,21 +6,18 @@
 //! [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) are served. The driver polls one descriptor for all
 //! of it, which is readable when there is something to do.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::event::epoll::EventFlags;
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 
 use super::SocketFile;
 use super::clients::{Clients, send};
+use super::socket_file::{PrivateSocketError, listen_privately};
 
 /// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -168,6 +165,8 @@ pub enum Reason {
     Restless,
     /// The kernel refused to take it, for the reason in `detail`. There will be another attempt.
     Refused { detail: String },
+    /// It was made of two sockets from the start, as `-T` has it.
+    Spliced,
     /// It moves much, and fast.
     Hauls(FlowPromotion),
     /// `--promote always`.
@@ -183,20 +182,6 @@ pub struct FlowPromotion {
     /// How long the remote's bytes had to wait meanwhile, in microseconds.
     pub promoted_pause_us: u64,
 }
-
-/// Why there is no status socket.
-#[derive(Debug, thiserror::Error)]
-pub enum StatusError {
-    #[error("status socket {0}: a file of that name exists and is not a socket of ours")]
-    Occupied(PathBuf),
-    #[error("status socket {0}: another process serves it")]
-    Served(PathBuf),
-    #[error("cannot open status socket {path}: {source}")]
-    Open { path: PathBuf, source: io::Error },
-}
-
-/// Connected clients that wait to be served, in the kernel.
-const BACKLOG: i32 = 64;
 
 /// Listens at a path.
 #[derive(Debug)]
@@ -215,26 +200,11 @@ struct Client {
 impl StatusSocket {
     /// Listens at `path`, for this user only. A socket that is there but that nobody serves any
     /// more is replaced, if it belongs to this user; anything else is left alone.
-    pub fn open(path: &Path) -> Result<Self, StatusError> {
-        remove_stale(path)?;
-        let open = || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket =
-                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // The file takes the mode of the descriptor, so it is never open to others, not even
-            // briefly.
-            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-            rustix::net::listen(&socket, BACKLOG)?;
-            Ok(Self {
-                file: SocketFile::of(path)?,
-                clients: Clients::new(socket.into())?,
-            })
-        };
-        open().map_err(|source| StatusError::Open {
-            path: path.to_owned(),
-            source,
-        })
+    pub fn open(path: &Path) -> Result<Self, PrivateSocketError> {
+        let (listener, file) = listen_privately("status", path)?;
+        let clients = Clients::new(listener)
+            .map_err(|source| PrivateSocketError::open("status", path, source))?;
+        Ok(Self { file, clients })
     }
 
     /// What is left to remove at the end.
@@ -272,35 +242,12 @@ impl AsFd for StatusSocket {
     }
 }
 
-/// Removes the socket that a killed helper of this user left at `path`.
-fn remove_stale(path: &Path) -> Result<(), StatusError> {
-    let occupied = || StatusError::Occupied(path.to_owned());
-    let file = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result.map_err(|source| StatusError::Open {
-            path: path.to_owned(),
-            source,
-        })?,
-    };
-    if !file.file_type().is_socket() || file.uid() != rustix::process::geteuid().as_raw() {
-        return Err(occupied());
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(StatusError::Served(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|source| StatusError::Open {
-                path: path.to_owned(),
-                source,
-            }),
-        // Its owner has a full backlog, or it is no stream socket.
-        Err(_) => Err(occupied()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -493,7 +440,7 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(matches!(
             StatusSocket::open(&path),
-            Err(StatusError::Occupied(_))
+            Err(PrivateSocketError::Occupied(..))
         ));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         fs::remove_file(&path).unwrap();
@@ -501,7 +448,7 @@ mod tests {
         let served = StatusSocket::open(&path).unwrap();
         assert!(matches!(
             StatusSocket::open(&path),
-            Err(StatusError::Served(_))
+            Err(PrivateSocketError::Served(..))
         ));
         // As after `kill -9`: the file stays.
         drop(served);
@@ -521,7 +468,7 @@ mod tests {
         let path = PathBuf::from("/").join("x".repeat(108));
         assert!(matches!(
             StatusSocket::open(&path),
-            Err(StatusError::Open { .. })
+            Err(PrivateSocketError::Open { .. })
         ));
     }
 }

@@ -36,6 +36,7 @@ mod reassembly;
 mod refusal;
 mod shares;
 pub mod special_purpose;
+mod spliced;
 pub mod tcp;
 mod timers;
 pub mod vnet;

@@ -158,6 +158,16 @@ impl Shares {
         self.streams += 1;
     }
 
+    /// Something that is no flow of the table holds `descriptors` of the connections'.
+    pub fn take(&mut self, descriptors: usize) {
+        self.streams += descriptors;
+    }
+
+    /// It holds them no more.
+    pub fn give_back(&mut self, descriptors: usize) {
+        self.streams -= descriptors;
+    }
+
     /// Takes `entry`'s flow out of the account.
     pub fn end(&mut self, entry: &Entry) {
         match entry.share() {

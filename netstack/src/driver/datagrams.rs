@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
-use super::poller::{Interest, Token};
+use super::listeners::Lead;
+use super::poller::{Interest, ListenerId, Token};
 use super::shard::Shard;
 use super::sockets::HostSocket;
+use crate::core::Instant;
 use crate::core::flow::FlowId;
-use crate::core::{Instant, Service};
 use crate::device::Device;
 use crate::host::{PingSocket, UdpSocket, udp};
 
@@ -156,11 +157,12 @@ impl<D: Device> Shard<D> {
         }
     }
 
-    /// Datagrams of clients of a published port, which has this `socket`.
+    /// Datagrams of clients of the published `port`, which has this `socket`.
     pub(super) fn read_published(
         &mut self,
+        port: ListenerId,
         socket: &Arc<UdpSocket>,
-        service: Service,
+        lead: Lead,
         now: Instant,
     ) {
         // An error of the shared socket belongs to a client that has gone; it must only be taken
@@ -169,6 +171,14 @@ impl<D: Device> Shard<D> {
         for _ in 0..READS_PER_TURN {
             let Ok(received) = socket.receive(&mut self.buffer) else {
                 return;
+            };
+            let service = match (self.splices.ways.of(lead, received.from.ip()), lead) {
+                (None, Lead::Guest(service)) => service,
+                (None, Lead::Host(_)) => continue,
+                (Some(way), _) => {
+                    self.pass_on(port, socket, way, received, now);
+                    continue;
+                }
             };
             let flow = self.core.handle_published_datagram(
                 received.from,

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use portfwd::{Listener, Protocol};
+use portfwd::{Endpoint, Listener, Protocol};
 use rustix::net::sockopt;
 
 use super::poller::{Interest, ListenerId, Poller, Token};
@@ -31,40 +30,50 @@ pub struct Listeners {
 
 /// A published port's socket.
 pub enum Published {
-    Tcp {
-        service: Service,
-        socket: OwnedFd,
-    },
-    Udp {
-        service: Service,
-        socket: Arc<UdpSocket>,
-    },
+    Tcp { lead: Lead, socket: OwnedFd },
+    Udp { lead: Lead, socket: Arc<UdpSocket> },
+}
+
+/// Where a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// A socket on the host, to a service of the guest's.
+    Guest(Service),
+    /// A socket in the guest, to a service on the host. No address is the host's loopback.
+    Host(Service),
 }
 
 impl Listeners {
-    /// Publishes a port from now on, for what listens at `address` or at the guest's own one. Who
-    /// has connected to it before is accepted, too.
-    pub fn add(
+    /// Publishes a port from now on, for what listens at the guest's own address. Who has connected
+    /// to it before is accepted, too.
+    pub fn add(&mut self, poller: &Poller, listener: Listener) -> io::Result<ListenerId> {
+        let endpoint = Endpoint {
+            protocol: listener.protocol,
+            addr: listener.host,
+            interface: None,
+        };
+        let lead = Lead::Guest(listener.guest_port.into());
+        self.add_leading(poller, &endpoint, listener.socket, lead)
+    }
+
+    /// As [`Listeners::add`]: `socket` is at `endpoint` and leads to `lead`.
+    pub fn add_leading(
         &mut self,
         poller: &Poller,
-        listener: Listener,
-        address: Option<IpAddr>,
+        endpoint: &Endpoint,
+        socket: OwnedFd,
+        lead: Lead,
     ) -> io::Result<ListenerId> {
-        let service = Service {
-            address,
-            port: listener.guest_port,
-        };
-        let published = match listener.protocol {
+        let published = match endpoint.protocol {
             Protocol::Tcp => {
-                let socket = listener.socket;
                 // Accepted sockets inherit both.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 let _ = KEEPALIVE.set(&socket);
-                Published::Tcp { service, socket }
+                Published::Tcp { lead, socket }
             }
             Protocol::Udp => {
-                let socket = Arc::new(UdpSocket::adopt(listener.socket, listener.host)?);
-                Published::Udp { service, socket }
+                let socket = Arc::new(UdpSocket::adopt(socket, endpoint.addr)?);
+                Published::Udp { lead, socket }
             }
         };
         let interest = match published {
@@ -83,6 +92,15 @@ impl Listeners {
     pub fn remove(&mut self, id: ListenerId) {
         // Closing the socket takes it out of the poller.
         self.published.remove(&id);
+    }
+
+    /// Lets a port lead to another service from now on, for who has not come yet.
+    pub fn redirect(&mut self, id: ListenerId, to: Lead) {
+        if let Some(Published::Tcp { lead, .. } | Published::Udp { lead, .. }) =
+            self.published.get_mut(&id)
+        {
+            *lead = to;
+        }
     }
 
     /// `None` for a port that is no longer published.
@@ -166,13 +184,13 @@ mod tests {
         let mut listeners = Listeners::default();
         let (tcp, tcp_address) = bind("tcp");
         let (udp, udp_address) = bind("udp");
-        let tcp = listeners.add(&poller, tcp, None).unwrap();
+        let tcp = listeners.add(&poller, tcp).unwrap();
         assert_eq!(visited(&mut poller), []);
         let client = TcpStream::connect(tcp_address).unwrap();
         assert_eq!(visited(&mut poller), [tcp]);
 
         // While the first one is at work.
-        let udp = listeners.add(&poller, udp, None).unwrap();
+        let udp = listeners.add(&poller, udp).unwrap();
         let other = Client::bind("127.0.0.1:0").unwrap();
         other.send_to(b"?", udp_address).unwrap();
         let mut both = visited(&mut poller);
@@ -181,7 +199,7 @@ mod tests {
         assert!(matches!(
             listeners.get(udp),
             Some(Published::Udp {
-                service: Service { port: 80, .. },
+                lead: Lead::Guest(Service { port: 80, .. }),
                 ..
             })
         ));
@@ -194,7 +212,7 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         let mut listeners = Listeners::default();
         let (tcp, address) = bind("tcp");
-        let first = listeners.add(&poller, tcp, None).unwrap();
+        let first = listeners.add(&poller, tcp).unwrap();
         let client = TcpStream::connect(address).unwrap();
         let Some(Published::Tcp { socket, .. }) = listeners.get(first) else {
             panic!("it is published");
@@ -204,7 +222,7 @@ mod tests {
         assert!(listeners.get(first).is_none());
         let rule = format!("{address}:80").parse().unwrap();
         let tcp = portfwd::publish::bind(&rule).unwrap().remove(0);
-        let second = listeners.add(&poller, tcp, None).unwrap();
+        let second = listeners.add(&poller, tcp).unwrap();
         assert_ne!(first, second);
         assert_eq!(visited(&mut poller), []);
         rustix::io::write(&accepted, b"x").unwrap();
@@ -218,7 +236,7 @@ mod tests {
         let mut listeners = Listeners::default();
         listeners.pause(&poller, Instant::ZERO);
         let (tcp, address) = bind("tcp");
-        let tcp = listeners.add(&poller, tcp, None).unwrap();
+        let tcp = listeners.add(&poller, tcp).unwrap();
         let _client = TcpStream::connect(address).unwrap();
         assert_eq!(visited(&mut poller), []);
         listeners.resume(&poller, Instant::ZERO);

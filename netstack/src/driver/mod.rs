@@ -16,6 +16,7 @@
 mod datagrams;
 mod device_link;
 mod dials;
+mod forwards;
 mod hand_over;
 mod kernel_flow;
 mod listeners;
@@ -26,6 +27,8 @@ mod scarcity;
 mod shard;
 mod slirp_api;
 mod sockets;
+mod splice;
+mod splice_datagrams;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -36,6 +39,8 @@ use libc::c_long;
 use portfwd::Listener;
 use tracing::{debug, info};
 
+pub use self::forwards::ForwardParts;
+use self::forwards::Forwarding;
 use self::listeners::{Listeners, Published};
 use self::poller::{Interest, ListenerId, Token};
 use self::promotion::Promotion;
@@ -66,6 +71,7 @@ pub struct Parts<D> {
     pub status: Option<StatusSocket>,
     /// With what opens the ports that are asked for.
     pub slirp_api: Option<(SlirpApi, Broker)>,
+    pub forwards: Option<ForwardParts>,
     pub exit: ExitWatch,
 }
 
@@ -88,6 +94,7 @@ pub struct Driver<D> {
     /// Nobody is told the status for a moment.
     status_pause: Pause,
     slirp_api: Option<Api>,
+    forwarding: Option<Forwarding>,
     exit: ExitWatch,
     clock: Clock,
 }
@@ -123,7 +130,7 @@ impl<D: Device> Driver<D> {
     pub fn new(parts: Parts<D>, clock: Clock) -> Result<Self, DriverError> {
         let mut core = parts.core;
         core.set_resolvers(parts.companion.resolvers().to_vec());
-        let shard = Shard::new(core, parts.device, parts.outbound)?;
+        let mut shard = Shard::new(core, parts.device, parts.outbound)?;
         let poller = &shard.poller;
         let watch =
             |what, result: io::Result<()>| result.map_err(|error| DriverError::Watch(what, error));
@@ -151,10 +158,20 @@ impl<D: Device> Driver<D> {
         for listener in parts.listeners {
             watch(
                 "a published port",
-                listeners.add(poller, listener, None).map(drop),
+                listeners.add(poller, listener).map(drop),
             )?;
         }
-        Ok(Self {
+        let forwarding = parts
+            .forwards
+            .map(|forwards| Forwarding::new(forwards, &mut listeners, poller))
+            .transpose();
+        let forwarding =
+            forwarding.map_err(|error| DriverError::Watch("forwarded ports", error))?;
+        let forwarding = forwarding.map(|(forwarding, ways)| {
+            shard.splices.ways = ways;
+            forwarding
+        });
+        let mut driver = Self {
             shard,
             listeners,
             companion: parts.companion,
@@ -162,9 +179,13 @@ impl<D: Device> Driver<D> {
             status: parts.status,
             status_pause: Pause::default(),
             slirp_api,
+            forwarding,
             exit: parts.exit,
             clock,
-        })
+        };
+        // Services that are there already are forwarded to from the start.
+        driver.follow_ports(clock.now());
+        Ok(driver)
     }
 
     /// Runs until it is time to stop or the device is gone.
@@ -182,13 +203,18 @@ impl<D: Device> Driver<D> {
             let now = self.clock.now();
             for event in events.drain(..) {
                 match event.token {
-                    Token::Device | Token::Flow(_) | Token::Guest(_) => {
+                    Token::Device
+                    | Token::Flow(_)
+                    | Token::Guest(_)
+                    | Token::Splice(..)
+                    | Token::SplicedDatagrams(_) => {
                         self.shard.handle_event(event, now, &mut self.promotion);
                     }
                     Token::Listener(port) => self.handle_listener(port, now),
                     Token::Companion => self.hear_companion(),
                     Token::Status => self.handle_status(now),
                     Token::SlirpApi => self.handle_slirp_api(now),
+                    Token::PortControl => self.handle_port_control(now),
                     Token::Exit if self.exit.is_over() => return Ok(()),
                     Token::Exit => {}
                 }
@@ -202,6 +228,7 @@ impl<D: Device> Driver<D> {
             self.listeners.resume(&self.shard.poller, now);
             self.resume_status(now);
             self.resume_slirp_api(now);
+            self.resume_forwarding(now);
             timeout = self.timeout(now);
         }
     }
@@ -209,9 +236,9 @@ impl<D: Device> Driver<D> {
     /// Somebody has come to a published port.
     fn handle_listener(&mut self, port: ListenerId, now: Instant) {
         let has_room = match self.listeners.get(port) {
-            Some(Published::Tcp { service, socket }) => self.shard.accept(socket, *service, now),
-            Some(Published::Udp { service, socket }) => {
-                self.shard.read_published(socket, *service, now);
+            Some(Published::Tcp { lead, socket }) => self.shard.accept(socket, *lead, now),
+            Some(Published::Udp { lead, socket }) => {
+                self.shard.read_published(port, socket, *lead, now);
                 true
             }
             None => true,
@@ -267,9 +294,11 @@ impl<D: Device> Driver<D> {
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let pauses = self.listeners.is_paused() || self.status_pause.is_on();
         let retry = pauses.then_some(RETRY);
-        let api = self.slirp_api.as_ref().and_then(Api::deadline);
-        let api = api.map(|deadline| deadline.max(now) - now);
-        let waits = [retry, api, self.shard.timeout(now)];
+        let until = |deadline: Instant| deadline.max(now) - now;
+        let api = self.slirp_api.as_ref().and_then(Api::deadline).map(until);
+        let ports = self.forwarding.as_ref().and_then(Forwarding::deadline);
+        let ports = ports.map(until);
+        let waits = [retry, api, ports, self.shard.timeout(now)];
         waits.into_iter().flatten().min()
     }
 }

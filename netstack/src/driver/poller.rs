@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use portfwd::relay::Side;
 use rustix::event::{Timespec, epoll};
 
 use crate::core::Duration;
@@ -23,16 +24,26 @@ pub enum Token {
     Flow(FlowId),
     /// The kernel socket of a promoted flow that faces the guest.
     Guest(FlowId),
+    /// A socket of a spliced connection.
+    Splice(SpliceId, Side),
+    /// The socket of a client of a port whose datagrams are passed on.
+    SplicedDatagrams(SpliceId),
     Companion,
     Status,
     SlirpApi,
+    /// `pesto`'s.
+    PortControl,
     /// It may be time to end.
     Exit,
 }
 
 /// Names a published port. No other one ever has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u64);
+
+/// Names a spliced connection or mapping. No other one of its kind ever has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpliceId(pub u64);
 
 /// What to be told about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +160,8 @@ const KIND_SHIFT: u32 = 56;
 const GENERATION_SHIFT: u32 = 32;
 
 impl Token {
-    /// Kind in the top byte; then the generation's 24 bits and the index, or a listener's number,
-    /// which does not reach 2^56.
+    /// Kind in the top byte; then the generation's 24 bits and the index, or the number of a
+    /// listener or splice, which does not reach 2^56.
     fn encode(self) -> u64 {
         let (kind, value) = match self {
             Self::Device => (0, 0),
@@ -163,6 +174,10 @@ impl Token {
             Self::Status => (4, 0),
             Self::Exit => (5, 0),
             Self::SlirpApi => (7, 0),
+            Self::Splice(SpliceId(number), Side::A) => (8, number),
+            Self::Splice(SpliceId(number), Side::B) => (9, number),
+            Self::SplicedDatagrams(SpliceId(number)) => (10, number),
+            Self::PortControl => (11, 0),
             Self::Guest(id) => (
                 6,
                 u64::from(id.generation) << GENERATION_SHIFT | u64::from(id.index),
@@ -177,14 +192,19 @@ impl Token {
             index,
             generation: (bits >> GENERATION_SHIFT) as u32 & FlowId::MAX_GENERATION,
         };
+        let number = bits & ((1 << KIND_SHIFT) - 1);
         match bits >> KIND_SHIFT {
             0 => Self::Device,
-            1 => Self::Listener(ListenerId(bits & ((1 << KIND_SHIFT) - 1))),
+            1 => Self::Listener(ListenerId(number)),
             2 => Self::Flow(flow),
             6 => Self::Guest(flow),
             3 => Self::Companion,
             4 => Self::Status,
             7 => Self::SlirpApi,
+            8 => Self::Splice(SpliceId(number), Side::A),
+            9 => Self::Splice(SpliceId(number), Side::B),
+            10 => Self::SplicedDatagrams(SpliceId(number)),
+            11 => Self::PortControl,
             _ => Self::Exit,
         }
     }
@@ -213,6 +233,10 @@ mod tests {
             Token::Companion,
             Token::Status,
             Token::SlirpApi,
+            Token::PortControl,
+            Token::Splice(SpliceId((1 << 56) - 1), Side::A),
+            Token::Splice(SpliceId(7), Side::B),
+            Token::SplicedDatagrams(SpliceId(7)),
             Token::Exit,
         ] {
             assert_eq!(Token::decode(token.encode()), token);

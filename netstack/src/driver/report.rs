@@ -3,6 +3,7 @@
 use smoltcp::socket::tcp::State;
 
 use super::PromotionUnavailable;
+use super::splice::{Place, Splice, Splices, Way};
 use crate::control::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
     MemoryStatus, PromotionStatus, Reason, Status,
@@ -101,6 +102,63 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
         bytes_from_guest: flow.bytes_from_guest,
         age_ms: (now - flow.born).total_millis(),
     }
+}
+
+/// What is joined socket to socket.
+pub fn spliced(splices: &Splices, now: Instant) -> impl Iterator<Item = FlowStatus> {
+    let flow = move |protocol, client, way: &Way, moved: [u64; 2], born: Instant| {
+        let [from_client, from_service] = moved;
+        let (initiator, to_guest, from_guest) = match way.place {
+            Place::Host => (FlowInitiator::Guest, from_service, from_client),
+            Place::Guest => (FlowInitiator::Host, from_client, from_service),
+        };
+        let (guest, remote) = match way.place {
+            Place::Host => (client, way.to),
+            Place::Guest => (way.to, client),
+        };
+        FlowStatus {
+            protocol,
+            initiator,
+            guest,
+            remote: Some(remote),
+            state: "OPEN".to_owned(),
+            path: FlowPath::Kernel,
+            reason: (protocol == FlowProtocol::Tcp).then_some(Reason::Spliced),
+            bytes_to_guest: to_guest,
+            bytes_from_guest: from_guest,
+            age_ms: (now - born).total_millis(),
+        }
+    };
+    let connection = move |splice: &Splice| {
+        let protocol = FlowProtocol::Tcp;
+        let shown = flow(
+            protocol,
+            splice.client,
+            &splice.way,
+            splice.moved,
+            splice.born,
+        );
+        FlowStatus {
+            state: splice.state_name().to_owned(),
+            ..shown
+        }
+    };
+    let mapping = move |mapping: &super::splice_datagrams::Mapping| {
+        let protocol = FlowProtocol::Udp;
+        let shown = flow(
+            protocol,
+            mapping.client,
+            &mapping.way,
+            mapping.moved,
+            mapping.born,
+        );
+        FlowStatus {
+            path: FlowPath::Engine,
+            ..shown
+        }
+    };
+    let connections = splices.iter().map(connection);
+    connections.chain(splices.datagrams.iter().map(mapping))
 }
 
 fn reason(flow: &TcpFlow, now: Instant) -> Reason {

@@ -6,11 +6,13 @@
 //! many shards there are. There is one now.
 //!
 //! A shard's methods are in several files: this one has its turn, `streams` TCP on the host,
-//! `datagrams` UDP and echo, `hand_over` the way to the kernel, `scarcity` what happens without a
-//! descriptor.
+//! `datagrams` UDP and echo, `hand_over` the way to the kernel, `splice` and `splice_datagrams`
+//! what never comes by the device, `scarcity` what happens without a descriptor.
 
+use std::collections::HashSet;
 use std::io;
 
+use rustix::net::sockopt::socket_cookie;
 use tracing::debug;
 
 use super::device_link::DeviceLink;
@@ -19,6 +21,7 @@ use super::kernel_flow::Relays;
 use super::poller::{Event, Interest, Poller, Token};
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::sockets::{HostSocket, HostSockets};
+use super::splice::Splices;
 use super::{DriverError, RETRY, report};
 use crate::control::Status;
 use crate::core::flow::{Cause, FlowId};
@@ -46,6 +49,7 @@ pub struct Shard<D> {
     pub(super) outbound: Outbound,
     pub(super) dials: DialQueue,
     pub(super) relays: Relays,
+    pub(super) splices: Splices,
     /// Where frames and datagrams are read to.
     pub(super) buffer: Vec<u8>,
     pub(super) warned_about_ping: bool,
@@ -72,6 +76,7 @@ impl<D: Device> Shard<D> {
             outbound,
             dials: DialQueue::default(),
             relays,
+            splices: Splices::default(),
             buffer: vec![0; MAX_FRAME_LEN],
             warned_about_ping: false,
             has_frames: false,
@@ -86,11 +91,14 @@ impl<D: Device> Shard<D> {
             Token::Device if event.error => self.is_gone = true,
             Token::Device => self.has_frames = true,
             Token::Flow(id) | Token::Guest(id) => self.handle_socket(id, event, now, promotion),
+            Token::Splice(id, side) => self.handle_spliced(id, side, event, now),
+            Token::SplicedDatagrams(id) => self.pass_back(id, now),
             // The helper's.
             Token::Listener(_)
             | Token::Companion
             | Token::Status
             | Token::SlirpApi
+            | Token::PortControl
             | Token::Exit => {}
         }
     }
@@ -111,6 +119,8 @@ impl<D: Device> Shard<D> {
         }
         self.promote_resting(now, promotion);
         self.drive_unfinished(promotion);
+        self.drive_unfinished_splices();
+        self.sweep_spliced(now);
         self.close_ended();
         true
     }
@@ -120,24 +130,39 @@ impl<D: Device> Shard<D> {
         if !self.link.has_room() {
             return Some(RETRY);
         }
-        if self.core.touched_len() > 0 || self.relays.has_work() || self.dials.has_work() {
+        let has_work = self.relays.has_work() || self.dials.has_work() || self.splices.has_work();
+        if has_work || self.core.touched_len() > 0 {
             return Some(Duration::ZERO);
         }
         let held_up = (!self.dials.is_empty()).then_some(RETRY);
-        let until_deadline = self
-            .core
-            .poll_deadline()
-            .map(|deadline| match deadline > now {
-                // Rounded up, so that a timer is due when it has run out.
-                true => deadline - now + Duration::from_micros(50),
-                false => Duration::ZERO,
-            });
+        let deadlines = [self.core.poll_deadline(), self.splices.datagrams.deadline()];
+        let until_deadline =
+            deadlines
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|deadline| match deadline > now {
+                    // Rounded up, so that a timer is due when it has run out.
+                    true => deadline - now + Duration::from_micros(50),
+                    false => Duration::ZERO,
+                });
         held_up.into_iter().chain(until_deadline).min()
     }
 
     /// The status document; `unpromoted` says why no flow is handed over at all.
     pub fn status(&self, unpromoted: Option<&PromotionUnavailable>, now: Instant) -> Status {
-        report::status(&self.core, unpromoted, self.link.frames_lost, now)
+        let mut status = report::status(&self.core, unpromoted, self.link.frames_lost, now);
+        status.flows.extend(report::spliced(&self.splices, now));
+        status
+    }
+
+    /// What tells the UDP sockets of flows from those of services.
+    pub fn own_datagram_cookies(&self) -> HashSet<u64> {
+        let spliced = self.splices.datagrams.sockets();
+        let sockets = self.sockets.udp().chain(spliced);
+        sockets
+            .filter_map(|socket| socket_cookie(socket).ok())
+            .collect()
     }
 
     /// Takes the frames that are there, `most` at most but for SYNs. False when the device is gone.

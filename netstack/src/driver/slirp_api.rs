@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use portfwd::{PortRange, Publish, SpecError};
+use portfwd::Endpoint;
 use tracing::debug;
 
 use super::Driver;
-use super::listeners::Listeners;
+use super::listeners::{Lead, Listeners};
 use super::poller::{Interest, ListenerId, Poller, Token};
 use super::scarcity::Pause;
 use crate::broker::Broker;
 use crate::control::{Forward, Publisher, SlirpApi};
-use crate::core::Instant;
+use crate::core::{Instant, Service};
 use crate::device::Device;
 
 /// The API's socket, and what it takes to carry out what is asked there.
@@ -102,22 +102,32 @@ struct Ports<'a> {
 
 impl Publisher for Ports<'_> {
     fn publish(&mut self, id: u64, forward: &Forward) -> bool {
-        let rule = rule(forward).expect("ports of a forward are not 0");
-        let listener = match self.broker.open(&rule) {
-            Ok(listener) => listener,
+        let endpoint = Endpoint {
+            protocol: forward.protocol,
+            addr: forward.host,
+            interface: None,
+        };
+        let socket = match self.broker.open(&endpoint) {
+            Ok(socket) => socket,
             Err(error) => {
-                debug!(%error, %rule, "a port was asked for in vain");
+                debug!(%error, %endpoint, "a port was asked for in vain");
                 return false;
             }
         };
-        let service = Some(forward.guest.ip());
-        match self.listeners.add(self.poller, listener, service) {
+        let lead = Lead::Guest(Service {
+            address: Some(forward.guest.ip()),
+            port: forward.guest.port(),
+        });
+        match self
+            .listeners
+            .add_leading(self.poller, &endpoint, socket, lead)
+        {
             Ok(listener) => {
                 self.published.insert(id, listener);
                 true
             }
             Err(error) => {
-                debug!(%error, %rule, "a port cannot be watched");
+                debug!(%error, %endpoint, "a port cannot be watched");
                 false
             }
         }
@@ -128,14 +138,4 @@ impl Publisher for Ports<'_> {
             self.listeners.remove(listener);
         }
     }
-}
-
-fn rule(forward: &Forward) -> Result<Publish, SpecError> {
-    let single = |port| PortRange::new(port, port);
-    Ok(Publish {
-        protocol: forward.protocol,
-        host_addr: Some(forward.host.ip()),
-        host_ports: single(forward.host.port())?,
-        guest_ports: single(forward.guest.port())?,
-    })
 }

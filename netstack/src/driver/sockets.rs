@@ -54,6 +54,17 @@ impl HostSockets {
         }
     }
 
+    /// The sockets of UDP mappings.
+    pub fn udp(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.slots
+            .iter()
+            .flatten()
+            .filter_map(|(_, socket)| match socket {
+                HostSocket::Udp(socket) => Some(socket),
+                _ => None,
+            })
+    }
+
     pub fn remove(&mut self, id: FlowId) -> Option<HostSocket> {
         self.get_mut(id)?;
         self.slots[id.index as usize]

@@ -7,12 +7,13 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tracing::debug;
 
+use super::listeners::Lead;
 use super::poller::{Event, Interest, Token};
 use super::scarcity::is_out_of_descriptors;
 use super::shard::Shard;
 use super::sockets::{HostSocket, Stream};
 use crate::core::flow::FlowId;
-use crate::core::{DialError, Instant, Service};
+use crate::core::{DialError, Instant};
 use crate::device::Device;
 use crate::host::dial::{self, Dial};
 
@@ -75,7 +76,7 @@ impl<D: Device> Shard<D> {
 
     /// Accepts clients at the `socket` of a published port. False when there is no room for more,
     /// or no descriptor: accepting has to pause.
-    pub(super) fn accept(&mut self, socket: &OwnedFd, service: Service, now: Instant) -> bool {
+    pub(super) fn accept(&mut self, socket: &OwnedFd, lead: Lead, now: Instant) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.core.admits_stream() {
                 debug!("as many connections as may be: accepting pauses");
@@ -102,6 +103,14 @@ impl<D: Device> Shard<D> {
                 // The client has gone meanwhile (accept(2) passes network errors of the new socket
                 // on).
                 Err(_) => continue,
+            };
+            let service = match (self.splices.ways.of(lead, client.ip()), lead) {
+                (None, Lead::Guest(service)) => service,
+                (None, Lead::Host(_)) => continue,
+                (Some(way), _) => {
+                    self.splice(stream, client, way, now);
+                    continue;
+                }
             };
             let flow = self.core.handle_accepted(client, service, now);
             // It may have taken the place of another.

@@ -3,17 +3,19 @@
 //! that a retransmission costs no waiting.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
+use portfwd::{Endpoint, Protocol};
 use testbed::packet::{
     ACK, Datagram, FIN, Frame, GATEWAY_MAC, GUEST_MAC, GUEST_V4, PSH, Packet, RST, SYN, Segment,
 };
 
-use super::listeners::{Listeners, Published};
+use super::listeners::{Lead, Listeners, Published};
 use super::poller::Token;
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::shard::Shard;
 use super::{Duration, Instant, RETRY};
+use crate::control::{FlowInitiator, FlowPath, Reason};
 use crate::core::autoconf::Autoconf;
 use crate::core::flow::HashKey;
 use crate::core::policy::Policy;
@@ -85,11 +87,11 @@ impl World {
         for event in events {
             match event.token {
                 Token::Listener(port) => match self.listeners.get(port) {
-                    Some(Published::Tcp { service, socket }) => {
-                        assert!(self.shard.accept(socket, *service, self.now));
+                    Some(Published::Tcp { lead, socket }) => {
+                        assert!(self.shard.accept(socket, *lead, self.now));
                     }
-                    Some(Published::Udp { service, socket }) => {
-                        self.shard.read_published(socket, *service, self.now);
+                    Some(Published::Udp { lead, socket }) => {
+                        self.shard.read_published(port, socket, *lead, self.now);
                     }
                     None => panic!("nobody else listens"),
                 },
@@ -419,10 +421,7 @@ fn clients_of_published_ports_reach_the_guest() {
         let rule = format!("127.0.0.1:0:80/{protocol}").parse().unwrap();
         let listener = portfwd::publish::bind(&rule).unwrap().remove(0);
         let address = listener.host;
-        world
-            .listeners
-            .add(&world.shard.poller, listener, None)
-            .unwrap();
+        world.listeners.add(&world.shard.poller, listener).unwrap();
         address
     };
     let (tcp, udp) = (publish("tcp"), publish("udp"));
@@ -460,4 +459,117 @@ fn the_end_of_the_device_is_the_end_of_the_loop() {
     assert!(world.turn());
     drop(std::mem::replace(&mut world.guest, MemoryDevice::pair().1));
     assert!(!world.turn());
+}
+
+/// A port of this protocol on loopback that leads to `service` of the host's.
+fn leading_to(world: &mut World, protocol: Protocol, service: u16) -> SocketAddr {
+    let rule = format!("127.0.0.1:0:80/{protocol}").parse().unwrap();
+    let listener = portfwd::publish::bind(&rule).unwrap().remove(0);
+    let endpoint = Endpoint {
+        protocol,
+        addr: listener.host,
+        interface: None,
+    };
+    let (listeners, poller) = (&mut world.listeners, &world.shard.poller);
+    let lead = Lead::Host(service.into());
+    listeners
+        .add_leading(poller, &endpoint, listener.socket, lead)
+        .unwrap();
+    listener.host
+}
+
+#[test]
+fn spliced_connections_are_relayed_counted_and_closed() {
+    let mut world = World::new(Faults::default(), 1);
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    service.set_nonblocking(true).unwrap();
+    let port = service.local_addr().unwrap().port();
+    let entry = leading_to(&mut world, Protocol::Tcp, port);
+    let mut client = TcpStream::connect(entry).unwrap();
+    let (mut served, _) = world.until("a client", |_| service.accept().ok());
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    client.set_nonblocking(true).unwrap();
+    served.set_nonblocking(true).unwrap();
+    let mut heard = Vec::new();
+    world.until("the question", |_| served.read_to_end(&mut heard).ok());
+    assert_eq!(heard, b"question");
+
+    let status = world.shard.status(None, world.now);
+    assert_eq!(status.limits.connections.used, 2);
+    let [flow] = &status.flows[..] else {
+        panic!("{:?}", status.flows);
+    };
+    assert_eq!(
+        (flow.initiator, flow.path),
+        (FlowInitiator::Guest, FlowPath::Kernel)
+    );
+    assert_eq!(flow.reason, Some(Reason::Spliced));
+    assert_eq!(
+        (flow.bytes_from_guest, flow.remote.unwrap().port()),
+        (8, port)
+    );
+
+    served.write_all(b"answer").unwrap();
+    drop(served);
+    let mut heard = Vec::new();
+    world.until("the answer", |_| client.read_to_end(&mut heard).ok());
+    assert_eq!(heard, b"answer");
+    let status = world.shard.status(None, world.now);
+    assert_eq!((status.flows.len(), status.limits.connections.used), (0, 0));
+    assert_eq!((status.bytes_from_guest, status.bytes_to_guest), (8, 6));
+}
+
+/// The client's family is tried first.
+#[test]
+fn a_service_of_the_other_family_is_found_and_none_resets_the_client() {
+    let mut world = World::new(Faults::default(), 1);
+    let Ok(service) = TcpListener::bind("[::1]:0") else {
+        return println!("skipped: no IPv6 here");
+    };
+    service.set_nonblocking(true).unwrap();
+    let port = service.local_addr().unwrap().port();
+    let entry = leading_to(&mut world, Protocol::Tcp, port);
+    let client = TcpStream::connect(entry).unwrap();
+    world.until("a client", |_| service.accept().ok());
+    drop((client, service));
+
+    let mut client = TcpStream::connect(entry).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let error = world.until("a reset", |_| match client.read(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        read => Some(read.unwrap_err()),
+    });
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    world.until("their end", |world| {
+        let status = world.shard.status(None, world.now);
+        (status.limits.connections.used == 0).then_some(())
+    });
+}
+
+#[test]
+fn datagrams_are_passed_on_to_each_client_its_own_and_forgotten_when_idle() {
+    let mut world = World::new(Faults::default(), 1);
+    let service = UdpSocket::bind("127.0.0.1:0").unwrap();
+    service.set_nonblocking(true).unwrap();
+    let port = service.local_addr().unwrap().port();
+    let entry = leading_to(&mut world, Protocol::Udp, port);
+    let clients = [1, 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let mut buffer = [0; 16];
+    for (nth, client) in (0u8..).zip(&clients) {
+        client.set_nonblocking(true).unwrap();
+        client.send_to(&[nth], entry).unwrap();
+        let (_, from) = world.until("it", |_| service.recv_from(&mut buffer).ok());
+        assert_eq!(buffer[0], nth);
+        service.send_to(&[nth + 10], from).unwrap();
+        let answer = world.until("an answer", |_| client.recv_from(&mut buffer).ok());
+        assert_eq!((answer, buffer[0]), ((1, entry), nth + 10));
+    }
+    let status = world.shard.status(None, world.now);
+    assert_eq!((status.flows.len(), status.limits.connections.used), (2, 2));
+    world.now += Duration::from_secs(600);
+    world.until("their end", |world| {
+        let status = world.shard.status(None, world.now);
+        (status.flows.is_empty() && status.limits.connections.used == 0).then_some(())
+    });
 }

@@ -26,3 +26,6 @@ pub const SYSTEM_CALLS: &[c_long] = &[
     libc::SYS_recvmsg,
     libc::SYS_shutdown,
 ];
+
+/// What opening ports in the guest takes besides, on the thread that is there.
+pub const LISTENING_CALLS: &[c_long] = &[libc::SYS_listen];

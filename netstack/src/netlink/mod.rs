@@ -6,6 +6,7 @@
 //! written with an [`Encoder`] (the other families). RFC 3549; extended ACKs: Linux 4.12.
 
 mod encode;
+mod listening;
 
 use std::io;
 
@@ -18,6 +19,7 @@ use rtnetlink::sys::{Socket, SocketAddr};
 use tracing::debug;
 
 pub use encode::Encoder;
+pub use listening::{Listening, ListeningSockets};
 
 /// A netlink socket of the calling thread's network namespace.
 #[derive(Debug)]
@@ -91,7 +93,33 @@ impl Netlink {
         question.finalize();
         let mut bytes = vec![0; question.buffer_len()];
         question.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        self.list(&bytes, |message| match message.route() {
+            Ok(entry) => take(entry),
+            Err(error) => debug!(%error, "netlink: an entry is in no known form"),
+        })
+    }
+
+    /// Asks for a list with a message of type `kind`, whose body `write` adds, and hands the
+    /// payload of each entry to `take`.
+    pub fn dump_payloads(
+        &mut self,
+        kind: u16,
+        write: impl FnOnce(&mut Encoder),
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.sequence += 1;
+        let mut encoder = Encoder::new(self.sequence);
+        encoder.message(kind, NLM_F_REQUEST | NLM_F_DUMP, write);
+        self.list(encoder.bytes(), |message| take(message.payload))
+    }
+
+    /// Sends a request for a list and takes its entries.
+    fn list(
+        &mut self,
+        request: &[u8],
+        mut take: impl FnMut(&Message<'_>),
+    ) -> Result<(), NetlinkError> {
+        self.socket.send(request, 0)?;
         let mut datagram = Vec::with_capacity(ANSWER_LEN);
         loop {
             datagram.clear();
@@ -101,10 +129,7 @@ impl Netlink {
                 match message.kind {
                     NLMSG_DONE => return message.verdict(),
                     NLMSG_ERROR => message.verdict()?,
-                    _ => match message.route() {
-                        Ok(entry) => take(entry),
-                        Err(error) => debug!(%error, "netlink: an entry is in no known form"),
-                    },
+                    _ => take(&message),
                 }
             }
         }

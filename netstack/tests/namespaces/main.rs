@@ -18,6 +18,7 @@ mod options;
 mod outbound;
 mod pasta;
 mod policy;
+mod ports;
 mod published;
 mod root;
 mod sandbox;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         icmp::CASES,
         dns::CASES,
         policy::CASES,
+        ports::CASES,
+        ports::pesto::CASES,
         options::CASES,
         autoconf::CASES,
         lifecycle::CASES,

@@ -7,6 +7,7 @@
 //! name ([`Refused`]).
 
 mod life;
+mod ports;
 mod refused;
 
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser};
 use nix::unistd::{Group, User};
+use portfwd::forward::SpecError;
 use rustix::process::Pid;
 
 use crate::config::{Config, ConfigError, MTU_RANGE};
@@ -30,6 +32,7 @@ use crate::process::{Program, Verbosity};
 use crate::sandbox::root::Ids;
 
 pub use life::{LifeError, run};
+use ports::PortArgs;
 use refused::Refused;
 
 /// Behind the program's name, in the first line that callers read.
@@ -122,6 +125,9 @@ pub struct Args {
     config_net: bool,
 
     #[command(flatten)]
+    ports: PortArgs,
+
+    #[command(flatten)]
     refused: Refused,
 
     /// Print version
@@ -151,6 +157,8 @@ pub enum ArgsError {
     UserNamespaceAlone,
     #[error("invalid PID {0:?}")]
     Pid(OsString),
+    #[error(transparent)]
+    Ports(#[from] SpecError),
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -198,6 +206,7 @@ impl Args {
             names: Names::default(),
             ..network.autoconf(mtu)
         };
+        let forwards = self.ports.forwards()?;
         let config = Config {
             target,
             user_namespace: match self.userns {
@@ -225,6 +234,7 @@ impl Args {
             resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds: Vec::new(),
+            forwards,
             ready_fd: None,
             exit_fd: None,
             status_socket: None,

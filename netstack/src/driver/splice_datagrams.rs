@@ -1,0 +1,212 @@
+//! UDP that is passed on from socket to socket, where TCP is spliced (`splice`): a mapping for each
+//! client of such a port, with a socket of its own in the other namespace.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use tracing::debug;
+
+use super::poller::{Interest, ListenerId, SpliceId, Token};
+use super::shard::Shard;
+use super::splice::{Place, Way};
+use crate::core::{Duration, Instant};
+use crate::device::Device;
+use crate::host::udp::Received;
+use crate::host::{Outbound, UdpSocket};
+
+/// Most mappings. One more, and the one that was not used for longest goes.
+const MAX_MAPPINGS: usize = 1024;
+/// How long an unused mapping lives, as any other (RFC 4787 REQ-5).
+const IDLE: Duration = Duration::from_secs(300);
+/// How often those are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Datagrams read from one socket in one turn.
+const READS_PER_TURN: usize = 32;
+
+/// All mappings. A number is given out once.
+#[derive(Default)]
+pub struct SplicedDatagrams {
+    mappings: BTreeMap<SpliceId, Mapping>,
+    by_client: HashMap<(ListenerId, SocketAddr), SpliceId>,
+    /// How many there have ever been.
+    begun: u64,
+    next_sweep: Option<Instant>,
+}
+
+/// A client of a port, and what it talks through.
+pub struct Mapping {
+    port: ListenerId,
+    pub client: SocketAddr,
+    pub way: Way,
+    /// In the other namespace.
+    socket: UdpSocket,
+    /// The port's, as long as that is there.
+    back: Weak<UdpSocket>,
+    pub born: Instant,
+    last_used: Instant,
+    /// Bytes from the client and from the service.
+    pub moved: [u64; 2],
+}
+
+impl SplicedDatagrams {
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.values()
+    }
+
+    /// The sockets of mappings, which are ours although they look like services.
+    pub fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.mappings.values().map(|mapping| &mapping.socket)
+    }
+
+    /// When to look for idle ones.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.next_sweep
+    }
+}
+
+impl<D: Device> Shard<D> {
+    /// Passes on what is in the buffer, which `received` describes, from a client of the port that
+    /// `back` is the socket of.
+    pub(super) fn pass_on(
+        &mut self,
+        port: ListenerId,
+        back: &Arc<UdpSocket>,
+        way: Way,
+        received: Received,
+        now: Instant,
+    ) {
+        let known = self.splices.datagrams.by_client.get(&(port, received.from));
+        let id = match known {
+            Some(id) => *id,
+            None => match self.begin_mapping(port, back, way, received.from, now) {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        let Some(mapping) = self.splices.datagrams.mappings.get_mut(&id) else {
+            return;
+        };
+        mapping.last_used = now;
+        mapping.moved[0] += received.len as u64;
+        let (place, to) = (mapping.way.place, mapping.way.to);
+        let payload = &self.buffer[..received.len];
+        // An earlier datagram's error says that nobody listens, which the client cannot be told.
+        if mapping.socket.send(payload, received.segment, to).is_err() {
+            while mapping.socket.take_error().is_some() {}
+            let _ = mapping.socket.send(payload, received.segment, to);
+        }
+        self.count_datagram(place, received.len, true);
+    }
+
+    fn begin_mapping(
+        &mut self,
+        port: ListenerId,
+        back: &Arc<UdpSocket>,
+        way: Way,
+        client: SocketAddr,
+        now: Instant,
+    ) -> Option<SpliceId> {
+        if self.splices.datagrams.mappings.len() >= MAX_MAPPINGS || !self.core.admits_stream() {
+            self.end_longest_unused()?;
+        }
+        let open = move || UdpSocket::open(way.to, Outbound::default());
+        let socket = match self.splices.ways.open(way.place, open) {
+            Ok(socket) => socket,
+            Err(error) => {
+                debug!(%error, "cannot make a UDP socket");
+                return None;
+            }
+        };
+        let id = SpliceId(self.splices.datagrams.begun);
+        let token = Token::SplicedDatagrams(id);
+        self.poller.add(&socket, token, Interest::Readable).ok()?;
+        self.core.splice_begins(1);
+        let datagrams = &mut self.splices.datagrams;
+        datagrams.begun += 1;
+        datagrams.next_sweep.get_or_insert(now + SWEEP);
+        datagrams.by_client.insert((port, client), id);
+        let mapping = Mapping {
+            port,
+            client,
+            way,
+            socket,
+            back: Arc::downgrade(back),
+            born: now,
+            last_used: now,
+            moved: [0; 2],
+        };
+        datagrams.mappings.insert(id, mapping);
+        Some(id)
+    }
+
+    /// Answers of a service.
+    pub(super) fn pass_back(&mut self, id: SpliceId, now: Instant) {
+        for _ in 0..READS_PER_TURN {
+            let Some(mapping) = self.splices.datagrams.mappings.get_mut(&id) else {
+                return;
+            };
+            let received = match mapping.socket.receive(&mut self.buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    while mapping.socket.take_error().is_some() {}
+                    continue;
+                }
+            };
+            if received.from != mapping.way.to {
+                continue;
+            }
+            let Some(back) = mapping.back.upgrade() else {
+                return self.end_mapping(id);
+            };
+            mapping.last_used = now;
+            mapping.moved[1] += received.len as u64;
+            let place = mapping.way.place;
+            let payload = &self.buffer[..received.len];
+            let _ = back.send(payload, received.segment, mapping.client);
+            self.count_datagram(place, received.len, false);
+        }
+    }
+
+    fn count_datagram(&mut self, place: Place, len: usize, from_client: bool) {
+        let len = len as u64;
+        match (place == Place::Guest) == from_client {
+            true => self.core.splice_moved(len, 0),
+            false => self.core.splice_moved(0, len),
+        }
+    }
+
+    /// Ends mappings that are idle, or whose port is gone.
+    pub(super) fn sweep_spliced(&mut self, now: Instant) {
+        let datagrams = &mut self.splices.datagrams;
+        if datagrams.next_sweep.is_none_or(|sweep| now < sweep) {
+            return;
+        }
+        let is_over =
+            |mapping: &Mapping| now >= mapping.last_used + IDLE || mapping.back.strong_count() == 0;
+        let over: Vec<SpliceId> = datagrams
+            .mappings
+            .iter()
+            .filter_map(|(id, mapping)| is_over(mapping).then_some(*id))
+            .collect();
+        over.into_iter().for_each(|id| self.end_mapping(id));
+        let datagrams = &mut self.splices.datagrams;
+        datagrams.next_sweep = (!datagrams.mappings.is_empty()).then_some(now + SWEEP);
+    }
+
+    fn end_longest_unused(&mut self) -> Option<()> {
+        let mappings = self.splices.datagrams.mappings.iter();
+        let (id, _) = mappings.min_by_key(|(_, mapping)| mapping.last_used)?;
+        self.end_mapping(*id);
+        Some(())
+    }
+
+    fn end_mapping(&mut self, id: SpliceId) {
+        let datagrams = &mut self.splices.datagrams;
+        if let Some(mapping) = datagrams.mappings.remove(&id) {
+            datagrams.by_client.remove(&(mapping.port, mapping.client));
+            self.core.splice_ends(1);
+        }
+    }
+}
