@@ -64,16 +64,16 @@ pub fn enter() -> io::Result<Side> {
 }
 
 impl Caller {
-    /// Waits until the daemon is ready, and returns its process; `Err` with its exit code when it
-    /// has ended instead.
-    pub fn wait(mut self) -> Result<Pid, u8> {
+    /// Waits until the daemon is ready, and returns its process; `Err` when it has ended instead,
+    /// with its exit code unless it was killed.
+    pub fn wait(mut self) -> Result<Pid, Option<u8>> {
         let mut byte = [0];
         if matches!(self.ready.read(&mut byte), Ok(1)) {
             return Ok(self.daemon);
         }
         let ended = waitid(WaitId::Pid(self.daemon), WaitIdOptions::EXITED);
         let code = ended.ok().flatten().and_then(|status| status.exit_status());
-        Err(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+        Err(code.and_then(|code| u8::try_from(code).ok()))
     }
 }
 

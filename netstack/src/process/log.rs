@@ -13,31 +13,6 @@ use super::log_file::LogFile;
 use super::syslog::Syslog;
 use crate::logging::{self, Filter};
 
-/// How much is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verbosity {
-    /// Warnings and errors.
-    Quiet,
-    /// What there is once, besides.
-    Normal,
-    /// Each flow.
-    Debug,
-    /// Each packet.
-    Trace,
-}
-
-impl Verbosity {
-    fn filter(self) -> Filter {
-        let level = match self {
-            Self::Quiet => "warn",
-            Self::Normal => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        };
-        level.parse().expect("the name of a level")
-    }
-}
-
 /// The place of the messages, which tracing writes to as well.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<Place>);
@@ -74,12 +49,11 @@ impl Log {
     }
 
     /// Logs here for the rest of the process's life.
-    pub fn start(self, verbosity: Verbosity) {
-        let filter = verbosity.filter();
+    pub fn start(self, filter: &Filter) {
         match *self.0 {
-            Place::Stderr => logging::to_stderr(&filter),
-            Place::File(_) => logging::to_timed_writer(&filter, self),
-            Place::Caller { .. } => logging::to_writer(&filter, self),
+            Place::Stderr => logging::to_stderr(filter),
+            Place::File(_) => logging::to_timed_writer(filter, self),
+            Place::Caller { .. } => logging::to_writer(filter, self),
         }
     }
 

@@ -16,7 +16,7 @@ mod syslog;
 use libc::c_long;
 
 pub use guest::{Guest, GuestError, Program};
-pub use log::{Log, Verbosity};
+pub use log::Log;
 pub use log_file::{LogFile, LogFileError};
 pub use pid_file::{PidFile, PidFileError};
 

@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -29,9 +30,7 @@ pub const CASES: &[Case] = &[
     case("pasta::background", |world| both(world, background)),
     case("pasta::foreground", |world| both(world, foreground)),
     case("pasta::ends_with_the_process", ends_with_the_process),
-    case("pasta::ends_with_the_path", |world| {
-        both(world, ends_with_the_path)
-    }),
+    case("pasta::ends_with_the_path", ends_with_the_path),
     case("pasta::init", init),
     case("pasta::command_has_a_network", command_has_a_network),
     case("pasta::terminal_signals_are_the_commands", |_| {
@@ -49,6 +48,7 @@ pub const CASES: &[Case] = &[
         "pasta::files_that_cannot_be_made",
         files_that_cannot_be_made,
     ),
+    case("pasta::system_log", system_log),
     case("pasta::log_file", log_file),
     case("pasta::log_file_is_bounded", log_file_is_bounded),
     root_case("pasta::root_is_nobody", |world| runs_as(world, &[], 65534)),
@@ -114,16 +114,23 @@ impl Who {
         assert!(number.ends_with('\n'), "{self:?}: {number:?}");
         let number = number.trim_end().parse().expect("digits");
         fs::remove_file(file).expect("remove the PID file");
-        Daemon(Some(Pid::from_raw(number)))
+        Daemon {
+            who: self,
+            pid: Some(Pid::from_raw(number)),
+        }
     }
 }
 
 /// A helper in the background, which has become a child of the case's.
-struct Daemon(Option<Pid>);
+struct Daemon {
+    who: Who,
+    /// `None` once it was waited for.
+    pid: Option<Pid>,
+}
 
 impl Daemon {
     fn pid(&self) -> Pid {
-        self.0.expect("not waited for")
+        self.pid.expect("not waited for")
     }
 
     fn is_running(&self) -> bool {
@@ -133,12 +140,12 @@ impl Daemon {
     /// One that is expected to end by itself.
     fn wait(mut self) -> WaitStatus {
         let mut status = WaitStatus::StillAlive;
-        eventually("the helper ends", SOON, || {
+        eventually(&format!("{:?} ends", self.who), SOON, || {
             let pid = self.pid();
             status = waitpid(pid, Some(WaitPidFlag::WNOHANG)).expect("a child of ours");
             status != WaitStatus::StillAlive
         });
-        self.0 = None;
+        self.pid = None;
         status
     }
 
@@ -150,7 +157,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
+        if let Some(pid) = self.pid {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
         }
@@ -241,12 +248,12 @@ fn ends_with_the_process(world: &mut World) {
     assert!(matches!(helper.wait(), WaitStatus::Exited(_, 0)));
 }
 
-fn ends_with_the_path(world: &mut World, who: Who) {
+fn ends_with_the_path(world: &mut World) {
     let (_guest, path) = mounted(world);
-    let helper = who.attach(world, &["--netns", path.to_str().expect("plain")], &[]);
+    let helper = Who::Ours.attach(world, &["--netns", path.to_str().expect("plain")], &[]);
     assert!(helper.is_running());
     unmount(&path);
-    assert!(matches!(helper.wait(), WaitStatus::Exited(_, 0)), "{who:?}");
+    assert!(matches!(helper.wait(), WaitStatus::Exited(_, 0)));
 }
 
 /// A guest whose namespace has a path.
@@ -384,6 +391,46 @@ fn files_that_cannot_be_made(world: &mut World) {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("/no/such/file"), "{text}");
     }
+}
+
+/// A background process has no other place for its messages, unless it is told of one.
+fn system_log(world: &mut World) {
+    let log = replace_dev(world);
+    let helper = Who::Ours.attach(world, &[&world.guest.pid.to_string()], &["--trace"]);
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    assert_echo(&mut connect(&world.guest.net, server.address), b"logged");
+    let mut message = [0; 2048];
+    let len = log
+        .recv(&mut message)
+        .expect("a message within the timeout");
+    let text = String::from_utf8_lossy(&message[..len]);
+    let start = format!("pasta[{}]: ", helper.pid());
+    let (priority, rest) = text.split_once('>').expect("a priority");
+    // LOG_DAEMON with LOG_INFO or LOG_DEBUG.
+    assert!(["<30", "<31"].contains(&priority), "{text}");
+    assert!(rest.starts_with(&start), "{text}");
+    helper.end();
+    umount2("/dev", MntFlags::MNT_DETACH).expect("uncover /dev");
+}
+
+/// Gives this case a /dev of its own, with a system's log that is returned.
+fn replace_dev(world: &World) -> UnixDatagram {
+    let new = world.dir.join("dev");
+    fs::create_dir_all(new.join("net")).expect("make directories");
+    let none = None::<&str>;
+    mount(Some("dev"), &new, Some("tmpfs"), MsFlags::empty(), none).expect("mount a tmpfs");
+    fs::create_dir(new.join("net")).expect("make a directory");
+    for device in ["null", "urandom", "net/tun"] {
+        let place = new.join(device);
+        fs::File::create(&place).expect("make a file to mount over");
+        let old = Path::new("/dev").join(device);
+        mount(Some(&old), &place, none, MsFlags::MS_BIND, none).expect("mount a device");
+    }
+    mount(Some(&new), "/dev", none, MsFlags::MS_MOVE, none).expect("cover /dev");
+    fs::remove_dir_all(&new).expect("remove the directories");
+    let log = UnixDatagram::bind("/dev/log").expect("make the log");
+    log.set_read_timeout(Some(SOON)).expect("set a timeout");
+    log
 }
 
 /// It has everything, from the start that it belongs to, and nobody else's eyes.

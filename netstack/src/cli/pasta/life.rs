@@ -13,9 +13,10 @@ use tracing::error;
 
 use super::{Args, ArgsError, For, VERSION};
 use crate::guest::TargetName;
+use crate::logging::{Filter, InvalidFilter, VARIABLE};
 use crate::process::background::{self, Caller, Daemon, Side};
 use crate::process::{
-    Guest, GuestError, Log, LogFile, LogFileError, PidFile, PidFileError, Program, Verbosity,
+    Guest, GuestError, Log, LogFile, LogFileError, PidFile, PidFileError, Program,
 };
 use crate::start::{self, StartError};
 use crate::sys;
@@ -25,12 +26,16 @@ use crate::sys;
 pub enum LifeError {
     #[error(transparent)]
     Args(#[from] ArgsError),
+    #[error("{VARIABLE}: {0}")]
+    Filter(#[from] InvalidFilter),
     #[error(transparent)]
     PidFile(#[from] PidFileError),
     #[error(transparent)]
     LogFile(#[from] LogFileError),
     #[error("cannot go to the background: {0}")]
     Background(#[source] io::Error),
+    #[error("the process in the background was killed before the network was up")]
+    DaemonKilled,
     #[error(transparent)]
     Guest(#[from] GuestError),
     #[error(transparent)]
@@ -53,7 +58,7 @@ pub fn run(args: Args, words: &[OsString]) -> Result<ExitCode, LifeError> {
             "pasta {VERSION}: pasta {}",
             words.join(" ".as_ref()).display()
         ),
-        verbosity: args.verbosity(&purpose),
+        filter: args.filter(&purpose)?,
     };
     match purpose {
         For::Program { program, own_users } => with_program(args, program, own_users, files),
@@ -93,7 +98,8 @@ fn wait_for_daemon(caller: Caller, pid_file: Option<PidFile>) -> Result<ExitCode
     let daemon = match caller.wait() {
         Ok(daemon) => daemon,
         // It has said why.
-        Err(code) => return Ok(ExitCode::from(code)),
+        Err(Some(code)) => return Ok(ExitCode::from(code)),
+        Err(None) => return Err(LifeError::DaemonKilled),
     };
     if let Some(file) = pid_file {
         file.write(daemon).inspect_err(|_| {
@@ -131,7 +137,7 @@ struct Files {
     log: Option<LogFile>,
     /// Of the log file.
     title: String,
-    verbosity: Verbosity,
+    filter: Filter,
 }
 
 impl Files {
@@ -145,7 +151,7 @@ impl Files {
             }
             None => otherwise(),
         };
-        log.start(self.verbosity);
+        log.start(&self.filter);
         Ok(())
     }
 

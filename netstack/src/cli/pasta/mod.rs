@@ -26,9 +26,10 @@ use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
+use crate::logging::{self, Filter, InvalidFilter};
 use crate::network::Network;
+use crate::process::Program;
 use crate::process::log_file::{DEFAULT_SIZE, MIN_SIZE};
-use crate::process::{Program, Verbosity};
 use crate::sandbox::root::Ids;
 
 pub use life::{LifeError, run};
@@ -186,15 +187,20 @@ impl Args {
         })
     }
 
-    fn verbosity(&self, purpose: &For) -> Verbosity {
-        match purpose {
-            _ if self.trace => Verbosity::Trace,
-            _ if self.debug => Verbosity::Debug,
+    /// How much is said: what the options ask for, or else the environment.
+    fn filter(&self, purpose: &For) -> Result<Filter, InvalidFilter> {
+        let level = match purpose {
+            _ if self.trace => "trace",
+            _ if self.debug => "debug",
+            _ if self.quiet => "warn",
+            _ if std::env::var_os(logging::VARIABLE).is_some() => {
+                return Filter::from_environment();
+            }
             // The terminal is the program's.
-            For::Program { .. } => Verbosity::Quiet,
-            For::Namespace(_) if self.quiet => Verbosity::Quiet,
-            For::Namespace(_) => Verbosity::Normal,
-        }
+            For::Program { .. } => "warn",
+            For::Namespace(_) => "info",
+        };
+        level.parse()
     }
 
     /// For the namespace `target`, which a program has of its own if `of_program` says so.
