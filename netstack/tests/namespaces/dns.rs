@@ -94,9 +94,10 @@ pub fn resolv_conf_changes(world: &mut World, write: fn(&str)) {
 }
 
 /// A resolver elsewhere is asked, which [`crate::harness`] lists from the start.
-pub fn assert_answered_by_elsewhere(world: &World) {
+/// Queries to `forwarder` go to a resolver elsewhere.
+pub fn assert_answered_by_elsewhere(world: &World, forwarder: IpAddr) {
     let _resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
-    assert_eq!(ask_udp(&world.guest.net, Family::V4.dns(), 1), Some(1));
+    assert_eq!(ask_udp(&world.guest.net, forwarder, 1), Some(1));
 }
 
 /// A first resolver that refuses costs one attempt: the next question goes to the second.

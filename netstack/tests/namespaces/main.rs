@@ -17,6 +17,7 @@ mod load;
 mod options;
 mod outbound;
 mod pasta;
+mod pasta_network;
 mod policy;
 mod ports;
 mod published;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         slirp4netns::CASES,
         slirp_api::CASES,
         pasta::CASES,
+        pasta_network::CASES,
         load::CASES,
         floods::CASES,
         haul::CASES,

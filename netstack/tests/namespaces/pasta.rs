@@ -378,7 +378,7 @@ fn failure_is_told(world: &mut World) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
-        text.starts_with("pasta: ") && text.contains("tap0"),
+        text.starts_with("pasta: ") && text.contains("up0"),
         "{text}"
     );
 }

@@ -6,6 +6,7 @@
 //! left undefined. Those of passt that have no meaning without a virtual machine are refused by
 //! name ([`Refused`]).
 
+mod addressing;
 mod life;
 mod ports;
 mod refused;
@@ -19,20 +20,19 @@ use nix::unistd::{Group, User};
 use portfwd::forward::SpecError;
 use rustix::process::Pid;
 
-use crate::config::{Config, ConfigError, MTU_RANGE};
+use crate::config::{Config, ConfigError};
 use crate::control::HeededSignals;
 use crate::core::autoconf::{Autoconf, Names};
-use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
-use crate::host::Outbound;
 use crate::logging::{self, Filter, InvalidFilter};
-use crate::network::Network;
 use crate::process::Program;
 use crate::process::log_file::{DEFAULT_SIZE, MIN_SIZE};
 use crate::sandbox::root::Ids;
 
 pub use life::{LifeError, run};
+
+use addressing::{Addressing, AddressingError};
 use ports::PortArgs;
 use refused::Refused;
 
@@ -126,6 +126,9 @@ pub struct Args {
     config_net: bool,
 
     #[command(flatten)]
+    addressing: Addressing,
+
+    #[command(flatten)]
     ports: PortArgs,
 
     #[command(flatten)]
@@ -160,6 +163,8 @@ pub enum ArgsError {
     Pid(OsString),
     #[error(transparent)]
     Ports(#[from] SpecError),
+    #[error(transparent)]
+    Addressing(#[from] AddressingError),
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -205,12 +210,11 @@ impl Args {
 
     /// For the namespace `target`, which a program has of its own if `of_program` says so.
     fn config(self, target: TargetName, of_program: bool) -> Result<Config, ArgsError> {
-        let network = Network::default().with_gateway_as_host();
-        let mtu = Some(*MTU_RANGE.end());
+        let plan = self.addressing.plan()?;
         // Served with --config-net, too; names are told if that is asked for.
         let autoconf = Autoconf {
             names: Names::default(),
-            ..network.autoconf(mtu)
+            ..plan.network.autoconf(plan.mtu)
         };
         let forwards = self.ports.forwards()?;
         let config = Config {
@@ -226,18 +230,18 @@ impl Args {
                 false => HeededSignals::All,
             },
             instead_of_root: self.runas.unwrap_or_default(),
-            tap: "tap0".to_owned(),
+            tap: plan.tap,
             configure: self.config_net,
             loopback_up: true,
-            mtu,
-            guest_mac: None,
-            our_mac: None,
-            network,
+            mtu: plan.mtu,
+            guest_mac: plan.guest_mac,
+            our_mac: Some(plan.our_mac),
+            network: plan.network,
             autoconf,
-            policy: Policy::default(),
+            policy: plan.policy,
             beyond: Vec::new(),
-            outbound: Outbound::default(),
-            resolvers: Vec::new(),
+            outbound: plan.outbound,
+            resolvers: plan.resolvers,
             publish: Vec::new(),
             publish_fds: Vec::new(),
             forwards,

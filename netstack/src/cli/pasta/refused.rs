@@ -28,6 +28,12 @@ const ALL: &[Useless] = &[
     useless("migrate-exit", None, None, FOR_VM),
     useless("migrate-no-linger", None, None, FOR_VM),
     useless(
+        "freebind",
+        None,
+        None,
+        "ports are bound to addresses that the host has",
+    ),
+    useless(
         "stats",
         None,
         Some("SECONDS"),

@@ -219,7 +219,7 @@ pub fn ends_of(guest: &TcpStream) -> Ends {
 }
 
 /// Without nftables every flow stays in the engine.
-fn require_nftables() {
+pub fn require_nftables() {
     let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
     let netfilter = SockProtocol::NetlinkNetFilter;
     if let Err(errno) = socket(family, kind, SockFlag::SOCK_CLOEXEC, netfilter) {
