@@ -11,6 +11,7 @@
 //! engine exec NAME COMMAND [ARG]...       runs another one in a container that runs
 //! ```
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
@@ -112,6 +113,7 @@ fn request(source: Source) -> ContainerRequest {
         source,
         name: None,
         hostname: None,
+        labels: BTreeMap::new(),
         network: Network::Default,
         publish: Vec::new(),
         volumes: Vec::new(),

@@ -31,6 +31,8 @@ pub enum ContainerArgError {
     EmptyPath,
     #[error("expected NAME=VALUE or NAME")]
     Env,
+    #[error("a label has a key: expected KEY=VALUE or KEY")]
+    Label,
     #[error(
         "a host name has 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"
     )]
@@ -82,6 +84,14 @@ impl EnvArg {
             return Err(ContainerArgError::Env);
         }
         Ok(Self { name, value })
+    }
+}
+
+/// For clap: a label's key and value, which is empty where none is given.
+pub fn parse_label(text: &str) -> Result<(String, String), ContainerArgError> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(ContainerArgError::Label),
+        (key, value) => Ok((key.to_owned(), value.to_owned())),
     }
 }
 
@@ -161,6 +171,17 @@ mod tests {
         let unknown = parse("CORACLE_TEST_UNSET").expect("a name").variable();
         assert_eq!(unknown, None);
         assert_eq!(parse("=x"), Err(ContainerArgError::Env));
+    }
+
+    #[test]
+    fn a_label_has_a_key() {
+        let label = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label("a=b=c"), label("a", "b=c"));
+        assert_eq!(parse_label("a="), label("a", ""));
+        assert_eq!(parse_label("org.example.a"), label("org.example.a", ""));
+        for text in ["", "=", "=b"] {
+            assert_eq!(parse_label(text), Err(ContainerArgError::Label), "{text:?}");
+        }
     }
 
     proptest! {

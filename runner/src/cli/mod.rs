@@ -116,6 +116,16 @@ pub struct RunArgs {
     #[arg(long, value_parser = text(str::parse::<String>))]
     pub name: Option<String>,
 
+    /// Put a label on the container, for programs that look for it; may be repeated: the last value
+    /// of a key counts
+    #[arg(
+        short = 'l',
+        long = "label",
+        value_parser = text(container::parse_label),
+        value_name = "KEY[=VALUE]"
+    )]
+    pub labels: Vec<(String, String)>,
+
     /// Bind a file or directory of the host into the container: SRC:DST, options behind another
     /// colon
     ///

@@ -1,5 +1,6 @@
 //! `coracle ps`: the caller's containers as a table, as ids or as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,6 +61,7 @@ struct JsonRow<'a> {
     pid: Option<i32>,
     hostname: &'a str,
     ports: &'a [String],
+    labels: &'a BTreeMap<String, String>,
 }
 
 impl<'a> From<&'a Container> for JsonRow<'a> {
@@ -85,6 +87,7 @@ impl<'a> From<&'a Container> for JsonRow<'a> {
                 .map(|init| init.pid),
             hostname: &container.hostname,
             ports: &container.publish,
+            labels: &container.labels,
         }
     }
 }

@@ -76,6 +76,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         source,
         name: args.name.clone(),
         hostname: args.hostname.clone(),
+        labels: args.labels.iter().cloned().collect(),
         network: args.network,
         publish: args.publish.clone(),
         volumes: args.volumes.clone(),

@@ -3,6 +3,7 @@
 //! The order: ID maps, record, files. What fails early has nothing to undo; from the record
 //! on, every failure takes the record along.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -37,6 +38,9 @@ pub struct ContainerRequest {
     pub name: Option<String>,
     /// The short id when not given.
     pub hostname: Option<String>,
+    /// What the caller wants to be told of it again. The engine makes nothing of them; keys are not
+    /// empty, and all together are 256 KiB at most.
+    pub labels: BTreeMap<String, String>,
     pub network: Network,
     /// What the host is to listen on. Needs a network.
     pub publish: Vec<Publish>,
@@ -91,6 +95,18 @@ pub enum Source {
 impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
+        /// In bytes, as for annotations in Kubernetes: a record is to stay short.
+        const LABELS_LEN_MAX: usize = 256 * 1024;
+        if self.labels.contains_key("") {
+            return Err(EngineError::LabelWithoutKey);
+        }
+        let lens = self
+            .labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        if lens.sum::<usize>() > LABELS_LEN_MAX {
+            return Err(EngineError::LabelsTooLong);
+        }
         match self.network {
             Network::None if !self.publish.is_empty() => Err(EngineError::PortsWithoutNetwork),
             _ => Ok(()),
@@ -128,6 +144,7 @@ impl Engine {
         let container = self.store.create(NewContainer {
             name: request.name.clone(),
             hostname: request.hostname.clone(),
+            labels: request.labels.clone(),
             image: base.label.clone(),
             command: shown_command(&base.args),
             publish: request.publish.iter().map(ToString::to_string).collect(),

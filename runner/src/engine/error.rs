@@ -40,6 +40,10 @@ pub enum EngineError {
     },
     #[error("cannot read {}: {source}", path.display())]
     Log { path: PathBuf, source: io::Error },
+    #[error("a label has a key, and this one is empty")]
+    LabelWithoutKey,
+    #[error("labels are longer than 256 KiB in all: what does not fit belongs into a file")]
+    LabelsTooLong,
     #[error("ports cannot be published with --network none")]
     PortsWithoutNetwork,
     #[error(transparent)]
@@ -149,7 +153,9 @@ impl EngineError {
                 StateError::WrongState { .. } => ErrorKind::WrongState,
                 _ => ErrorKind::Internal,
             },
-            Self::PortsWithoutNetwork
+            Self::LabelWithoutKey
+            | Self::LabelsTooLong
+            | Self::PortsWithoutNetwork
             | Self::Rootfs { .. }
             | Self::Layers { .. }
             | Self::NoCommand

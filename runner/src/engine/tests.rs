@@ -1,6 +1,7 @@
 //! The verbs against records whose processes are not a container's, but plain children of the
 //! test's.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -177,6 +178,7 @@ fn request(source: Source) -> ContainerRequest {
         source,
         name: Some("new".into()),
         hostname: None,
+        labels: BTreeMap::new(),
         network: Network::None,
         publish: Vec::new(),
         volumes: Vec::new(),
@@ -210,12 +212,14 @@ fn a_container_is_made_of_a_plain_request() {
     let (base, engine) = engine();
     let variable = |name: &str, value: &str| (name.into(), value.into());
     let request = ContainerRequest {
+        labels: [("a".to_owned(), String::new())].into(),
         env: vec![variable("A", "1"), variable("PATH", "/bin")],
         ..request(directory(base.path()))
     };
     let created = engine.create(request, &mut |_| {}).unwrap();
     assert_eq!((created.status, &created.monitor), (Status::Created, &None));
     assert!(created.id_maps.is_some());
+    assert_eq!(created.labels, [("a".to_owned(), String::new())].into());
     let kept = ContainerSpec::load(&engine.store.dir(&created).data).unwrap();
     assert_eq!(kept.process.args, ["true"]);
     let hostname = format!("HOSTNAME={}", created.id.short());
@@ -262,8 +266,14 @@ fn what_cannot_be_made_leaves_nothing() {
     };
     let volume = VolumeArg::parse("/no/such:/v".as_ref()).unwrap();
     let good = || request(directory(base.path()));
+    let labelled = |key: &str, len| ContainerRequest {
+        labels: [(key.to_owned(), "x".repeat(len))].into(),
+        ..good()
+    };
     let cases = [
         (request(image), ErrorKind::NoSuchImage),
+        (labelled("", 0), ErrorKind::Invalid),
+        (labelled("a", 256 * 1024), ErrorKind::Invalid),
         (
             request(directory(&base.path().join("no"))),
             ErrorKind::Invalid,

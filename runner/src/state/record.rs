@@ -1,6 +1,7 @@
 //! The record of one container, as kept in its `config.json`, and the names that identify it. What
 //! earlier versions kept is read by `version`, which has to know of each field that is added.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -22,6 +23,8 @@ pub struct Container {
     /// And nanoseconds, which put containers of one second in order.
     pub created_nanos: u32,
     pub hostname: String,
+    /// Whatever its maker wants to be told of it again.
+    pub labels: BTreeMap<String, String>,
     /// The embedded image's name, or `--rootfs DIR`.
     pub image: String,
     /// Entry point and arguments as they are executed.
@@ -56,6 +59,7 @@ pub struct NewContainer {
     pub name: Option<String>,
     /// The short id when not given.
     pub hostname: Option<String>,
+    pub labels: BTreeMap<String, String>,
     pub image: String,
     pub command: Vec<String>,
     pub publish: Vec<String>,

@@ -13,6 +13,7 @@ cases![
     a_commands_flags_are_no_rights_of_ours,
     a_command_that_is_added_keeps_its_flags,
     what_podman_takes_is_taken,
+    labels_are_kept_and_shown,
     only_the_streams_that_are_named_are_attached,
     all_containers_can_be_meant,
     every_signal_arrives,
@@ -119,6 +120,28 @@ fn what_podman_takes_is_taken(world: &World) {
         "{timed:?}"
     );
     world.try_coracle(&["rm", &name]).success();
+}
+
+fn labels_are_kept_and_shown(world: &World) {
+    let name = unique("labels");
+    let flags = [
+        "-l",
+        "b=1",
+        "--label",
+        "org.example.a",
+        "--label=b=2=\u{1b}",
+        "--net=none",
+    ];
+    world.detach(&name, &flags, &["true"]);
+    let shown = world.inspect(&name).expect("kept");
+    let expected = serde_json::json!({"b": "2=\u{1b}", "org.example.a": ""});
+    assert_eq!(shown["labels"], expected);
+    world.try_coracle(&["rm", "-f", &name]).success();
+    let refused = world.run(&["--label", "=x"], &["true"]);
+    assert_eq!(refused.code(), Some(125));
+    for part in ["--label", "\"=x\"", "a label has a key"] {
+        assert!(refused.stderr.contains(part), "{refused:?}");
+    }
 }
 
 fn only_the_streams_that_are_named_are_attached(world: &World) {

@@ -124,6 +124,7 @@ impl Store {
         let me = ProcessRef::current()?;
         let container = Container {
             hostname: new.hostname.unwrap_or_else(|| id.short().to_owned()),
+            labels: new.labels,
             name,
             created: created.as_secs(),
             created_nanos: created.subsec_nanos(),

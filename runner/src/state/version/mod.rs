@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 /// - 2: a container that somebody makes or starts is `starting`, one at rest `created`. The
 ///   specification says which namespaces it has, and whether its input stays open.
 /// - 3: the root file system is made of any number of directories, and may be read-only.
-pub const VERSION: u32 = 3;
+/// - 4: the record has the container's labels.
+pub const VERSION: u32 = 4;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,9 @@ impl Kept {
             // The record is as it was.
             (Self::Record, 2) => {}
             (Self::Spec, 2) => spec_from_2(fields),
+            (Self::Record, 3) => add_missing(fields, [("labels", json!({}))]),
+            // And here the specification.
+            (Self::Spec, 3) => {}
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }

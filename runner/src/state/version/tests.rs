@@ -13,6 +13,8 @@ const RECORD_1: &str = include_str!("config-1.json");
 const SPEC_1: &str = include_str!("spec-1.json");
 const RECORD_2: &str = include_str!("config-2.json");
 const SPEC_2: &str = include_str!("spec-2.json");
+const RECORD_3: &str = include_str!("config-3.json");
+const SPEC_3: &str = include_str!("spec-3.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -31,10 +33,8 @@ fn a_record_of_version_0_is_read() {
     assert_eq!(container.id_maps, None);
     let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
     let mut expected = object(RECORD_0);
-    expected.extend([
-        ("version".to_owned(), json!(VERSION)),
-        ("id_maps".to_owned(), Value::Null),
-    ]);
+    expected.extend(added_to_record_3());
+    expected.insert("id_maps".to_owned(), Value::Null);
     assert_eq!(object(&written), expected);
     let again: Container = read(Kept::Record, written.as_bytes()).unwrap();
     assert_eq!(again, container);
@@ -59,7 +59,7 @@ fn a_record_of_version_1_is_read() {
     let container: Container = read(Kept::Record, RECORD_1.as_bytes()).unwrap();
     let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
     let mut expected = object(RECORD_1);
-    expected.insert("version".to_owned(), json!(VERSION));
+    expected.extend(added_to_record_3());
     assert_eq!(object(&written), expected);
 }
 
@@ -88,7 +88,7 @@ fn a_record_of_version_2_is_read() {
     let container: Container = read(Kept::Record, RECORD_2.as_bytes()).unwrap();
     let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
     let mut expected = object(RECORD_2);
-    expected.insert("version".to_owned(), json!(VERSION));
+    expected.extend(added_to_record_3());
     assert_eq!(object(&written), expected);
 }
 
@@ -120,6 +120,21 @@ fn what_is_missing_from_version_2_is_not_made_up() {
     }
 }
 
+#[test]
+fn files_of_version_3_are_read() {
+    let container: Container = read(Kept::Record, RECORD_3.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_3);
+    expected.extend(added_to_record_3());
+    assert_eq!(object(&written), expected);
+
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_3.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_3);
+    expected.insert("version".to_owned(), json!(VERSION));
+    assert_eq!(object(&written), expected);
+}
+
 /// What was one directory with changes to it is now what the root file system is made of.
 fn name_root(spec: &mut Map<String, Value>) {
     let tree = spec["tree"].as_object_mut().unwrap();
@@ -130,6 +145,12 @@ fn name_root(spec: &mut Map<String, Value>) {
         ("root".to_owned(), root),
         ("read_only".to_owned(), json!(false)),
     ]);
+}
+
+/// Containers of that time had no labels.
+fn added_to_record_3() -> [(String, Value); 2] {
+    [("version", json!(VERSION)), ("labels", json!({}))]
+        .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// Its container had namespaces of its own, like all of that time, and an input that had ended
