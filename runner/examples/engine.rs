@@ -5,6 +5,8 @@
 //! engine rm NAME...                       stops and removes these, all at a time
 //! engine run SECONDS DIR COMMAND [ARG]... runs a command on the tree in DIR, for so long at most,
 //!                                         shows what it has written, and forgets it
+//! engine create DIR COMMAND [ARG]...      the first half of run; shows the name
+//! engine start SECONDS NAME               the second half
 //! engine pipe DIR COMMAND [ARG]...        runs a command with its output on ours
 //! engine layers rw|ro N DIR... COMMAND [ARG]...
 //!                                         as pipe, on N directories, the uppermost first
@@ -60,9 +62,24 @@ async fn serve(words: &[String]) -> Result<(), AnyError> {
         [verb, names @ ..] if verb == "rm" => remove_all(&engine, names).await?,
         [verb, seconds, dir, command @ ..] if verb == "run" => {
             let limit = Duration::from_secs(seconds.parse()?);
-            let request = request(directory(dir, command));
-            let ended = run(&engine, request, limit).await;
+            let name = create(&engine, request(directory(dir, command))).await?;
+            let ended = start(&engine, name.clone(), limit).await;
+            if ended.is_err() {
+                // One that cannot be started is as it was.
+                blocking(&engine, move |engine| engine.remove(&name, true)).await?;
+            }
             let code = ended.inspect_err(|error| eprintln!("{}", http_status(error.kind())))?;
+            println!("exit code {code}");
+        }
+        [verb, dir, command @ ..] if verb == "create" => {
+            println!(
+                "{}",
+                create(&engine, request(directory(dir, command))).await?
+            );
+        }
+        [verb, seconds, name] if verb == "start" => {
+            let limit = Duration::from_secs(seconds.parse()?);
+            let code = start(&engine, name.clone(), limit).await?;
             println!("exit code {code}");
         }
         [verb, dir, command @ ..] if verb == "pipe" => {
@@ -133,21 +150,17 @@ fn request(source: Source) -> ContainerRequest {
     }
 }
 
-/// Runs a container for `limit` at most.
-async fn run(
-    engine: &Engine,
-    request: ContainerRequest,
-    limit: Duration,
-) -> Result<i32, EngineError> {
-    let name = blocking(engine, move |engine| {
-        let container = engine.create(request, &mut warn)?;
-        let started = engine.start(&container.name, None);
-        let started = started.and_then(|mut launch| launch.started(&mut warn));
-        // One that cannot be started is as it was.
-        started.inspect_err(|_| drop(engine.remove(&container.name, true)))?;
-        Ok(container.name)
-    })
-    .await?;
+/// Makes a container for a later start, and returns its name.
+async fn create(engine: &Engine, request: ContainerRequest) -> Result<String, EngineError> {
+    let create = |engine: &Engine| engine.create(request, &mut warn);
+    Ok(blocking(engine, create).await?.name)
+}
+
+/// Runs a container for `limit` at most, shows what it has written, and forgets it.
+async fn start(engine: &Engine, name: String, limit: Duration) -> Result<i32, EngineError> {
+    let starting = name.clone();
+    let start = move |engine: &Engine| engine.start(&starting, None)?.started(&mut warn);
+    blocking(engine, start).await?;
     let wait = |name: String| blocking(engine, move |engine| engine.wait(&name));
     let code = match timeout(limit, wait(name.clone())).await {
         Ok(code) => code?,

@@ -295,13 +295,11 @@ fn make_files(
     maps: &IdMaps,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    if request.network == Network::Default {
-        let path = dir.net();
-        fs::create_dir(&path).map_err(|source| EngineError::Make { path, source })?;
-    }
     let spec = specify(request, container, dir, base)?;
     if maps.root_is_another() {
-        give_away(&spec.tree, maps.root())?;
+        if let RootSource::Overlay(overlay) = &spec.tree.root {
+            give_away([&overlay.upper, &overlay.work], maps)?;
+        }
         let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
         warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), maps, warn);
     }
@@ -351,14 +349,13 @@ fn specify(
     let of_image = base.env.iter();
     env.extend(of_image.filter_map(|entry| split_variable(entry.as_ref())));
     env.extend(request.env);
-    let (hostname, name) = (&container.hostname, &container.name);
     Ok(ContainerSpec {
-        hostname: hostname.clone(),
+        hostname: container.hostname.clone(),
         tree: Tree {
             root,
             read_only: request.read_only,
             binds,
-            files: etc_files::provide(&dir.run, hostname, name, request.network)?,
+            files: etc_files::binds(&dir.run),
         },
         namespaces: Namespaces::OWN,
         network: request.network,
@@ -380,12 +377,12 @@ fn specify(
 }
 
 /// Makes the container's root the owner of what coracle has made for the container.
-fn give_away(tree: &Tree, (uid, gid): (u32, u32)) -> Result<(), EngineError> {
-    let layer = match &tree.root {
-        RootSource::Overlay(overlay) => vec![&overlay.upper, &overlay.work],
-        RootSource::InPlace(_) => Vec::new(),
-    };
-    for path in tree.files.iter().map(|file| &file.source).chain(layer) {
+pub(super) fn give_away<'a>(
+    paths: impl IntoIterator<Item = &'a PathBuf>,
+    maps: &IdMaps,
+) -> Result<(), EngineError> {
+    let (uid, gid) = maps.root();
+    for path in paths {
         lchown(path, Some(uid), Some(gid)).map_err(|source| EngineError::GiveAway {
             path: path.clone(),
             source,

@@ -126,6 +126,7 @@ impl Engine {
     ) -> Result<Launch, EngineError> {
         let _span = error_span!("launch", container = container.id.short()).entered();
         debug!(name = container.name, "the container is recorded");
+        self.provide_run_dir(&container)?;
         let streams = attach.map(|attach| attach.streams(container.tty));
         let streams = streams.transpose().map_err(EngineError::streams)?;
         let (streams, theirs) = streams.unzip();

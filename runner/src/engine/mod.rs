@@ -17,6 +17,7 @@ mod owner;
 mod ports;
 mod processes;
 mod remove;
+mod run_dir;
 mod stop;
 mod talk;
 mod wait;

@@ -1,7 +1,7 @@
 //! The three files that coracle provides to a container: resolv.conf, hosts and hostname.
 //!
-//! They lie in the container's run directory and are bound over the image's own, so that an image
-//! is never changed for them.
+//! They lie in the container's run directory, written anew for each start, and are bound over the
+//! image's own, so that an image is never changed for them.
 
 use std::fs;
 use std::io;
@@ -23,43 +23,43 @@ pub struct WriteError {
 
 impl Explained for WriteError {}
 
-/// Writes the files into `dir` and says where they belong.
-pub fn provide(
-    dir: &Path,
-    hostname: &str,
-    name: &str,
-    network: Network,
-) -> Result<Vec<Bind>, WriteError> {
+const RESOLV_CONF: &str = "resolv.conf";
+const HOSTS: &str = "hosts";
+const HOSTNAME: &str = "hostname";
+
+/// Where the files that [`write`] puts into `dir` belong.
+pub fn binds(dir: &Path) -> Vec<Bind> {
+    let bind = |file| Bind {
+        source: dir.join(file),
+        target: Path::new("/etc").join(file),
+        read_only: false,
+        options: BindOptions::default(),
+    };
+    [RESOLV_CONF, HOSTS, HOSTNAME].map(bind).into()
+}
+
+/// Writes the files into `dir`.
+pub fn write(dir: &Path, hostname: &str, name: &str, network: Network) -> Result<(), WriteError> {
     // What a host without the file resolves is up to its C library, and so it is in the container.
     let host_resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
     let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let files = [
         (
-            "resolv.conf",
+            RESOLV_CONF,
             resolv_conf(
                 &String::from_utf8_lossy(&host_resolv_conf),
                 network,
                 has_ipv6,
             ),
         ),
-        ("hosts", hosts(hostname, name, network, has_ipv6)),
-        ("hostname", format!("{hostname}\n")),
+        (HOSTS, hosts(hostname, name, network, has_ipv6)),
+        (HOSTNAME, format!("{hostname}\n")),
     ];
-    let mut binds = Vec::new();
     for (file, text) in files {
-        let source = dir.join(file);
-        fs::write(&source, text).map_err(|error| WriteError {
-            path: source.clone(),
-            source: error,
-        })?;
-        binds.push(Bind {
-            source,
-            target: Path::new("/etc").join(file),
-            read_only: false,
-            options: BindOptions::default(),
-        });
+        let path = dir.join(file);
+        fs::write(&path, text).map_err(|source| WriteError { path, source })?;
     }
-    Ok(binds)
+    Ok(())
 }
 
 /// Our name servers, with the search list and the options of the host, `resolv.conf(5)`.

@@ -2,12 +2,14 @@
 //! `engine`.
 
 use std::ffi::OsStr;
+use std::fs;
 
 use crate::harness::{Outcome, World, cases, example, finish, need_tun, unique};
 
 cases![
     a_program_with_threads_has_containers,
     a_program_with_threads_adds_commands,
+    a_container_starts_though_its_run_directory_is_gone,
 ];
 
 fn engine(world: &World, words: &[&str]) -> Outcome {
@@ -79,4 +81,23 @@ fn a_program_with_threads_adds_commands(world: &World) {
         assert!(ended.stderr.contains(part), "{ended:?}");
     }
     world.try_coracle(&["rm", &name]).success();
+}
+
+/// As after a reboot.
+fn a_container_starts_though_its_run_directory_is_gone(world: &World) {
+    need_tun();
+    let rootfs = world.rootfs();
+    let rootfs = rootfs.to_str().expect("a plain path");
+    let script = r#"
+        [ "$(hostname)" = "$(cat /etc/hostname)" ] && grep -q "$(hostname)" /etc/hosts &&
+        grep nameserver /etc/resolv.conf | head -n 1
+    "#;
+    let created = engine(world, &["create", rootfs, "sh", "-c", script]);
+    let name = created.success().trim_end();
+    let runs = fs::read_dir(world.path("run/coracle")).expect("run directories");
+    let runs: Vec<_> = runs.map(|run| run.expect("an entry").path()).collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    fs::remove_dir_all(&runs[0]).expect("removed");
+    let ended = engine(world, &["start", "60", name]);
+    assert_eq!(ended.success(), "nameserver 10.0.2.3\nexit code 0\n");
 }

@@ -290,6 +290,16 @@ impl Store {
         self.remove_files(id, &self.run_dir(id))
     }
 
+    /// Makes a container's run directory where that has gone with its session or the boot, and
+    /// refuses one that somebody else may have prepared.
+    pub(crate) fn claim_run_dir(&self, container: &Container) -> Result<(), StateError> {
+        let dir = container.run_dir.as_path();
+        dir.parent()
+            .into_iter()
+            .chain([dir])
+            .try_for_each(claim_run)
+    }
+
     /// Makes the calling process the one that answers for a container, until it ends or drops the
     /// file.
     pub fn claim(&self, container: &Container) -> Result<File, StateError> {
