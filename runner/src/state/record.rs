@@ -156,15 +156,21 @@ impl Container {
     /// # Errors
     /// [`StateError::WrongState`] when that does not come next.
     pub fn enter(&mut self, next: Status) -> Result<(), StateError> {
-        if !self.status.may_become(next) {
-            return Err(StateError::WrongState {
+        self.check(next)?;
+        self.status = next;
+        Ok(())
+    }
+
+    /// Whether [`Container::enter`] succeeds.
+    pub(super) fn check(&self, next: Status) -> Result<(), StateError> {
+        match self.status.may_become(next) {
+            true => Ok(()),
+            false => Err(StateError::WrongState {
                 name: self.name.clone(),
                 status: self.status,
                 next,
-            });
+            }),
         }
-        self.status = next;
-        Ok(())
     }
 
     /// Whether the container needs a process and no process is left that could end it: a crash, or

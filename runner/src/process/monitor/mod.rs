@@ -339,7 +339,7 @@ fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), 
         Err(StateError::Damaged { .. }) => {
             let mut container = monitor.container.clone();
             container.enter(ended)?;
-            Ok(monitor.store.update(&container)?)
+            Ok(monitor.store.restore(&container)?)
         }
         other => Ok(other.map(drop)?),
     }

@@ -52,11 +52,14 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let user_namespace = give_task(monitor, &init_channel, init.child())?;
     let mut network = start_helper(monitor, init.child())?;
     // While both are at work.
-    monitor.container.monitor = Some(ProcessRef::current()?);
     let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
     claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
-    monitor.container.init = Some(first);
-    monitor.store.update(&monitor.container)?;
+    let known = &monitor.container;
+    monitor.container = monitor.store.take_over(&known.id, |record| {
+        record.init = Some(first);
+        record.cgroups.clone_from(&known.cgroups);
+        record.id_maps.clone_from(&known.id_maps);
+    })?;
     let log = LogWriter::open(monitor.dir.log())
         .map_err(Failure::context("cannot open the container's log"))?;
 
@@ -86,8 +89,8 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let_go(&init_channel)?;
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
-    monitor.container.enter(Status::Running)?;
-    monitor.store.update(&monitor.container)?;
+    let id = &monitor.container.id;
+    monitor.container = monitor.store.enter(id, Status::Running, |_| {})?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = monitor

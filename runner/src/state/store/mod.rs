@@ -229,9 +229,9 @@ impl Store {
         Ok(listing)
     }
 
-    /// Replaces the record of a container. For the one process that answers for it; others use
-    /// [`Store::modify`].
-    pub fn update(&self, container: &Container) -> Result<(), StateError> {
+    /// Writes a record in place of one that is damaged, from what the process that answers for the
+    /// container knows. All other changes are made to the record as it is.
+    pub fn restore(&self, container: &Container) -> Result<(), StateError> {
         let _lock = self.lock()?;
         self.write(container)
     }
@@ -243,11 +243,10 @@ impl Store {
         id: &ContainerId,
         change: impl FnOnce(&mut Container),
     ) -> Result<Container, StateError> {
-        let _lock = self.lock()?;
-        let mut container = self.read(id)?;
-        change(&mut container);
-        self.write(&container)?;
-        Ok(container)
+        self.try_modify(id, |container| {
+            change(container);
+            Ok(())
+        })
     }
 
     /// Takes a container to the next point of its life, and makes the change that goes with it.
@@ -261,10 +260,41 @@ impl Store {
         next: Status,
         change: impl FnOnce(&mut Container),
     ) -> Result<Container, StateError> {
+        self.try_modify(id, |container| {
+            container.enter(next)?;
+            change(container);
+            Ok(())
+        })
+    }
+
+    /// Lets the calling process answer for a container that is starting, and makes the change that
+    /// goes with it.
+    ///
+    /// # Errors
+    /// [`StateError::WrongState`] when the container has been taken for lost meanwhile.
+    pub fn take_over(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Container),
+    ) -> Result<Container, StateError> {
+        let me = ProcessRef::current()?;
+        self.try_modify(id, |container| {
+            container.check(Status::Running)?;
+            container.monitor = Some(me);
+            change(container);
+            Ok(())
+        })
+    }
+
+    /// The record stays as it is when `change` fails.
+    fn try_modify(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Container) -> Result<(), StateError>,
+    ) -> Result<Container, StateError> {
         let _lock = self.lock()?;
         let mut container = self.read(id)?;
-        container.enter(next)?;
-        change(&mut container);
+        change(&mut container)?;
         self.write(&container)?;
         Ok(container)
     }

@@ -174,6 +174,36 @@ fn concurrent_changes_all_count() {
 }
 
 #[test]
+fn a_monitor_that_takes_over_keeps_what_others_have_changed() {
+    let (_base, store) = store();
+    let container = store.create(named("web")).unwrap();
+    // Whoever starts it ends, and its monitor goes on.
+    let publish = vec!["127.0.0.1:8080:80".to_owned()];
+    let changed = store.modify(&container.id, |c| {
+        c.monitor = Some(dead_process());
+        c.publish.clone_from(&publish);
+    });
+    changed.unwrap();
+    let first = dead_process();
+    let taken = store.take_over(&container.id, |c| c.init = Some(first.clone()));
+    let taken = taken.unwrap();
+    assert_eq!(taken.monitor, Some(ProcessRef::current().unwrap()));
+    assert_eq!((&taken.init, &taken.publish), (&Some(first), &publish));
+    assert_eq!(store.find("web").unwrap(), taken);
+}
+
+#[test]
+fn what_was_taken_for_lost_is_not_taken_over() {
+    let (_base, store) = store();
+    let container = store.create(named("web")).unwrap();
+    crash(&store, &container, Status::Starting);
+    let lost = store.find("web").unwrap();
+    let refused = store.take_over(&container.id, |c| c.init = None);
+    assert!(matches!(refused, Err(StateError::WrongState { .. })));
+    assert_eq!(store.find("web").unwrap(), lost);
+}
+
+#[test]
 fn a_crash_is_repaired_by_the_next_look() {
     let (_base, store) = store();
     let running = store.create(named("running")).unwrap();
