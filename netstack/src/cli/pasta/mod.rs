@@ -7,6 +7,7 @@
 //! name ([`Refused`]).
 
 mod addressing;
+mod autoconf;
 mod life;
 mod ports;
 mod refused;
@@ -20,9 +21,9 @@ use nix::unistd::{Group, User};
 use portfwd::forward::SpecError;
 use rustix::process::Pid;
 
+use self::autoconf::{Services, ServicesError};
 use crate::config::{Config, ConfigError};
 use crate::control::HeededSignals;
-use crate::core::autoconf::{Autoconf, Names};
 use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
 use crate::logging::{self, Filter, InvalidFilter};
@@ -132,6 +133,9 @@ pub struct Args {
     ports: PortArgs,
 
     #[command(flatten)]
+    services: Services,
+
+    #[command(flatten)]
     refused: Refused,
 
     /// Print version
@@ -165,6 +169,8 @@ pub enum ArgsError {
     Ports(#[from] SpecError),
     #[error(transparent)]
     Addressing(#[from] AddressingError),
+    #[error(transparent)]
+    Services(#[from] ServicesError),
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -211,11 +217,8 @@ impl Args {
     /// For the namespace `target`, which a program has of its own if `of_program` says so.
     fn config(self, target: TargetName, of_program: bool) -> Result<Config, ArgsError> {
         let plan = self.addressing.plan()?;
-        // Served with --config-net, too; names are told if that is asked for.
-        let autoconf = Autoconf {
-            names: Names::default(),
-            ..plan.network.autoconf(plan.mtu)
-        };
+        // With --config-net, too.
+        let autoconf = self.services.of(plan.network.autoconf(plan.mtu))?;
         let forwards = self.ports.forwards()?;
         let config = Config {
             target,
