@@ -67,21 +67,24 @@ pub enum InterfaceError {
     },
 }
 
-/// Does the least for a guest that configures itself: loopback up if `loopback` says so, and `mac`
-/// for the interface `name`, which stays down.
+/// Does the least for a guest that configures itself, or that somebody else configures: loopback up
+/// if `loopback` says so, and for the interface `name`, which stays as it is otherwise, `mac` and a
+/// queue that loses nothing.
 pub fn prepare(name: &str, loopback: bool, mac: Option<MacAddr>) -> Result<(), InterfaceError> {
-    let lo = loopback.then(|| ("lo", LinkUnspec::new_with_name("lo").up().build()));
-    let tap = mac.map(|mac| {
-        let tap = LinkUnspec::new_with_name(name).address(mac.to_vec());
-        (name, tap.build())
-    });
-    if lo.is_none() && tap.is_none() {
-        return Ok(());
-    }
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(InterfaceError::Open)?;
-    lo.into_iter()
-        .chain(tap)
-        .try_for_each(|(name, message)| set_link(&mut netlink, name, message))
+    if loopback {
+        let up = LinkUnspec::new_with_name("lo").up().build();
+        set_link(&mut netlink, "lo", up)?;
+    }
+    let index = index_of(name)?;
+    let tap = LinkUnspec::new_with_index(index).txqueuelen(RING_FRAMES);
+    let tap = match mac {
+        Some(mac) => tap.address(mac.to_vec()),
+        None => tap,
+    };
+    set_link(&mut netlink, name, tap.build())?;
+    remove_queue(&mut netlink, name, index);
+    Ok(())
 }
 
 /// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes
@@ -89,10 +92,7 @@ pub fn prepare(name: &str, loopback: bool, mac: Option<MacAddr>) -> Result<(), I
 pub fn configure(settings: &InterfaceSettings) -> Result<bool, InterfaceError> {
     let name = settings.name.as_str();
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(InterfaceError::Open)?;
-    let index = nix::net::if_::if_nametoindex(name).map_err(|error| InterfaceError::Find {
-        name: name.to_owned(),
-        source: error.into(),
-    })?;
+    let index = index_of(name)?;
     let mut link = Link {
         name,
         index,
@@ -140,9 +140,7 @@ impl Link<'_> {
         }
         set_link(self.netlink, "lo", lo)?;
         set_link(self.netlink, name, tap.build())?;
-        if let Err(error) = remove_queue(self.netlink, index) {
-            warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
-        }
+        remove_queue(self.netlink, name, index);
         Ok(())
     }
 
@@ -261,17 +259,27 @@ fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
     }
 }
 
-fn remove_queue(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
+fn index_of(name: &str) -> Result<u32, InterfaceError> {
+    nix::net::if_::if_nametoindex(name).map_err(|error| InterfaceError::Find {
+        name: name.to_owned(),
+        source: error.into(),
+    })
+}
+
+fn remove_queue(netlink: &mut Netlink, name: &str, index: u32) {
     let mut message = TcMessage::default();
     message.header.index = index.cast_signed();
     message.header.parent = TcHandle::ROOT;
     message
         .attributes
         .push(TcAttribute::Kind("noqueue".to_owned()));
-    netlink.request(
+    let replaced = netlink.request(
         RouteNetlinkMessage::NewQueueDiscipline(message),
         CREATE_OR_REPLACE,
-    )
+    );
+    if let Err(error) = replaced {
+        warn!("{name} keeps its queueing discipline, bursts may lose frames: {error}");
+    }
 }
 
 /// Before the interface comes up, or its link-local address would be detected as a duplicate for a
@@ -396,27 +404,51 @@ mod tests {
         in_namespaces(module_path!(), "the_sender_is_told_of_a_full_ring", || {
             let _tap = Tap::open("tap0").unwrap();
             configure(&settings()).unwrap();
-            let socket = UdpSocket::bind("10.0.2.100:0").unwrap();
-            // UDP reports a drop on the way down only with IP_RECVERR; TCP always heeds it.
-            sys::set_socket_option(
-                socket.as_fd(),
-                libc::SOL_IP,
-                libc::IP_RECVERR,
-                &sys::int_option(1),
-            )
-            .unwrap();
-            socket.set_broadcast(true).unwrap();
-            let sent = (0..2 * RING_FRAMES)
-                .take_while(|_| socket.send_to(b"x", "10.0.2.255:9").is_ok())
-                .count();
-            let error = socket.send_to(b"x", "10.0.2.255:9").unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
-            // A few frames of IPv6's multicast came first.
-            assert!(
-                (RING_FRAMES as usize - 64..=RING_FRAMES as usize).contains(&sent),
-                "{sent}"
-            );
+            assert_sender_is_told();
         });
+    }
+
+    #[test]
+    fn the_sender_is_told_of_it_too_where_others_set_up_the_tap() {
+        let name = "the_sender_is_told_of_it_too_where_others_set_up_the_tap";
+        in_namespaces(module_path!(), name, || {
+            let _tap = Tap::open("tap0").unwrap();
+            prepare("tap0", true, None).unwrap();
+            let mut netlink = Netlink::open(libc::NETLINK_ROUTE).unwrap();
+            let up = LinkUnspec::new_with_name("tap0").up().build();
+            set_link(&mut netlink, "tap0", up).unwrap();
+            let mut link = Link {
+                name: "tap0",
+                index: index_of("tap0").unwrap(),
+                netlink: &mut netlink,
+            };
+            link.set_up(settings().network.v4.as_ref().unwrap())
+                .unwrap();
+            assert_sender_is_told();
+        });
+    }
+
+    fn assert_sender_is_told() {
+        let socket = UdpSocket::bind("10.0.2.100:0").unwrap();
+        // UDP reports a drop on the way down only with IP_RECVERR; TCP always heeds it.
+        sys::set_socket_option(
+            socket.as_fd(),
+            libc::SOL_IP,
+            libc::IP_RECVERR,
+            &sys::int_option(1),
+        )
+        .unwrap();
+        socket.set_broadcast(true).unwrap();
+        let sent = (0..2 * RING_FRAMES)
+            .take_while(|_| socket.send_to(b"x", "10.0.2.255:9").is_ok())
+            .count();
+        let error = socket.send_to(b"x", "10.0.2.255:9").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+        // A few frames of IPv6's multicast came first.
+        assert!(
+            (RING_FRAMES as usize - 64..=RING_FRAMES as usize).contains(&sent),
+            "{sent}"
+        );
     }
 
     #[test]
