@@ -16,9 +16,11 @@ pub struct Cell {
     pub route: Route,
     /// MTU of the guest's interface in bytes. The host reference has none and ignores it.
     pub mtu: u16,
-    /// TCP congestion control in the guest; the host side always uses cubic. Without meaning for
-    /// UDP.
+    /// TCP congestion control in the guest. Without meaning for UDP.
     pub congestion: Congestion,
+    /// The same on the host, where the helper is, and on the other machine.
+    #[serde(default)]
+    pub host_congestion: Congestion,
     #[serde(default)]
     pub family: Family,
 }
@@ -73,10 +75,11 @@ pub enum Way {
     ToGuest,
 }
 
-/// TCP congestion control of the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// TCP congestion control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Congestion {
+    #[default]
     Cubic,
     Bbr,
 }
@@ -120,6 +123,7 @@ impl Cell {
             route,
             mtu: 65520,
             congestion: Congestion::Cubic,
+            host_congestion: Congestion::Cubic,
             family: Family::Ipv4,
         }
     }
@@ -144,6 +148,9 @@ impl Cell {
         let mut words = vec![kind.to_string(), route.into()];
         words.extend(load);
         words.extend([format!("mtu-{}", self.mtu), transport.into(), family.into()]);
+        if self.host_congestion != Congestion::default() {
+            words.push(format!("host-{}", self.host_congestion.name()));
+        }
         words
     }
 
@@ -201,6 +208,12 @@ mod tests {
             udp.to_string(),
             "datagrams/outbound/to-guest/flows-1/segmented/mtu-1500/udp/ipv6"
         );
+        let host_congestion = Congestion::Bbr;
+        let on_bbr = Cell {
+            host_congestion,
+            ..bulk
+        };
+        assert_eq!(on_bbr.to_string(), format!("{bulk}/host-bbr"));
     }
 
     #[test]

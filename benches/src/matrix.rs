@@ -116,6 +116,8 @@ fn bulk() -> Vec<Cell> {
     let sends = cell(Route::Outbound, Way::FromGuest, 1);
     cells.extend([bbr(sends), bbr(at_1500(sends))]);
     cells.push(at_1500(ipv6(sends)));
+    let published = cell(Route::Published, Way::FromGuest, 1);
+    cells.extend([sends, published].map(on_bbr_host));
     cells
 }
 
@@ -291,6 +293,14 @@ fn ipv6(cell: Cell) -> Cell {
 fn bbr(cell: Cell) -> Cell {
     let congestion = Congestion::Bbr;
     Cell { congestion, ..cell }
+}
+
+fn on_bbr_host(cell: Cell) -> Cell {
+    let host_congestion = Congestion::Bbr;
+    Cell {
+        host_congestion,
+        ..cell
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{Cell, Congestion, Family, Route, Work};
+use crate::cell::{Cell, Family, Route, Work};
 use crate::links::{self, HOST, HOST6};
 use crate::matrix::Timing;
 use crate::metric::{Metric, Outcome};
@@ -90,10 +90,10 @@ impl Stage {
         links::skip_duplicate_address_detection(idle_guest.pid())?;
         let host = std::process::id().cast_signed();
         let mut notes = Vec::new();
-        // Before any socket exists, so that the helper's own sockets follow too; none may pace by
-        // accident.
+        // Before any socket exists, so that the helper's own sockets follow too; none may pace but
+        // where that is the question.
         for pid in [host, elsewhere.pid()] {
-            if let Err(e) = namespaces::set_congestion(pid, Congestion::Cubic.name()) {
+            if let Err(e) = namespaces::set_congestion(pid, cell.host_congestion.name()) {
                 notes.push(e.to_string());
             }
         }
@@ -115,7 +115,7 @@ impl Stage {
             congestion,
         };
         let in_guest = |address| place(guest, address, cell.congestion);
-        let outside = |pid, address| place(pid, address, Congestion::Cubic);
+        let outside = |pid, address| place(pid, address, cell.host_congestion);
         let addresses = Addresses::of(cell.family);
         let (client, server) = match cell.route {
             Route::Outbound => (in_guest(addresses.uplink), outside(host, addresses.uplink)),

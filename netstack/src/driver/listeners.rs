@@ -15,7 +15,7 @@ use rustix::net::sockopt;
 use super::poller::{Interest, ListenerId, Poller, Token};
 use super::scarcity::Pause;
 use crate::core::{Instant, Service};
-use crate::host::{KEEPALIVE, UdpSocket};
+use crate::host::{KEEPALIVE, LocalLeg, UdpSocket};
 
 /// The published ports.
 #[derive(Default)]
@@ -23,6 +23,7 @@ pub struct Listeners {
     published: BTreeMap<ListenerId, Published>,
     /// How many there have ever been.
     added: u64,
+    local_leg: LocalLeg,
     /// There are as many connections as may be, or no descriptor for one more: nobody is accepted,
     /// and who connects waits in the kernel's queue. A listener is never closed for that.
     pause: Pause,
@@ -44,6 +45,14 @@ pub enum Lead {
 }
 
 impl Listeners {
+    /// No port yet; clients on this machine get `local_leg`.
+    pub fn new(local_leg: LocalLeg) -> Self {
+        Self {
+            local_leg,
+            ..Self::default()
+        }
+    }
+
     /// Publishes a port from now on, for what listens at the guest's own address. Who has connected
     /// to it before is accepted, too.
     pub fn add(&mut self, poller: &Poller, listener: Listener) -> io::Result<ListenerId> {
@@ -66,9 +75,10 @@ impl Listeners {
     ) -> io::Result<ListenerId> {
         let published = match endpoint.protocol {
             Protocol::Tcp => {
-                // Accepted sockets inherit both.
+                // Accepted sockets inherit all of it.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 let _ = KEEPALIVE.set(&socket);
+                self.local_leg.begin(&socket);
                 Published::Tcp { lead, socket }
             }
             Protocol::Udp => {

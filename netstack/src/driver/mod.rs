@@ -54,7 +54,7 @@ use crate::control::{ExitWatch, SlirpApi, StatusSocket};
 use crate::core::{Core, Duration, Instant};
 use crate::device::Device;
 use crate::guest::promotion::Promoter;
-use crate::host::Outbound;
+use crate::host::{LocalLeg, Outbound};
 
 /// How soon a full device is tried again, and listeners that ran out of descriptors.
 const RETRY: Duration = Duration::from_millis(10);
@@ -130,7 +130,9 @@ impl<D: Device> Driver<D> {
     pub fn new(parts: Parts<D>, clock: Clock) -> Result<Self, DriverError> {
         let mut core = parts.core;
         core.set_resolvers(parts.companion.resolvers().to_vec());
-        let mut shard = Shard::new(core, parts.device, parts.outbound)?;
+        let local_leg = LocalLeg::find();
+        let mut listeners = Listeners::new(local_leg.clone());
+        let mut shard = Shard::new(core, parts.device, parts.outbound, local_leg)?;
         let poller = &shard.poller;
         let watch =
             |what, result: io::Result<()>| result.map_err(|error| DriverError::Watch(what, error));
@@ -154,7 +156,6 @@ impl<D: Device> Driver<D> {
         if let Some(api) = &slirp_api {
             watch("the API socket", api.watch(poller))?;
         }
-        let mut listeners = Listeners::default();
         for listener in parts.listeners {
             watch(
                 "a published port",

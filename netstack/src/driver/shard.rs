@@ -28,7 +28,7 @@ use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{Device, MAX_FRAME_LEN};
-use crate::host::Outbound;
+use crate::host::{LocalLeg, Outbound};
 use crate::sys;
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
@@ -47,6 +47,7 @@ pub struct Shard<D> {
     pub(super) poller: Poller,
     pub(super) sockets: HostSockets,
     pub(super) outbound: Outbound,
+    pub(super) local_leg: LocalLeg,
     pub(super) dials: DialQueue,
     pub(super) relays: Relays,
     pub(super) splices: Splices,
@@ -62,7 +63,12 @@ pub struct Shard<D> {
 
 impl<D: Device> Shard<D> {
     /// No packet moves before the first turn.
-    pub fn new(core: Core, device: D, outbound: Outbound) -> Result<Self, DriverError> {
+    pub fn new(
+        core: Core,
+        device: D,
+        outbound: Outbound,
+        local_leg: LocalLeg,
+    ) -> Result<Self, DriverError> {
         let poller = Poller::new().map_err(|error| DriverError::Watch("epoll", error))?;
         poller
             .add(&device, Token::Device, Interest::Readable)
@@ -74,6 +80,7 @@ impl<D: Device> Shard<D> {
             poller,
             sockets: HostSockets::default(),
             outbound,
+            local_leg,
             dials: DialQueue::default(),
             relays,
             splices: Splices::default(),

@@ -44,8 +44,15 @@ impl<D: Device> Shard<D> {
         let socket = self
             .open_for(id, || dial::socket_for(to, outbound))
             .map_err(dial::dial_error);
-        let result = match socket.and_then(|socket| dial::dial(socket, to)) {
-            Ok(Dial::Connected(socket)) => self.register(id, socket, HostSocket::stream),
+        let dialled = socket.and_then(|socket| {
+            self.local_leg.begin(&socket);
+            dial::dial(socket, to)
+        });
+        let result = match dialled {
+            Ok(Dial::Connected(socket)) => {
+                self.local_leg.settle(&socket);
+                self.register(id, socket, HostSocket::stream)
+            }
             Ok(Dial::UnderWay(socket)) => {
                 if self.register(id, socket, HostSocket::Dialling).is_ok() {
                     return;
@@ -65,6 +72,7 @@ impl<D: Device> Shard<D> {
         let result = dial::outcome(&socket);
         let connected = result.is_ok();
         if connected {
+            self.local_leg.settle(&socket);
             self.sockets.insert(id, HostSocket::stream(socket));
         }
         self.core.handle_dialled(id, result, now, &mut self.link);
@@ -117,6 +125,7 @@ impl<D: Device> Shard<D> {
             self.close_ended();
             match flow {
                 Some(id) => {
+                    self.local_leg.settle(&stream);
                     if self.register(id, stream, HostSocket::stream).is_err() {
                         self.core.abandon(id, now, &mut self.link);
                     }

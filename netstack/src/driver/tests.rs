@@ -21,7 +21,7 @@ use crate::core::flow::HashKey;
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
-use crate::host::Outbound;
+use crate::host::{LocalLeg, Outbound};
 use crate::network::Network;
 use crate::testing::{FaultInjector, Faults, MemoryDevice, MemoryGuest};
 
@@ -62,7 +62,13 @@ impl World {
         let (device, guest) = MemoryDevice::pair();
         let device = FaultInjector::new(device, faults, seed);
         Self {
-            shard: Shard::new(Core::new(config, now), device, Outbound::default()).unwrap(),
+            shard: Shard::new(
+                Core::new(config, now),
+                device,
+                Outbound::default(),
+                LocalLeg::default(),
+            )
+            .unwrap(),
             promotion: Promotion::new(Err(PromotionUnavailable::Off)),
             listeners: Listeners::default(),
             guest,

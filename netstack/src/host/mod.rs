@@ -2,6 +2,7 @@
 
 pub mod dial;
 mod errno;
+mod local_leg;
 mod outbound;
 mod ping;
 mod resolv;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use libc::c_long;
 use portfwd::Keepalive;
 
+pub use local_leg::LocalLeg;
 pub use outbound::{InterfaceName, Outbound};
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, ResolvConf};
@@ -22,6 +24,7 @@ pub const SYSTEM_CALLS: &[c_long] = &[
     libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_getsockname,
+    libc::SYS_getpeername,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
     libc::SYS_sendto,

@@ -290,9 +290,11 @@ impl Page<'_> {
 
 /// What sets a bulk cell apart from others of its route and way.
 fn variant(cell: &Cell) -> String {
-    let congestion = match cell.congestion {
-        Congestion::Cubic => "",
-        Congestion::Bbr => ", guest uses BBR",
+    let congestion = match (cell.congestion, cell.host_congestion) {
+        (Congestion::Cubic, Congestion::Cubic) => "",
+        (Congestion::Bbr, Congestion::Cubic) => ", guest uses BBR",
+        (Congestion::Cubic, Congestion::Bbr) => ", host uses BBR",
+        (Congestion::Bbr, Congestion::Bbr) => ", guest and host use BBR",
     };
     format!("MTU {}{congestion}{}", cell.mtu, family_suffix(cell))
 }
