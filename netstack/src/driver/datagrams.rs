@@ -15,12 +15,35 @@ use crate::core::Instant;
 use crate::core::flow::FlowId;
 use crate::device::Device;
 use crate::host::{PingSocket, UdpSocket, udp};
+use crate::sys::Received;
 
-/// Reads of one socket in one turn.
-const READS_PER_TURN: usize = 32;
+/// Echo replies read from one socket in one turn.
+const REPLIES_PER_TURN: usize = 32;
 
 impl<D: Device> Shard<D> {
-    pub(super) fn send_datagram(
+    /// Sends what [`Shard::perform`](super::shard::Shard) has gathered of the guest's datagrams.
+    pub(super) fn flush_datagrams(&mut self) {
+        let mut gathered = std::mem::take(&mut self.to_host);
+        gathered.flush(|(id, to), payload, segment| self.send_datagram(id, to, payload, segment));
+        self.to_host = gathered;
+    }
+
+    /// Sends a datagram, or several of `segment` bytes, maybe together with others of this turn.
+    pub(super) fn gather_datagram(
+        &mut self,
+        id: FlowId,
+        to: SocketAddr,
+        payload: &[u8],
+        segment: Option<NonZeroU16>,
+    ) {
+        let mut gathered = std::mem::take(&mut self.to_host);
+        gathered.add((id, to), payload, segment, |(id, to), payload, segment| {
+            self.send_datagram(id, to, payload, segment);
+        });
+        self.to_host = gathered;
+    }
+
+    fn send_datagram(
         &mut self,
         id: FlowId,
         to: SocketAddr,
@@ -84,20 +107,18 @@ impl<D: Device> Shard<D> {
                 self.core.handle_datagram_error(id, to, why, &mut self.link);
             }
         }
-        for _ in 0..READS_PER_TURN {
-            let Ok(received) = socket.receive(&mut self.buffer) else {
-                return;
-            };
-            let payload = &self.buffer[..received.len];
-            self.core.handle_datagram(
-                id,
-                received.from,
-                payload,
-                received.segment,
-                now,
-                &mut self.link,
-            );
+        let Ok(datagrams) = socket.receive(&mut self.datagrams) else {
+            return;
+        };
+        let mut send = |from, payload: &[u8], segment| {
+            self.core
+                .handle_datagram(id, from, payload, segment, now, &mut self.link);
+        };
+        for one in datagrams {
+            self.to_guest
+                .add(one.from, one.payload, one.segment, &mut send);
         }
+        self.to_guest.flush(&mut send);
     }
 
     pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
@@ -137,7 +158,7 @@ impl<D: Device> Shard<D> {
         let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id) else {
             return;
         };
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..REPLIES_PER_TURN {
             match socket.receive(&mut self.buffer) {
                 Ok(Some((sequence, payload))) => {
                     self.core
@@ -168,32 +189,53 @@ impl<D: Device> Shard<D> {
         // An error of the shared socket belongs to a client that has gone; it must only be taken
         // off the queue.
         while socket.take_error().is_some() {}
-        for _ in 0..READS_PER_TURN {
-            let Ok(received) = socket.receive(&mut self.buffer) else {
-                return;
+        let mut buffer = std::mem::take(&mut self.datagrams);
+        if let Ok(datagrams) = socket.receive(&mut buffer) {
+            let mut gathered = std::mem::take(&mut self.to_guest);
+            let mut take = |from, payload: &[u8], segment| {
+                let received = Received {
+                    payload,
+                    from,
+                    segment,
+                };
+                self.take_published(port, socket, lead, received, now);
             };
-            let service = match (self.splices.ways.of(lead, received.from.ip()), lead) {
-                (None, Lead::Guest(service)) => service,
-                (None, Lead::Host(_)) => continue,
-                (Some(way), _) => {
-                    self.pass_on(port, socket, way, received, now);
-                    continue;
-                }
-            };
-            let flow = self.core.handle_published_datagram(
-                received.from,
-                service,
-                &self.buffer[..received.len],
-                received.segment,
-                now,
-                &mut self.link,
-            );
-            if let Some(id) = flow
-                && self.sockets.get_mut(id).is_none()
-            {
-                self.sockets
-                    .insert(id, HostSocket::PublishedUdp(Arc::downgrade(socket)));
+            for one in datagrams {
+                gathered.add(one.from, one.payload, one.segment, &mut take);
             }
+            gathered.flush(&mut take);
+            self.to_guest = gathered;
+        }
+        self.datagrams = buffer;
+    }
+
+    /// What a client has sent in a row.
+    fn take_published(
+        &mut self,
+        port: ListenerId,
+        socket: &Arc<UdpSocket>,
+        lead: Lead,
+        received: Received<'_>,
+        now: Instant,
+    ) {
+        let service = match (self.splices.ways.of(lead, received.from.ip()), lead) {
+            (None, Lead::Guest(service)) => service,
+            (None, Lead::Host(_)) => return,
+            (Some(way), _) => return self.pass_on(port, socket, way, received, now),
+        };
+        let flow = self.core.handle_published_datagram(
+            received.from,
+            service,
+            received.payload,
+            received.segment,
+            now,
+            &mut self.link,
+        );
+        if let Some(id) = flow
+            && self.sockets.get_mut(id).is_none()
+        {
+            self.sockets
+                .insert(id, HostSocket::PublishedUdp(Arc::downgrade(socket)));
         }
     }
 }

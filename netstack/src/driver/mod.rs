@@ -17,6 +17,7 @@ mod datagrams;
 mod device_link;
 mod dials;
 mod forwards;
+mod gather;
 mod hand_over;
 mod kernel_flow;
 mod listeners;

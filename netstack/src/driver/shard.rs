@@ -11,12 +11,14 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 
 use rustix::net::sockopt::socket_cookie;
 use tracing::debug;
 
 use super::device_link::DeviceLink;
 use super::dials::DialQueue;
+use super::gather::Gathered;
 use super::kernel_flow::Relays;
 use super::poller::{Event, Interest, Poller, Token};
 use super::promotion::{Promotion, PromotionUnavailable};
@@ -29,7 +31,7 @@ use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
 use crate::device::{Device, MAX_FRAME_LEN};
 use crate::host::{LocalLeg, Outbound};
-use crate::sys;
+use crate::sys::{self, ReceiveBuffer};
 
 /// Frames read in one turn. With super-frames that is up to 2 MiB.
 const FRAMES_PER_TURN: usize = 32;
@@ -51,8 +53,13 @@ pub struct Shard<D> {
     pub(super) dials: DialQueue,
     pub(super) relays: Relays,
     pub(super) splices: Splices,
-    /// Where frames and datagrams are read to.
+    /// Where frames and echo replies are read to.
     pub(super) buffer: Vec<u8>,
+    /// Where datagrams are read to.
+    pub(super) datagrams: ReceiveBuffer,
+    /// Datagrams of one flow to one remote, and of one remote to one flow.
+    pub(super) to_host: Gathered<(FlowId, SocketAddr)>,
+    pub(super) to_guest: Gathered<SocketAddr>,
     pub(super) warned_about_ping: bool,
     /// What the device's events have told since the last turn.
     has_frames: bool,
@@ -85,6 +92,9 @@ impl<D: Device> Shard<D> {
             relays,
             splices: Splices::default(),
             buffer: vec![0; MAX_FRAME_LEN],
+            datagrams: ReceiveBuffer::default(),
+            to_host: Gathered::default(),
+            to_guest: Gathered::default(),
             warned_about_ping: false,
             has_frames: false,
             is_gone: false,
@@ -203,6 +213,7 @@ impl<D: Device> Shard<D> {
                 }
             }
         }
+        self.flush_datagrams();
         self.buffer = buffer;
         there
     }
@@ -215,7 +226,7 @@ impl<D: Device> Shard<D> {
                 to,
                 payload,
                 segment,
-            } => self.send_datagram(flow, to, &payload, segment),
+            } => self.gather_datagram(flow, to, &payload, segment),
             Action::SendEcho {
                 flow,
                 to,

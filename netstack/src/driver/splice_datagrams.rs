@@ -12,8 +12,8 @@ use super::shard::Shard;
 use super::splice::{Place, Way};
 use crate::core::{Duration, Instant};
 use crate::device::Device;
-use crate::host::udp::Received;
 use crate::host::{Outbound, UdpSocket};
+use crate::sys::Received;
 
 /// Most mappings. One more, and the one that was not used for longest goes.
 const MAX_MAPPINGS: usize = 1024;
@@ -21,8 +21,6 @@ const MAX_MAPPINGS: usize = 1024;
 const IDLE: Duration = Duration::from_secs(300);
 /// How often those are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Datagrams read from one socket in one turn.
-const READS_PER_TURN: usize = 32;
 
 /// All mappings. A number is given out once.
 #[derive(Default)]
@@ -66,14 +64,13 @@ impl SplicedDatagrams {
 }
 
 impl<D: Device> Shard<D> {
-    /// Passes on what is in the buffer, which `received` describes, from a client of the port that
-    /// `back` is the socket of.
+    /// Passes on what was `received` from a client of the port that `back` is the socket of.
     pub(super) fn pass_on(
         &mut self,
         port: ListenerId,
         back: &Arc<UdpSocket>,
         way: Way,
-        received: Received,
+        received: Received<'_>,
         now: Instant,
     ) {
         let known = self.splices.datagrams.by_client.get(&(port, received.from));
@@ -88,15 +85,15 @@ impl<D: Device> Shard<D> {
             return;
         };
         mapping.last_used = now;
-        mapping.moved[0] += received.len as u64;
+        let payload = received.payload;
+        mapping.moved[0] += payload.len() as u64;
         let (place, to) = (mapping.way.place, mapping.way.to);
-        let payload = &self.buffer[..received.len];
         // An earlier datagram's error says that nobody listens, which the client cannot be told.
         if mapping.socket.send(payload, received.segment, to).is_err() {
             while mapping.socket.take_error().is_some() {}
             let _ = mapping.socket.send(payload, received.segment, to);
         }
-        self.count_datagram(place, received.len, true);
+        self.count_datagram(place, payload.len(), true);
     }
 
     fn begin_mapping(
@@ -142,30 +139,28 @@ impl<D: Device> Shard<D> {
 
     /// Answers of a service.
     pub(super) fn pass_back(&mut self, id: SpliceId, now: Instant) {
-        for _ in 0..READS_PER_TURN {
-            let Some(mapping) = self.splices.datagrams.mappings.get_mut(&id) else {
-                return;
-            };
-            let received = match mapping.socket.receive(&mut self.buffer) {
-                Ok(received) => received,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    while mapping.socket.take_error().is_some() {}
-                    continue;
+        let Some(mapping) = self.splices.datagrams.mappings.get_mut(&id) else {
+            return;
+        };
+        let Some(back) = mapping.back.upgrade() else {
+            return self.end_mapping(id);
+        };
+        let way = mapping.way;
+        let mut moved = 0;
+        match mapping.socket.receive(&mut self.datagrams) {
+            Ok(datagrams) => {
+                for one in datagrams.filter(|one| one.from == way.to) {
+                    let _ = back.send(one.payload, one.segment, mapping.client);
+                    moved += one.payload.len();
                 }
-            };
-            if received.from != mapping.way.to {
-                continue;
             }
-            let Some(back) = mapping.back.upgrade() else {
-                return self.end_mapping(id);
-            };
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(_) => while mapping.socket.take_error().is_some() {},
+        }
+        if moved > 0 {
             mapping.last_used = now;
-            mapping.moved[1] += received.len as u64;
-            let place = mapping.way.place;
-            let payload = &self.buffer[..received.len];
-            let _ = back.send(payload, received.segment, mapping.client);
-            self.count_datagram(place, received.len, false);
+            mapping.moved[1] += moved as u64;
+            self.count_datagram(way.place, moved, false);
         }
     }
 

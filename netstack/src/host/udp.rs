@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use super::Outbound;
 use super::errno::unreachable_by;
 use crate::core::icmp::Unreachable;
+use crate::sys::{ReceiveBuffer, Received};
 
 /// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
 const MAX_SEGMENTS: usize = 64;
@@ -29,15 +30,6 @@ const ORIGIN_ICMP6: u8 = 3;
 /// A non-blocking UDP socket of either family.
 #[derive(Debug)]
 pub struct UdpSocket(OwnedFd);
-
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
-    pub len: usize,
-    pub from: SocketAddr,
-    /// Several datagrams of this many bytes, the last one maybe shorter.
-    pub segment: Option<NonZeroU16>,
-}
 
 impl UdpSocket {
     /// A socket that can talk to addresses of the family of `like`, from an address of `outbound`
@@ -81,8 +73,9 @@ impl UdpSocket {
         for batch in payload.chunks(usize::from(segment) * MAX_SEGMENTS) {
             let cut = [ControlMessage::UdpGsoSegments(&segment)];
             match self.send_message(batch, &cut, to) {
-                // No such offload here, or a segment that needs fragmentation.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) => {
+                // No such offload here, or a segment that needs fragmentation (EMSGSIZE from Linux
+                // 6.14 on).
+                Err(error) if is_of_segmentation(&error) => {
                     for datagram in batch.chunks(usize::from(segment)) {
                         self.send_message(datagram, &[], to)?;
                     }
@@ -93,38 +86,12 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// Reads one datagram, or several that the kernel has glued together.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut space = nix::cmsg_space!(i32);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let message = retry(|| {
-            recvmsg::<SockaddrStorage>(
-                self.0.as_raw_fd(),
-                &mut slices,
-                Some(&mut space),
-                MsgFlags::MSG_DONTWAIT,
-            )
-            .map(|message| {
-                let segment = message.cmsgs().ok().and_then(|mut messages| {
-                    messages.find_map(|message| match message {
-                        ControlMessageOwned::UdpGroSegments(size) => {
-                            NonZeroU16::new(u16::try_from(size).ok()?)
-                        }
-                        _ => None,
-                    })
-                });
-                (message.bytes, message.address, segment)
-            })
-        })?;
-        let (len, address, segment) = message;
-        let from = address
-            .and_then(|address| socket_addr(&address))
-            .ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Received {
-            len,
-            from,
-            segment: segment.filter(|size| usize::from(size.get()) < len),
-        })
+    /// Reads the datagrams that have come, as many as `buffer` has room for.
+    pub fn receive<'b>(
+        &self,
+        buffer: &'b mut ReceiveBuffer,
+    ) -> io::Result<impl Iterator<Item = Received<'b>>> {
+        buffer.receive(self.as_fd())
     }
 
     /// The next datagram that did not arrive: where it was sent to, and why it did not. `None` when
@@ -168,6 +135,14 @@ impl UdpSocket {
         retry(|| sendmsg(self.0.as_raw_fd(), &slices, control, flags, Some(&to)))?;
         Ok(())
     }
+}
+
+/// Whether each datagram alone may go, though not all in one call.
+fn is_of_segmentation(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)
+    )
 }
 
 /// What the guest is told of a datagram that could not be sent. `None` for one that is merely lost,

@@ -2,10 +2,12 @@
 //!
 //! Each function is one call, takes borrowed descriptors, returns `io::Result` and leaves all
 //! meaning to its caller. Descriptors made here are close-on-exec. Nothing in here is called from
-//! the data path but the socket options.
+//! the data path but the socket options and [`ReceiveBuffer::receive`].
 //!
 //! System calls, for the sandbox's list: ioctl, setsockopt, getsockopt, fcntl.
-#![allow(unsafe_code, reason = "the one file of the crate that may")]
+#![allow(unsafe_code, reason = "the one module of the crate that may")]
+
+mod receive;
 
 use std::ffi::c_int;
 use std::io;
@@ -14,6 +16,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rustix::process::Pid;
+
+pub use receive::{ReceiveBuffer, Received};
 
 /// Attaches `tun`, a fresh descriptor of /dev/net/tun, to the interface `name` of the caller's
 /// network namespace and creates the interface if there is none. `flags` are `IFF_TAP` and its

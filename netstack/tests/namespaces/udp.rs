@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::process::Signal;
 
 use crate::harness::traffic::{udp, udp_echo};
 use crate::harness::{Case, Family, World, case};
@@ -30,6 +31,7 @@ pub const CASES: &[Case] = &[
     case("udp::segmented_burst_1500", |world| {
         segmented_burst(world, 1500)
     }),
+    case("udp::burst_of_single_datagrams", burst_of_single_datagrams),
     case("udp::port_unreachable", port_unreachable),
 ];
 
@@ -158,6 +160,60 @@ fn segmented_burst(world: &mut World, mtu: u32) {
             assert_eq!(&buffer[..count], &[index as u8; SEGMENT], "answer {index}");
         }
     }
+}
+
+/// Datagrams that wait while the helper stands still go on together, and arrive as they were sent:
+/// each alone, whole, and in order, there and back.
+fn burst_of_single_datagrams(world: &mut World) {
+    const ROUNDS: usize = 10;
+    let helper = world.helper().start();
+    let standing_still = |send: &dyn Fn()| {
+        helper.signal(Signal::STOP);
+        send();
+        helper.signal(Signal::CONT);
+    };
+    for family in Family::BOTH {
+        let server = udp(&world.elsewhere, family.elsewhere(), 7);
+        let client = udp(&world.guest.net, family.guest(), 0);
+        client.connect(server.local_addr().unwrap()).unwrap();
+        client.send(b"first").unwrap();
+        let mut buffer = [0; 65536];
+        let (_, source) = server.recv_from(&mut buffer).expect("the first datagram");
+
+        // Rows of one size with a shorter end, empty ones, and a large one.
+        let lengths = [1200, 1200, 1200, 700, 1200, 0, 1200, 33, 33, 9000, 33].repeat(4);
+        let burst: Vec<Vec<u8>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(index, length)| vec![index as u8; *length])
+            .collect();
+        for round in 0..ROUNDS {
+            standing_still(&|| {
+                for datagram in &burst {
+                    client.send(datagram).expect("send to the server");
+                }
+            });
+            for datagram in &burst {
+                let count = server.recv(&mut buffer).expect("a datagram for the server");
+                assert_same(&buffer[..count], datagram, round);
+            }
+            standing_still(&|| {
+                for datagram in &burst {
+                    server.send_to(datagram, source).expect("answer");
+                }
+            });
+            for datagram in &burst {
+                let count = client.recv(&mut buffer).expect("a datagram for the client");
+                assert_same(&buffer[..count], datagram, round);
+            }
+        }
+    }
+}
+
+fn assert_same(found: &[u8], sent: &[u8], round: usize) {
+    let head = |datagram: &[u8]| (datagram.len(), datagram.first().copied());
+    assert_eq!(head(found), head(sent), "round {round}");
+    assert!(found == sent, "round {round}");
 }
 
 /// The remote's ICMP port unreachable reaches the guest's socket.
