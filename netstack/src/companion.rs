@@ -154,8 +154,8 @@ fn live(resolvers: &Resolvers, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>)
     let _ = SigSet::all().thread_block();
     let _ = rustix::thread::set_name(c"coracle-net-dns");
     let told = match resolvers {
-        Resolvers::Of(path) => follow(path, helper),
-        Resolvers::These(list) => tell(list, helper).and_then(|()| wait_for_end(helper)),
+        Resolvers::Of(path) => follow(path, &sockets, helper),
+        Resolvers::These(list) => tell(list, helper).and_then(|()| wait_for_end(&sockets, helper)),
     };
     if let Err(error) = told {
         warn!("cannot tell of {resolvers:?}: {error}");
@@ -164,10 +164,10 @@ fn live(resolvers: &Resolvers, sockets: Vec<SocketFile>, helper: BorrowedFd<'_>)
 }
 
 /// Tells the helper of each change until it has ended.
-fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
+fn follow(path: &Path, sockets: &[SocketFile], helper: BorrowedFd<'_>) -> io::Result<()> {
     let mut resolv_conf = ResolvConf::open(path)?;
     tell(resolv_conf.addresses(), helper)?;
-    sandbox::confine_companion(FOLLOWING_CALLS).map_err(io::Error::other)?;
+    confine(sockets)?;
     loop {
         let mut polled = [
             PollFd::new(&resolv_conf, PollFlags::IN),
@@ -184,11 +184,16 @@ fn follow(path: &Path, helper: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-fn wait_for_end(helper: BorrowedFd<'_>) -> io::Result<()> {
-    sandbox::confine_companion(FOLLOWING_CALLS).map_err(io::Error::other)?;
+fn wait_for_end(sockets: &[SocketFile], helper: BorrowedFd<'_>) -> io::Result<()> {
+    confine(sockets)?;
     let mut ended = [PollFd::new(&helper, PollFlags::empty())];
     retry_on_intr(|| poll(&mut ended, None))?;
     Ok(())
+}
+
+fn confine(sockets: &[SocketFile]) -> io::Result<()> {
+    let directories = sockets.iter().map(SocketFile::directory);
+    sandbox::confine_companion(FOLLOWING_CALLS, directories).map_err(io::Error::other)
 }
 
 fn tell(resolvers: &[SocketAddr], helper: BorrowedFd<'_>) -> io::Result<()> {

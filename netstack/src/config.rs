@@ -73,9 +73,9 @@ pub struct Config {
     /// Capabilities over the host's own network stay, where the guest's belongs to the same user
     /// namespace.
     pub keep_host_net_admin: bool,
-    /// The helper is to have an empty root directory, which takes CAP_SYS_ADMIN in the guest's user
-    /// namespace.
-    pub empty_root: bool,
+    /// Without an empty root directory, which takes CAP_SYS_ADMIN in the guest's user namespace,
+    /// the helper does not start. It gets one wherever it can.
+    pub must_have_empty_root: bool,
 }
 
 /// An argument that cannot work.
@@ -380,7 +380,7 @@ mod tests {
             pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
-            empty_root: false,
+            must_have_empty_root: false,
         };
         let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
         assert_eq!(five.0, 5);

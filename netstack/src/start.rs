@@ -261,7 +261,7 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
 
 /// Gives up what is not needed any more, on both threads.
 fn confine(guest: &GuestThread, kept: Kept, config: &Config) -> Result<(), StartError> {
-    let (instead_of_root, empty_root) = (config.instead_of_root, config.empty_root);
+    let (instead_of_root, empty_root) = (config.instead_of_root, config.must_have_empty_root);
     let confine = move || sandbox::confine_thread(kept, instead_of_root, empty_root);
     let is_root = confine()?;
     guest.run(confine)??;

@@ -264,7 +264,7 @@ impl TryFrom<Args> for Config {
             pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,
-            empty_root: false,
+            must_have_empty_root: false,
         }
         .check()
     }

@@ -248,7 +248,7 @@ impl TryFrom<Args> for Config {
             pcap: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
-            empty_root: args.enable_sandbox,
+            must_have_empty_root: args.enable_sandbox,
         };
         Ok(config.check()?)
     }
@@ -442,7 +442,7 @@ mod tests {
              -e 3 -r 4 --netns-type=path /run/user/1000/netns/x tap0",
         )
         .unwrap();
-        assert!(podman.configure && podman.empty_root && podman.network.v6.is_some());
+        assert!(podman.configure && podman.must_have_empty_root && podman.network.v6.is_some());
         assert_eq!((podman.exit_fd, podman.ready_fd), (Some(3), Some(4)));
         assert_eq!(
             podman.target,
@@ -479,7 +479,7 @@ mod tests {
     fn what_is_not_given_is_as_with_slirp4netns() {
         let config = config("4711 tap0").unwrap();
         assert_eq!(
-            (config.mtu, config.configure, config.empty_root),
+            (config.mtu, config.configure, config.must_have_empty_root),
             (Some(1500), false, false)
         );
         let gateway_is_host = Network::default().with_gateway_as_host();

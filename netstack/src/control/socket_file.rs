@@ -34,6 +34,14 @@ impl SocketFile {
         })
     }
 
+    /// Where it is removed from.
+    pub fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        }
+    }
+
     /// For when nobody listens any more.
     pub fn remove(self) {
         let is_ours =

@@ -1,5 +1,4 @@
-//! An empty root directory, for a helper that was asked to have one: what its system call filter
-//! might let through finds nothing.
+//! An empty root directory: what the filter of system calls might let through finds nothing.
 
 use std::io;
 

@@ -6,13 +6,16 @@
 //! namespace, unless they were asked for. Capabilities and IDs belong to threads, so each thread
 //! calls this for itself.
 //!
-//! `filter` says which system calls are left, `filesystem` takes the files away.
+//! `filter` says which system calls are left; `filesystem` and `landlock` take the files away, each
+//! in its own way.
 
 mod filesystem;
 mod filter;
+mod landlock;
 pub mod root;
 
 use std::io;
+use std::path::Path;
 
 pub use filter::confine_helper_calls;
 use libc::c_long;
@@ -23,6 +26,7 @@ use rustix::thread::{
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
 };
+use tracing::debug;
 
 use filter::{confine_broker_calls, confine_companion_calls};
 use root::Ids;
@@ -73,12 +77,13 @@ pub fn close_process() -> Result<(), SandboxError> {
 }
 
 /// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
-/// executing a program, `instead_of_root` if it is the host's root, and with `empty_root` no file
-/// system. Returns whether the thread could not help staying the host's root.
+/// executing a program, `instead_of_root` if it is the host's root, and no file. An empty root
+/// directory takes CAP_SYS_ADMIN; lacking that is an error only with `must_have_empty_root`.
+/// Returns whether the thread could not help staying the host's root.
 pub fn confine_thread(
     kept: Kept,
     instead_of_root: Ids,
-    empty_root: bool,
+    must_have_empty_root: bool,
 ) -> Result<bool, SandboxError> {
     bound(kept)?;
     root::leave(instead_of_root).map_err(|source| SandboxError {
@@ -87,31 +92,41 @@ pub fn confine_thread(
     })?;
     // Looks at /proc.
     let is_root = root::is_system_root();
-    if empty_root {
-        filesystem::leave().map_err(|source| SandboxError {
-            privilege: "the file system",
-            source,
-        })?;
+    match filesystem::leave() {
+        Err(source) if must_have_empty_root => return Err(file_error(source)),
+        Err(error) => debug!(%error, "the root directory stays as it is, out of reach"),
+        Ok(()) => {}
     }
+    landlock::deny_files().map_err(|error| file_error(io::Error::other(error)))?;
     keep(kept)?;
     Ok(is_root)
 }
 
-/// For the companion: no capability, and no system calls but `calls` and what
-/// `confine_companion_calls` adds. It stays the caller, whose files it reads and removes.
-pub fn confine_companion(calls: &[c_long]) -> Result<(), SandboxError> {
-    bound(Kept::Nothing)?;
-    keep(Kept::Nothing)?;
+/// For the companion: no capability, no system calls but `calls` and what `confine_companion_calls`
+/// adds, and no file but to read it, or to remove it from one of `directories`. It stays the
+/// caller, whose files these are.
+pub fn confine_companion<'d>(
+    calls: &[c_long],
+    directories: impl IntoIterator<Item = &'d Path>,
+) -> Result<(), SandboxError> {
+    keep_only(Kept::Nothing)?;
+    landlock::deny_writing(directories).map_err(|error| file_error(io::Error::other(error)))?;
     close_process()?;
     confine_companion_calls(calls)
 }
 
-/// For the broker: no capability but that to bind low ports, and no system calls but `calls` and
-/// what `confine_broker_calls` adds. It is not the host's root.
+/// For the broker: no capability but that to bind low ports, no file, and no system calls but
+/// `calls` and what `confine_broker_calls` adds. It is not the host's root.
 pub fn confine_broker(calls: &[c_long]) -> Result<(), SandboxError> {
     confine_thread(Kept::LowPorts, Ids::default(), false)?;
     close_process()?;
     confine_broker_calls(calls)
+}
+
+/// For the calling thread: no more capabilities than `kept`, and none by executing a program.
+pub fn keep_only(kept: Kept) -> Result<(), SandboxError> {
+    bound(kept)?;
+    keep(kept)
 }
 
 fn bound(kept: Kept) -> Result<(), SandboxError> {
@@ -153,6 +168,13 @@ fn bound_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
     Ok(())
 }
 
+fn file_error(source: io::Error) -> SandboxError {
+    SandboxError {
+        privilege: "the file system",
+        source,
+    }
+}
+
 fn error(privilege: &'static str) -> impl Fn(Errno) -> SandboxError {
     move |errno| SandboxError {
         privilege,
@@ -162,45 +184,50 @@ fn error(privilege: &'static str) -> impl Fn(Errno) -> SandboxError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use rustix::thread::{capability_is_in_ambient_set, no_new_privs};
 
     use super::*;
-    use crate::device::Tap;
+    use crate::sys;
     use crate::testing::in_namespaces;
 
-    /// The line of /proc/thread-self/status that begins with `key`.
-    fn status(key: &str) -> String {
-        let text = fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap();
-        line.trim_start_matches(':').trim().to_owned()
+    /// Of the calling thread: effective, permitted, inheritable, and the bounding set.
+    fn sets() -> [CapabilitySet; 4] {
+        let own = capabilities(None).unwrap();
+        let all = CapabilitySet::all().iter();
+        let bounding = all.filter(|one| capability_is_in_bounding_set(*one) == Ok(true));
+        [
+            own.effective,
+            own.permitted,
+            own.inheritable,
+            bounding.collect(),
+        ]
     }
 
     #[test]
     fn only_the_network_capabilities_stay() {
         in_namespaces(module_path!(), "only_the_network_capabilities_stay", || {
-            assert_ne!(status("CapEff"), "0000000000001400");
+            let network = Kept::Network.set();
+            let none = CapabilitySet::empty();
+            let tun = File::options().read(true).write(true).open("/dev/net/tun");
+            let tun = tun.unwrap();
+            assert!(sets()[0].contains(network | CapabilitySet::SYS_ADMIN));
             confine_thread(Kept::Network, Ids::default(), false).unwrap();
             close_process().unwrap();
-            for set in ["CapEff", "CapPrm", "CapBnd"] {
-                assert_eq!(status(set), "0000000000001400", "{set}");
-            }
-            for set in ["CapInh", "CapAmb"] {
-                assert_eq!(status(set), "0000000000000000", "{set}");
-            }
-            assert_eq!(status("NoNewPrivs"), "1");
+            assert_eq!(sets(), [network, network, none, network]);
+            let is_ambient = |one| capability_is_in_ambient_set(one).unwrap();
+            assert!(!network.iter().any(is_ambient));
+            assert!(no_new_privs().unwrap());
             // Enough for a tap, too little for another namespace.
-            Tap::open("tap0").unwrap();
+            sys::tun_attach(tun.as_fd(), "tap0", libc::IFF_TAP).unwrap();
             let unshared = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
             assert_eq!(unshared, Err(nix::errno::Errno::EPERM));
-            // Repeating it is harmless.
-            confine_thread(Kept::Network, Ids::default(), false).unwrap();
+            // No file, and so neither a tap of another name.
+            assert!(File::open("/").is_err());
             confine_thread(Kept::Nothing, Ids::default(), false).unwrap();
-            for set in ["CapEff", "CapPrm"] {
-                assert_eq!(status(set), "0000000000000000", "{set}");
-            }
+            assert_eq!(sets()[..2], [none, none]);
         });
     }
 }

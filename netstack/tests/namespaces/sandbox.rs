@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
         "sandbox::every_thread_is_filtered",
         every_thread_is_filtered,
     ),
+    case("sandbox::no_file_is_left", no_file_is_left),
     case(
         "sandbox::status_socket_goes_after_a_kill",
         status_socket_goes_after_a_kill,
@@ -55,6 +56,16 @@ fn every_thread_is_filtered(world: &mut World) {
     assert!(open.count() <= 6);
     drop(helper);
     assert!(!fs::exists(format!("/proc/{companion}")).expect("a look"));
+}
+
+fn no_file_is_left(world: &mut World) {
+    let helper = world.helper().start();
+    for thread in helper.threads() {
+        let root = fs::read_dir(thread.join("root/")).expect("a root directory");
+        assert_eq!(root.count(), 0);
+    }
+    // What is mounted for others stays so.
+    assert!(fs::exists(&world.dir).expect("a look"));
 }
 
 fn status_socket_goes_after_a_kill(world: &mut World) {

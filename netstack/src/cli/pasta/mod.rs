@@ -255,7 +255,7 @@ impl Args {
             pcap: self.pcap,
             promote: Promote::Auto,
             keep_host_net_admin: false,
-            empty_root: false,
+            must_have_empty_root: false,
         };
         Ok(config.check()?)
     }

@@ -202,6 +202,15 @@ impl Helper {
     /// The content of the file `name` in the /proc directory of each of its threads, in the order
     /// of their numbers.
     pub fn of_each_thread(&self, name: &str) -> Vec<String> {
+        let read = |thread: PathBuf| fs::read_to_string(thread.join(name));
+        let threads = self.threads().into_iter();
+        threads
+            .map(|thread| read(thread).expect("a file of a thread"))
+            .collect()
+    }
+
+    /// The /proc directory of each of its threads, in the order of their numbers.
+    pub fn threads(&self) -> Vec<PathBuf> {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
         let mut ids: Vec<u32> = fs::read_dir(&tasks)
             .expect("the helper's threads")
@@ -213,9 +222,8 @@ impl Helper {
             })
             .collect();
         ids.sort_unstable();
-        let read = |id: u32| fs::read_to_string(tasks.join(id.to_string()).join(name));
         ids.into_iter()
-            .map(|id| read(id).expect("a file of a thread"))
+            .map(|id| tasks.join(id.to_string()))
             .collect()
     }
 

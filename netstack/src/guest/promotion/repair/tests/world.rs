@@ -57,11 +57,8 @@ impl World {
         let network = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let guest = GuestThread::spawn(network.into()).unwrap();
         // As little as the helper keeps.
-        sandbox::confine_thread(sandbox::Kept::Network, sandbox::root::Ids::default(), false)
-            .unwrap();
-        let confine = || {
-            sandbox::confine_thread(sandbox::Kept::Network, sandbox::root::Ids::default(), false)
-        };
+        let confine = || sandbox::keep_only(sandbox::Kept::Network);
+        confine().unwrap();
         guest.run(confine).unwrap().unwrap();
         Self {
             peer: Peer::start(tap, mtu),
