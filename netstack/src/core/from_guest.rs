@@ -10,7 +10,7 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, TcpSlice, Udp
 
 use super::datagram::Role;
 use super::dns::Questions;
-use super::flow::{Cause, Protocol, Tuple};
+use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::neighbour;
@@ -120,6 +120,29 @@ impl Core {
         }
     }
 
+    /// The mapping of a client of a published port that looks like a link-local `remote`. A service
+    /// that has bound no address answers such a one by the guest's link-local address, not by the
+    /// one that was asked (RFC 6724 5, rule 2).
+    fn answered_by_link_local(&self, guest: SocketAddr, remote: SocketAddr) -> Option<FlowId> {
+        let IpAddr::V6(ip) = guest.ip() else {
+            return None;
+        };
+        if !ip.is_unicast_link_local() {
+            return None;
+        }
+        let asked = self.config.addresses.guest(guest.ip())?;
+        let tuple = Tuple {
+            protocol: Protocol::Udp,
+            guest: SocketAddr::new(asked, guest.port()),
+            remote: Some(remote),
+        };
+        let id = self.flows.find(&tuple)?;
+        match &self.flows.get(id)?.kind {
+            Kind::Mapping(mapping) if matches!(mapping.role, Role::Published { .. }) => Some(id),
+            _ => None,
+        }
+    }
+
     fn handle_udp<'f>(
         &mut self,
         packet: &Packet<'f>,
@@ -141,7 +164,8 @@ impl Core {
             guest,
             remote,
         };
-        let flow = match self.flows.find(&with(Some(remote))) {
+        let known = self.flows.find(&with(Some(remote)));
+        let flow = match known.or_else(|| self.answered_by_link_local(guest, remote)) {
             Some(flow) => flow,
             None => {
                 let (tuple, role) = match self.judge(Protocol::Udp, remote) {

@@ -228,6 +228,24 @@ fn a_guest_may_share_the_hosts_address() {
     }
 }
 
+/// Linux answers a link-local client by a link-local address, where the service has bound none.
+#[test]
+fn a_service_may_answer_the_gateway_by_its_link_local_address() {
+    let mut world = World::new(on(&shared()));
+    let client: SocketAddr = address("[::1]:4000");
+    let (now, core, wire) = (world.now, &mut world.core, &mut world.wire);
+    let flow = core.handle_published_datagram(client, 53, b"q", None, now, wire);
+    let question = world.datagram();
+    assert_eq!(question.source, address("[fe80::1]:4000"));
+    assert_eq!(question.destination, address("[2001:db8:1::10]:53"));
+    world.send_udp("[fe80::77]:53", "[fe80::1]:4000", b"a");
+    let answer = world.sent();
+    assert_eq!((Some(answer.flow), answer.to), (flow, client));
+    // It is not what was asked.
+    world.send_udp("[fe80::77]:54", "[fe80::1]:4000", b"a");
+    assert!(world.datagrams.is_empty());
+}
+
 #[test]
 fn an_alias_is_the_host_both_ways() {
     for (own, alias) in [
