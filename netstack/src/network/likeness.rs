@@ -78,17 +78,21 @@ impl<A: StandIn> Family<A> {
         let guest = guest(template, wishes);
         let of_host = template.and_then(|template| template.gateway);
         let gateway = wishes.gateway.or(of_host).unwrap_or(A::GATEWAY);
-        let routes = match template {
-            Some(template) if !wishes.one_route && wishes.gateway.is_none() => {
-                let for_guest = |route: &RouteMessage| with_sources_of(route, &guest);
-                template.routes.iter().map(for_guest).collect()
-            }
-            _ => {
-                let is_neighbour = guest.iter().any(|guest| guest.covers(gateway));
-                let is_everywhere = A::FAMILY == Ipv6Addr::FAMILY && gateway.is_link_local();
-                vec![A::default_route(gateway, !is_neighbour && !is_everywhere)]
-            }
-        };
+        let mut routes = Vec::new();
+        if let Some(template) = template
+            && !wishes.one_route
+            && wishes.gateway.is_none()
+        {
+            let for_guest = |route: &RouteMessage| with_sources_of(route, &guest);
+            routes.extend(template.routes.iter().map(for_guest));
+        }
+        // Clients that cannot appear as themselves appear as the gateway, so it is within reach
+        // even where the host has no way out.
+        if routes.is_empty() || of_host.is_none() {
+            let is_neighbour = guest.iter().any(|guest| guest.covers(gateway));
+            let is_everywhere = A::FAMILY == Ipv6Addr::FAMILY && gateway.is_link_local();
+            routes.push(A::default_route(gateway, !is_neighbour && !is_everywhere));
+        }
         Self {
             guest,
             gateway,
@@ -233,6 +237,18 @@ mod tests {
             family.routes,
             [Ipv4Addr::default_route(v4("192.0.2.1"), false)]
         );
+    }
+
+    #[test]
+    fn a_host_without_a_way_out_leaves_the_guest_one() {
+        let mut template = template();
+        template.gateway = None;
+        template.routes.truncate(1);
+        let family = Family::likeness(Some(&template), &Wishes::default());
+        assert_eq!(family.gateway, v4("169.254.2.2"));
+        assert_eq!(family.routes[0], template.routes[0]);
+        let way_out = Ipv4Addr::default_route(v4("169.254.2.2"), true);
+        assert_eq!(family.routes[1..], [way_out]);
     }
 
     #[test]
