@@ -1,6 +1,6 @@
-//! What `--configure` does in the guest's network namespace: loopback up, the tap up with its MTU,
-//! addresses and default routes, and the settings without which frames would be lost or delayed.
-//! Runs on the guest thread.
+//! The links of the guest's network namespace: the settings of the tap without which frames would
+//! be lost or delayed, and, where they are ours to give, loopback up, the tap up with its MTU,
+//! addresses and routes. Runs on the guest thread.
 //!
 //! - The tap gets no queueing discipline (`noqueue`) and a ring of `RING_FRAMES`. The tun driver
 //!   drops a frame that finds its ring full; with a queueing discipline in between TCP never hears
