@@ -218,7 +218,7 @@ pub fn all() -> Vec<Cell> {
                         work,
                         Work::Bulk { .. } | Work::Request { .. } | Work::Connect { .. }
                     ) {
-                        cells.push(bbr(cell));
+                        cells.extend([bbr(cell), on_bbr_host(cell)]);
                     }
                 }
             }
