@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::forward::InterfaceName;
-use crate::publish::{BindError, open_at};
+use crate::interface_name::InterfaceName;
 use crate::spec::Protocol;
 
 /// Where one socket listens, or a UDP socket is bound.
@@ -19,16 +17,6 @@ pub struct Endpoint {
     pub addr: SocketAddr,
     /// Only what comes in by this interface.
     pub interface: Option<InterfaceName>,
-}
-
-impl Endpoint {
-    /// Opens a socket there, non-blocking and close-on-exec.
-    pub fn listen(&self) -> Result<OwnedFd, BindError> {
-        match open_at(self) {
-            Ok((_, socket)) => Ok(socket),
-            Err(errno) => Err(BindError::new(self.addr, errno)),
-        }
-    }
 }
 
 /// As [`FromStr`] reads it: `tcp 0.0.0.0:80 eth0`.
@@ -71,6 +59,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::publish::BindError;
 
     #[test]
     fn endpoints_are_opened_as_they_are_written() {

@@ -11,6 +11,7 @@
 
 pub mod endpoint;
 pub mod forward;
+mod interface_name;
 pub mod keepalive;
 pub mod publish;
 pub mod relay;
@@ -18,6 +19,7 @@ pub mod spec;
 
 pub use endpoint::Endpoint;
 pub use forward::{Direction, Forward};
+pub use interface_name::{InterfaceName, InvalidInterfaceName};
 pub use keepalive::Keepalive;
 pub use publish::{BindError, Listener};
 pub use spec::{PortRange, Protocol, Publish, SpecError};

@@ -253,8 +253,18 @@ fn open(protocol: Protocol, addr: SocketAddr) -> Result<(SocketAddr, OwnedFd), B
     open_at(&endpoint).map_err(|errno| BindError::new(addr, errno))
 }
 
+impl Endpoint {
+    /// Opens a socket there, non-blocking and close-on-exec.
+    pub fn listen(&self) -> Result<OwnedFd, BindError> {
+        match open_at(self) {
+            Ok((_, socket)) => Ok(socket),
+            Err(errno) => Err(BindError::new(self.addr, errno)),
+        }
+    }
+}
+
 /// Opens a socket at `endpoint`, and says where it is then.
-pub(crate) fn open_at(endpoint: &Endpoint) -> Result<(SocketAddr, OwnedFd), Errno> {
+fn open_at(endpoint: &Endpoint) -> Result<(SocketAddr, OwnedFd), Errno> {
     let Endpoint {
         protocol,
         addr,

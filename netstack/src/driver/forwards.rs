@@ -22,9 +22,9 @@ use tracing::{debug, warn};
 
 use super::Driver;
 use super::listeners::{Lead, Listeners};
+use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
-use super::scarcity::Pause;
-use super::splice::Ways;
+use super::splice_table::Ways;
 use crate::broker::Broker;
 use crate::control::{Forwarder, PortControl};
 use crate::core::{Duration, Instant, Service};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use portfwd::{Endpoint, Listener, Protocol};
 use rustix::net::sockopt;
 
+use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
-use super::scarcity::Pause;
 use crate::core::{Instant, Service};
 use crate::host::{KEEPALIVE, LocalLeg, UdpSocket};
 

@@ -3,7 +3,7 @@
 use smoltcp::socket::tcp::State;
 
 use super::PromotionUnavailable;
-use super::splice::{Place, Splice, Splices, Way};
+use super::splice_table::{Place, Splice, Splices, Way};
 use crate::control::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
     MemoryStatus, PromotionStatus, Reason, Status,
@@ -143,7 +143,7 @@ pub fn spliced(splices: &Splices, now: Instant) -> impl Iterator<Item = FlowStat
             ..shown
         }
     };
-    let mapping = move |mapping: &super::splice_datagrams::Mapping| {
+    let mapping = move |mapping: &super::splice_table::Mapping| {
         let protocol = FlowProtocol::Udp;
         let shown = flow(
             protocol,

@@ -23,7 +23,7 @@ use super::kernel_flow::Relays;
 use super::poller::{Event, Interest, Poller, Token};
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::sockets::{HostSocket, HostSockets};
-use super::splice::Splices;
+use super::splice_table::Splices;
 use super::{DriverError, RETRY, report};
 use crate::control::Status;
 use crate::core::flow::{Cause, FlowId};

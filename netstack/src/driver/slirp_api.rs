@@ -7,8 +7,8 @@ use tracing::debug;
 
 use super::Driver;
 use super::listeners::{Lead, Listeners};
+use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
-use super::scarcity::Pause;
 use crate::broker::Broker;
 use crate::control::{Forward, Publisher, SlirpApi};
 use crate::core::{Instant, Service};

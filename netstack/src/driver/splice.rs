@@ -7,24 +7,19 @@
 //! client's family is dialled, and in the other one if it refuses: a name such as `localhost` has
 //! both, and the service may have one.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use portfwd::relay::{Leg, Progress, Ready, Relay, Side};
 use tracing::debug;
 
-use super::listeners::Lead;
 use super::poller::{Event, Interest, SpliceId, Token};
 use super::scarcity::is_out_of_descriptors;
 use super::shard::Shard;
 use super::sockets::Stream;
-use super::splice_datagrams::SplicedDatagrams;
-use crate::core::{DialError, Instant, Service};
+use super::splice_table::{Place, Splice, Stage, Way};
+use crate::core::{DialError, Instant};
 use crate::device::Device;
-use crate::guest::GuestThread;
 use crate::host::Outbound;
 use crate::host::dial::{self, Dial};
 
@@ -33,131 +28,6 @@ const CLIENT: Side = Side::A;
 const SERVICE: Side = Side::B;
 /// Descriptors of each.
 const DESCRIPTORS: usize = 2;
-
-/// Whose loopback is dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Guest,
-    Host,
-}
-
-/// Where a client is joined to.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    pub place: Place,
-    pub to: SocketAddr,
-    /// Where to if that refuses.
-    otherwise: Option<SocketAddr>,
-}
-
-/// What is in the guest's namespace and what is not.
-#[derive(Default)]
-pub struct Ways {
-    /// Makes sockets in the guest; `None` if nothing is spliced.
-    guest: Option<Arc<GuestThread>>,
-    from_loopback_to_loopback: bool,
-}
-
-impl Ways {
-    pub fn new(guest: Arc<GuestThread>, from_loopback_to_loopback: bool) -> Self {
-        Self {
-            guest: Some(guest),
-            from_loopback_to_loopback,
-        }
-    }
-
-    /// Whether, and where to, a client of a port with this `lead` is joined; `None` for one that is
-    /// the tap's.
-    pub fn of(&self, lead: Lead, client: IpAddr) -> Option<Way> {
-        let (place, service) = match lead {
-            Lead::Guest(service) => {
-                let joined = self.from_loopback_to_loopback && client.is_loopback();
-                (Place::Guest, joined.then_some(service)?)
-            }
-            Lead::Host(service) => (Place::Host, service),
-        };
-        let Service { address, port } = service;
-        let loopbacks = [
-            IpAddr::from(Ipv4Addr::LOCALHOST),
-            IpAddr::from(Ipv6Addr::LOCALHOST),
-        ];
-        let [to, otherwise] = match (address, client.is_ipv4()) {
-            (Some(address), _) => [Some(address), None],
-            (None, true) => loopbacks.map(Some),
-            (None, false) => [Some(loopbacks[1]), Some(loopbacks[0])],
-        }
-        .map(|ip| ip.map(|ip| SocketAddr::new(ip, port)));
-        Some(Way {
-            place,
-            to: to?,
-            otherwise,
-        })
-    }
-
-    pub fn joins_loopbacks(&self) -> bool {
-        self.from_loopback_to_loopback
-    }
-
-    /// Makes a socket in the namespace of `place`.
-    pub fn open<T: Send + 'static>(
-        &self,
-        place: Place,
-        open: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        match (place, &self.guest) {
-            (Place::Host, _) => open(),
-            (Place::Guest, Some(guest)) => guest.run(open).map_err(io::Error::other)?,
-            (Place::Guest, None) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-}
-
-/// All spliced connections. A number is given out once.
-#[derive(Default)]
-pub struct Splices {
-    pub ways: Ways,
-    pub datagrams: SplicedDatagrams,
-    connections: BTreeMap<SpliceId, Splice>,
-    /// How many there have ever been.
-    begun: u64,
-    /// Those that want another turn without an event.
-    unfinished: Vec<SpliceId>,
-}
-
-/// A spliced connection.
-pub struct Splice {
-    pub client: SocketAddr,
-    pub way: Way,
-    pub born: Instant,
-    stage: Stage,
-    /// Bytes from the client and from the service that were counted.
-    pub moved: [u64; 2],
-}
-
-impl Splice {
-    /// As RFC 9293 3.3.2 has it, of the service's side.
-    pub fn state_name(&self) -> &'static str {
-        match self.stage {
-            Stage::Dialling { .. } => "SYN-SENT",
-            Stage::Relaying(_) => "ESTABLISHED",
-        }
-    }
-}
-
-enum Stage {
-    Dialling { client: OwnedFd, service: OwnedFd },
-    Relaying(Box<Relay>),
-}
-
-impl Splices {
-    pub fn has_work(&self) -> bool {
-        !self.unfinished.is_empty()
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Splice> {
-        self.connections.values()
-    }
-}
 
 impl<D: Device> Shard<D> {
     /// Joins a client that was accepted to its service.
@@ -333,49 +203,5 @@ impl<D: Device> Shard<D> {
     fn end_splice(&mut self, client: Stream) {
         client.reset();
         self.core.splice_ends(DESCRIPTORS);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(address: Option<&str>) -> Service {
-        Service {
-            address: address.map(|ip| ip.parse().unwrap()),
-            port: 80,
-        }
-    }
-
-    /// Where a client from `client` goes, and where else.
-    fn way(ways: &Ways, lead: Lead, client: &str) -> Option<(Place, String, Option<String>)> {
-        let way = ways.of(lead, client.parse().unwrap())?;
-        let otherwise = way.otherwise.map(|to| to.to_string());
-        Some((way.place, way.to.to_string(), otherwise))
-    }
-
-    #[test]
-    fn loopback_is_dialled_in_the_clients_family_first() {
-        let ways = Ways::default();
-        let lead = Lead::Host(service(None));
-        let (v4, v6) = ("127.0.0.1:80".to_owned(), "[::1]:80".to_owned());
-        let expected = Some((Place::Host, v4.clone(), Some(v6.clone())));
-        assert_eq!(way(&ways, lead, "127.0.0.1"), expected);
-        assert_eq!(way(&ways, lead, "::1"), Some((Place::Host, v6, Some(v4))));
-        let lead = Lead::Host(service(Some("127.0.0.9")));
-        let expected = Some((Place::Host, "127.0.0.9:80".to_owned(), None));
-        assert_eq!(way(&ways, lead, "127.0.0.1"), expected);
-    }
-
-    #[test]
-    fn only_who_comes_from_loopback_goes_to_loopback_and_only_if_asked_for() {
-        let lead = Lead::Guest(service(None));
-        let mut ways = Ways::default();
-        assert_eq!(way(&ways, lead, "127.0.0.1"), None);
-        ways.from_loopback_to_loopback = true;
-        let place = |client| way(&ways, lead, client).map(|(place, ..)| place);
-        assert_eq!(place("127.0.0.1"), Some(Place::Guest));
-        assert_eq!(place("::1"), Some(Place::Guest));
-        assert_eq!(place("198.51.100.7"), None);
     }
 }

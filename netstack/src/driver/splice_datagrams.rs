@@ -1,15 +1,14 @@
 //! UDP that is passed on from socket to socket, where TCP is spliced (`splice`): a mapping for each
 //! client of such a port, with a socket of its own in the other namespace.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tracing::debug;
 
 use super::poller::{Interest, ListenerId, SpliceId, Token};
 use super::shard::Shard;
-use super::splice::{Place, Way};
+use super::splice_table::{Mapping, Place, Way};
 use crate::core::{Duration, Instant};
 use crate::device::Device;
 use crate::host::{Outbound, UdpSocket};
@@ -21,47 +20,6 @@ const MAX_MAPPINGS: usize = 1024;
 const IDLE: Duration = Duration::from_secs(300);
 /// How often those are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
-
-/// All mappings. A number is given out once.
-#[derive(Default)]
-pub struct SplicedDatagrams {
-    mappings: BTreeMap<SpliceId, Mapping>,
-    by_client: HashMap<(ListenerId, SocketAddr), SpliceId>,
-    /// How many there have ever been.
-    begun: u64,
-    next_sweep: Option<Instant>,
-}
-
-/// A client of a port, and what it talks through.
-pub struct Mapping {
-    port: ListenerId,
-    pub client: SocketAddr,
-    pub way: Way,
-    /// In the other namespace.
-    socket: UdpSocket,
-    /// The port's, as long as that is there.
-    back: Weak<UdpSocket>,
-    pub born: Instant,
-    last_used: Instant,
-    /// Bytes from the client and from the service.
-    pub moved: [u64; 2],
-}
-
-impl SplicedDatagrams {
-    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.mappings.values()
-    }
-
-    /// The sockets of mappings, which are ours although they look like services.
-    pub fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
-        self.mappings.values().map(|mapping| &mapping.socket)
-    }
-
-    /// When to look for idle ones.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.next_sweep
-    }
-}
 
 impl<D: Device> Shard<D> {
     /// Passes on what was `received` from a client of the port that `back` is the socket of.

@@ -14,7 +14,7 @@ use libc::c_long;
 use portfwd::Keepalive;
 
 pub use local_leg::LocalLeg;
-pub use outbound::{InterfaceName, Outbound};
+pub use outbound::Outbound;
 pub use ping::PingSocket;
 pub use resolv::{RESOLV_CONF, ResolvConf};
 pub use udp::UdpSocket;

@@ -1,11 +1,11 @@
 //! From which of the host's addresses, and by which of its interfaces, the guest's traffic leaves.
 //! The host's routes decide where neither is given.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::str::FromStr;
+
+use portfwd::InterfaceName;
 
 use crate::sys;
 
@@ -16,13 +16,6 @@ pub struct Outbound {
     pub v6: Option<Ipv6Addr>,
     pub interface_v4: Option<InterfaceName>,
     pub interface_v6: Option<InterfaceName>,
-}
-
-/// The name of a network interface, which may be there or not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct InterfaceName {
-    bytes: [u8; libc::IFNAMSIZ],
-    len: usize,
 }
 
 impl Outbound {
@@ -50,44 +43,6 @@ impl Outbound {
         let late = libc::IP_BIND_ADDRESS_NO_PORT;
         let _ = sys::set_socket_option(socket.as_fd(), libc::SOL_IP, late, &on);
         Ok(rustix::net::bind(socket, &SocketAddr::new(address, 0))?)
-    }
-}
-
-impl InterfaceName {
-    pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.bytes[..self.len]).expect("it was made of a text")
-    }
-}
-
-impl FromStr for InterfaceName {
-    type Err = &'static str;
-
-    /// What the kernel takes for a name (net/core/dev.c, `dev_valid_name`).
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut bytes = [0; libc::IFNAMSIZ];
-        let is_odd = |byte: u8| byte == b'/' || byte == b':' || byte == 0;
-        let is_plain = |byte: u8| !byte.is_ascii_whitespace() && !is_odd(byte);
-        if !(1..libc::IFNAMSIZ).contains(&text.len())
-            || matches!(text, "." | "..")
-            || !text.bytes().all(is_plain)
-        {
-            return Err("expected the name of an interface, of at most 15 bytes");
-        }
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        let len = text.len();
-        Ok(Self { bytes, len })
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl fmt::Debug for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

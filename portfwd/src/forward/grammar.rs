@@ -18,7 +18,8 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{Direction, Forward, InterfaceName, RuleError, Table};
+use super::{Direction, Forward, RuleError, Table};
+use crate::interface_name::InterfaceName;
 use crate::spec::{PortRange, Protocol};
 
 /// An option that takes a specification.
@@ -130,6 +131,7 @@ impl PortOption {
             .interface
             .map(str::parse::<InterfaceName>)
             .transpose()
+            .map_err(RuleError::from)
             .map_err(self.rule_error(spec))?;
 
         let chunks: Vec<Chunk> = ports

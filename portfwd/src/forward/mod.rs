@@ -10,11 +10,11 @@ pub mod wire;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
 use thiserror::Error;
 
 use crate::endpoint::Endpoint;
+use crate::interface_name::{InterfaceName, InvalidInterfaceName};
 use crate::spec::{PortRange, Protocol};
 
 pub use grammar::{PortOption, SpecError};
@@ -153,55 +153,6 @@ impl fmt::Display for Forward {
     }
 }
 
-/// The name of a network interface, 1 to 15 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceName {
-    /// Padded with zeroes, so at least one is at the end (IFNAMSIZ).
-    bytes: [u8; 16],
-}
-
-impl InterfaceName {
-    /// Of a namespace's own loopback.
-    pub fn loopback() -> Self {
-        "lo".parse().expect("a name of two letters")
-    }
-
-    pub fn as_str(&self) -> &str {
-        let end = self.bytes.iter().position(|byte| *byte == 0);
-        let name = &self.bytes[..end.unwrap_or(self.bytes.len())];
-        std::str::from_utf8(name).expect("made of a text")
-    }
-}
-
-/// By the kernel's rules (`dev_valid_name`), which leave out little.
-impl FromStr for InterfaceName {
-    type Err = RuleError;
-
-    fn from_str(name: &str) -> Result<Self, RuleError> {
-        let odd = |byte: u8| byte.is_ascii_whitespace() || matches!(byte, 0 | b'/' | b':');
-        let is_valid =
-            (1..16).contains(&name.len()) && !matches!(name, "." | "..") && !name.bytes().any(odd);
-        if !is_valid {
-            return Err(RuleError::Interface(name.to_owned()));
-        }
-        let mut bytes = [0; 16];
-        bytes[..name.len()].copy_from_slice(name.as_bytes());
-        Ok(Self { bytes })
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
 /// The rules of one direction, in the order they were given. No two of them conflict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table(Vec<Forward>);
@@ -264,8 +215,8 @@ pub enum RuleError {
     Multicast(IpAddr),
     #[error("{}", families(.0, .1))]
     Families(Option<IpAddr>, IpAddr),
-    #[error("Invalid interface name: {0}")]
-    Interface(String),
+    #[error(transparent)]
+    Interface(#[from] InvalidInterfaceName),
     #[error("Forwarding configuration conflict: {} versus {}", .0.0, .0.1)]
     Conflict(Box<(Forward, Forward)>),
     #[error("Too many rules (maximum {MAX_RULES})")]

@@ -18,7 +18,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use thiserror::Error;
 
-use super::{Direction, Forward, InterfaceName, MAX_RULES, RuleError, Table};
+use super::{Direction, Forward, MAX_RULES, RuleError, Table};
+use crate::interface_name::InterfaceName;
 use crate::spec::{PortRange, Protocol};
 
 /// The tables of both directions.
@@ -218,7 +219,10 @@ fn write_rule(rule: &Forward) -> Vec<u8> {
     for addr in [rule.listen, rule.target] {
         bytes.extend(mapped(addr).octets());
     }
-    let interface = rule.interface.map(|name| name.bytes).unwrap_or_default();
+    let interface = rule
+        .interface
+        .map(InterfaceName::to_padded)
+        .unwrap_or_default();
     bytes.extend(interface);
     for port in [rule.ports.first(), rule.ports.last(), rule.first_target] {
         bytes.extend(port.to_be_bytes());
@@ -282,7 +286,7 @@ fn read_interface(bytes: [u8; INTERFACE_NAME_LEN]) -> Result<Option<InterfaceNam
     let name = std::str::from_utf8(name).map_err(|_| WireError::Interface)?;
     match name {
         "" => Ok(None),
-        name => Ok(Some(name.parse()?)),
+        name => Ok(Some(name.parse().map_err(RuleError::from)?)),
     }
 }
 

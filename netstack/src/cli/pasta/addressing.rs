@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::Args;
+use portfwd::InterfaceName;
 
 use crate::cli::mac;
 use crate::config::IPV6_MTU_MIN;
@@ -11,7 +12,7 @@ use crate::core::MacAddr;
 use crate::core::dns::DNS_PORT;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::is_another_host;
-use crate::host::{InterfaceName, Outbound};
+use crate::host::Outbound;
 use crate::network::{Address, Family, Network, StandIn, Template, TemplateError, Wishes};
 
 /// Sets up the guest's network.
