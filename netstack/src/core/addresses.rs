@@ -99,7 +99,7 @@ impl Addresses {
     }
 
     /// The guest has `ip`, too, and prefers it to its others. The one that it has preferred least
-    /// is forgotten where it has had [`MAX_GUEST_ADDRESSES`].
+    /// is forgotten where it has had `MAX_GUEST_ADDRESSES`.
     pub fn prefer_guest(&mut self, ip: IpAddr) {
         self.guest.retain(|known| *known != ip);
         self.guest.truncate(MAX_GUEST_ADDRESSES - 1);

@@ -99,7 +99,7 @@ impl Servers {
         self.settings.ignores_ndp
     }
 
-    /// When to call [`Core::advertise_router`].
+    /// When to call `Core::advertise_router`.
     pub fn deadline(&self) -> Option<Instant> {
         self.advertise_at
     }
