@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// The kernel would take none of this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("Invalid interface name: {0}")]
+#[error("Invalid interface name: {0} (at most 15 bytes, without space, slash or colon)")]
 pub struct InvalidInterfaceName(pub String);
 
 /// The name of a network interface, 1 to 15 bytes.
