@@ -270,14 +270,25 @@ impl Core {
     /// taken from one that has had time enough. Otherwise SYNs that come faster than answers would
     /// keep all from being answered.
     pub fn may_dial(&mut self, now: Instant) -> bool {
+        [Share::Dials, Share::HalfOpen]
+            .into_iter()
+            .all(|share| self.has_place(share, now))
+    }
+
+    /// Whether a client of a published port may be accepted, as [`Core::may_dial`] has it for what
+    /// comes of it. If not, it waits in the kernel's queue: clients that come faster than the guest
+    /// answers do not take each other's places.
+    pub fn may_accept(&mut self, now: Instant) -> bool {
+        self.admits_stream() && self.has_place(Share::HalfOpen, now)
+    }
+
+    fn has_place(&mut self, share: Share, now: Instant) -> bool {
         let flows = &self.flows;
-        [Share::Dials, Share::HalfOpen].into_iter().all(|share| {
-            let queue = &mut self.shares.by_kind[share as usize];
-            !queue.is_full()
-                || queue
-                    .first(|id| last_use(flows, share, id))
-                    .is_none_or(|since| now >= since + GRACE)
-        })
+        let queue = &mut self.shares.by_kind[share as usize];
+        !queue.is_full()
+            || queue
+                .first(|id| last_use(flows, share, id))
+                .is_none_or(|since| now >= since + GRACE)
     }
 
     /// The system has no descriptor for a socket of flow `id`, or for a client who wants to be

@@ -86,7 +86,7 @@ impl<D: Device> Shard<D> {
     /// or no descriptor: accepting has to pause.
     pub(super) fn accept(&mut self, socket: &OwnedFd, lead: Lead, now: Instant) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.core.admits_stream() {
+            if !self.core.may_accept(now) {
                 debug!("as many connections as may be: accepting pauses");
                 return false;
             }

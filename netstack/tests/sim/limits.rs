@@ -142,6 +142,21 @@ fn dials_wait_while_those_before_have_not_had_time() {
     assert!(world.core.may_dial(world.now));
 }
 
+/// Clients of a published port that come faster than the guest answers.
+#[test]
+fn clients_wait_while_those_before_have_not_had_time() {
+    let mut world = limited(|limits| limits.half_open = 2);
+    for port in [4000, 4001] {
+        assert!(world.core.may_accept(world.now));
+        let client = format!("203.0.113.9:{port}");
+        world.client_connects(&client, 80).expect("accepted");
+    }
+    assert!(!world.core.may_accept(world.now));
+    assert_eq!(std::mem::take(&mut world.closed), []);
+    world.wait(Duration::from_millis(200));
+    assert!(world.core.may_accept(world.now));
+}
+
 /// A SYN flood to a port that is open: the oldest of those whose handshake was never finished go.
 #[test]
 fn half_open_connections_make_way_for_others() {
