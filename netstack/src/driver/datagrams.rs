@@ -52,7 +52,7 @@ impl<D: Device> Shard<D> {
     ) {
         let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
-            match self.open_for(id, || UdpSocket::open(to, outbound)) {
+            match self.open_for(Some(id), || UdpSocket::open(to, outbound)) {
                 Ok(socket) => {
                     if self
                         .poller
@@ -124,7 +124,7 @@ impl<D: Device> Shard<D> {
     pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
         let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
-            match self.open_for(id, || PingSocket::open(to, outbound)) {
+            match self.open_for(Some(id), || PingSocket::open(to, outbound)) {
                 Ok(socket) => {
                     if self
                         .poller

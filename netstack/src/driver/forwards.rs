@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use super::Driver;
 use super::listeners::{Lead, Listeners};
 use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
+use super::shard::Shard;
 use super::splice_table::Ways;
 use crate::broker::Broker;
 use crate::control::{Forwarder, PortControl};
@@ -84,13 +85,9 @@ struct Open {
 }
 
 /// What ports are opened and looked for with.
-struct Surroundings<'a> {
+struct Surroundings<'a, D> {
     listeners: &'a mut Listeners,
-    poller: &'a Poller,
-    guest: &'a [IpAddr],
-    from_loopback_to_loopback: bool,
-    /// UDP sockets of ours that look like services.
-    own_datagrams: &'a dyn Fn() -> HashSet<u64>,
+    shard: &'a Shard<D>,
 }
 
 impl Forwarding {
@@ -153,23 +150,16 @@ impl<D: Device> Driver<D> {
         else {
             return;
         };
-        let shard = &self.shard;
-        let own_datagrams = || shard.own_datagram_cookies();
         let mut update = Update {
             ports,
             around: Surroundings {
                 listeners: &mut self.listeners,
-                poller: &shard.poller,
-                guest: &shard.core.addresses().guest,
-                from_loopback_to_loopback: shard.splices.ways.joins_loopbacks(),
-                own_datagrams: &own_datagrams,
+                shard: &self.shard,
             },
         };
         if let Err(error) = control.serve(&mut update, now) {
             debug!(%error, "a client of the control socket waits");
-            pause.begin(now);
-            let silent = Interest::HangUp;
-            let _ = shard.poller.change(&*control, Token::PortControl, silent);
+            pause.silence(&self.shard.poller, control, Token::PortControl, now);
         }
     }
 
@@ -184,17 +174,7 @@ impl<D: Device> Driver<D> {
         else {
             return;
         };
-        if pause.is_over(now) {
-            let awake = Interest::Readable;
-            match self
-                .shard
-                .poller
-                .change(&*control, Token::PortControl, awake)
-            {
-                Ok(()) => pause.end(),
-                Err(_) => pause.begin(now),
-            }
-        }
+        pause.wake(&self.shard.poller, control, Token::PortControl, now);
         if control.deadline().is_some_and(|deadline| deadline <= now) {
             self.handle_port_control(now);
         }
@@ -210,14 +190,9 @@ impl<D: Device> Driver<D> {
             return;
         }
         ports.next_look = now + LOOK_EVERY;
-        let shard = &self.shard;
-        let own_datagrams = || shard.own_datagram_cookies();
         let mut around = Surroundings {
             listeners: &mut self.listeners,
-            poller: &shard.poller,
-            guest: &shard.core.addresses().guest,
-            from_loopback_to_loopback: shard.splices.ways.joins_loopbacks(),
-            own_datagrams: &own_datagrams,
+            shard: &self.shard,
         };
         for direction in Direction::BOTH {
             if ports.tables.of(direction).has_auto()
@@ -230,12 +205,12 @@ impl<D: Device> Driver<D> {
 }
 
 /// Carries out what clients of the control socket ask for.
-struct Update<'a, 'b> {
+struct Update<'a, D> {
     ports: &'a mut Ports,
-    around: Surroundings<'b>,
+    around: Surroundings<'a, D>,
 }
 
-impl Forwarder for Update<'_, '_> {
+impl<D: Device> Forwarder for Update<'_, D> {
     fn tables(&self) -> &Tables {
         &self.ports.tables
     }
@@ -267,12 +242,12 @@ impl Ports {
     }
 
     /// Closes what should not be open, and opens what should, of one direction.
-    fn adjust(
+    fn adjust<D: Device>(
         &mut self,
         direction: Direction,
-        around: &mut Surroundings<'_>,
+        around: &mut Surroundings<'_, D>,
     ) -> Result<(), String> {
-        let listening = self.look(direction, around);
+        let listening = self.look(direction, around.shard);
         let table = self.tables.of(direction);
         let wanted = wanted(table, |rule| targets(rule, &listening));
         let gone = |(of, endpoint): &(Direction, Endpoint)| {
@@ -300,11 +275,11 @@ impl Ports {
         self.open_all(direction, &missing, around)
     }
 
-    fn open_all(
+    fn open_all<D: Device>(
         &mut self,
         direction: Direction,
         missing: &[(Endpoint, Service, Need)],
-        around: &mut Surroundings<'_>,
+        around: &mut Surroundings<'_, D>,
     ) -> Result<(), String> {
         let room = self.limit.saturating_sub(self.open.len());
         if missing.len() > room {
@@ -321,7 +296,7 @@ impl Ports {
         let mut failed = None;
         for ((endpoint, to, need), socket) in missing.iter().zip(sockets) {
             let opened = socket.and_then(|socket| {
-                let (listeners, poller) = (&mut *around.listeners, around.poller);
+                let (listeners, poller) = (&mut *around.listeners, &around.shard.poller);
                 self.listen(direction, *endpoint, *to, socket, listeners, poller)
                     .map_err(|error| format!("cannot watch {endpoint}: {error}"))
             });
@@ -351,10 +326,10 @@ impl Ports {
     }
 
     /// Services on the side that `direction` leads to, which clients of ours can reach.
-    fn look(
+    fn look<D: Device>(
         &mut self,
         direction: Direction,
-        around: &Surroundings<'_>,
+        around: &Shard<D>,
     ) -> Vec<(Protocol, Listening)> {
         let table = self.tables.of(direction);
         let Some(sockets) = &mut self.listening[direction as usize] else {
@@ -370,13 +345,14 @@ impl Ports {
         };
         let mut own: HashSet<u64> = self.open.values().map(|open| open.cookie).collect();
         if protocols.len() > 1 {
-            own.extend((around.own_datagrams)());
+            own.extend(around.own_datagram_cookies());
         }
         let is_reached = |listening: &Listening| {
             let loopbacks = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            let by_loopback = direction == Direction::Outbound || around.from_loopback_to_loopback;
+            let by_loopback =
+                direction == Direction::Outbound || around.splices.ways.joins_loopbacks();
             let by_address = match direction {
-                Direction::Inbound => around.guest,
+                Direction::Inbound => &around.core.addresses().guest[..],
                 Direction::Outbound => &[],
             };
             let mut ips = loopbacks

@@ -271,27 +271,17 @@ impl<D: Device> Driver<D> {
             let served = status.serve(|| self.shard.status(unpromoted, now));
             if let Err(error) = served {
                 debug!(%error, "a client of the status socket waits");
-                self.status_pause.begin(now);
-                let _ = self
-                    .shard
-                    .poller
-                    .change(&*status, Token::Status, Interest::HangUp);
+                let poller = &self.shard.poller;
+                self.status_pause
+                    .silence(poller, status, Token::Status, now);
             }
         }
     }
 
     fn resume_status(&mut self, now: Instant) {
-        if self.status_pause.is_over(now)
-            && let Some(status) = &self.status
-        {
-            let changed = self
-                .shard
-                .poller
-                .change(status, Token::Status, Interest::Readable);
-            match changed {
-                Ok(()) => self.status_pause.end(),
-                Err(_) => self.status_pause.begin(now),
-            }
+        if let Some(status) = &self.status {
+            let poller = &self.shard.poller;
+            self.status_pause.wake(poller, status, Token::Status, now);
         }
     }
 

@@ -3,7 +3,7 @@
 use smoltcp::socket::tcp::State;
 
 use super::PromotionUnavailable;
-use super::splice_table::{Place, Splice, Splices, Way};
+use super::splice_table::{Joined, Place, Splice, Splices};
 use crate::control::{
     FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
     MemoryStatus, PromotionStatus, Reason, Status,
@@ -106,59 +106,43 @@ fn tcp_flow(tuple: &Tuple, flow: &TcpFlow, now: Instant) -> FlowStatus {
 
 /// What is joined socket to socket.
 pub fn spliced(splices: &Splices, now: Instant) -> impl Iterator<Item = FlowStatus> {
-    let flow = move |protocol, client, way: &Way, moved: [u64; 2], born: Instant| {
-        let [from_client, from_service] = moved;
-        let (initiator, to_guest, from_guest) = match way.place {
-            Place::Host => (FlowInitiator::Guest, from_service, from_client),
-            Place::Guest => (FlowInitiator::Host, from_client, from_service),
-        };
-        let (guest, remote) = match way.place {
-            Place::Host => (client, way.to),
-            Place::Guest => (way.to, client),
-        };
-        FlowStatus {
-            protocol,
-            initiator,
-            guest,
-            remote: Some(remote),
-            state: "OPEN".to_owned(),
-            path: FlowPath::Kernel,
-            reason: (protocol == FlowProtocol::Tcp).then_some(Reason::Spliced),
-            bytes_to_guest: to_guest,
-            bytes_from_guest: from_guest,
-            age_ms: (now - born).total_millis(),
-        }
-    };
-    let connection = move |splice: &Splice| {
-        let protocol = FlowProtocol::Tcp;
-        let shown = flow(
-            protocol,
-            splice.client,
-            &splice.way,
-            splice.moved,
-            splice.born,
-        );
-        FlowStatus {
-            state: splice.state_name().to_owned(),
-            ..shown
-        }
-    };
-    let mapping = move |mapping: &super::splice_table::Mapping| {
-        let protocol = FlowProtocol::Udp;
-        let shown = flow(
-            protocol,
-            mapping.client,
-            &mapping.way,
-            mapping.moved,
-            mapping.born,
-        );
-        FlowStatus {
-            path: FlowPath::Engine,
-            ..shown
-        }
+    let connection = move |splice: &Splice| FlowStatus {
+        protocol: FlowProtocol::Tcp,
+        state: splice.state_name().to_owned(),
+        path: FlowPath::Kernel,
+        reason: Some(Reason::Spliced),
+        ..joined(&splice.joined, now)
     };
     let connections = splices.iter().map(connection);
-    connections.chain(splices.datagrams.iter().map(mapping))
+    let mappings = splices.datagrams.iter();
+    connections.chain(mappings.map(move |mapping| joined(&mapping.joined, now)))
+}
+
+/// As UDP is shown.
+fn joined(joined: &Joined, now: Instant) -> FlowStatus {
+    let Joined {
+        client,
+        way,
+        born,
+        moved,
+    } = joined;
+    let (initiator, guest, remote) = match way.place {
+        Place::Host => (FlowInitiator::Guest, *client, way.to),
+        Place::Guest => (FlowInitiator::Host, way.to, *client),
+    };
+    let (bytes_to_guest, bytes_from_guest) = way.place.to_and_from_guest(*moved);
+    FlowStatus {
+        protocol: FlowProtocol::Udp,
+        initiator,
+        guest,
+        remote: Some(remote),
+        state: "OPEN".to_owned(),
+        path: FlowPath::Engine,
+        reason: None,
+        bytes_to_guest,
+        bytes_from_guest,
+        age_ms: (now - *born).total_millis(),
+    }
 }
 
 fn reason(flow: &TcpFlow, now: Instant) -> Reason {

@@ -9,14 +9,15 @@ use crate::core::flow::FlowId;
 use crate::device::Device;
 
 impl<D: Device> Shard<D> {
-    /// Opens a socket for flow `id`. Without a descriptor for it, another flow makes way.
+    /// Opens a socket, for flow `id` if it is one's. Without a descriptor for it, another flow
+    /// makes way.
     pub(super) fn open_for<T>(
         &mut self,
-        id: FlowId,
+        id: Option<FlowId>,
         open: impl Fn() -> io::Result<T>,
     ) -> io::Result<T> {
         match open() {
-            Err(error) if is_out_of_descriptors(&error) && self.core.yield_descriptor(Some(id)) => {
+            Err(error) if is_out_of_descriptors(&error) && self.core.yield_descriptor(id) => {
                 self.close_ended();
                 open()
             }

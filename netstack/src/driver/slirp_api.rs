@@ -57,12 +57,8 @@ impl<D: Device> Driver<D> {
         };
         if let Err(error) = api.socket.serve(&mut ports, now) {
             debug!(%error, "a client of the API waits");
-            api.pause.begin(now);
-            let silent = Interest::HangUp;
-            let _ = self
-                .shard
-                .poller
-                .change(&api.socket, Token::SlirpApi, silent);
+            let poller = &self.shard.poller;
+            api.pause.silence(poller, &api.socket, Token::SlirpApi, now);
         }
     }
 
@@ -71,22 +67,10 @@ impl<D: Device> Driver<D> {
         let Some(api) = &mut self.slirp_api else {
             return;
         };
-        if api.pause.is_over(now) {
-            let awake = Interest::Readable;
-            match self
-                .shard
-                .poller
-                .change(&api.socket, Token::SlirpApi, awake)
-            {
-                Ok(()) => api.pause.end(),
-                Err(_) => api.pause.begin(now),
-            }
-        }
-        if api
-            .socket
-            .deadline()
-            .is_some_and(|deadline| deadline <= now)
-        {
+        let poller = &self.shard.poller;
+        api.pause.wake(poller, &api.socket, Token::SlirpApi, now);
+        let deadline = api.socket.deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.handle_slirp_api(now);
         }
     }

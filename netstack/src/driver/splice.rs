@@ -14,10 +14,9 @@ use portfwd::relay::{Leg, Progress, Ready, Relay, Side};
 use tracing::debug;
 
 use super::poller::{Event, Interest, SpliceId, Token};
-use super::scarcity::is_out_of_descriptors;
 use super::shard::Shard;
 use super::sockets::Stream;
-use super::splice_table::{Place, Splice, Stage, Way};
+use super::splice_table::{Joined, Splice, Stage, Way};
 use crate::core::{DialError, Instant};
 use crate::device::Device;
 use crate::host::Outbound;
@@ -71,14 +70,11 @@ impl<D: Device> Shard<D> {
             return self.end_splice(Stream(socket));
         }
         let splice = Splice {
-            client,
-            way,
-            born: now,
+            joined: Joined::new(client, way, now),
             stage: Stage::Dialling {
                 client: socket,
                 service,
             },
-            moved: [0; 2],
         };
         self.splices.connections.insert(id, splice);
         if is_connected {
@@ -88,18 +84,9 @@ impl<D: Device> Shard<D> {
 
     fn try_dial(&mut self, way: Way) -> Result<Dial, DialError> {
         let to = way.to;
-        let open = || {
-            let socket = move || dial::socket_for(to, Outbound::default());
-            self.splices.ways.open(way.place, socket)
-        };
-        let socket = match open() {
-            Err(error) if is_out_of_descriptors(&error) && self.core.yield_descriptor(None) => {
-                self.close_ended();
-                let socket = move || dial::socket_for(to, Outbound::default());
-                self.splices.ways.open(way.place, socket)
-            }
-            socket => socket,
-        };
+        let ways = self.splices.ways.clone();
+        let socket = move || dial::socket_for(to, Outbound::default());
+        let socket = self.open_for(None, || ways.open(way.place, socket));
         dial::dial(socket.map_err(dial::dial_error)?, to)
     }
 
@@ -123,10 +110,10 @@ impl<D: Device> Shard<D> {
     /// A dial that was under way has failed.
     fn dial_again(&mut self, id: SpliceId, error: DialError, now: Instant) {
         let Some(Splice {
-            client,
-            mut way,
+            joined: Joined {
+                client, mut way, ..
+            },
             stage: Stage::Dialling { client: socket, .. },
-            ..
         }) = self.splices.connections.remove(&id)
         else {
             return;
@@ -183,12 +170,11 @@ impl<D: Device> Shard<D> {
         };
         let progress = relay.drive(&mut self.relays.pipes);
         let moved = [CLIENT, SERVICE].map(|side| relay.bytes_from(side));
-        let [from_client, from_service] = [0, 1].map(|side| moved[side] - splice.moved[side]);
-        splice.moved = moved;
-        match splice.way.place {
-            Place::Guest => self.core.splice_moved(from_client, from_service),
-            Place::Host => self.core.splice_moved(from_service, from_client),
-        }
+        let joined = &mut splice.joined;
+        let more = [0, 1].map(|side| moved[side] - joined.moved[side]);
+        joined.moved = moved;
+        let (to_guest, from_guest) = joined.way.place.to_and_from_guest(more);
+        self.core.splice_moved(to_guest, from_guest);
         match progress {
             Progress::Idle => {}
             Progress::Again => self.splices.unfinished.push(id),

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::poller::{Interest, ListenerId, SpliceId, Token};
 use super::shard::Shard;
-use super::splice_table::{Mapping, Place, Way};
+use super::splice_table::{Joined, Mapping, Way};
 use crate::core::{Duration, Instant};
 use crate::device::Device;
 use crate::host::{Outbound, UdpSocket};
@@ -44,14 +44,15 @@ impl<D: Device> Shard<D> {
         };
         mapping.last_used = now;
         let payload = received.payload;
-        mapping.moved[0] += payload.len() as u64;
-        let (place, to) = (mapping.way.place, mapping.way.to);
+        mapping.joined.moved[0] += payload.len() as u64;
+        let (place, to) = (mapping.joined.way.place, mapping.joined.way.to);
         // An earlier datagram's error says that nobody listens, which the client cannot be told.
         if mapping.socket.send(payload, received.segment, to).is_err() {
             while mapping.socket.take_error().is_some() {}
             let _ = mapping.socket.send(payload, received.segment, to);
         }
-        self.count_datagram(place, payload.len(), true);
+        let (to_guest, from_guest) = place.to_and_from_guest([payload.len() as u64, 0]);
+        self.core.splice_moved(to_guest, from_guest);
     }
 
     fn begin_mapping(
@@ -66,7 +67,8 @@ impl<D: Device> Shard<D> {
             self.end_longest_unused()?;
         }
         let open = move || UdpSocket::open(way.to, Outbound::default());
-        let socket = match self.splices.ways.open(way.place, open) {
+        let ways = self.splices.ways.clone();
+        let socket = match self.open_for(None, || ways.open(way.place, open)) {
             Ok(socket) => socket,
             Err(error) => {
                 debug!(%error, "cannot make a UDP socket");
@@ -83,13 +85,10 @@ impl<D: Device> Shard<D> {
         datagrams.by_client.insert((port, client), id);
         let mapping = Mapping {
             port,
-            client,
-            way,
+            joined: Joined::new(client, way, now),
             socket,
             back: Arc::downgrade(back),
-            born: now,
             last_used: now,
-            moved: [0; 2],
         };
         datagrams.mappings.insert(id, mapping);
         Some(id)
@@ -103,13 +102,13 @@ impl<D: Device> Shard<D> {
         let Some(back) = mapping.back.upgrade() else {
             return self.end_mapping(id);
         };
-        let way = mapping.way;
+        let way = mapping.joined.way;
         let mut moved = 0;
         match mapping.socket.receive(&mut self.datagrams) {
             Ok(datagrams) => {
                 for one in datagrams.filter(|one| one.from == way.to) {
-                    let _ = back.send(one.payload, one.segment, mapping.client);
-                    moved += one.payload.len();
+                    let _ = back.send(one.payload, one.segment, mapping.joined.client);
+                    moved += one.payload.len() as u64;
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
@@ -117,16 +116,9 @@ impl<D: Device> Shard<D> {
         }
         if moved > 0 {
             mapping.last_used = now;
-            mapping.moved[1] += moved as u64;
-            self.count_datagram(way.place, moved, false);
-        }
-    }
-
-    fn count_datagram(&mut self, place: Place, len: usize, from_client: bool) {
-        let len = len as u64;
-        match (place == Place::Guest) == from_client {
-            true => self.core.splice_moved(len, 0),
-            false => self.core.splice_moved(0, len),
+            mapping.joined.moved[1] += moved;
+            let (to_guest, from_guest) = way.place.to_and_from_guest([0, moved]);
+            self.core.splice_moved(to_guest, from_guest);
         }
     }
 
@@ -158,7 +150,9 @@ impl<D: Device> Shard<D> {
     fn end_mapping(&mut self, id: SpliceId) {
         let datagrams = &mut self.splices.datagrams;
         if let Some(mapping) = datagrams.mappings.remove(&id) {
-            datagrams.by_client.remove(&(mapping.port, mapping.client));
+            datagrams
+                .by_client
+                .remove(&(mapping.port, mapping.joined.client));
             self.core.splice_ends(1);
         }
     }

@@ -21,6 +21,16 @@ pub enum Place {
     Host,
 }
 
+impl Place {
+    /// Bytes to the guest and from it, of those from the client and from the service.
+    pub fn to_and_from_guest(self, [from_client, from_service]: [u64; 2]) -> (u64, u64) {
+        match self {
+            Self::Guest => (from_client, from_service),
+            Self::Host => (from_service, from_client),
+        }
+    }
+}
+
 /// Where a client is joined to.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
@@ -31,7 +41,7 @@ pub struct Way {
 }
 
 /// What is in the guest's namespace and what is not.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Ways {
     /// Makes sockets in the guest; `None` if nothing is spliced.
     guest: Option<Arc<GuestThread>>,
@@ -104,14 +114,30 @@ pub struct Splices {
     pub unfinished: Vec<SpliceId>,
 }
 
-/// A spliced connection.
-pub struct Splice {
+/// A client that is joined to a service.
+pub struct Joined {
     pub client: SocketAddr,
     pub way: Way,
     pub born: Instant,
-    pub stage: Stage,
     /// Bytes from the client and from the service that were counted.
     pub moved: [u64; 2],
+}
+
+/// A spliced connection.
+pub struct Splice {
+    pub joined: Joined,
+    pub stage: Stage,
+}
+
+impl Joined {
+    pub fn new(client: SocketAddr, way: Way, born: Instant) -> Self {
+        Self {
+            client,
+            way,
+            born,
+            moved: [0; 2],
+        }
+    }
 }
 
 impl Splice {
@@ -153,16 +179,12 @@ pub struct SplicedDatagrams {
 /// A client of a port, and what it talks through.
 pub struct Mapping {
     pub port: ListenerId,
-    pub client: SocketAddr,
-    pub way: Way,
+    pub joined: Joined,
     /// In the other namespace.
     pub socket: UdpSocket,
     /// The port's, as long as that is there.
     pub back: Weak<UdpSocket>,
-    pub born: Instant,
     pub last_used: Instant,
-    /// Bytes from the client and from the service.
-    pub moved: [u64; 2],
 }
 
 impl SplicedDatagrams {

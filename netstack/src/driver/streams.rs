@@ -42,7 +42,7 @@ impl<D: Device> Shard<D> {
     fn dial(&mut self, id: FlowId, to: SocketAddr, now: Instant) {
         let outbound = self.outbound;
         let socket = self
-            .open_for(id, || dial::socket_for(to, outbound))
+            .open_for(Some(id), || dial::socket_for(to, outbound))
             .map_err(dial::dial_error);
         let dialled = socket.and_then(|socket| {
             self.local_leg.begin(&socket);
