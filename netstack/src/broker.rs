@@ -14,12 +14,12 @@ use libc::c_long;
 use nix::sys::signal::SigSet;
 use portfwd::Endpoint;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use tracing::warn;
 
-use crate::{sandbox, sys};
+use crate::{descriptors, sandbox, sys};
 
 /// What the broker calls, for its sandbox; `socket` for IP besides.
 pub const SYSTEM_CALLS: &[c_long] = &[
@@ -48,12 +48,7 @@ pub enum BrokerError {
 impl Broker {
     /// Starts the process, while this one has a single thread.
     pub fn start() -> io::Result<Self> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, theirs) = descriptors::message_pair()?;
         sys::fork(|| live(theirs.as_fd()))?;
         Ok(Self(ours))
     }

@@ -15,13 +15,13 @@ use libc::c_long;
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use tracing::{debug, warn};
 
 use crate::control::SocketFile;
 use crate::host::{FOLLOWING_CALLS, ResolvConf};
-use crate::{sandbox, sys};
+use crate::{descriptors, sandbox, sys};
 
 /// What the helper does with its companion under the sandbox.
 pub const SYSTEM_CALLS: &[c_long] = &[libc::SYS_recvfrom, libc::SYS_waitid, libc::SYS_ppoll];
@@ -58,12 +58,7 @@ impl Companion {
     /// Starts the process, while this one has a single thread. It tells of `resolvers` and is to
     /// remove `sockets`.
     pub fn start(resolvers: Resolvers, sockets: Vec<SocketFile>) -> io::Result<Self> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, theirs) = descriptors::message_pair()?;
         let process = sys::fork(|| live(&resolvers, sockets, theirs.as_fd()))?;
         Ok(Self {
             process: rustix::process::pidfd_open(process, PidfdFlags::empty())?,

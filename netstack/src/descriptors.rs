@@ -1,14 +1,23 @@
-//! How many descriptors this process has for the guest's flows. The one place where that is worked
-//! out; how they are shared out is [`Limits::share_out`](crate::core::Limits::share_out).
+//! Descriptors: a pair for two of the helper's processes, and how many this one has for the guest's
+//! flows. How those are shared out is [`Limits::share_out`](crate::core::Limits::share_out).
 
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tracing::{debug, warn};
 
 /// What is opened once the limits are known, and what needs one for a moment: the tap, namespaces
 /// and netlink sockets, resolv.conf's directories, clients of the status socket.
 const RESERVED: usize = 64;
+
+/// Two ends of a conversation in whole messages, between this process and one that it forks.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    Ok(socketpair(family, kind, SocketFlags::CLOEXEC, None)?)
+}
 
 /// Raises the limit of open files to what the user may have.
 pub fn raise_limit() {

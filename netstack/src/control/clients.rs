@@ -4,7 +4,7 @@
 //! One descriptor stands for all of them. It is readable when a client can go on, or when a new one
 //! can be taken.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -125,4 +125,20 @@ pub fn send(stream: &mut UnixStream, unsent: &mut Vec<u8>) -> bool {
         }
     }
     false
+}
+
+/// Takes what is there, until `received` has `most` bytes; false at the end.
+pub fn receive(stream: &mut UnixStream, received: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    while received.len() < most {
+        let room = buffer.len().min(most - received.len());
+        match stream.read(&mut buffer[..room]) {
+            Ok(0) => return Ok(false),
+            Ok(len) => received.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -30,6 +30,16 @@ pub enum HeededSignals {
     /// SIGTERM alone. Those that a terminal sends are for the command that is in its foreground
     /// together with this process.
     NotTerminals,
+}
+
+impl HeededSignals {
+    /// For a process that is ended by the descriptor `exit_fd`, if it has one.
+    pub fn beside(exit_fd: Option<RawFd>) -> Self {
+        match exit_fd {
+            Some(_) => Self::AllNotIgnored,
+            None => Self::All,
+        }
+    }
 }
 
 /// Readable once it may be time to stop.

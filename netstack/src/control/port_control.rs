@@ -6,7 +6,7 @@
 //! lets others wait has a deadline. One whose update fails is told why in plain text, which is more
 //! than pasta does; then, as in pasta, the connection is closed.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, recv};
 use tracing::debug;
 
 use super::SocketFile;
-use super::clients::{Clients, Watch, send};
+use super::clients::{Clients, Watch, receive, send};
 use super::socket_file::{PrivateSocketError, listen_privately};
 use crate::core::{Duration, Instant};
 
@@ -139,7 +139,7 @@ impl Client {
                 }
                 watch.wait_for(&self.stream, EventFlags::IN);
             }
-            let more = read(&mut self.stream, received);
+            let more = receive(&mut self.stream, received, MAX_UPDATE);
             let update = match wire::read_update(received) {
                 Ok(None) => return matches!(more, Ok(true)) && now < *deadline,
                 Ok(Some(tables)) => forwarder.replace(tables),
@@ -178,25 +178,9 @@ impl AsFd for PortControl {
     }
 }
 
-/// Takes what is there, up to the longest update; false at the end.
-fn read(stream: &mut UnixStream, received: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buffer = [0; 4096];
-    while received.len() < MAX_UPDATE {
-        let room = buffer.len().min(MAX_UPDATE - received.len());
-        match stream.read(&mut buffer[..room]) {
-            Ok(0) => return Ok(false),
-            Ok(len) => received.extend_from_slice(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::Shutdown;
 
     use portfwd::PortRange;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,7 +22,7 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::SocketFile;
-use super::clients::{Clients, Watch, send};
+use super::clients::{Clients, Watch, receive, send};
 use crate::core::{Duration, Instant};
 
 /// A published port, as clients name it.
@@ -152,7 +152,7 @@ impl Client {
         now: Instant,
     ) -> bool {
         if let Stage::Asks(request) = &mut self.stage {
-            let more = read(&mut self.stream, request);
+            let more = receive(&mut self.stream, request, MAX_REQUEST);
             let is_late = now >= self.deadline;
             let request = match more {
                 Ok(true) if !is_late && request.len() < MAX_REQUEST => match first_value(request) {
@@ -373,24 +373,9 @@ fn first_value(request: &[u8]) -> Option<Result<Value, BadRequest>> {
     }
 }
 
-/// Takes what is there, up to [`MAX_REQUEST`]; false at the end.
-fn read(stream: &mut UnixStream, request: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buffer = [0; MAX_REQUEST];
-    while request.len() < MAX_REQUEST {
-        match stream.read(&mut buffer[..MAX_REQUEST - request.len()]) {
-            Ok(0) => return Ok(false),
-            Ok(len) => request.extend_from_slice(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::Shutdown;
 
     use super::*;

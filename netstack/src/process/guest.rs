@@ -23,7 +23,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid as NixPid, getegid, geteuid, gethostname, sethostname};
 use rustix::io::retry_on_intr;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open,
     set_dumpable_behavior, set_parent_process_death_signal, waitid,
@@ -31,7 +31,7 @@ use rustix::process::{
 use tracing::warn;
 
 use crate::sandbox::root::{self, Ids};
-use crate::sys;
+use crate::{descriptors, sys};
 
 /// What to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,13 +114,7 @@ impl Guest {
         if own_users {
             namespaces |= libc::CLONE_NEWUSER;
         }
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|errno| GuestError::Talk(errno.into()))?;
+        let (ours, theirs) = descriptors::message_pair().map_err(GuestError::Talk)?;
         let init = sys::fork_into(namespaces, || live(&program, maps, theirs.as_fd()))
             .map_err(GuestError::Namespaces)?;
         drop(theirs);
