@@ -25,6 +25,7 @@ pub mod host;
 pub mod logging;
 mod netlink;
 pub mod network;
+mod output_file;
 mod process;
 pub mod sandbox;
 pub mod seccomp;

@@ -11,15 +11,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::sys::signal::{SigSet, Signal};
 use rustix::io::retry_on_intr;
 use tracing::warn;
 
 use super::{Capabilities, Device, VNET_HEADER_LEN};
+use crate::output_file;
 
 /// A device with or without a capture.
 #[derive(Debug)]
@@ -94,22 +93,10 @@ impl CaptureFile {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            // Without a reader a FIFO is an error then, instead of a long wait.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(error)?;
+        let file = output_file::create(path, OpenOptions::new().write(true)).map_err(error)?;
         if !file.metadata().map_err(error)?.is_file() {
             return Err(CaptureError::NotRegular(path.to_owned()));
         }
-        // Beyond RLIMIT_FSIZE a write fails then, instead of ending the process.
-        SigSet::from(Signal::SIGXFSZ)
-            .thread_block()
-            .map_err(|errno| error(errno.into()))?;
         let capture = Self {
             file,
             path: path.to_owned(),
@@ -179,7 +166,7 @@ fn record_header(at: SystemTime, len: usize) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;

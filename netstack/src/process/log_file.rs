@@ -7,8 +7,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use crate::output_file;
 
 /// What is used where no size is asked for, in bytes.
 pub const DEFAULT_SIZE: u64 = 1 << 20;
@@ -42,15 +44,8 @@ impl LogFile {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(error)?;
+        let options = &mut OpenOptions::new();
+        let file = output_file::create(path, options.read(true).write(true)).map_err(error)?;
         if !file.metadata().map_err(error)?.is_file() {
             return Err(error(io::Error::other("it is not a regular file")));
         }

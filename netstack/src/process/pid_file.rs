@@ -2,10 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
+
+use crate::output_file;
 
 /// The file, empty until it is written.
 #[derive(Debug)]
@@ -24,15 +25,7 @@ pub struct PidFileError {
 impl PidFile {
     /// Makes the file, for this user only, or empties the one that is there.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
-        let open = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            // Without a reader a FIFO is an error then, instead of a long wait.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path);
-        match open {
+        match output_file::create(path, OpenOptions::new().write(true)) {
             Ok(file) => Ok(Self {
                 file,
                 path: path.to_owned(),
