@@ -12,23 +12,9 @@ use std::net::Ipv4Addr;
 
 use libfuzzer_sys::fuzz_target;
 use netstack::core::autoconf::Dhcpv6;
-use netstack::core::link::Link;
 use netstack::core::{Core, Instant};
-use testbed::{clients, kernel};
-
-/// Takes every frame and looks at it.
-struct Wire(usize);
-
-impl Link for Wire {
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    fn transmit(&mut self, head: &[u8], payload: &[u8]) {
-        kernel::deliver(&[head, payload].concat());
-        self.0 += 1;
-    }
-}
+use testbed::clients;
+use testbed::kernel::CountingWire;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, rest)) = data.split_first() else {
@@ -48,10 +34,10 @@ fuzz_target!(|data: &[u8]| {
     });
     let now = Instant::from_millis(1);
     let mut core = Core::new(config, now);
-    let mut wire = Wire(0);
+    let mut wire = CountingWire::default();
     for round in 1..=3 {
         assert!(core.handle_frame(&frame, now, &mut wire).is_none());
-        assert!(wire.0 <= round, "{} answers to {round} frames", wire.0);
+        assert!(wire.frames <= round, "{} answers to {round} frames", wire.frames);
     }
     assert!(core.addresses().guest.len() <= 4);
     assert_eq!(core.flow_count(), 0);

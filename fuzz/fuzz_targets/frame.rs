@@ -8,24 +8,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use netstack::core::link::Link;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
 use netstack::core::{Action, CoreConfig, Core, Instant};
-use testbed::{core_config, kernel};
-
-/// Takes every frame and looks at it.
-struct Wire(usize);
-
-impl Link for Wire {
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    fn transmit(&mut self, head: &[u8], payload: &[u8]) {
-        kernel::deliver(&[head, payload].concat());
-        self.0 += 1;
-    }
-}
+use testbed::core_config;
+use testbed::kernel::CountingWire;
 
 fuzz_target!(|frame: &[u8]| {
     if let Some((offload, rest)) = Offload::split(frame) {
@@ -44,13 +30,13 @@ fuzz_target!(|frame: &[u8]| {
     };
     let mut core = Core::new(config, now);
     core.set_resolvers(vec![([192, 0, 2, 53], 53).into()]);
-    let mut wire = Wire(0);
+    let mut wire = CountingWire::default();
     if let Some(Action::Dial { to, .. } | Action::SendDatagram { to, .. }) =
         core.handle_frame(frame, now, &mut wire)
     {
         let ip = to.ip().to_canonical();
         assert!(!ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast());
     }
-    assert!(wire.0 <= 1, "{} answers to one frame", wire.0);
+    assert!(wire.frames <= 1, "{} answers to one frame", wire.frames);
     assert_eq!(core.poll_touched(), None, "there is no flow to serve");
 });
