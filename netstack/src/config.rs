@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
+use crate::core::addresses::Prefix;
 use crate::core::autoconf::Autoconf;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
@@ -158,19 +159,11 @@ pub fn parse_target(text: &str, kind: Option<TargetKind>) -> Result<TargetName, 
 pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Family<Ipv4Addr>, ConfigError> {
     let (network, prefix_len) = split_subnet::<Ipv4Addr>(text, DEFAULT_SUBNET_V4)?;
     check_prefix(text, prefix_len, 1, 25)?;
-    let bits = network.to_bits();
-    let masked = Ipv4Addr::from_bits(bits & mask(u32::MAX.into(), 32, prefix_len) as u32);
-    if masked != network {
-        return Err(ConfigError::HostBits(
-            text.to_owned(),
-            network.into(),
-            masked.into(),
-        ));
-    }
+    check_host_bits(text, network.into(), prefix_len)?;
     if !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
-    let host = |number| Ipv4Addr::from_bits(bits | number);
+    let host = |number| Ipv4Addr::from_bits(network.to_bits() | number);
     let dns = dns.then(|| host(3));
     Ok(Family::<Ipv4Addr>::isolated(
         host(100),
@@ -183,15 +176,7 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Family<Ipv4Addr>, Config
 /// Reads `fd00::/64`.
 pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Family<Ipv6Addr>, ConfigError> {
     let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, DEFAULT_SUBNET_V6)?;
-    let bits = network.to_bits();
-    let masked = Ipv6Addr::from_bits(bits & mask(u128::MAX, 128, prefix_len));
-    if masked != network {
-        return Err(ConfigError::HostBits(
-            text.to_owned(),
-            network.into(),
-            masked.into(),
-        ));
-    }
+    check_host_bits(text, network.into(), prefix_len)?;
     check_prefix(text, prefix_len, 3, 119)?;
     // Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning
     // already.
@@ -199,7 +184,7 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Family<Ipv6Addr>, Config
     if reserved || !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
-    let host = |number| Ipv6Addr::from_bits(bits | number);
+    let host = |number| Ipv6Addr::from_bits(network.to_bits() | number);
     // Written like the IPv4 number, so that one rule serves both: fd00::100.
     let (guest, dns) = (host(0x100), dns.then(|| host(3)));
     Ok(Family::<Ipv6Addr>::isolated(
@@ -232,6 +217,41 @@ pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
 }
 
 impl Config {
+    /// A network for `target`, whose links are ours to set: nothing is published, nobody is served,
+    /// and the rest is left to the kernel and the host.
+    pub fn new(target: TargetName, tap: String, network: Network) -> Self {
+        Self {
+            target,
+            user_namespace: UserNamespace::Owner,
+            outlives_path: false,
+            heeded_signals: HeededSignals::All,
+            instead_of_root: Ids::default(),
+            tap,
+            configure: true,
+            loopback_up: false,
+            mtu: None,
+            guest_mac: None,
+            our_mac: None,
+            network,
+            autoconf: Autoconf::default(),
+            policy: Policy::default(),
+            beyond: Vec::new(),
+            outbound: Outbound::default(),
+            resolvers: Vec::new(),
+            publish: Vec::new(),
+            publish_fds: Vec::new(),
+            forwards: Forwards::default(),
+            ready_fd: None,
+            exit_fd: None,
+            status_socket: None,
+            api_socket: None,
+            pcap: None,
+            promote: Promote::Auto,
+            keep_host_net_admin: false,
+            must_have_empty_root: false,
+        }
+    }
+
     /// What no single argument shows: descriptors that clash, a path that is too long.
     pub fn check(self) -> Result<Self, ConfigError> {
         let published = self.publish_fds.iter().map(|(fd, _)| *fd);
@@ -277,10 +297,12 @@ fn check_prefix(text: &str, prefix_len: u8, least: u8, most: u8) -> Result<(), C
     }
 }
 
-/// `prefix_len` one bits at the top of `width` bits, of which `all` has every one.
-fn mask(all: u128, width: u8, prefix_len: u8) -> u128 {
-    let free = u32::from(width.saturating_sub(prefix_len));
-    all.checked_shl(free).unwrap_or(0) & all
+fn check_host_bits(text: &str, network: IpAddr, prefix_len: u8) -> Result<(), ConfigError> {
+    let masked = Prefix::around(network, prefix_len).network;
+    match masked == network {
+        true => Ok(()),
+        false => Err(ConfigError::HostBits(text.to_owned(), network, masked)),
+    }
 }
 
 #[cfg(test)]
@@ -352,35 +374,14 @@ mod tests {
 
     #[test]
     fn inherited_descriptors_must_differ() {
-        let config = |publish_fds, ready_fd, exit_fd| Config {
-            target: TargetName::Path("/x".into()),
-            user_namespace: UserNamespace::Owner,
-            outlives_path: false,
-            heeded_signals: HeededSignals::All,
-            instead_of_root: Ids::default(),
-            tap: "tap0".to_owned(),
-            configure: true,
-            loopback_up: true,
-            mtu: Some(1500),
-            guest_mac: None,
-            our_mac: None,
-            network: Network::default(),
-            autoconf: Autoconf::default(),
-            policy: Policy::default(),
-            beyond: Vec::new(),
-            outbound: Outbound::default(),
-            resolvers: Vec::new(),
-            publish: Vec::new(),
-            publish_fds,
-            forwards: Forwards::default(),
-            ready_fd,
-            exit_fd,
-            status_socket: None,
-            api_socket: None,
-            pcap: None,
-            promote: Promote::Auto,
-            keep_host_net_admin: false,
-            must_have_empty_root: false,
+        let config = |publish_fds, ready_fd, exit_fd| {
+            let target = TargetName::Path("/x".into());
+            Config {
+                publish_fds,
+                ready_fd,
+                exit_fd,
+                ..Config::new(target, "tap0".to_owned(), Network::default())
+            }
         };
         let five = parse_publish_fd("5=127.0.0.1:8080:80/tcp").unwrap();
         assert_eq!(five.0, 5);

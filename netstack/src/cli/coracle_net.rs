@@ -11,13 +11,8 @@ use crate::config::{
 };
 use crate::control::HeededSignals;
 use crate::core::autoconf::Autoconf;
-use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
-use crate::forwards::Forwards;
-use crate::guest::UserNamespace;
-use crate::host::Outbound;
 use crate::network::Network;
-use crate::sandbox::root::Ids;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -223,29 +218,13 @@ impl TryFrom<Args> for Config {
             true => Autoconf::default(),
             false => network.autoconf(Some(args.mtu)),
         };
+        let target = parse_target(&args.target, args.netns_type.map(TargetKind::from))?;
         Self {
-            target: parse_target(&args.target, args.netns_type.map(TargetKind::from))?,
-            user_namespace: args
-                .userns_path
-                .map_or(UserNamespace::Owner, UserNamespace::At),
-            outlives_path: false,
-            heeded_signals: match args.exit_fd {
-                Some(_) => HeededSignals::AllNotIgnored,
-                None => HeededSignals::All,
-            },
-            instead_of_root: Ids::default(),
-            tap: args.tap,
+            user_namespace: args.userns_path.into(),
+            heeded_signals: HeededSignals::beside(args.exit_fd),
             configure: args.configure,
-            loopback_up: false,
             mtu: Some(args.mtu),
-            guest_mac: None,
-            our_mac: None,
-            network,
             autoconf,
-            policy: Policy::default(),
-            beyond: Vec::new(),
-            outbound: Outbound::default(),
-            resolvers: Vec::new(),
             publish: args
                 .publish
                 .iter()
@@ -256,15 +235,13 @@ impl TryFrom<Args> for Config {
                 .iter()
                 .map(|rule| parse_publish_fd(rule))
                 .collect::<Result<_, _>>()?,
-            forwards: Forwards::default(),
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
-            api_socket: None,
             pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,
-            must_have_empty_root: false,
+            ..Self::new(target, args.tap, network)
         }
         .check()
     }
@@ -278,6 +255,7 @@ mod tests {
 
     use super::*;
     use crate::core::addresses::{Addresses, Alias};
+    use crate::guest::UserNamespace;
 
     fn config(line: &str) -> Result<Config, String> {
         let words = std::iter::once("coracle-net").chain(line.split_whitespace());

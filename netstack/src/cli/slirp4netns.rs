@@ -19,12 +19,9 @@ use crate::config::{Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, parse_
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::policy::Policy;
-use crate::core::tcp::Promote;
-use crate::forwards::Forwards;
-use crate::guest::{TargetName, UserNamespace};
+use crate::guest::TargetName;
 use crate::host::Outbound;
 use crate::network::Network;
-use crate::sandbox::root::Ids;
 
 /// Behind the program's name. Callers compare the first line's form, and read the number in the
 /// fourth, which says which options libslirp has: 3 means --disable-dns.
@@ -208,24 +205,13 @@ impl TryFrom<Args> for Config {
             network = network.with_gateway_as_host();
         }
         let autoconf = network.autoconf(Some(args.mtu));
+        let tap = args.tap.ok_or(ArgsError::NoTapName)?;
         let config = Self {
-            target,
-            user_namespace: args
-                .userns_path
-                .map_or(UserNamespace::Owner, UserNamespace::At),
-            outlives_path: false,
-            heeded_signals: match args.exit_fd {
-                Some(_) => HeededSignals::AllNotIgnored,
-                None => HeededSignals::All,
-            },
-            instead_of_root: Ids::default(),
-            tap: args.tap.ok_or(ArgsError::NoTapName)?,
+            user_namespace: args.userns_path.into(),
+            heeded_signals: HeededSignals::beside(args.exit_fd),
             configure: args.configure,
-            loopback_up: false,
             mtu: Some(args.mtu),
             guest_mac: args.macaddress,
-            our_mac: None,
-            network,
             autoconf,
             policy: Policy {
                 gateway_is_no_host: true,
@@ -237,18 +223,11 @@ impl TryFrom<Args> for Config {
                 v6: args.outbound_addr6.map(outbound_v6).transpose()?,
                 ..Outbound::default()
             },
-            resolvers: Vec::new(),
-            publish: Vec::new(),
-            publish_fds: Vec::new(),
-            forwards: Forwards::default(),
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
-            status_socket: None,
             api_socket: args.api_socket,
-            pcap: None,
-            promote: Promote::Auto,
-            keep_host_net_admin: false,
             must_have_empty_root: args.enable_sandbox,
+            ..Self::new(target, tap, network)
         };
         Ok(config.check()?)
     }

@@ -168,19 +168,7 @@ impl Prefix {
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.network, ip) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => {
-                let free = 32 - u32::from(self.len);
-                let differs = ip.to_bits() ^ network.to_bits();
-                differs.checked_shr(free).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(network), IpAddr::V6(ip)) => {
-                let free = 128 - u32::from(self.len);
-                let differs = ip.to_bits() ^ network.to_bits();
-                differs.checked_shr(free).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
+        Self::around(ip, self.len) == *self
     }
 }
 

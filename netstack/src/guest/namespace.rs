@@ -43,6 +43,13 @@ pub enum UserNamespace {
     Own,
 }
 
+/// The one at the path, if there is one.
+impl From<Option<PathBuf>> for UserNamespace {
+    fn from(path: Option<PathBuf>) -> Self {
+        path.map_or(Self::Owner, Self::At)
+    }
+}
+
 /// The guest's namespaces, open.
 #[derive(Debug)]
 pub struct Target {

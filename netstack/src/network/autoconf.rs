@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
-use super::{Assigned, Family, Network};
+use super::{Address, Family, Network};
 use crate::core::addresses::Prefix;
 use crate::core::autoconf::{Autoconf, Dhcpv6, Names, Pool, Router};
 
@@ -22,26 +22,9 @@ impl Network {
     pub fn autoconf(&self, mtu: Option<u16>) -> Autoconf {
         let pool = self.v4.as_ref().and_then(pool);
         let v6 = self.v6.as_ref();
-        let prefix = v6.and_then(|v6| {
-            let Assigned {
-                address,
-                prefix_len,
-                ..
-            } = v6.first()?;
-            // More are the guest's own if nobody else has addresses in them.
-            let len = if v6.isolated { prefix_len } else { SLAAC_LEN };
-            Some(Prefix::around(address.into(), len))
-        });
+        let prefix = v6.and_then(|v6| own_prefix(v6, SLAAC_LEN));
         let given = v6.and_then(Family::first).map(|guest| guest.address);
-        let v4_prefix = self.v4.as_ref().and_then(|v4| {
-            let Assigned {
-                address,
-                prefix_len,
-                ..
-            } = v4.first()?;
-            let len = if v4.isolated { prefix_len } else { 32 };
-            Some(Prefix::around(address.into(), len))
-        });
+        let v4_prefix = self.v4.as_ref().and_then(|v4| own_prefix(v4, 32));
         let forwarders = [
             self.v4.as_ref().and_then(|v4| v4.dns).map(IpAddr::from),
             v6.and_then(|v6| v6.dns).map(IpAddr::from),
@@ -66,22 +49,28 @@ impl Network {
 /// What a guest chooses an address in (RFC 4291 2.5.1).
 const SLAAC_LEN: u8 = 64;
 
+/// What the guest may choose its address in: all of a subnet that nobody else has addresses in, or
+/// else the `len` bits that its own begins with.
+fn own_prefix<A: Address>(family: &Family<A>, len: u8) -> Option<Prefix> {
+    let first = family.first()?;
+    Some(match family.isolated {
+        true => first.prefix(),
+        false => Prefix::around(first.address.into(), len),
+    })
+}
+
 fn pool(v4: &Family<Ipv4Addr>) -> Option<Pool> {
-    let Assigned {
-        address,
-        prefix_len,
-        ..
-    } = v4.first()?;
-    let (first, size) = match Prefix::around(address.into(), prefix_len).network {
+    let own = v4.first()?;
+    let (first, size) = match own.prefix().network {
         IpAddr::V4(network) if v4.isolated => {
             (Ipv4Addr::from_bits(network.to_bits() | FIRST), SIZE)
         }
-        _ => (address, NonZeroU8::MIN),
+        _ => (own.address, NonZeroU8::MIN),
     };
     Some(Pool {
         first,
         size,
-        prefix_len,
+        prefix_len: own.prefix_len,
         router: v4.gateway,
     })
 }
@@ -91,6 +80,7 @@ mod tests {
     use std::net::Ipv6Addr;
 
     use super::*;
+    use crate::network::Assigned;
 
     fn prefix(network: &str, len: u8) -> Prefix {
         let network = network.parse().unwrap();

@@ -89,7 +89,9 @@ impl<A: StandIn> Family<A> {
         // Clients that cannot appear as themselves appear as the gateway, so it is within reach
         // even where the host has no way out.
         if routes.is_empty() || of_host.is_none() {
-            let is_neighbour = guest.iter().any(|guest| guest.covers(gateway));
+            let is_neighbour = guest
+                .iter()
+                .any(|guest| guest.prefix().contains(gateway.into()));
             let is_everywhere = A::FAMILY == Ipv6Addr::FAMILY && gateway.is_link_local();
             routes.push(A::default_route(gateway, !is_neighbour && !is_everywhere));
         }

@@ -159,10 +159,7 @@ impl<A: Address> Family<A> {
         if self.isolated {
             addresses
                 .on_link
-                .extend(self.guest.iter().map(|guest| Prefix {
-                    network: guest.address.into(),
-                    len: guest.prefix_len,
-                }));
+                .extend(self.guest.iter().map(Assigned::prefix));
         }
         let gateway = Prefix::host(self.gateway.into());
         let is_covered = addresses
@@ -187,11 +184,8 @@ impl<A> Assigned<A> {
 }
 
 impl<A: Address> Assigned<A> {
-    /// Whether `ip` is in its prefix.
-    pub fn covers(&self, ip: A) -> bool {
-        let network = self.address.into();
-        let len = self.prefix_len;
-        Prefix { network, len }.contains(ip.into())
+    pub fn prefix(&self) -> Prefix {
+        Prefix::around(self.address.into(), self.prefix_len)
     }
 }
 

@@ -24,7 +24,6 @@ use rustix::process::Pid;
 use self::autoconf::{Services, ServicesError};
 use crate::config::{Config, ConfigError};
 use crate::control::HeededSignals;
-use crate::core::tcp::Promote;
 use crate::guest::{TargetName, UserNamespace};
 use crate::logging::{self, Filter, InvalidFilter};
 use crate::process::Program;
@@ -221,11 +220,9 @@ impl Args {
         let autoconf = self.services.of(plan.network.autoconf(plan.mtu))?;
         let forwards = self.ports.forwards()?;
         let config = Config {
-            target,
             user_namespace: match self.userns {
-                Some(path) => UserNamespace::At(path),
                 None if self.netns_only => UserNamespace::Own,
-                None => UserNamespace::Owner,
+                path => path.into(),
             },
             outlives_path: self.no_netns_quit,
             heeded_signals: match of_program {
@@ -233,29 +230,18 @@ impl Args {
                 false => HeededSignals::All,
             },
             instead_of_root: self.runas.unwrap_or_default(),
-            tap: plan.tap,
             configure: self.config_net,
             loopback_up: true,
             mtu: plan.mtu,
             guest_mac: plan.guest_mac,
             our_mac: Some(plan.our_mac),
-            network: plan.network,
             autoconf,
             policy: plan.policy,
-            beyond: Vec::new(),
             outbound: plan.outbound,
             resolvers: plan.resolvers,
-            publish: Vec::new(),
-            publish_fds: Vec::new(),
             forwards,
-            ready_fd: None,
-            exit_fd: None,
-            status_socket: None,
-            api_socket: None,
             pcap: self.pcap,
-            promote: Promote::Auto,
-            keep_host_net_admin: false,
-            must_have_empty_root: false,
+            ..Config::new(target, plan.tap, plan.network)
         };
         Ok(config.check()?)
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use portfwd::forward::{PortOption, SpecError};
 
+use super::path;
 use crate::forwards::Forwards;
 
 /// As they were typed.
@@ -36,7 +37,7 @@ pub struct PortArgs {
     host_lo_to_ns_lo: bool,
 
     /// Let `pesto` show and change forwarded ports at this socket
-    #[arg(short, long, value_name = "PATH", value_parser = absolute)]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     conf_path: Option<PathBuf>,
 }
 
@@ -61,11 +62,6 @@ impl PortArgs {
         }
         Ok(forwards)
     }
-}
-
-/// A path that holds when the working directory is another one.
-fn absolute(text: &str) -> std::io::Result<PathBuf> {
-    std::path::absolute(text)
 }
 
 #[cfg(test)]

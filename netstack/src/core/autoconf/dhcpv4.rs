@@ -8,10 +8,10 @@
 //! The codec is written here: a header of fixed fields and a list of options are less than what
 //! comes with the crates that know all of DHCP.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::num::NonZeroU8;
 
-use super::names::{MAX_RESOLVERS, Names};
+use super::names::Names;
 use super::{LEASE_SECONDS, MAX_MESSAGE_LEN, MAX_OPTIONS, Malformed};
 use crate::core::packet::MacAddr;
 
@@ -152,11 +152,7 @@ impl Server {
 }
 
 fn tell_names(reply: &mut Reply, names: &Names, knows_fqdn: bool) {
-    let resolvers = names.resolvers.iter().filter_map(|ip| match ip {
-        IpAddr::V4(ip) => Some(ip.octets()),
-        IpAddr::V6(_) => None,
-    });
-    let resolvers: Vec<u8> = resolvers.take(MAX_RESOLVERS).flatten().collect();
+    let resolvers = names.resolvers_v4();
     if !resolvers.is_empty() {
         reply.option(OPTION_DNS, &resolvers);
     }

@@ -5,9 +5,9 @@
 //! and nobody renumbers this link, so that there are no Reconfigure messages. Relay agents are not
 //! served.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use super::names::{MAX_RESOLVERS, Names};
+use super::names::Names;
 use super::{LEASE_SECONDS, MAX_MESSAGE_LEN, MAX_OPTIONS, Malformed};
 use crate::core::packet::MacAddr;
 
@@ -72,11 +72,7 @@ pub fn handle(
 }
 
 fn tell_names(reply: &mut Reply, names: &Names, knows_fqdn: bool) {
-    let resolvers = names.resolvers.iter().filter_map(|ip| match ip {
-        IpAddr::V6(ip) => Some(ip.octets()),
-        IpAddr::V4(_) => None,
-    });
-    let resolvers: Vec<u8> = resolvers.take(MAX_RESOLVERS).flatten().collect();
+    let resolvers = names.resolvers_v6();
     if !resolvers.is_empty() {
         reply.option(OPTION_DNS, &resolvers);
     }

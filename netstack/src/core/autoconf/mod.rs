@@ -144,14 +144,11 @@ impl Core {
         let Some(answer) = server.handle(message, &settings.names, settings.mtu)? else {
             return Ok(());
         };
-        if let Some(address) = answer.assigned {
-            self.config.addresses.prefer_guest(address.into());
-            self.guest_mac = Some(packet.source_mac);
-        }
-        // Even a broadcast goes to the one who asked: there may be others, on a bridge.
-        let hardware = self.hardware_of(packet);
         let from = SocketAddr::new(pool.router.into(), DHCPV4_SERVER);
         let to = SocketAddr::new(answer.to.into(), DHCPV4_CLIENT);
+        self.note_lease(packet, answer.assigned.map(IpAddr::from));
+        // Even a broadcast goes to the one who asked: there may be others, on a bridge.
+        let hardware = self.hardware_of(packet);
         hardware.send_udp(link, from, to, &answer.message, None);
         Ok(())
     }
@@ -175,15 +172,20 @@ impl Core {
         let Some(answer) = dhcpv6::handle(message, address, self.config.mac, names)? else {
             return Ok(());
         };
-        if let Some(address) = answer.assigned {
-            self.config.addresses.prefer_guest(address.into());
-            self.guest_mac = Some(packet.source_mac);
-        }
+        self.note_lease(packet, answer.assigned.map(IpAddr::from));
         let hardware = self.hardware_of(packet);
         let from = SocketAddr::new(ours.into(), DHCPV6_SERVER);
         let to = SocketAddr::new(client.into(), DHCPV6_CLIENT);
         hardware.send_udp(link, from, to, &answer.message, None);
         Ok(())
+    }
+
+    /// The client that sent `packet` has this address from now on.
+    fn note_lease(&mut self, packet: &Packet, assigned: Option<IpAddr>) {
+        if let Some(address) = assigned {
+            self.config.addresses.prefer_guest(address);
+            self.guest_mac = Some(packet.source_mac);
+        }
     }
 
     /// The guest looks for routers.

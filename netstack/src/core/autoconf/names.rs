@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// What a guest is told besides its addresses. Nothing of it is told by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    /// Most preferred first; of each family the first [`MAX_RESOLVERS`].
+    /// Most preferred first; of each family the first three.
     pub resolvers: Vec<IpAddr>,
     pub search: SearchList,
     /// The guest's own name, by DHCPv4.
@@ -17,8 +17,30 @@ pub struct Names {
     pub fqdn: Option<DomainName>,
 }
 
+impl Names {
+    /// The resolvers of IPv4 that are told, one after the other.
+    pub fn resolvers_v4(&self) -> Vec<u8> {
+        first_resolvers(self.resolvers.iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip.octets()),
+            IpAddr::V6(_) => None,
+        }))
+    }
+
+    /// Those of IPv6.
+    pub fn resolvers_v6(&self) -> Vec<u8> {
+        first_resolvers(self.resolvers.iter().filter_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(ip.octets()),
+            IpAddr::V4(_) => None,
+        }))
+    }
+}
+
+fn first_resolvers<const N: usize>(octets: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
+    octets.take(MAX_RESOLVERS).flatten().collect()
+}
+
 /// As many as resolv.conf(5) has a use for.
-pub const MAX_RESOLVERS: usize = 3;
+const MAX_RESOLVERS: usize = 3;
 
 /// A domain name: labels of letters, digits, hyphens and underscores.
 #[derive(Clone, Debug, PartialEq, Eq)]

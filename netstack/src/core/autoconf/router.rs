@@ -9,7 +9,7 @@ use etherparse::icmpv6::{
 };
 
 use super::LEASE_SECONDS;
-use super::names::{MAX_RESOLVERS, Names};
+use super::names::Names;
 use crate::core::Duration;
 use crate::core::addresses::Prefix;
 use crate::core::packet::MacAddr;
@@ -66,12 +66,7 @@ impl Router {
             };
             body.extend(prefix.to_bytes());
         }
-        let resolvers = names.resolvers.iter().filter_map(|ip| match ip {
-            IpAddr::V6(ip) => Some(ip.octets()),
-            IpAddr::V4(_) => None,
-        });
-        let resolvers: Vec<u8> = resolvers.take(MAX_RESOLVERS).flatten().collect();
-        write_names(&mut body, OPTION_RESOLVERS, Some(&resolvers));
+        write_names(&mut body, OPTION_RESOLVERS, Some(&names.resolvers_v6()));
         write_names(&mut body, OPTION_SEARCH_LIST, names.search.encoded());
         (message, body)
     }
