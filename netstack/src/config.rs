@@ -16,13 +16,14 @@ use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::addresses::Prefix;
 use crate::core::autoconf::Autoconf;
+use crate::core::egress::EgressError;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
 use crate::forwards::Forwards;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
-use crate::network::{Family, Network};
+use crate::network::{Family, Network, NoHostAddress};
 use crate::sandbox::root::Ids;
 
 /// A complete and consistent set of instructions.
@@ -95,6 +96,10 @@ pub enum ConfigError {
          others"
     )]
     SpecialSubnet(String),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error("{0} cannot stand for the host: {1}")]
+    HostAddress(IpAddr, NoHostAddress),
     #[error("{0:?} is not a publishing rule: {1}")]
     Publish(String, SpecError),
     #[error("{0:?}: expected FD=RULE, as in 5=127.0.0.1:8080:80/tcp")]
@@ -171,6 +176,19 @@ pub fn parse_subnet_v4(text: &str, dns: bool) -> Result<Family<Ipv4Addr>, Config
         host(2),
         dns,
     ))
+}
+
+/// Reads an address that one host can have.
+pub fn parse_host(text: &str) -> Result<IpAddr, &'static str> {
+    let ip: IpAddr = text.parse().map_err(|_| "expected an IP address")?;
+    let is_usable = match ip {
+        _ if is_another_host(ip) => true,
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    is_usable
+        .then_some(ip)
+        .ok_or("no host can have this address")
 }
 
 /// Reads `fd00::/64`.
@@ -369,6 +387,24 @@ mod tests {
         );
         for text in ["0", "-1", "4294967297", "tap0"] {
             assert!(parse_target(text, Some(TargetKind::Pid)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_those_of_hosts() {
+        for good in ["10.0.0.1", "169.254.1.1", "2001:db8::1", "fe80::1"] {
+            assert!(parse_host(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(parse_host(bad).is_err(), "{bad}");
         }
     }
 

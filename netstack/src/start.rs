@@ -436,7 +436,7 @@ fn core_config(
             ..network.addresses()
         },
         autoconf: config.autoconf.clone(),
-        policy: config.policy,
+        policy: config.policy.clone(),
         mtu: config.mtu.unwrap_or(ETHERNET_MTU).min(*MTU_RANGE.end()),
         mac: config.our_mac.unwrap_or_else(|| network.our_mac()),
         guest_mac: device.guest_mac,

@@ -1,16 +1,19 @@
 //! The command line of `coracle-net` itself.
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Parser;
 
 use crate::config::{
-    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, TargetKind,
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, TargetKind, parse_host,
     parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
 };
 use crate::control::HeededSignals;
 use crate::core::autoconf::Autoconf;
+use crate::core::egress::{Egress, EgressRule};
+use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
 use crate::network::Network;
 
@@ -91,6 +94,31 @@ pub struct Args {
     /// Let the guest reach the host's 127.0.0.1 and ::1, as the gateway's addresses
     #[arg(long)]
     allow_host_loopback: bool,
+
+    /// Let the guest reach the host's 127.0.0.1 or ::1 as this address (one of each family)
+    ///
+    /// With --egress allow:tcp:host:5432 --egress deny:host that is one port alone.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_host, conflicts_with = "allow_host_loopback")]
+    map_host: Vec<IpAddr>,
+
+    /// Say where the guest may go: ACTION[:[PROTOCOL:]TO[:PORTS]] (repeatable, first match wins)
+    ///
+    /// ACTION is allow or deny; alone it is about everything. PROTOCOL is tcp, udp or icmp. TO is
+    /// an address, a subnet (IPv6 in brackets), any, host (what leads to this host) or dns (the
+    /// forwarder). PORTS is a port or a range. What no rule matches is allowed, so that a last rule
+    /// of deny makes the others a list of what may be reached. The guest is told that it is
+    /// prohibited. Replies to clients of published ports are no matter of these rules. The API
+    /// socket changes them while the program runs.
+    #[arg(long, value_name = "RULE")]
+    egress: Vec<EgressRule>,
+
+    /// Publish ports and set egress rules while the program runs: slirp4netns's API
+    ///
+    /// Its requests are {"execute": "add_hostfwd"}, list_hostfwd and remove_hostfwd, as
+    /// slirp4netns(1) has them; besides, list_egress, and set_egress with the argument "rules", a
+    /// list. Flows that new rules prohibit are reset.
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
 
     /// No DNS forwarder in the guest
     #[arg(long)]
@@ -186,6 +214,9 @@ Examples:
   From a program: wait for readiness, end when the program does:
       coracle-net -c --ready-fd 3 --exit-fd 4 --netns-type path /run/netns/web tap0
 
+  Let it reach the names and one web server of the outside, and nothing else:
+      $ coracle-net -c --egress allow:dns --egress allow:tcp:198.51.100.7:443 --egress deny 4711
+
   Watch it:
       $ coracle-net -c --status-socket /tmp/net.sock 4711 &
       $ socat - UNIX:/tmp/net.sock
@@ -214,6 +245,11 @@ impl TryFrom<Args> for Config {
         if args.allow_host_loopback {
             network = network.with_gateway_as_host();
         }
+        for ip in args.map_host {
+            network = network
+                .with_host_at(ip)
+                .map_err(|why| ConfigError::HostAddress(ip, why))?;
+        }
         let autoconf = match args.configure {
             true => Autoconf::default(),
             false => network.autoconf(Some(args.mtu)),
@@ -225,6 +261,10 @@ impl TryFrom<Args> for Config {
             configure: args.configure,
             mtu: Some(args.mtu),
             autoconf,
+            policy: Policy {
+                egress: Egress::new(args.egress)?,
+                ..Policy::default()
+            },
             publish: args
                 .publish
                 .iter()
@@ -238,6 +278,7 @@ impl TryFrom<Args> for Config {
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
             status_socket: args.status_socket,
+            api_socket: args.api_socket,
             pcap: args.pcap,
             promote: args.promote.into(),
             keep_host_net_admin: args.keep_host_net_admin,
@@ -249,7 +290,7 @@ impl TryFrom<Args> for Config {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use clap::CommandFactory;
 
@@ -294,7 +335,7 @@ mod tests {
         let config = config(
             "-c -m 1500 -p 8080:80 -p 127.0.0.1:53:53/udp --publish-fd 5=9090:90 -r 3 -e 4 --netns-type path \
              --userns-path /u --cidr 10.55.0.0/16 --ipv4-only --allow-host-loopback --disable-dns --status-socket /s \
-             --pcap /p /n eth7",
+             --pcap /p --api-socket /a --egress allow:dns --egress deny /n eth7",
         )
         .unwrap();
         assert_eq!(
@@ -319,12 +360,43 @@ mod tests {
         assert_eq!(aliases, [gateway]);
         assert_eq!(config.status_socket, Some("/s".into()));
         assert_eq!(config.pcap, Some("/p".into()));
+        assert_eq!(config.api_socket, Some("/a".into()));
+        assert_eq!(config.policy.egress.rules().len(), 2);
+    }
+
+    #[test]
+    fn the_host_has_an_address_on_request() {
+        let aliases = |line| config(line).unwrap().network.addresses().aliases;
+        let alias = |shown: &str, host: &str| Alias {
+            shown: shown.parse().unwrap(),
+            host: host.parse().unwrap(),
+        };
+        assert_eq!(aliases("1"), []);
+        assert_eq!(
+            aliases("--map-host 192.0.2.1 --map-host 2001:db8::1 1"),
+            [alias("192.0.2.1", "127.0.0.1"), alias("2001:db8::1", "::1")]
+        );
+        assert_eq!(
+            aliases("--map-host 10.0.2.2 1"),
+            [alias("10.0.2.2", "127.0.0.1")]
+        );
     }
 
     #[test]
     fn mistakes_are_named() {
         for (line, part) in [
             ("", "PID|PATH"),
+            ("--map-host 127.0.0.1 1", "no host can have this address"),
+            ("--map-host 10.0.2.100 1", "it is the guest's own"),
+            ("--map-host 10.0.2.3 1", "the DNS forwarder's"),
+            (
+                "--ipv4-only --map-host 2001:db8::1 1",
+                "no address of this family",
+            ),
+            (
+                "--allow-host-loopback --map-host 192.0.2.1 1",
+                "cannot be used with",
+            ),
             ("-m 1000 1", "1000 is not in 1280..=65520"),
             ("-m 65521 1", "65521 is not in"),
             ("-p x 1", "\"x\" is not a publishing rule"),
@@ -332,6 +404,7 @@ mod tests {
             ("-r 1 1", "descriptor 1"),
             ("-r 3 -e 3 1", "descriptor 3 is given twice"),
             ("--netns-type pid tap0", "not a process ID"),
+            ("--egress block 1", "\"block\" is not an egress rule"),
             ("--no-such-option 1", "--no-such-option"),
         ] {
             let error = config(line).unwrap_err();

@@ -1,5 +1,6 @@
 //! The API socket of slirp4netns, by which callers publish ports while the helper is at work:
-//! `add_hostfwd`, `list_hostfwd`, `remove_hostfwd`.
+//! `add_hostfwd`, `list_hostfwd`, `remove_hostfwd`. Two requests are our own: `list_egress` and
+//! `set_egress`.
 //!
 //! A connection is one request, one JSON object of less than [`MAX_REQUEST`] bytes, and its answer.
 //! A request is answered as soon as it is whole, and at the end of what a client sends. Answers are
@@ -18,11 +19,12 @@ use std::path::{Path, PathBuf};
 use portfwd::Protocol;
 use rustix::event::epoll::EventFlags;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::debug;
 
 use super::SocketFile;
 use super::clients::{Clients, Watch, receive, send};
+use crate::core::egress::{Egress, EgressError, EgressRule};
 use crate::core::{Duration, Instant};
 
 /// A published port, as clients name it.
@@ -39,6 +41,12 @@ pub trait Publisher {
     fn publish(&mut self, id: u64, forward: &Forward) -> bool;
 
     fn withdraw(&mut self, id: u64);
+
+    /// The rules that the guest is held to.
+    fn egress(&self) -> &Egress;
+
+    /// What the guest has open must obey the new rules, too.
+    fn set_egress(&mut self, egress: Egress);
 }
 
 /// Why there is no API socket.
@@ -192,6 +200,11 @@ impl Table {
             "add_hostfwd" => self.add(arguments, publisher),
             "list_hostfwd" => Ok(self.list()),
             "remove_hostfwd" => self.remove(arguments, publisher),
+            "list_egress" => Ok(list_egress(publisher.egress())),
+            "set_egress" => {
+                publisher.set_egress(parse_egress(arguments)?);
+                Ok(b"{\"return\":{}}".to_vec())
+            }
             _ => Err(BadRequest::UnknownExecute),
         }
     }
@@ -288,6 +301,20 @@ impl Table {
     }
 }
 
+fn list_egress(egress: &Egress) -> Vec<u8> {
+    let rules: Vec<String> = egress.rules().iter().map(EgressRule::to_string).collect();
+    json!({"return": {"rules": rules}}).to_string().into_bytes()
+}
+
+fn parse_egress(arguments: &Value) -> Result<Egress, BadRequest> {
+    let rules = arguments["rules"].as_array().ok_or(BadRequest::Rules)?;
+    let rules = rules
+        .iter()
+        .map(|rule| Ok(rule.as_str().ok_or(BadRequest::Rules)?.parse()?))
+        .collect::<Result<_, BadRequest>>()?;
+    Ok(Egress::new(rules)?)
+}
+
 impl AsFd for SlirpApi {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.clients.as_fd()
@@ -332,7 +359,7 @@ struct List<'a> {
 }
 
 /// Why a request was not carried out, in words that clients compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum BadRequest {
     #[error("too large message")]
     TooLarge,
@@ -350,11 +377,16 @@ enum BadRequest {
     NotPublished,
     #[error("remove_hostfwd: bad arguments.id")]
     NoSuchId,
+    #[error("set_egress: bad arguments.rules: it is not a list of texts")]
+    Rules,
+    #[error("set_egress: bad arguments.rules: {0}")]
+    Rule(#[from] EgressError),
 }
 
 impl BadRequest {
-    fn to_json(self) -> Vec<u8> {
-        format!("{{\"error\":{{\"desc\":\"bad request: {self}\"}}}}").into_bytes()
+    fn to_json(&self) -> Vec<u8> {
+        let desc = format!("bad request: {self}");
+        json!({"error": {"desc": desc}}).to_string().into_bytes()
     }
 }
 
@@ -385,7 +417,7 @@ mod tests {
 
     /// Publishes everything but port 1.
     #[derive(Default)]
-    struct Ports(Vec<u64>);
+    struct Ports(Vec<u64>, Egress);
 
     impl Publisher for Ports {
         fn publish(&mut self, id: u64, forward: &Forward) -> bool {
@@ -395,6 +427,14 @@ mod tests {
 
         fn withdraw(&mut self, id: u64) {
             self.0.retain(|published| *published != id);
+        }
+
+        fn egress(&self) -> &Egress {
+            &self.1
+        }
+
+        fn set_egress(&mut self, egress: Egress) {
+            self.1 = egress;
         }
     }
 
@@ -496,6 +536,31 @@ mod tests {
             assert_eq!(answer, expected, "{arguments}");
         }
         assert!(place.ports.0.is_empty());
+    }
+
+    #[test]
+    fn egress_rules_are_set_and_listed() {
+        let mut place = Place::new();
+        let set = |rules: &str| {
+            format!(r#"{{"execute":"set_egress","arguments":{{"rules":{rules}}}}}"#).into_bytes()
+        };
+        let list = br#"{"execute":"list_egress"}"#;
+        assert_eq!(place.ask(list), r#"{"return":{"rules":[]}}"#);
+        let rules = r#"["allow:tcp:[2001:db8::]/32:443","deny"]"#;
+        assert_eq!(place.ask(&set(rules)), r#"{"return":{}}"#);
+        let listed = format!(r#"{{"return":{{"rules":{rules}}}}}"#);
+        assert_eq!(place.ask(list), listed);
+        for (bad, why) in [
+            (r#""deny""#, "not a list"),
+            ("[7]", "not a list"),
+            (r#"["deny","x"]"#, r#"\"x\" is not an egress rule"#),
+        ] {
+            let answer = place.ask(&set(bad));
+            assert!(answer.contains(why), "{answer}");
+        }
+        assert_eq!(place.ask(list), listed);
+        assert_eq!(place.ask(&set("[]")), r#"{"return":{}}"#);
+        assert_eq!(place.ask(list), r#"{"return":{"rules":[]}}"#);
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub enum Cause {
     GuestSilent,
     /// The guest gave up while we were dialling.
     Cancelled,
+    /// New rules do not let the guest talk to this remote any more.
+    Prohibited,
 }
 
 /// Flows of any kind `F`, by id and by tuple.

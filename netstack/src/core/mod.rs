@@ -22,6 +22,8 @@ pub mod addresses;
 pub mod autoconf;
 pub mod datagram;
 pub mod dns;
+pub mod egress;
+mod enforce;
 mod eviction;
 pub mod flow;
 mod from_guest;

@@ -13,6 +13,9 @@
 //!   metadata services of clouds, which are link-local or have an address of their own;
 //! - everything else is dialled as it is.
 //!
+//! Of what would leave by these rules, the user's own (`egress`) may prohibit some. They speak of
+//! addresses as the guest writes them, an alias of the host among these.
+//!
 //! An IPv6 address that stands for an IPv4 address (`special_purpose`) goes where that one goes,
 //! and is dialled as it is only if that one would be.
 
@@ -20,12 +23,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::addresses::Addresses;
 use super::dns;
+use super::egress::Egress;
 use super::flow::Protocol;
 use super::special_purpose::{is_another_host, stands_for};
 
 /// What the guest is allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// What it may not reach besides.
+    pub egress: Egress,
     /// A gateway that leads nowhere has no network behind it, instead of being a host that refuses:
     /// some callers expect to read that.
     pub gateway_is_no_host: bool,
@@ -76,6 +82,22 @@ impl Policy {
     }
 
     fn judge_as_written(
+        &self,
+        addresses: &Addresses,
+        protocol: Protocol,
+        remote: SocketAddr,
+    ) -> Verdict {
+        match self.judge_by_meaning(addresses, protocol, remote) {
+            Verdict::Dial(_) | Verdict::Resolve | Verdict::ResolveEncrypted
+                if !self.egress.allows(addresses, protocol, remote) =>
+            {
+                Verdict::Prohibit
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn judge_by_meaning(
         &self,
         addresses: &Addresses,
         protocol: Protocol,
@@ -312,6 +334,53 @@ mod tests {
             "[2001:0:c633:6401:0:0:39cc:9bf8]:443",
         ] {
             assert_eq!(judge(remote), Verdict::Dial(remote.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn rules_hold_however_an_address_is_spelled() {
+        let rules = ["allow:dns", "allow:203.0.113.0/24", "deny:198.51.100.0/24"];
+        let rules = rules.map(|rule| rule.parse().unwrap()).to_vec();
+        let policy = Policy {
+            egress: Egress::new(rules).unwrap(),
+            ..Policy::default()
+        };
+        let judge = |remote: &str| {
+            let remote = remote.parse().unwrap();
+            policy.judge(&addresses(true), Protocol::Udp, remote)
+        };
+        for prohibited in [
+            "198.51.100.7:80",
+            "[64:ff9b::198.51.100.7]:80",
+            "[2002:c633:6407::1]:80",
+        ] {
+            assert_eq!(judge(prohibited), Verdict::Prohibit, "{prohibited}");
+        }
+        let allowed = "[64:ff9b::203.0.113.7]:80";
+        assert_eq!(judge(allowed), Verdict::Dial(allowed.parse().unwrap()));
+        assert_eq!(judge("10.0.2.3:53"), Verdict::Resolve);
+        assert_eq!(
+            judge("10.0.2.2:80"),
+            Verdict::Dial(([127, 0, 0, 1], 80).into())
+        );
+    }
+
+    /// What nobody may reach is no matter of rules.
+    #[test]
+    fn no_rule_opens_what_is_closed() {
+        let policy = Policy {
+            egress: Egress::new(vec!["allow".parse().unwrap()]).unwrap(),
+            ..Policy::default()
+        };
+        for (remote, expected) in [
+            ("127.0.0.1:80", Verdict::Prohibit),
+            ("169.254.169.254:80", Verdict::Prohibit),
+            ("10.0.2.2:80", Verdict::Refuse),
+            ("10.0.2.77:80", Verdict::Unreachable),
+        ] {
+            let remote = remote.parse().unwrap();
+            let verdict = policy.judge(&addresses(false), Protocol::Tcp, remote);
+            assert_eq!(verdict, expected, "{remote}");
         }
     }
 

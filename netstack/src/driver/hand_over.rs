@@ -167,6 +167,14 @@ impl<D: Device> Shard<D> {
         }
     }
 
+    /// Ends a flow that may not be any more: both sides are reset.
+    pub(super) fn break_off(&mut self, id: FlowId, promotion: &mut Promotion) {
+        if let Some(HostSocket::Promoted(flow)) = self.sockets.remove(id) {
+            self.end_promoted(id, flow.diversion, Cause::Prohibited, promotion);
+            drop(flow.stage);
+        }
+    }
+
     /// Goes on with the relays that had more to do than one turn allows.
     pub(super) fn drive_unfinished(&mut self, promotion: &mut Promotion) {
         for id in std::mem::take(&mut self.relays.unfinished) {

@@ -26,6 +26,7 @@ use super::sockets::{HostSocket, HostSockets};
 use super::splice_table::Splices;
 use super::{DriverError, RETRY, report};
 use crate::control::Status;
+use crate::core::egress::Egress;
 use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
 use crate::core::{Action, Core, Duration, Instant};
@@ -262,11 +263,19 @@ impl<D: Device> Shard<D> {
         }
     }
 
+    /// Holds the guest to new rules, and ends what it may not have any more.
+    pub(super) fn set_egress(&mut self, egress: Egress, now: Instant, promotion: &mut Promotion) {
+        for id in self.core.set_egress(egress, now, &mut self.link) {
+            self.break_off(id, promotion);
+        }
+        self.close_ended();
+    }
+
     pub(super) fn close_ended(&mut self) {
         while let Some((id, cause)) = self.core.poll_closed() {
             // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
             let socket = self.sockets.remove(id);
-            if let Cause::ResetByGuest | Cause::GuestSilent = cause
+            if let Cause::ResetByGuest | Cause::GuestSilent | Cause::Prohibited = cause
                 && let Some(HostSocket::Stream(stream)) = socket
             {
                 stream.reset();

@@ -1,4 +1,5 @@
-//! Ports that are published and withdrawn while the loop runs, by the clients of slirp4netns's API.
+//! What the clients of slirp4netns's API ask for while the loop runs: ports that are published and
+//! withdrawn, rules that change.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,11 @@ use super::Driver;
 use super::listeners::{Lead, Listeners};
 use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
+use super::promotion::Promotion;
+use super::shard::Shard;
 use crate::broker::Broker;
 use crate::control::{Forward, Publisher, SlirpApi};
+use crate::core::egress::Egress;
 use crate::core::{Instant, Service};
 use crate::device::Device;
 
@@ -49,13 +53,15 @@ impl<D: Device> Driver<D> {
         let Some(api) = &mut self.slirp_api else {
             return;
         };
-        let mut ports = Ports {
+        let mut publishing = Publishing {
             listeners: &mut self.listeners,
-            poller: &self.shard.poller,
+            shard: &mut self.shard,
+            promotion: &mut self.promotion,
             broker: &api.broker,
             published: &mut api.published,
+            now,
         };
-        if let Err(error) = api.socket.serve(&mut ports, now) {
+        if let Err(error) = api.socket.serve(&mut publishing, now) {
             debug!(%error, "a client of the API waits");
             let poller = &self.shard.poller;
             api.pause.silence(poller, &api.socket, Token::SlirpApi, now);
@@ -77,14 +83,16 @@ impl<D: Device> Driver<D> {
 }
 
 /// Publishes through the broker.
-struct Ports<'a> {
+struct Publishing<'a, D> {
     listeners: &'a mut Listeners,
-    poller: &'a Poller,
+    shard: &'a mut Shard<D>,
+    promotion: &'a mut Promotion,
     broker: &'a Broker,
     published: &'a mut BTreeMap<u64, ListenerId>,
+    now: Instant,
 }
 
-impl Publisher for Ports<'_> {
+impl<D: Device> Publisher for Publishing<'_, D> {
     fn publish(&mut self, id: u64, forward: &Forward) -> bool {
         let endpoint = Endpoint {
             protocol: forward.protocol,
@@ -104,7 +112,7 @@ impl Publisher for Ports<'_> {
         });
         match self
             .listeners
-            .add_leading(self.poller, &endpoint, socket, lead)
+            .add_leading(&self.shard.poller, &endpoint, socket, lead)
         {
             Ok(listener) => {
                 self.published.insert(id, listener);
@@ -121,5 +129,13 @@ impl Publisher for Ports<'_> {
         if let Some(listener) = self.published.remove(&id) {
             self.listeners.remove(listener);
         }
+    }
+
+    fn egress(&self) -> &Egress {
+        self.shard.core.egress()
+    }
+
+    fn set_egress(&mut self, egress: Egress) {
+        self.shard.set_egress(egress, self.now, self.promotion);
     }
 }

@@ -83,6 +83,17 @@ impl Default for Network {
     }
 }
 
+/// Why the host cannot have an address on this network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoHostAddress {
+    #[error("the guest has no address of this family")]
+    NoFamily,
+    #[error("it is the guest's own")]
+    Guest,
+    #[error("it is the DNS forwarder's")]
+    Forwarder,
+}
+
 impl Network {
     /// Who is who on it, IPv4 first.
     pub fn addresses(&self) -> Addresses {
@@ -105,6 +116,16 @@ impl Network {
             v6.host_loopback = Some(v6.gateway);
         }
         self
+    }
+
+    /// The same, but that `ip` leads to the host's loopback.
+    pub fn with_host_at(mut self, ip: IpAddr) -> Result<Self, NoHostAddress> {
+        match (ip, &mut self.v4, &mut self.v6) {
+            (IpAddr::V4(ip), Some(v4), _) => v4.lead_to_host(ip)?,
+            (IpAddr::V6(ip), _, Some(v6)) => v6.lead_to_host(ip)?,
+            _ => return Err(NoHostAddress::NoFamily),
+        }
+        Ok(self)
     }
 
     /// An Ethernet address for us that says whose it is: the prefix that QEMU's user network made
@@ -132,6 +153,17 @@ impl<A: Address> Family<A> {
             shared_host: None,
             isolated: true,
         }
+    }
+
+    fn lead_to_host(&mut self, ip: A) -> Result<(), NoHostAddress> {
+        if self.guest.iter().any(|own| own.address == ip) {
+            return Err(NoHostAddress::Guest);
+        }
+        if self.dns == Some(ip) {
+            return Err(NoHostAddress::Forwarder);
+        }
+        self.host_loopback = Some(ip);
+        Ok(())
     }
 
     /// The guest's preferred address.

@@ -1,15 +1,18 @@
 //! What the guest must not reach: the host's loopback and the cloud's metadata service.
 
+use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde_json::json;
 
 use crate::harness::traffic::{
     EchoServer, assert_echo, assert_never_reached, connect, listen, try_connect, udp, udp_echo,
 };
 use crate::harness::{Case, Family, World, case};
 use crate::outbound::errno;
+use crate::slirp_api;
 
 pub const CASES: &[Case] = &[
     case("policy::host_loopback_is_closed", host_loopback_is_closed),
@@ -22,6 +25,9 @@ pub const CASES: &[Case] = &[
         "policy::metadata_is_never_dialled",
         metadata_is_never_dialled,
     ),
+    case("policy::egress_rules", egress_rules),
+    case("policy::one_port_of_the_host", one_port_of_the_host),
+    case("policy::new_rules_end_flows", new_rules_end_flows),
 ];
 
 fn host_loopback_is_closed(world: &mut World) {
@@ -112,6 +118,99 @@ fn metadata_is_never_dialled(world: &mut World) {
             datagrams
                 .recv(&mut [0; 8])
                 .expect_err("a datagram reached the metadata service");
+        }
+    }
+}
+
+fn egress_rules(world: &mut World) {
+    let allowed = Family::BOTH.map(|family| match family.host() {
+        IpAddr::V4(ip) => format!("allow:tcp:{ip}:8000"),
+        IpAddr::V6(ip) => format!("allow:tcp:[{ip}]:8000"),
+    });
+    let rules = allowed.iter().map(String::as_str).chain(["deny"]);
+    let setup = rules.fold(world.helper(), |setup, rule| {
+        setup.option("--egress").option(rule)
+    });
+    let _helper = setup.start();
+    for family in Family::BOTH {
+        let (other, len) = (
+            family.elsewhere(),
+            if family == Family::V4 { 32 } else { 128 },
+        );
+        world
+            .host
+            .link(|links| links.add_address("up0", other, len));
+        world.host.wait_until_local(other);
+        let server = EchoServer::start(&world.host, family.host(), 8000);
+        let mut stream = connect(&world.guest.net, (family.host(), 8000).into());
+        assert_echo(&mut stream, b"it is on the list");
+        assert_eq!(server.accepted(), 1);
+
+        let datagrams = udp(&world.host, family.host(), 8000);
+        let client = udp(&world.guest.net, family.guest(), 0);
+        client.send_to(b"hello", (family.host(), 8000)).unwrap();
+        datagrams
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        datagrams
+            .recv(&mut [0; 8])
+            .expect_err("a datagram went where only connections may");
+        for (ip, port) in [(family.host(), 8001), (other, 8000)] {
+            let service = listen(&world.host, ip, port);
+            assert_turned_away(world, (ip, port).into());
+            assert_never_reached(&service);
+        }
+    }
+}
+
+fn one_port_of_the_host(world: &mut World) {
+    const HOST: [&str; 2] = ["192.0.2.200", "2001:db8:200::1"];
+    let options = ["--map-host", HOST[0], "--map-host", HOST[1]];
+    let rules = ["--egress", "allow:tcp:host:5432", "--egress", "deny:host"];
+    let setup = options
+        .iter()
+        .chain(&rules)
+        .fold(world.helper(), |setup, option| setup.option(option));
+    let _helper = setup.start();
+    for (family, shown) in Family::BOTH.into_iter().zip(HOST) {
+        let shown: IpAddr = shown.parse().unwrap();
+        let _server = EchoServer::start(&world.host, family.loopback(), 5432);
+        let mut stream = connect(&world.guest.net, (shown, 5432).into());
+        assert_echo(&mut stream, b"the host's database");
+        let service = listen(&world.host, family.loopback(), 22);
+        assert_turned_away(world, (shown, 22).into());
+        assert_turned_away(world, (family.gateway(), 5432).into());
+        assert_never_reached(&service);
+    }
+}
+
+/// What talks in user space and what the kernel carries.
+fn new_rules_end_flows(world: &mut World) {
+    for promote in ["off", "always"] {
+        let path = world.dir.join("api.sock");
+        let setup = world.helper().option("--promote").option(promote);
+        let _helper = setup.option("--api-socket").option(&path).start();
+        let set = |rules: &[&str]| {
+            let request = json!({"execute": "set_egress", "arguments": {"rules": rules}});
+            let answer = slirp_api::ask(&path, request.to_string().as_bytes());
+            assert_eq!(answer, r#"{"return":{}}"#);
+        };
+        for family in Family::BOTH {
+            let remote = family.host();
+            let _server = EchoServer::start(&world.host, remote, 8000);
+            let _other = EchoServer::start(&world.host, remote, 8001);
+            let mut prohibited = connect(&world.guest.net, (remote, 8000).into());
+            let mut allowed = connect(&world.guest.net, (remote, 8001).into());
+            assert_echo(&mut prohibited, b"before");
+            assert_echo(&mut allowed, b"before");
+            set(&["deny:any:8000"]);
+            let error = prohibited.read(&mut [0; 8]).expect_err("it has been reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            assert_echo(&mut allowed, b"after");
+            assert_turned_away(world, (remote, 8000).into());
+            set(&[]);
+            let mut stream = connect(&world.guest.net, (remote, 8000).into());
+            assert_echo(&mut stream, b"allowed again");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -49,14 +49,7 @@ impl Api {
     }
 
     fn ask(&self, request: &[u8]) -> String {
-        let mut client = UnixStream::connect(&self.path).expect("connect to the API");
-        let patience = Some(Duration::from_secs(20));
-        client.set_read_timeout(patience).expect("a deadline");
-        client.write_all(request).expect("send a request");
-        client.shutdown(Shutdown::Write).expect("end the request");
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).expect("an answer");
-        answer
+        ask(&self.path, request)
     }
 
     /// Publishes a port, which must succeed.
@@ -80,6 +73,18 @@ impl Api {
         drop(helper);
         let _ = fs::remove_file(path);
     }
+}
+
+/// One request to the API at `path`, and its answer.
+pub fn ask(path: &Path, request: &[u8]) -> String {
+    let mut client = UnixStream::connect(path).expect("connect to the API");
+    let patience = Some(Duration::from_secs(20));
+    client.set_read_timeout(patience).expect("a deadline");
+    client.write_all(request).expect("send a request");
+    client.shutdown(Shutdown::Write).expect("end the request");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 /// What the two answer may differ in the form of the list only.

@@ -313,26 +313,25 @@ fn protocols_can_be_switched_off() {
             ..core_config()
         })
     };
-    let usual = Policy::default();
     for (policy, left) in [
         (
             Policy {
                 no_tcp: true,
-                ..usual
+                ..Policy::default()
             },
             [false, true, true],
         ),
         (
             Policy {
                 no_udp: true,
-                ..usual
+                ..Policy::default()
             },
             [true, false, true],
         ),
         (
             Policy {
                 no_echo: true,
-                ..usual
+                ..Policy::default()
             },
             [true, true, false],
         ),

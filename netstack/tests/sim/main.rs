@@ -18,6 +18,7 @@ mod autoconf;
 mod closing;
 mod datagrams;
 mod dialling;
+mod egress;
 mod flow_control;
 mod limits;
 mod link_layer;

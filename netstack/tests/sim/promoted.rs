@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(150);
 
 /// A world in which every flow is promoted as soon as it rests.
-fn world(stragglers: Stragglers) -> World {
+pub fn world(stragglers: Stragglers) -> World {
     let mut world = World::new(CoreConfig {
         promote: Promote::Always,
         ..core_config()
@@ -30,7 +30,7 @@ fn world(stragglers: Stragglers) -> World {
 }
 
 /// A connection of the guest's that the kernel carries.
-fn promoted(world: &mut World, remote: &str) -> (Peer, FlowId) {
+pub fn promoted(world: &mut World, remote: &str) -> (Peer, FlowId) {
     let mut guest = Peer::new(remote);
     let flow = guest.open(world);
     world.wait(REST);

@@ -107,7 +107,7 @@ impl Flow {
             Cause::ResetByGuest => self.guest.has_reset || excused,
             Cause::ResetByHost => self.host.has_reset,
             Cause::GuestSilent => excused,
-            Cause::DialFailed | Cause::Cancelled => false,
+            Cause::DialFailed | Cause::Cancelled | Cause::Prohibited => false,
         };
         assert!(allowed, "{story}");
     }
