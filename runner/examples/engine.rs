@@ -131,7 +131,7 @@ fn request(source: Source) -> ContainerRequest {
         name: None,
         hostname: None,
         labels: BTreeMap::new(),
-        network: Network::Default,
+        network: Network::default(),
         publish: Vec::new(),
         volumes: Vec::new(),
         read_only: false,

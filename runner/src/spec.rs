@@ -15,6 +15,7 @@ use crate::failure::Explained;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
+use crate::network::options::NetworkOptions;
 use crate::path_text;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::Tree;
@@ -57,13 +58,19 @@ pub struct ProcessSpec {
     pub single_id: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Its own network with a way out through coracle-net.
-    Default,
+    Coracle(NetworkOptions),
     /// Its own network with a loopback interface and nothing else.
     None,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::Coracle(NetworkOptions::default())
+    }
 }
 
 impl ContainerSpec {

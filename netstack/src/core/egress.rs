@@ -60,13 +60,19 @@ pub enum EgressError {
 }
 
 /// Each packet that belongs to no connection is held against all of them.
-pub const MAX_RULES: usize = 1024;
+const MAX_RULES: usize = 1024;
 
 impl Egress {
     pub fn new(rules: Vec<EgressRule>) -> Result<Self, EgressError> {
-        match rules.len() <= MAX_RULES {
-            true => Ok(Self(rules)),
-            false => Err(EgressError::TooMany(rules.len())),
+        Self::check_count(rules.len())?;
+        Ok(Self(rules))
+    }
+
+    /// Whether there may be so many rules.
+    pub fn check_count(count: usize) -> Result<(), EgressError> {
+        match count <= MAX_RULES {
+            true => Ok(()),
+            false => Err(EgressError::TooMany(count)),
         }
     }
 

@@ -159,8 +159,10 @@ pub struct RunArgs {
     #[arg(short = 'h', long, value_parser = text(container::parse_hostname), value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Network of the container
-    #[arg(long, alias = "net", value_parser = text(values::parse_network), default_value = "default", value_name = "default|none")]
+    /// Network of the container: default, none, or coracle:KEY=VALUE,... with cidr=, cidr6=, mtu=,
+    /// map-host= (an address for this host) and egress= (a rule, may be repeated), all as
+    /// coracle-net takes them
+    #[arg(long, alias = "net", value_parser = text(values::parse_network), default_value = "default", value_name = "NETWORK")]
     pub network: Network,
 
     /// Stay as process 1 of the container: pass signals on to the command, and reap what ends

@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use portfwd::spec::{PortRange, Protocol};
 
 use super::{AttachStream, UserNamespace};
+use crate::network::options::NetworkOptionsError;
 use crate::spec::Network;
 
 /// What clap shows of an error.
@@ -46,12 +47,16 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
 
 /// Told apart from a misspelling: these exist elsewhere and people will try them.
 pub fn parse_network(text: &str) -> Result<Network, String> {
-    match text {
-        "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
+    match text.split_once(':') {
+        Some(("default" | "coracle", options)) => match options.parse() {
+            Ok(options) => Ok(Network::Coracle(options)),
+            Err(error) => Err(NetworkOptionsError::to_string(&error)),
+        },
+        None if matches!(text, "default" | "coracle") => Ok(Network::default()),
+        None if text == "none" => Ok(Network::None),
         // A network's name, or a way to make one.
         _ => Err(format!(
-            "coracle does not have the network {text:?} yet; there are default and none"
+            "coracle does not have the network {text:?} yet; there are default, coracle:OPTIONS and none"
         )),
     }
 }

@@ -77,7 +77,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         name: args.name.clone(),
         hostname: args.hostname.clone(),
         labels: args.labels.iter().cloned().collect(),
-        network: args.network,
+        network: args.network.clone(),
         publish: args.publish.clone(),
         volumes: args.volumes.clone(),
         read_only: false,

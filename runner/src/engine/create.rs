@@ -327,7 +327,7 @@ fn specify(
         }),
     };
     let mut binds = volume::binds(&request.volumes)?;
-    if let (Some(target), Network::Default) = (base.status_dir, request.network) {
+    if let (Some(target), Network::Coracle(_)) = (base.status_dir, &request.network) {
         // The directory and not the socket, which is another one after each start of a helper.
         binds.push(Bind {
             source: dir.net(),

@@ -15,12 +15,12 @@ impl Engine {
         self.store.claim_run_dir(container)?;
         let dir = self.store.dir(container);
         let spec = ContainerSpec::load(&dir.data)?;
-        if spec.network == Network::Default {
+        if spec.network != Network::None {
             let path = dir.net();
             fs::create_dir_all(&path).map_err(|source| EngineError::Make { path, source })?;
         }
         let (hostname, name) = (&container.hostname, &container.name);
-        etc_files::write(&dir.run, hostname, name, spec.network)?;
+        etc_files::write(&dir.run, hostname, name, &spec.network)?;
         let files = spec.tree.files.iter().map(|file| &file.source);
         match &container.id_maps {
             Some(maps) if maps.root_is_another() => give_away(files, maps),

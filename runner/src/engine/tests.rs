@@ -246,7 +246,7 @@ fn only_what_rests_is_started() {
     let published = format!("{}:80", taken.local_addr().unwrap());
     let request = ContainerRequest {
         publish: vec![published.parse().unwrap()],
-        network: Network::Default,
+        network: Network::default(),
         ..request(directory(base.path()))
     };
     let created = engine.create(request, &mut |_| {}).unwrap();
@@ -288,7 +288,7 @@ fn what_cannot_be_made_leaves_nothing() {
         (
             ContainerRequest {
                 publish: published,
-                network: Network::Default,
+                network: Network::default(),
                 ..good()
             },
             ErrorKind::PortUnavailable,

@@ -21,6 +21,7 @@ use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use tracing::{debug, info, warn};
 
+use super::options::NetworkOptions;
 use crate::failure::{Explained, Failure, FailureKind};
 use crate::logging::{ProcessLog, ProcessLogError};
 use crate::process::selfexec;
@@ -49,6 +50,7 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct HelperConfig {
     pub listeners: Vec<Listener>,
+    pub options: NetworkOptions,
     /// For the status socket; the container may see this directory.
     pub status_dir: PathBuf,
     /// Takes what helpers say on stderr.
@@ -112,6 +114,7 @@ impl HelperConfig {
 
         let mut command = selfexec::command("coracle-net");
         command.arg("--configure");
+        command.args(self.options.arguments());
         command.args(["--ready-fd".into(), ready_in_helper.as_raw_fd().to_string()]);
         command.args(["--exit-fd".into(), exit_in_helper.as_raw_fd().to_string()]);
         for listener in &self.listeners {

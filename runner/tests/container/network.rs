@@ -18,6 +18,7 @@ cases![
     a_helper_that_dies_is_replaced,
     ports_that_the_kernel_chose_are_shown,
     more_ports_than_the_soft_limit_has_descriptors,
+    a_network_may_have_other_addresses_and_rules,
 ];
 
 fn a_container_without_a_network_has_loopback(world: &World) {
@@ -221,4 +222,81 @@ impl World {
         .concat();
         self.try_coracle(&words)
     }
+}
+
+/// Once more after a kill: the helper that takes over is told the same.
+fn a_network_may_have_other_addresses_and_rules(world: &World) {
+    need_tun();
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = server.local_addr().expect("bound").port();
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let closed_port = closed.local_addr().expect("bound").port();
+    let options = format!(
+        "coracle:cidr=10.9.8.0/24,cidr6=fd09:8::/64,mtu=1400,map-host=192.0.2.200,\
+         egress=allow:tcp:host:{port},egress=deny:host"
+    );
+    let name = unique("network");
+    let flags = ["run", "-d", "--name", &name, "--network", &options];
+    let command = ["--rootfs", "rootfs", "sleep", "1000"];
+    world
+        .try_coracle(&[&flags[..], &command].concat())
+        .success();
+    let exec = |script: &str| world.try_coracle(&["exec", &name, "sh", "-c", script]);
+    let link = exec("ip addr show tap0; cat /etc/resolv.conf /etc/hosts");
+    let link = link.success();
+    for part in [
+        "mtu 1400",
+        "10.9.8.100/24",
+        "nameserver 10.9.8.3",
+        "192.0.2.200\thost.containers.internal host.docker.internal",
+    ] {
+        assert!(link.contains(part), "{part}: {link}");
+    }
+    let call = |port: u16| {
+        let script = format!("echo hello | nc -w 3 host.containers.internal {port}");
+        exec(&script).code()
+    };
+    let answer = |server: &TcpListener| {
+        let (mut client, _) = server.accept().expect("a client");
+        let mut said = String::new();
+        client.read_to_string(&mut said).expect("all of it");
+        assert_eq!(said, "hello\n");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| answer(&server));
+        assert_eq!(call(port), Some(0));
+    });
+    assert_eq!(call(closed_port), Some(1));
+
+    let monitor = parent_of(world.init_of(&name));
+    let helper = children_of(monitor).into_iter().find(|pid| is_helper(*pid));
+    let helper = helper.expect("a helper");
+    kill(Pid::from_raw(helper), Signal::SIGKILL).expect("killed");
+    eventually("another helper is at work", || {
+        let is_new = |pid: i32| pid != helper && is_helper(pid);
+        children_of(monitor).into_iter().any(is_new)
+            && exec("ip addr show tap0").stdout.contains("10.9.8.100/24")
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| answer(&server));
+        eventually("the host is reached again", || call(port) == Some(0));
+    });
+    assert_eq!(call(closed_port), Some(1));
+    closed.set_nonblocking(true).expect("set");
+    closed.accept().expect_err("nobody has come");
+    world.try_coracle(&["rm", "-f", &name]).success();
+
+    let refused = world.try_coracle(&[
+        "run",
+        "--network",
+        "coracle:mtu=9",
+        "--rootfs",
+        "rootfs",
+        "true",
+    ]);
+    assert_eq!(refused.code(), Some(125));
+    assert!(
+        refused.stderr.contains("expected 1280 to 65520"),
+        "{refused:?}"
+    );
 }

@@ -120,11 +120,12 @@ fn start_helper(
     monitor: &mut Monitor,
     init: &Child,
 ) -> Result<Option<(Helper, HelperConfig)>, Failure> {
-    if monitor.spec.network == Network::None {
+    let Network::Coracle(options) = &monitor.spec.network else {
         return Ok(None);
-    }
+    };
     let config = HelperConfig {
         listeners: std::mem::take(&mut monitor.listeners),
+        options: options.clone(),
         status_dir: monitor.dir.net(),
         log: monitor.log.clone(),
         init: init.pid,

@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 ///   specification says which namespaces it has, and whether its input stays open.
 /// - 3: the root file system is made of any number of directories, and may be read-only.
 /// - 4: the record has the container's labels.
-pub const VERSION: u32 = 4;
+/// - 5: the specification has options of the network.
+pub const VERSION: u32 = 5;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,8 @@ impl Kept {
             (Self::Record, 3) => add_missing(fields, [("labels", json!({}))]),
             // And here the specification.
             (Self::Spec, 3) => {}
+            (Self::Record, 4) => {}
+            (Self::Spec, 4) => spec_from_4(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -173,6 +176,17 @@ fn spec_from_2(spec: &mut Map<String, Value>) {
         other => json!(other),
     };
     add_missing(tree, [("root", root), ("read_only", json!(false))]);
+}
+
+fn spec_from_4(spec: &mut Map<String, Value>) {
+    if let Some(network) = spec.get_mut("network")
+        && network == "default"
+    {
+        let none = Value::Null;
+        let options =
+            json!({"cidr": none, "cidr6": none, "mtu": none, "map_host": [], "egress": []});
+        *network = json!({ "coracle": options });
+    }
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::rootfs::overlay::RootSource;
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, Network};
 use crate::state::{Container, Status};
 
 const RECORD_0: &str = include_str!("config-0.json");
@@ -15,6 +15,8 @@ const RECORD_2: &str = include_str!("config-2.json");
 const SPEC_2: &str = include_str!("spec-2.json");
 const RECORD_3: &str = include_str!("config-3.json");
 const SPEC_3: &str = include_str!("spec-3.json");
+const RECORD_4: &str = include_str!("config-4.json");
+const SPEC_4: &str = include_str!("spec-4.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -47,6 +49,7 @@ fn a_specification_of_version_0_is_read() {
     let mut expected = object(SPEC_0);
     expected.extend(added_to_spec_1());
     name_root(&mut expected);
+    name_network(&mut expected);
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
@@ -80,6 +83,7 @@ fn a_specification_of_version_1_is_read() {
     let mut expected = object(SPEC_1);
     expected.extend(added_to_spec_1());
     name_root(&mut expected);
+    name_network(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -99,6 +103,7 @@ fn a_specification_of_version_2_is_read() {
     let mut expected = object(SPEC_2);
     expected.insert("version".to_owned(), json!(VERSION));
     name_root(&mut expected);
+    name_network(&mut expected);
     assert_eq!(object(&written), expected);
 
     let mut changed_in_place = object(SPEC_2);
@@ -132,7 +137,25 @@ fn files_of_version_3_are_read() {
     let written = String::from_utf8(spec.to_kept()).unwrap();
     let mut expected = object(SPEC_3);
     expected.insert("version".to_owned(), json!(VERSION));
+    name_network(&mut expected);
     assert_eq!(object(&written), expected);
+}
+
+#[test]
+fn files_of_version_4_are_read() {
+    let container: Container = read(Kept::Record, RECORD_4.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_4);
+    expected.insert("version".to_owned(), json!(VERSION));
+    assert_eq!(object(&written), expected);
+
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_4.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_4);
+    expected.insert("version".to_owned(), json!(VERSION));
+    name_network(&mut expected);
+    assert_eq!(object(&written), expected);
+    assert_eq!(spec.network, Network::default());
 }
 
 /// What was one directory with changes to it is now what the root file system is made of.
@@ -145,6 +168,17 @@ fn name_root(spec: &mut Map<String, Value>) {
         ("root".to_owned(), root),
         ("read_only".to_owned(), json!(false)),
     ]);
+}
+
+/// There was one network, which had no options.
+fn name_network(spec: &mut Map<String, Value>) {
+    if spec["network"] == "default" {
+        spec["network"] = json!({
+            "coracle": {
+                "cidr": null, "cidr6": null, "mtu": null, "map_host": [], "egress": [],
+            },
+        });
+    }
 }
 
 /// Containers of that time had no labels.
