@@ -1,5 +1,5 @@
-//! A container's network: the [`helper`] process that is its way out, its published [`ports`], its [`options`],
-//! and the [`etc_files`] that name hosts and resolvers.
+//! A container's network: the [`helper`] process that is its way out, its published [`ports`], its
+//! [`options`], and the [`etc_files`] that name hosts and resolvers.
 
 pub mod etc_files;
 pub mod helper;
