@@ -311,7 +311,7 @@ fn open_at(endpoint: &Endpoint) -> Result<(SocketAddr, OwnedFd), Errno> {
 const BACKLOG: i32 = 4096;
 
 /// The lowest port that needs no privilege (Linux 4.11), 1024 where the kernel does not say.
-fn unprivileged_port_start() -> u16 {
+pub fn unprivileged_port_start() -> u16 {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     // The sysctl goes up to 65536: then no port is free, and 65535 says so well enough.
     text.ok()

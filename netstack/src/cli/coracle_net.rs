@@ -1,21 +1,14 @@
 //! The command line of `coracle-net` itself.
 
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::config::{
-    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, TargetKind, parse_host,
-    parse_publish, parse_publish_fd, parse_subnet_v4, parse_subnet_v6, parse_target,
-};
+use super::network_args::NetworkArgs;
+use crate::config::{Config, ConfigError, TargetKind, parse_publish_fd, parse_target};
 use crate::control::HeededSignals;
 use crate::core::autoconf::Autoconf;
-use crate::core::egress::{Egress, EgressRule};
-use crate::core::policy::Policy;
-use crate::core::tcp::Promote;
-use crate::network::Network;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -42,21 +35,8 @@ pub struct Args {
     #[arg(short, long)]
     configure: bool,
 
-    /// Largest IP packet on the tap, in bytes
-    ///
-    /// Speed does not depend on it: the kernel hands over segments of up to 64 KiB at any MTU.
-    #[arg(short, long, value_name = "N", default_value_t = *MTU_RANGE.end(),
-          value_parser = clap::value_parser!(u16).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
-    mtu: u16,
-
-    /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
-    ///
-    /// Services see the client's own address, except for clients on the host's loopback, which
-    /// appear as the gateway; so does who comes over IPv6 to a service that listens on IPv4 only,
-    /// or the other way round. Delivery is to the guest's address on the tap, so what listens on
-    /// its 127.0.0.1 only is not published.
-    #[arg(short, long, value_name = "SPEC")]
-    publish: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
 
     /// Publish by a socket that the caller has bound: FD=SPEC, one port (repeatable)
     #[arg(long, value_name = "FD=SPEC")]
@@ -78,84 +58,6 @@ pub struct Args {
     /// Join this user namespace first [default: the one that owns the network namespace]
     #[arg(long, value_name = "PATH")]
     userns_path: Option<PathBuf>,
-
-    /// IPv4 subnet: gateway .2, DNS .3, guest .100
-    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V4)]
-    cidr: String,
-
-    /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
-    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V6)]
-    cidr6: String,
-
-    /// No IPv6 in the guest
-    #[arg(long)]
-    ipv4_only: bool,
-
-    /// Let the guest reach the host's 127.0.0.1 and ::1, as the gateway's addresses
-    #[arg(long)]
-    allow_host_loopback: bool,
-
-    /// Let the guest reach the host's 127.0.0.1 or ::1 as this address (one of each family)
-    ///
-    /// With --egress allow:tcp:host:5432 --egress deny:host that is one port alone.
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_host, conflicts_with = "allow_host_loopback")]
-    map_host: Vec<IpAddr>,
-
-    /// Say where the guest may go: ACTION[:[PROTOCOL:]TO[:PORTS]] (repeatable, first match wins)
-    ///
-    /// ACTION is allow or deny; alone it is about everything. PROTOCOL is tcp, udp or icmp. TO is
-    /// an address, a subnet (IPv6 in brackets), any, host (what leads to this host) or dns (the
-    /// forwarder). PORTS is a port or a range. What no rule matches is allowed, so that a last rule
-    /// of deny makes the others a list of what may be reached. The guest is told that it is
-    /// prohibited. Replies to clients of published ports are no matter of these rules. The API
-    /// socket changes them while the program runs.
-    #[arg(long, value_name = "RULE")]
-    egress: Vec<EgressRule>,
-
-    /// Publish ports and set egress rules while the program runs: slirp4netns's API
-    ///
-    /// Its requests are {"execute": "add_hostfwd"}, list_hostfwd and remove_hostfwd, as
-    /// slirp4netns(1) has them; besides, list_egress, and set_egress with the argument "rules", a
-    /// list. Flows that new rules prohibit are reset.
-    #[arg(long, value_name = "PATH")]
-    api_socket: Option<PathBuf>,
-
-    /// No DNS forwarder in the guest
-    #[arg(long)]
-    disable_dns: bool,
-
-    /// When connections that move much data leave this program for the kernel
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
-    promote: PromoteWhen,
-
-    /// Promote as root, too, at the price of CAP_NET_ADMIN over the host
-    ///
-    /// Concerns root and namespaces of the host's own user namespace, as `ip netns add` makes them.
-    /// There promotion needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over the host itself: whoever
-    /// took this program over by its guest could reconfigure the host's network. Without this
-    /// option they go, and connections are not promoted.
-    #[arg(long)]
-    keep_host_net_admin: bool,
-
-    /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON
-    /// document
-    ///
-    /// Its counters show what was dropped, lost, prohibited and kept out by a limit; docs/STATUS.md
-    /// describes each field.
-    ///
-    /// The socket is removed at the end, also after a kill.
-    #[arg(long, value_name = "PATH")]
-    status_socket: Option<PathBuf>,
-
-    /// Write every frame, both ways, to a file that tcpdump and Wireshark read
-    ///
-    /// The file is made, or emptied, with the caller's privileges; it grows without a bound, and an
-    /// error such as a full disk ends the capture only. Segments of up to 64 KiB are one packet
-    /// each, and their checksums may be incomplete, as on any interface that offloads both. A
-    /// connection that the kernel has taken over is not seen any more; --promote off keeps all of
-    /// them in the capture.
-    #[arg(long, value_name = "FILE")]
-    pcap: Option<PathBuf>,
 }
 
 /// The values of `--netns-type`.
@@ -170,29 +72,6 @@ impl From<NetnsType> for TargetKind {
         match kind {
             NetnsType::Pid => Self::Pid,
             NetnsType::Path => Self::Path,
-        }
-    }
-}
-
-/// The values of `--promote`.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum PromoteWhen {
-    /// Once they haul: 256 KiB in total, 64 KiB of them within 10 ms. Where the kernel cannot, they
-    /// stay
-    #[default]
-    Auto,
-    /// Never
-    Off,
-    /// At once. Fails where the kernel cannot
-    Always,
-}
-
-impl From<PromoteWhen> for Promote {
-    fn from(when: PromoteWhen) -> Self {
-        match when {
-            PromoteWhen::Auto => Self::Auto,
-            PromoteWhen::Off => Self::Off,
-            PromoteWhen::Always => Self::Always,
         }
     }
 }
@@ -236,40 +115,16 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
-        let dns = !args.disable_dns;
-        let v6 = parse_subnet_v6(&args.cidr6, dns)?;
-        let mut network = Network {
-            v4: Some(parse_subnet_v4(&args.cidr, dns)?),
-            v6: (!args.ipv4_only).then_some(v6),
-        };
-        if args.allow_host_loopback {
-            network = network.with_gateway_as_host();
-        }
-        for ip in args.map_host {
-            network = network
-                .with_host_at(ip)
-                .map_err(|why| ConfigError::HostAddress(ip, why))?;
-        }
-        let autoconf = match args.configure {
-            true => Autoconf::default(),
-            false => network.autoconf(Some(args.mtu)),
-        };
         let target = parse_target(&args.target, args.netns_type.map(TargetKind::from))?;
+        let config = args.network.config(target, args.tap)?;
         Self {
             user_namespace: args.userns_path.into(),
             heeded_signals: HeededSignals::beside(args.exit_fd),
             configure: args.configure,
-            mtu: Some(args.mtu),
-            autoconf,
-            policy: Policy {
-                egress: Egress::new(args.egress)?,
-                ..Policy::default()
+            autoconf: match args.configure {
+                true => Autoconf::default(),
+                false => config.network.autoconf(config.mtu),
             },
-            publish: args
-                .publish
-                .iter()
-                .map(|rule| parse_publish(rule))
-                .collect::<Result<_, _>>()?,
             publish_fds: args
                 .publish_fd
                 .iter()
@@ -277,12 +132,7 @@ impl TryFrom<Args> for Config {
                 .collect::<Result<_, _>>()?,
             ready_fd: args.ready_fd,
             exit_fd: args.exit_fd,
-            status_socket: args.status_socket,
-            api_socket: args.api_socket,
-            pcap: args.pcap,
-            promote: args.promote.into(),
-            keep_host_net_admin: args.keep_host_net_admin,
-            ..Self::new(target, args.tap, network)
+            ..config
         }
         .check()
     }
@@ -290,13 +140,15 @@ impl TryFrom<Args> for Config {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::{DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6};
     use crate::core::addresses::{Addresses, Alias};
     use crate::guest::UserNamespace;
+    use crate::network::Network;
 
     fn config(line: &str) -> Result<Config, String> {
         let words = std::iter::once("coracle-net").chain(line.split_whitespace());

@@ -2,10 +2,13 @@
 //! the one checked [`Config`], so that nothing else depends on the name.
 //!
 //! The name is that of `argv[0]`, as of a link `slirp4netns -> coracle-net`, or the first word of
-//! coracle-net's own arguments: `coracle-net slirp4netns …`. Only [`main`] prints errors and picks
-//! exit codes; `start` brings up what the configuration says.
+//! coracle-net's own arguments: `coracle-net slirp4netns …`. `hook` is a first word only.
+//!
+//! Only [`main`] prints errors and picks exit codes; `start` brings up what the configuration says.
 
 mod coracle_net;
+mod hook;
+mod network_args;
 mod pasta;
 mod pesto;
 mod slirp4netns;
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
 /// The command line, with that of each other name as a command of its own, for documents.
 pub fn command() -> clap::Command {
     coracle_net::Args::command()
+        .subcommand(hook::Args::command())
         .subcommand(slirp4netns::Args::command())
         .subcommand(pasta::Args::command())
         .subcommand(pesto::command())
@@ -54,6 +58,7 @@ pub fn command() -> clap::Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     CoracleNet,
+    Hook,
     Slirp4netns,
     Pasta,
     Pesto,
@@ -72,6 +77,8 @@ enum Failure {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
+    Hook(#[from] hook::HookError),
+    #[error(transparent)]
     Pasta(#[from] pasta::LifeError),
     #[error(transparent)]
     Pesto(#[from] pesto::PestoError),
@@ -87,8 +94,9 @@ impl Failure {
 }
 
 impl Name {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::CoracleNet,
+        Self::Hook,
         Self::Slirp4netns,
         Self::Pasta,
         Self::Pesto,
@@ -97,7 +105,8 @@ impl Name {
     /// The name that the program was called by, and its words without any other.
     fn called(mut words: Vec<OsString>) -> (Self, Vec<OsString>) {
         let file = words.first().and_then(|word| Path::new(word).file_name());
-        let called = file.and_then(Self::of).unwrap_or(Self::CoracleNet);
+        let called = file.and_then(Self::of).filter(|name| *name != Self::Hook);
+        let called = called.unwrap_or(Self::CoracleNet);
         match words.get(1).and_then(|word| Self::of(word)) {
             Some(name) if called == Self::CoracleNet => {
                 words.remove(0);
@@ -108,17 +117,31 @@ impl Name {
     }
 
     fn of(word: &OsStr) -> Option<Self> {
-        Self::ALL.into_iter().find(|name| word == name.text())
+        Self::ALL.into_iter().find(|name| word == name.word())
     }
 
-    fn text(self) -> &'static str {
-        self.in_ps().to_str().expect("ASCII")
+    fn word(self) -> &'static str {
+        match self {
+            Self::CoracleNet => "coracle-net",
+            Self::Hook => "hook",
+            Self::Slirp4netns => "slirp4netns",
+            Self::Pasta => "pasta",
+            Self::Pesto => "pesto",
+        }
+    }
+
+    /// What errors begin with.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Hook => "coracle-net hook",
+            name => name.word(),
+        }
     }
 
     /// What `ps`, `top` and `ss` show, and scripts look for. 15 bytes at most (TASK_COMM_LEN).
     fn in_ps(self) -> &'static CStr {
         match self {
-            Self::CoracleNet => c"coracle-net",
+            Self::CoracleNet | Self::Hook => c"coracle-net",
             Self::Slirp4netns => c"slirp4netns",
             Self::Pasta => c"pasta",
             Self::Pesto => c"pesto",
@@ -132,6 +155,7 @@ impl Name {
                 log_to_stderr();
                 serve(config)
             }
+            Self::Hook => Ok(hook::run(hook::Args::try_parse_from(words)?)?),
             Self::Slirp4netns => {
                 let config = slirp4netns::Args::try_parse_from(words)?.try_into()?;
                 log_to_stderr();
@@ -150,7 +174,7 @@ impl Name {
     }
 
     fn fail(self, error: &impl Display, code: u8) -> ExitCode {
-        eprintln!("{}: {error}", self.text());
+        eprintln!("{}: {error}", self.title());
         ExitCode::from(code)
     }
 
@@ -165,7 +189,7 @@ impl Name {
             return ExitCode::SUCCESS;
         }
         // As getopt has it: callers try again without an option that is not known.
-        if self != Self::CoracleNet
+        if !matches!(self, Self::CoracleNet | Self::Hook)
             && error.kind() == ErrorKind::UnknownArgument
             && let Some(option) = error.get(ContextKind::InvalidArg)
         {
@@ -173,7 +197,7 @@ impl Name {
         }
         let text = error.render().to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text);
-        eprint!("{}: {text}", self.text());
+        eprint!("{}: {text}", self.title());
         ExitCode::from(EXIT_FAILURE)
     }
 }
@@ -223,6 +247,8 @@ mod tests {
             ("/usr/bin/pasta 42", Name::Pasta, Some("42")),
             ("coracle-net pasta -f", Name::Pasta, Some("-f")),
             ("coracle-net pesto /s", Name::Pesto, Some("/s")),
+            ("coracle-net hook -p", Name::Hook, Some("-p")),
+            ("/etc/hook 42", Name::CoracleNet, Some("42")),
             (
                 "slirp4netns coracle-net",
                 Name::Slirp4netns,

@@ -1,5 +1,5 @@
 //! The command line of slirp4netns 1.3: the same words, the same defaults, and what its callers
-//! read of the answers. docs/ENGINES.md says where this program differs all the same.
+//! read of the answers. docs/DROP-IN.md says where this program differs all the same.
 //!
 //! Callers look for option names in `--help`, read `--version` line by line, and show what is
 //! printed. Texts that some of them compare are marked as such.

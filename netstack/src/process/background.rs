@@ -5,14 +5,17 @@
 //! either. What it has to say until it is ready goes to a copy of the error output, which no other
 //! process gets.
 
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tracing::error;
 
 use crate::sys;
 
@@ -78,6 +81,25 @@ impl Caller {
 }
 
 impl Daemon {
+    /// Lives as `body` says. Why that fails is told to the caller, behind `name`, or to the log
+    /// once that has gone.
+    pub fn live<E: Display>(
+        self,
+        name: &str,
+        body: impl FnOnce(Self) -> Result<(), E>,
+    ) -> ExitCode {
+        let words = self.words.clone();
+        match body(self) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                if !words.say(format!("{name}: {error}\n").as_bytes()) {
+                    error!("{error}");
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+
     /// Lets go of the caller's error output, and the process that was called end.
     ///
     /// EPIPE when it was killed meanwhile: nobody wants this one any more.

@@ -1,12 +1,13 @@
 //! The life of the helper's process under the names that promise one: a command that is started in
-//! namespaces of its own ([`guest`]), the background ([`background`]), and what is left on disk of
-//! both ([`PidFile`], [`log`]).
+//! namespaces of its own ([`guest`]), the background ([`background`]), how a process there is found
+//! again ([`claim`]), and what is left on disk of them ([`PidFile`], [`log`]).
 //!
 //! Processes are forked while this one has a single thread, that is before `start`. Files are
 //! opened with the caller's rights, before the sandbox takes paths and rights away; what has to be
 //! done with them afterwards needs the calls in [`SYSTEM_CALLS`] and no others.
 
 pub mod background;
+pub mod claim;
 pub mod guest;
 pub mod log;
 pub mod log_file;

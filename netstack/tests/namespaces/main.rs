@@ -11,6 +11,7 @@ mod closing;
 mod dns;
 mod floods;
 mod haul;
+mod hook;
 mod icmp;
 mod lifecycle;
 mod load;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         capture::CASES,
         slirp4netns::CASES,
         slirp_api::CASES,
+        hook::CASES,
         pasta::CASES,
         pasta_network::CASES,
         load::CASES,

@@ -9,7 +9,6 @@ use std::io;
 use std::process::ExitCode;
 
 use rustix::process::{Signal, getpid, kill_process};
-use tracing::error;
 
 use super::{Args, ArgsError, For, VERSION};
 use crate::guest::TargetName;
@@ -65,7 +64,9 @@ pub fn run(args: Args, words: &[OsString]) -> Result<ExitCode, LifeError> {
         For::Namespace(target) if args.foreground => in_foreground(args, target, files),
         For::Namespace(target) => match background::enter().map_err(LifeError::Background)? {
             Side::Caller(caller) => wait_for_daemon(caller, files.pid),
-            Side::Daemon(daemon) => Ok(as_daemon(args, target, files, daemon)),
+            Side::Daemon(daemon) => {
+                Ok(daemon.live("pasta", |daemon| as_daemon(args, target, files, daemon)))
+            }
         },
     }
 }
@@ -110,25 +111,18 @@ fn wait_for_daemon(caller: Caller, pid_file: Option<PidFile>) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// The copy. Its caller hears why it fails, or a log does once that has gone.
-fn as_daemon(args: Args, target: TargetName, mut files: Files, daemon: Daemon) -> ExitCode {
-    let words = daemon.words.clone();
-    let live = || -> Result<(), LifeError> {
-        files.pid = None;
-        files.start_log(|| Log::to_caller(words.clone(), "pasta"))?;
-        Ok(start::run(args.config(target, false)?, || {
-            daemon.announce()
-        })?)
-    };
-    match live() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if !words.say(format!("pasta: {error}\n").as_bytes()) {
-                error!("{error}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+/// The copy's life.
+fn as_daemon(
+    args: Args,
+    target: TargetName,
+    mut files: Files,
+    daemon: Daemon,
+) -> Result<(), LifeError> {
+    files.pid = None;
+    files.start_log(|| Log::to_caller(daemon.words.clone(), "pasta"))?;
+    Ok(start::run(args.config(target, false)?, || {
+        daemon.announce()
+    })?)
 }
 
 /// What was made with the caller's rights.

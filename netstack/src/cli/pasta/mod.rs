@@ -1,5 +1,5 @@
 //! The command line of pasta, of passt's version of July 2026: the same words, the same defaults,
-//! and what its callers read of the answers. docs/ENGINES.md says where this program differs all
+//! and what its callers read of the answers. docs/DROP-IN.md says where this program differs all
 //! the same. What becomes of the words is [`life`]'s.
 //!
 //! Callers try again without an option that is told to be unrecognized, so one that is not here is

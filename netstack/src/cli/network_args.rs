@@ -1,0 +1,171 @@
+//! The options that say what network a guest gets, whoever it is and however the helper was called.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, parse_host,
+    parse_publish, parse_subnet_v4, parse_subnet_v6,
+};
+use crate::core::egress::{Egress, EgressRule};
+use crate::core::policy::Policy;
+use crate::core::tcp::Promote;
+use crate::guest::TargetName;
+use crate::network::Network;
+
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    /// Largest IP packet on the tap, in bytes
+    ///
+    /// Speed does not depend on it: the kernel hands over segments of up to 64 KiB at any MTU.
+    #[arg(short, long, value_name = "N", default_value_t = *MTU_RANGE.end(),
+          value_parser = clap::value_parser!(u16).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
+    mtu: u16,
+
+    /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
+    ///
+    /// Services see the client's own address, except for clients on the host's loopback, which
+    /// appear as the gateway; so does who comes over IPv6 to a service that listens on IPv4 only,
+    /// or the other way round. Delivery is to the guest's address on the tap, so what listens on
+    /// its 127.0.0.1 only is not published.
+    #[arg(short, long, value_name = "SPEC")]
+    publish: Vec<String>,
+
+    /// IPv4 subnet: gateway .2, DNS .3, guest .100
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V4)]
+    cidr: String,
+
+    /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
+    #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V6)]
+    cidr6: String,
+
+    /// No IPv6 in the guest
+    #[arg(long)]
+    ipv4_only: bool,
+
+    /// Let the guest reach the host's 127.0.0.1 and ::1, as the gateway's addresses
+    #[arg(long)]
+    allow_host_loopback: bool,
+
+    /// Let the guest reach the host's 127.0.0.1 or ::1 as this address (one of each family)
+    ///
+    /// With --egress allow:tcp:host:5432 --egress deny:host that is one port alone.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_host, conflicts_with = "allow_host_loopback")]
+    map_host: Vec<IpAddr>,
+
+    /// Say where the guest may go: ACTION[:[PROTOCOL:]TO[:PORTS]] (repeatable, first match wins)
+    ///
+    /// ACTION is allow or deny; alone it is about everything. PROTOCOL is tcp, udp or icmp. TO is
+    /// an address, a subnet (IPv6 in brackets), any, host (what leads to this host) or dns (the
+    /// forwarder). PORTS is a port or a range. What no rule matches is allowed, so that a last rule
+    /// of deny makes the others a list of what may be reached. The guest is told that it is
+    /// prohibited. Replies to clients of published ports are no matter of these rules. The API
+    /// socket changes them while the program runs.
+    #[arg(long, value_name = "RULE")]
+    egress: Vec<EgressRule>,
+
+    /// Publish ports and set egress rules while the program runs: slirp4netns's API
+    ///
+    /// Its requests are {"execute": "add_hostfwd"}, list_hostfwd and remove_hostfwd, as
+    /// slirp4netns(1) has them; besides, list_egress, and set_egress with the argument "rules", a
+    /// list. Flows that new rules prohibit are reset.
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+
+    /// No DNS forwarder in the guest
+    #[arg(long)]
+    disable_dns: bool,
+
+    /// When connections that move much data leave this program for the kernel
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    promote: PromoteWhen,
+
+    /// Promote as root, too, at the price of CAP_NET_ADMIN over the host
+    ///
+    /// Concerns root and namespaces of the host's own user namespace, as `ip netns add` makes them.
+    /// There promotion needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over the host itself: whoever
+    /// took this program over by its guest could reconfigure the host's network. Without this
+    /// option they go, and connections are not promoted.
+    #[arg(long)]
+    keep_host_net_admin: bool,
+
+    /// Serve flows (which path carries each, and why) and counters here: connect and read one JSON
+    /// document
+    ///
+    /// Its counters show what was dropped, lost, prohibited and kept out by a limit; docs/STATUS.md
+    /// describes each field.
+    ///
+    /// The socket is removed at the end, also after a kill.
+    #[arg(long, value_name = "PATH")]
+    status_socket: Option<PathBuf>,
+
+    /// Write every frame, both ways, to a file that tcpdump and Wireshark read
+    ///
+    /// The file is made, or emptied, with the caller's privileges; it grows without a bound, and an
+    /// error such as a full disk ends the capture only. Segments of up to 64 KiB are one packet
+    /// each, and their checksums may be incomplete, as on any interface that offloads both. A
+    /// connection that the kernel has taken over is not seen any more; --promote off keeps all of
+    /// them in the capture.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+}
+
+/// The values of `--promote`.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum PromoteWhen {
+    /// Once they haul: 256 KiB in total, 64 KiB of them within 10 ms. Where the kernel cannot, they
+    /// stay
+    #[default]
+    Auto,
+    /// Never
+    Off,
+    /// At once. Fails where the kernel cannot
+    Always,
+}
+
+impl From<PromoteWhen> for Promote {
+    fn from(when: PromoteWhen) -> Self {
+        match when {
+            PromoteWhen::Auto => Self::Auto,
+            PromoteWhen::Off => Self::Off,
+            PromoteWhen::Always => Self::Always,
+        }
+    }
+}
+
+impl NetworkArgs {
+    /// A network for `target`, whose links are ours to set. To be checked once it is complete.
+    pub fn config(self, target: TargetName, tap: String) -> Result<Config, ConfigError> {
+        let dns = !self.disable_dns;
+        let v6 = parse_subnet_v6(&self.cidr6, dns)?;
+        let mut network = Network {
+            v4: Some(parse_subnet_v4(&self.cidr, dns)?),
+            v6: (!self.ipv4_only).then_some(v6),
+        };
+        if self.allow_host_loopback {
+            network = network.with_gateway_as_host();
+        }
+        for ip in self.map_host {
+            network = network
+                .with_host_at(ip)
+                .map_err(|why| ConfigError::HostAddress(ip, why))?;
+        }
+        let publish = self.publish.iter().map(|rule| parse_publish(rule));
+        Ok(Config {
+            mtu: Some(self.mtu),
+            policy: Policy {
+                egress: Egress::new(self.egress)?,
+                ..Policy::default()
+            },
+            publish: publish.collect::<Result<_, _>>()?,
+            status_socket: self.status_socket,
+            api_socket: self.api_socket,
+            pcap: self.pcap,
+            promote: self.promote.into(),
+            keep_host_net_admin: self.keep_host_net_admin,
+            ..Config::new(target, tap, network)
+        })
+    }
+}
