@@ -20,6 +20,7 @@ use crate::core::egress::EgressError;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
 use crate::core::tcp::Promote;
+use crate::device::DeviceChoice;
 use crate::forwards::Forwards;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
@@ -39,6 +40,7 @@ pub struct Config {
     /// Who the host's root becomes.
     pub instead_of_root: Ids,
     pub tap: String,
+    pub device: DeviceChoice,
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
     /// Loopback comes up in any case.
@@ -245,6 +247,7 @@ impl Config {
             heeded_signals: HeededSignals::All,
             instead_of_root: Ids::default(),
             tap,
+            device: DeviceChoice::Auto,
             configure: true,
             loopback_up: false,
             mtu: None,

@@ -20,13 +20,16 @@ use crate::broker::Broker;
 use crate::companion::{self, Companion, Resolvers};
 use crate::config::{Config, ETHERNET_MTU, MTU_RANGE};
 use crate::control::{
-    ExitWatch, PortControl, PrivateSocketError, ReadySignal, SlirpApi, SlirpApiError, StatusSocket,
+    DeviceStatus, ExitWatch, PortControl, PrivateSocketError, ReadySignal, SlirpApi, SlirpApiError,
+    StatusSocket,
 };
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
-use crate::device::{Capabilities, Capture, CaptureError, CaptureFile, Device, Tap, TapError};
+use crate::device::{
+    Capabilities, Capture, CaptureError, CaptureFile, Device, DeviceError, GuestDevice,
+};
 use crate::driver::{Clock, Driver, DriverError, ForwardParts, Parts, PromotionUnavailable};
 use crate::forwards::{Forwards, OpenPort, PortError};
 use crate::guest::promotion::Promoter;
@@ -74,7 +77,7 @@ pub enum StartError {
     #[error("cannot keep the guest's network namespace: {0}")]
     KeepNamespace(#[source] io::Error),
     #[error(transparent)]
-    Tap(#[from] TapError),
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     #[error("cannot promote connections (--promote always): {0}")]
@@ -112,7 +115,7 @@ pub fn run(config: Config, announce: impl FnOnce() -> io::Result<()>) -> Result<
 fn bring_up(
     config: Config,
     clock: Clock,
-) -> Result<(Parts<Capture<Tap>>, Arc<GuestThread>), StartError> {
+) -> Result<(Parts<Capture<GuestDevice>>, Arc<GuestThread>), StartError> {
     let exit_fd = config
         .exit_fd
         .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
@@ -157,27 +160,32 @@ fn bring_up(
         exit.watch_mount(mount).map_err(StartError::Exit)?;
     }
     let guest = Arc::new(GuestThread::spawn(network_namespace)?);
-    let (tap, network) = set_up_guest(&guest, &config)?;
+    let (device, network) = set_up_guest(&guest, &config)?;
     let forwards = set_up_forwards(&guest, &config.forwards, inbound, &mut outside, for_ports)?;
     let kept = Kept::here(config.keep_host_net_admin);
     let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
         promoter => promoter,
     };
-    let mut core = core_config(&config, &network, tap.capabilities(), limits)?;
+    let mut core = core_config(&config, &network, device.capabilities(), limits)?;
     if promoter.is_err() {
         core.promote = Promote::Off;
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
     confine(&guest, kept, &config)?;
-    info!(tap = tap.name(), guest = ?core.addresses.guest, "the network is up");
+    info!(interface = config.tap, device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
 
     let core = Core::new(core, clock.now());
+    let device_status = DeviceStatus {
+        kind: device.kind(),
+        reason: device.reason().map(ToString::to_string),
+    };
     Ok((
         Parts {
             core,
-            device: Capture::new(tap, capture),
+            device_status,
+            device: Capture::new(device, capture),
             listeners,
             outbound: config.outbound,
             companion: outside.companion,
@@ -366,9 +374,12 @@ fn set_up_forwards(
     }))
 }
 
-/// Opens the tap and configures the links, on the thread that is in the guest's network namespace.
-/// Returns the network that came of it: a guest may be without IPv6.
-fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), StartError> {
+/// Opens the device and configures the links, on the thread that is in the guest's network
+/// namespace. Returns the network that came of it: a guest may be without IPv6.
+fn set_up_guest(
+    guest: &GuestThread,
+    config: &Config,
+) -> Result<(GuestDevice, Network), StartError> {
     let name = config.tap.clone();
     let mut network = config.network.clone();
     let settings = config.configure.then(|| InterfaceSettings {
@@ -377,9 +388,9 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
         mac: config.guest_mac,
         network: network.clone(),
     });
-    let (loopback_up, mac) = (config.loopback_up, config.guest_mac);
+    let (loopback_up, mac, choice) = (config.loopback_up, config.guest_mac, config.device);
     let set_up = move || -> Result<_, StartError> {
-        let tap = Tap::open(&name)?;
+        let device = GuestDevice::open(&name, mac, choice)?;
         let has_ipv6 = match &settings {
             Some(settings) => Some(configure(settings)?),
             None => {
@@ -387,13 +398,13 @@ fn set_up_guest(guest: &GuestThread, config: &Config) -> Result<(Tap, Network), 
                 None
             }
         };
-        Ok((tap, has_ipv6))
+        Ok((device, has_ipv6))
     };
-    let (tap, has_ipv6) = guest.run(set_up)??;
+    let (device, has_ipv6) = guest.run(set_up)??;
     if has_ipv6 == Some(false) {
         network.v6 = None;
     }
-    Ok((tap, network))
+    Ok((device, network))
 }
 
 /// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay

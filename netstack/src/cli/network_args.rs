@@ -12,11 +12,19 @@ use crate::config::{
 use crate::core::egress::{Egress, EgressRule};
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
+use crate::device::DeviceChoice;
 use crate::guest::TargetName;
 use crate::network::Network;
 
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
+    /// What the interface is: a tap, or one of a pair of virtual Ethernet interfaces
+    ///
+    /// The pair needs no /dev/net/tun, but Linux 6.2, and CAP_SYS_ADMIN in the user namespace that
+    /// owns the network namespace.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    device: DeviceKind,
+
     /// Largest IP packet on the tap, in bytes
     ///
     /// Speed does not depend on it: the kernel hands over segments of up to 64 KiB at any MTU.
@@ -112,6 +120,26 @@ pub struct NetworkArgs {
     pcap: Option<PathBuf>,
 }
 
+/// The values of `--device`.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum DeviceKind {
+    /// A tap where /dev/net/tun can be opened, the pair where not
+    #[default]
+    Auto,
+    Tap,
+    Veth,
+}
+
+impl From<DeviceKind> for DeviceChoice {
+    fn from(kind: DeviceKind) -> Self {
+        match kind {
+            DeviceKind::Auto => Self::Auto,
+            DeviceKind::Tap => Self::Tap,
+            DeviceKind::Veth => Self::Veth,
+        }
+    }
+}
+
 /// The values of `--promote`.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum PromoteWhen {
@@ -154,6 +182,7 @@ impl NetworkArgs {
         }
         let publish = self.publish.iter().map(|rule| parse_publish(rule));
         Ok(Config {
+            device: self.device.into(),
             mtu: Some(self.mtu),
             policy: Policy {
                 egress: Egress::new(self.egress)?,

@@ -15,8 +15,8 @@ pub use port_control::{Forwarder, PortControl};
 pub use slirp_api::{Forward, Publisher, SlirpApi, SlirpApiError};
 pub use socket_file::{PrivateSocketError, SocketFile};
 pub use status::{
-    FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
-    MemoryStatus, PromotionStatus, Reason, Status, StatusSocket,
+    DeviceStatus, FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus,
+    LimitsStatus, MemoryStatus, PromotionStatus, Reason, Status, StatusSocket,
 };
 
 /// What serving clients and watching for the end take, for the sandbox. A list of mounts is read

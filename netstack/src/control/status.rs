@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::SocketFile;
 use super::clients::{Clients, send};
 use super::socket_file::{PrivateSocketError, listen_privately};
+use crate::device::DeviceKind;
 
 /// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,6 +27,7 @@ pub struct Status {
     pub version: &'static str,
     /// The guest's own addresses, IPv4 first.
     pub guest: Vec<IpAddr>,
+    pub device: DeviceStatus,
     /// TCP connections ever made, both ways.
     pub connections_total: u64,
     /// Payload bytes of all flows, ever.
@@ -44,6 +46,23 @@ pub struct Status {
     pub promotion: PromotionStatus,
     pub memory: MemoryStatus,
     pub flows: Vec<FlowStatus>,
+}
+
+/// What frames come and go by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceStatus {
+    pub kind: DeviceKind,
+    /// Why it is no tap, unless that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[cfg(test)]
+impl DeviceStatus {
+    pub const TAP: Self = Self {
+        kind: DeviceKind::Tap,
+        reason: None,
+    };
 }
 
 /// How many flows of each kind there are now, and may be: shares of the descriptors that this
@@ -279,6 +298,7 @@ mod tests {
         Status {
             version: "0.1.0",
             guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
+            device: DeviceStatus::TAP,
             connections_total: 4,
             bytes_to_guest: 5,
             bytes_from_guest: 6,

@@ -6,7 +6,9 @@
 //! generic over it, so that a frame costs no dynamic call.
 
 mod capture;
+mod guest_device;
 mod tap;
+mod veth;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,7 +18,9 @@ use libc::c_long;
 use crate::core::MacAddr;
 pub use crate::core::vnet::VNET_HEADER_LEN;
 pub(crate) use capture::{Capture, CaptureError, CaptureFile};
+pub use guest_device::{DeviceChoice, DeviceError, DeviceKind, GuestDevice};
 pub use tap::{Tap, TapError};
+pub use veth::{Veth, VethError};
 
 /// A non-blocking way to the guest. Its descriptor is readable when a frame has come.
 pub trait Device: AsFd {
@@ -60,3 +64,38 @@ pub const SYSTEM_CALLS: &[c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
 ];
+
+/// The kernel's `dev_valid_name`, and no `%`: it would make TUNSETIFF number the interface itself.
+fn is_interface_name(name: &str) -> bool {
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| {
+            c.is_ascii_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_names_that_the_kernel_takes_as_they_are() {
+        for name in ["tap0", "a", "fifteen-bytes-x", "net.7"] {
+            assert!(is_interface_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "sixteen-bytes-xx",
+            "a/b",
+            "tap 0",
+            "tap%d",
+            ".",
+            "..",
+            "a:1",
+            "a\n",
+        ] {
+            assert!(!is_interface_name(name), "{name:?}");
+        }
+    }
+}

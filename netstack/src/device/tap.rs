@@ -18,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use rustix::io::retry_on_intr;
 use tracing::debug;
 
-use super::{Capabilities, Device, VNET_HEADER_LEN};
+use super::{Capabilities, Device, VNET_HEADER_LEN, is_interface_name};
 use crate::core::MacAddr;
 use crate::sys;
 
@@ -150,16 +150,6 @@ impl AsFd for Tap {
     }
 }
 
-/// The kernel's `dev_valid_name`, and no `%`: it would make TUNSETIFF number the interface itself.
-fn is_interface_name(name: &str) -> bool {
-    (1..libc::IFNAMSIZ).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.contains(|c: char| {
-            c.is_ascii_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%')
-        })
-}
-
 fn open_error(error: io::Error) -> TapError {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR) => TapError::Missing(error),
@@ -186,25 +176,8 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for name in ["tap0", "a", "fifteen-bytes-x", "net.7"] {
-            assert!(is_interface_name(name), "{name}");
-        }
-        for name in [
-            "",
-            "sixteen-bytes-xx",
-            "a/b",
-            "tap 0",
-            "tap%d",
-            ".",
-            "..",
-            "a:1",
-            "a\n",
-        ] {
-            assert!(
-                matches!(Tap::open(name), Err(TapError::Name(_))),
-                "{name:?}"
-            );
-        }
+        let error = Tap::open("tap%d").unwrap_err();
+        assert!(matches!(error, TapError::Name(_)), "{error}");
     }
 
     #[test]

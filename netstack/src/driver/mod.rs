@@ -53,7 +53,7 @@ use self::shard::Shard;
 use self::slirp_api::Api;
 use crate::broker::Broker;
 use crate::companion::{Companion, News};
-use crate::control::{ExitWatch, SlirpApi, StatusSocket};
+use crate::control::{DeviceStatus, ExitWatch, SlirpApi, StatusSocket};
 use crate::core::{Core, Duration, Instant};
 use crate::device::Device;
 use crate::guest::promotion::Promoter;
@@ -66,6 +66,7 @@ const RETRY: Duration = Duration::from_millis(10);
 pub struct Parts<D> {
     pub core: Core,
     pub device: D,
+    pub device_status: DeviceStatus,
     pub listeners: Vec<Listener>,
     pub outbound: Outbound,
     pub companion: Companion,
@@ -90,6 +91,7 @@ pub enum DriverError {
 /// The loop and what there is once in a helper.
 pub struct Driver<D> {
     shard: Shard<D>,
+    device_status: DeviceStatus,
     listeners: Listeners,
     companion: Companion,
     promotion: Promotion,
@@ -177,6 +179,7 @@ impl<D: Device> Driver<D> {
         });
         let mut driver = Self {
             shard,
+            device_status: parts.device_status,
             listeners,
             companion: parts.companion,
             promotion: Promotion::new(parts.promoter),
@@ -268,7 +271,8 @@ impl<D: Device> Driver<D> {
     fn handle_status(&mut self, now: Instant) {
         if let Some(status) = &mut self.status {
             let unpromoted = self.promotion.unavailable();
-            let served = status.serve(|| self.shard.status(unpromoted, now));
+            let device = || self.device_status.clone();
+            let served = status.serve(|| self.shard.status(device(), unpromoted, now));
             if let Err(error) = served {
                 debug!(%error, "a client of the status socket waits");
                 let poller = &self.shard.poller;

@@ -5,8 +5,8 @@ use smoltcp::socket::tcp::State;
 use super::PromotionUnavailable;
 use super::splice_table::{Joined, Place, Splice, Splices};
 use crate::control::{
-    FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus, LimitsStatus,
-    MemoryStatus, PromotionStatus, Reason, Status,
+    DeviceStatus, FlowInitiator, FlowPath, FlowPromotion, FlowProtocol, FlowStatus, LimitStatus,
+    LimitsStatus, MemoryStatus, PromotionStatus, Reason, Status,
 };
 use crate::core::datagram::{Mapping, Role};
 use crate::core::flow::{Protocol, Tuple};
@@ -19,6 +19,7 @@ use crate::core::{Core, Instant, Share, Usage};
 /// all, `frames_lost` how many frames the device did not take.
 pub fn status(
     core: &Core,
+    device: DeviceStatus,
     unavailable: Option<&PromotionUnavailable>,
     frames_lost: u64,
     now: Instant,
@@ -27,6 +28,7 @@ pub fn status(
     Status {
         version: env!("CARGO_PKG_VERSION"),
         guest: core.addresses().guest.clone(),
+        device,
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,
         bytes_from_guest: counters.bytes_from_guest,
@@ -285,7 +287,7 @@ mod tests {
     }
 
     fn document(core: &Core, frames_lost: u64) -> Value {
-        serde_json::to_value(status(core, None, frames_lost, NOW)).unwrap()
+        serde_json::to_value(status(core, DeviceStatus::TAP, None, frames_lost, NOW)).unwrap()
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::promotion::{Promotion, PromotionUnavailable};
 use super::sockets::{HostSocket, HostSockets};
 use super::splice_table::Splices;
 use super::{DriverError, RETRY, report};
-use crate::control::Status;
+use crate::control::{DeviceStatus, Status};
 use crate::core::egress::Egress;
 use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
@@ -168,8 +168,13 @@ impl<D: Device> Shard<D> {
     }
 
     /// The status document; `unpromoted` says why no flow is handed over at all.
-    pub fn status(&self, unpromoted: Option<&PromotionUnavailable>, now: Instant) -> Status {
-        let mut status = report::status(&self.core, unpromoted, self.link.frames_lost, now);
+    pub fn status(
+        &self,
+        device: DeviceStatus,
+        unpromoted: Option<&PromotionUnavailable>,
+        now: Instant,
+    ) -> Status {
+        let mut status = report::status(&self.core, device, unpromoted, self.link.frames_lost, now);
         status.flows.extend(report::spliced(&self.splices, now));
         status
     }

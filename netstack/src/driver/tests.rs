@@ -15,7 +15,7 @@ use super::poller::Token;
 use super::promotion::{Promotion, PromotionUnavailable};
 use super::shard::Shard;
 use super::{Duration, Instant, RETRY};
-use crate::control::{FlowInitiator, FlowPath, Reason};
+use crate::control::{DeviceStatus, FlowInitiator, FlowPath, Reason};
 use crate::core::autoconf::Autoconf;
 use crate::core::flow::HashKey;
 use crate::core::policy::Policy;
@@ -501,7 +501,7 @@ fn spliced_connections_are_relayed_counted_and_closed() {
     world.until("the question", |_| served.read_to_end(&mut heard).ok());
     assert_eq!(heard, b"question");
 
-    let status = world.shard.status(None, world.now);
+    let status = world.shard.status(DeviceStatus::TAP, None, world.now);
     assert_eq!(status.limits.connections.used, 2);
     let [flow] = &status.flows[..] else {
         panic!("{:?}", status.flows);
@@ -521,7 +521,7 @@ fn spliced_connections_are_relayed_counted_and_closed() {
     let mut heard = Vec::new();
     world.until("the answer", |_| client.read_to_end(&mut heard).ok());
     assert_eq!(heard, b"answer");
-    let status = world.shard.status(None, world.now);
+    let status = world.shard.status(DeviceStatus::TAP, None, world.now);
     assert_eq!((status.flows.len(), status.limits.connections.used), (0, 0));
     assert_eq!((status.bytes_from_guest, status.bytes_to_guest), (8, 6));
 }
@@ -548,7 +548,7 @@ fn a_service_of_the_other_family_is_found_and_none_resets_the_client() {
     });
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     world.until("their end", |world| {
-        let status = world.shard.status(None, world.now);
+        let status = world.shard.status(DeviceStatus::TAP, None, world.now);
         (status.limits.connections.used == 0).then_some(())
     });
 }
@@ -571,11 +571,11 @@ fn datagrams_are_passed_on_to_each_client_its_own_and_forgotten_when_idle() {
         let answer = world.until("an answer", |_| client.recv_from(&mut buffer).ok());
         assert_eq!((answer, buffer[0]), ((1, entry), nth + 10));
     }
-    let status = world.shard.status(None, world.now);
+    let status = world.shard.status(DeviceStatus::TAP, None, world.now);
     assert_eq!((status.flows.len(), status.limits.connections.used), (2, 2));
     world.now += Duration::from_secs(600);
     world.until("their end", |world| {
-        let status = world.shard.status(None, world.now);
+        let status = world.shard.status(DeviceStatus::TAP, None, world.now);
         (status.flows.is_empty() && status.limits.connections.used == 0).then_some(())
     });
 }

@@ -124,6 +124,19 @@ pub fn adopt_inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Binds a packet socket (packet(7)) to all that passes the interface with this index.
+pub fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let index = c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: sockaddr_ll is a C struct of integers; all zeroes is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index;
+    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes of `address`, which lives until the call returns.
+    cvt(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })
+}
+
 /// `setsockopt` for options that nix does not know; `value` is the option's C struct or int as
 /// bytes.
 pub fn set_socket_option(

@@ -30,7 +30,6 @@ pub const CASES: &[Case] = &[
     ),
     case("lifecycle::exit_fd_ends_helper", exit_fd_ends_helper),
     case("lifecycle::crash_leaves_nothing", crash_leaves_nothing),
-    case("lifecycle::tun_missing", tun_missing),
     case("lifecycle::tap_exists", tap_exists),
     case("lifecycle::no_such_target", no_such_target),
     case("lifecycle::unmounting_the_path_ends_helper", |world| {
@@ -132,23 +131,6 @@ fn crash_leaves_nothing(world: &mut World) {
             "the tap is gone"
         );
     }
-}
-
-fn tun_missing(world: &mut World) {
-    mount(
-        Some("none"),
-        "/dev/net",
-        Some("tmpfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .expect("hide /dev/net");
-    let (code, text) = world.helper().fail();
-    assert_eq!(code, 1, "{text}");
-    assert!(
-        text.starts_with("coracle-net: ") && text.contains("/dev/net/tun"),
-        "{text}"
-    );
 }
 
 /// Two helpers on one namespace: the second says so and leaves the first alone.

@@ -27,6 +27,7 @@ mod sandbox;
 mod slirp4netns;
 mod slirp_api;
 mod udp;
+mod veth;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         autoconf::CASES,
         lifecycle::CASES,
         behind::CASES,
+        veth::CASES,
         root::CASES,
         sandbox::CASES,
         capture::CASES,

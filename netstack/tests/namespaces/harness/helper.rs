@@ -1,5 +1,6 @@
 //! Starting, watching and ending the helper under test: `coracle-net`, or slirp4netns with
-//! `CORACLE_PEER=slirp4netns` for the cases that need no more than it has.
+//! `CORACLE_PEER=slirp4netns` for the cases that need no more than it has. With
+//! `CORACLE_DEVICE=veth` it works without a tap.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -154,8 +155,14 @@ impl Setup {
             (Program::Slirp4netns, _) => Command::new("slirp4netns"),
             (Program::Ours(path, name), Err(_)) => {
                 let mut command = Command::new(path);
-                if let Some(name) = name {
-                    command.arg0(name);
+                match (name, std::env::var("CORACLE_DEVICE")) {
+                    (Some(name), _) => {
+                        command.arg0(name);
+                    }
+                    (None, Ok(device)) => {
+                        command.args(["--device", &device]);
+                    }
+                    (None, Err(_)) => {}
                 }
                 command
             }

@@ -8,8 +8,8 @@
 //! Environment: `CORACLE_REQUIRE=all` turns each skip into a failure, save that of a root case
 //! under a normal user; `CORACLE_FULL=1` runs the long sizes, `CORACLE_FLOWS=n` sets how many
 //! random flows `haul` makes and `CORACLE_SEED=n` which ones, and `CORACLE_PEER=slirp4netns` puts
-//! slirp4netns in the helper's place, which proves the harness by a peer. What a case measured is
-//! shown with `--nocapture`.
+//! slirp4netns in the helper's place, which proves the harness by a peer; `CORACLE_DEVICE=veth` has
+//! the helper work without a tap. What a case measured is shown with `--nocapture`.
 
 mod far;
 mod helper;
