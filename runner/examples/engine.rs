@@ -133,11 +133,13 @@ fn request(source: Source) -> ContainerRequest {
         labels: BTreeMap::new(),
         network: Network::default(),
         publish: Vec::new(),
+        publish_all: false,
         volumes: Vec::new(),
         read_only: false,
         host_root: false,
         remove: false,
         env: Vec::new(),
+        entrypoint: None,
         workdir: None,
         user: None,
         terminal: false,
@@ -276,6 +278,7 @@ fn http_status(kind: ErrorKind) -> u16 {
         | ErrorKind::CommandNotExecutable => 400,
         ErrorKind::NoSuchContainer | ErrorKind::NoSuchImage => 404,
         ErrorKind::NotRunning
+        | ErrorKind::ImageInUse
         | ErrorKind::StillRunning
         | ErrorKind::WrongState
         | ErrorKind::InUse => 409,

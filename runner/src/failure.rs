@@ -21,6 +21,10 @@ pub enum FailureKind {
     NoSuchContainer,
     /// The container would have to end first.
     StillRunning,
+    /// No image has that name.
+    NoSuchImage,
+    /// A container uses the image.
+    ImageInUse,
     /// coracle itself could not do it: 125.
     Runner,
     /// The command was found and cannot be executed: 126.
@@ -34,17 +38,21 @@ pub enum FailureKind {
 impl FailureKind {
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::NoSuchContainer | Self::StillRunning | Self::Runner => 125,
+            Self::NoSuchContainer
+            | Self::StillRunning
+            | Self::NoSuchImage
+            | Self::ImageInUse
+            | Self::Runner => 125,
             Self::NotExecutable | Self::PortUnavailable => 126,
             Self::NotFound => 127,
         }
     }
 
-    /// The code of `rm`, which tells two failures apart that are like others elsewhere.
+    /// The code of `rm` and `rmi`, which tell two failures apart that are like others elsewhere.
     pub fn exit_code_of_rm(self) -> u8 {
         match self {
-            Self::NoSuchContainer => 1,
-            Self::StillRunning => 2,
+            Self::NoSuchContainer | Self::NoSuchImage => 1,
+            Self::StillRunning | Self::ImageInUse => 2,
             other => other.exit_code(),
         }
     }

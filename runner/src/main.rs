@@ -33,7 +33,7 @@ fn coracle(args: &[OsString]) -> ExitCode {
     let filter = logging::filter(cli.log_level);
     logging::to_stderr(&filter);
     let exit_code = match cli.command {
-        Command::Rm(_) => FailureKind::exit_code_of_rm,
+        Command::Rm(_) | Command::Rmi(_) => FailureKind::exit_code_of_rm,
         _ => FailureKind::exit_code,
     };
     match runner::commands::dispatch(cli.command, &inherited, filter) {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use crate::engine;
 use crate::engine::OWNER_ROLE;
+use crate::images::{STORAGE_ROLE, storage_main};
 use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE};
 use crate::process::{exec, init, monitor};
 
@@ -22,7 +23,8 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         EXEC_ROLE => Some(exec::main(args)),
         MONITOR_ROLE => Some(monitor::main(args)),
         LAUNCHER_ROLE => Some(exec::launcher_main(args)),
-        OWNER_ROLE => Some(engine::owner_main(args)),
+        OWNER_ROLE => Some(engine::owner_main()),
+        STORAGE_ROLE => Some(storage_main()),
         _ => None,
     }
 }

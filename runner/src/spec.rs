@@ -43,6 +43,8 @@ pub struct ProcessSpec {
     /// Inside the container.
     #[serde(with = "path_text")]
     pub workdir: PathBuf,
+    /// Whether the working directory is made where it is missing, as an image's is.
+    pub make_workdir: bool,
     /// As `user::resolve` takes it; empty for root.
     pub user: String,
     pub terminal: bool,

@@ -21,6 +21,10 @@ pub struct EnvArg {
     pub value: Option<OsString>,
 }
 
+/// `--entrypoint`: a program with its arguments, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entrypoint(pub Vec<OsString>);
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContainerArgError {
     #[error("{0:?} is not an absolute path")]
@@ -85,6 +89,18 @@ impl EnvArg {
         }
         Ok(Self { name, value })
     }
+}
+
+/// For clap. What is no list of strings in JSON is a program.
+pub fn parse_entrypoint(text: &OsStr) -> Result<Entrypoint, ContainerArgError> {
+    let list = text
+        .to_str()
+        .and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+    Ok(Entrypoint(match list {
+        Some(list) => list.into_iter().map(OsString::from).collect(),
+        None if text.is_empty() => Vec::new(),
+        None => vec![text.to_owned()],
+    }))
 }
 
 /// For clap: a label's key and value, which is empty where none is given.
@@ -171,6 +187,15 @@ mod tests {
         let unknown = parse("CORACLE_TEST_UNSET").expect("a name").variable();
         assert_eq!(unknown, None);
         assert_eq!(parse("=x"), Err(ContainerArgError::Env));
+    }
+
+    #[test]
+    fn an_entry_point_is_a_program_or_a_list() {
+        let parse = |text: &str| parse_entrypoint(OsStr::new(text)).expect(text).0;
+        assert_eq!(parse("/bin/sh -c"), ["/bin/sh -c"]);
+        assert_eq!(parse(r#"["sh", "-c"]"#), ["sh", "-c"]);
+        assert_eq!(parse("[sh"), ["[sh"]);
+        assert!(parse("").is_empty() && parse("[]").is_empty());
     }
 
     #[test]

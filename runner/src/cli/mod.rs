@@ -6,6 +6,7 @@
 
 mod container;
 mod elsewhere;
+mod image;
 mod read;
 mod security_opt;
 mod values;
@@ -17,7 +18,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::{Protocol, Publish};
 
-pub use container::{EnvArg, RootfsArg};
+pub use container::{Entrypoint, EnvArg, RootfsArg};
+pub use image::{
+    ImagesArgs, ListFormat, LoadArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
+};
 pub use read::{Unread, read};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use values::TailLines;
@@ -40,6 +44,7 @@ use values::{bytes, text};
 Try it:
   coracle run -p 8080:8080                        a web page on http://127.0.0.1:8080
   coracle run --rm -it --rootfs ./debian bash     a shell in a directory that holds a Debian tree
+  coracle load -i web.tar; coracle images         images from an archive of Podman's or Docker's
   coracle run -d --name web -p 8080:80 --rootfs ./debian nginx -g 'daemon off;'
   coracle logs -f web; coracle exec -it web sh; coracle stop web; coracle rm web
 
@@ -77,6 +82,18 @@ pub enum Command {
     /// Run a command as root of a user namespace like a container's, for files that belong to
     /// sub-IDs
     Unshare(UnshareArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Remove images, or names of images
+    Rmi(RmiArgs),
+    /// Give an image more names
+    Tag(TagArgs),
+    /// Take names from an image
+    Untag(UntagArgs),
+    /// Read images from a file, a pipe or a directory
+    Load(LoadArgs),
+    /// Write images to a file, a pipe or a directory
+    Save(SaveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +128,15 @@ pub struct RunArgs {
         value_name = "SPEC"
     )]
     pub publish: Vec<Publish>,
+
+    /// Publish all ports that the image exposes, at ports of the host that the kernel chooses
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+
+    /// Run this in place of the image's entry point, and without the image's command: a program, or
+    /// a program and its arguments as a list in JSON. Empty for none
+    #[arg(long, value_parser = bytes(container::parse_entrypoint), value_name = "PROGRAM|LIST")]
+    pub entrypoint: Option<Entrypoint>,
 
     /// Name the container; without, a name is made up
     #[arg(long, value_parser = text(str::parse::<String>))]
@@ -224,7 +250,12 @@ pub struct RunArgs {
     /// The image and its arguments, or with --rootfs the command and its arguments; options come
     /// before
     ///
-    /// Without an image or --rootfs it is coracle/hello, which is built in and serves a web page.
+    /// An image is one of `coracle images`, by its name or id, or one in a file, which is loaded
+    /// first: `oci-archive:FILE`, `docker-archive:FILE` or `oci:DIR`. What it says about its entry
+    /// point, command, environment, user, working directory, ports, stop signal and labels holds
+    /// where the options say nothing else. What is written to its volumes is kept in the
+    /// container's own layer, and ends with it. Without an image or --rootfs it is coracle/hello,
+    /// which is built in and serves a web page.
     #[arg(trailing_var_arg = true, value_name = "IMAGE|COMMAND [ARG]")]
     pub words: Vec<OsString>,
 }

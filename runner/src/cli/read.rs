@@ -11,7 +11,7 @@ use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatch
 
 use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
-use super::{Cli, Command};
+use super::{Cli, Command, SaveFormat};
 use crate::failure::Failure;
 use crate::rootfs::volume::check_places;
 
@@ -75,6 +75,17 @@ impl Command {
             Self::Stop(args) => check_selection("stop", &args.containers, args.all),
             Self::Kill(args) => check_selection("kill", &args.containers, args.all),
             Self::Rm(args) => check_selection("rm", &args.containers, args.all),
+            Self::Rmi(args) => match (&args.images[..], args.all) {
+                ([], false) => Err("rmi needs the name or id of an image, or --all".into()),
+                ([_, ..], true) => Err("--all and names of images cannot be given together".into()),
+                _ => Ok(()),
+            },
+            Self::Images(args) if args.quiet && args.format.is_some() => {
+                Err("--quiet and --format cannot be given together".into())
+            }
+            Self::Save(args) if args.format == SaveFormat::OciDir && args.output.is_none() => {
+                Err("--format oci-dir needs a directory to make: --output DIR".into())
+            }
             _ => Ok(()),
         }
     }
@@ -336,8 +347,8 @@ mod tests {
         let mut seen = 0;
         for command in cli.get_subcommands() {
             let words = match command.get_name() {
-                "exec" => " web x",
-                "ps" => "",
+                "exec" | "tag" => " web x",
+                "ps" | "load" => "",
                 _ => " web",
             };
             for arg in command.get_arguments() {
@@ -417,7 +428,9 @@ mod tests {
 
     #[test]
     fn what_others_have_is_told_from_a_slip() {
-        for name in ["top", "rmi", "push", "login", "compose", "inspect", "pause"] {
+        for name in [
+            "top", "pull", "push", "login", "compose", "inspect", "pause",
+        ] {
             let said = refused(
                 &format!("coracle {name} web"),
                 &format!("does not have `{name}` yet"),
@@ -521,9 +534,12 @@ mod tests {
                     let mut words: Vec<OsString> =
                         ["coracle", command.get_name()].map(Into::into).into();
                     words.extend([format!("--{long}").into(), garbage(prefix)]);
-                    if command.get_name() != "ps" {
-                        words.extend(["web", "x"].map(Into::into));
-                    }
+                    let rest: &[&str] = match command.get_name() {
+                        "ps" | "load" => &[],
+                        "images" => &["web"],
+                        _ => &["web", "x"],
+                    };
+                    words.extend(rest.iter().map(Into::into));
                     match read(&words) {
                         Ok(_) => taken.push(long.to_owned()),
                         Err(Unread::Wrong(failure)) => {
@@ -537,7 +553,17 @@ mod tests {
         taken.dedup();
         assert_eq!(
             taken,
-            ["env", "workdir", "volume", "rootfs", "env", "workdir"]
+            [
+                "env",
+                "workdir",
+                "entrypoint",
+                "volume",
+                "rootfs",
+                "env",
+                "workdir",
+                "input",
+                "output"
+            ]
         );
         for command in ["stop", "kill", "rm", "logs", "run", "exec", "unshare", "ps"] {
             let words = ["coracle".into(), command.into(), garbage("web")];

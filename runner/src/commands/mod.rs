@@ -1,13 +1,20 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
 mod exec;
+mod human;
+mod images;
 mod kill;
+mod load;
 mod logs;
 mod port;
 mod ps;
 mod rm;
+mod rmi;
 mod run;
+mod save;
 mod stop;
+mod table;
+mod tag;
 mod unshare;
 
 use netstack::logging::Filter;
@@ -32,6 +39,12 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
+        Command::Images(args) => images::images(args),
+        Command::Rmi(args) => rmi::rmi(args),
+        Command::Tag(args) => tag::tag(args),
+        Command::Untag(args) => tag::untag(args),
+        Command::Load(args) => load::load(args),
+        Command::Save(args) => save::save(args),
     }
 }
 
@@ -41,6 +54,8 @@ impl From<EngineError> for Failure {
         let kind = match error.kind() {
             ErrorKind::NoSuchContainer => FailureKind::NoSuchContainer,
             ErrorKind::StillRunning => FailureKind::StillRunning,
+            ErrorKind::NoSuchImage => FailureKind::NoSuchImage,
+            ErrorKind::ImageInUse => FailureKind::ImageInUse,
             ErrorKind::PortUnavailable => FailureKind::PortUnavailable,
             ErrorKind::CommandNotFound => FailureKind::NotFound,
             ErrorKind::CommandNotExecutable => FailureKind::NotExecutable,

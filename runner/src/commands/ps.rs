@@ -1,12 +1,12 @@
 //! `coracle ps`: the caller's containers as a table, as ids or as JSON.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::table::table;
 use super::{open_engine, print_line};
 use crate::cli::{PsArgs, PsFormat};
 use crate::failure::Failure;
@@ -40,7 +40,9 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs());
             let rows: Vec<_> = shown.map(|container| row(container, now)).collect();
-            table(&rows).lines().try_for_each(print_line)?;
+            table(Some(HEADER), &rows, 0)
+                .lines()
+                .try_for_each(print_line)?;
         }
     }
     Ok(0)
@@ -141,28 +143,6 @@ fn shortened(text: &str, max: usize) -> String {
     short + DOTS
 }
 
-fn table(rows: &[[String; 7]]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].width())
-            .chain([HEADER[column].len()])
-            .max()
-    };
-    let widths: Vec<usize> = (0..HEADER.len()).filter_map(width).collect();
-    let mut text = String::new();
-    let header = HEADER.map(str::to_owned);
-    for row in std::iter::once(&header).chain(rows) {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.width()))
-            .collect();
-        // Cannot fail: the target is memory.
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
-}
-
 /// One unit is enough to find a container by its age.
 fn ago(seconds: u64) -> String {
     let (count, unit) = match seconds {
@@ -194,20 +174,6 @@ mod tests {
             "10 days",
         ];
         assert_eq!(ages, expected);
-    }
-
-    #[test]
-    fn columns_line_up() {
-        let row =
-            |id: &str, command: &str| [id, "i", command, "t", "s", "", "n"].map(str::to_owned);
-        let text = table(&[
-            row("0123456789ab", "a"),
-            row("x", "日本"),
-            row("y", "e\u{301}"),
-        ]);
-        assert!(text.starts_with("CONTAINER ID  IMAGE  COMMAND"));
-        let columns: Vec<_> = text.lines().map(UnicodeWidthStr::width).collect();
-        assert_eq!(columns[1..], [columns[1]; 3], "{text}");
     }
 
     #[test]

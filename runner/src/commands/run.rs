@@ -2,6 +2,7 @@
 //!
 //! The engine makes and starts the container. In the foreground this process stays attached to it.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,7 +13,7 @@ use tracing::{debug, error_span};
 use super::{open_engine, print_line, repair};
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{
-    Attach, ContainerRequest, Engine, Launch, PublishedPort, Source, published_ports,
+    Attach, ContainerRequest, Engine, Launch, Place, PublishedPort, Source, published_ports,
 };
 use crate::failure::Failure;
 use crate::images::builtin;
@@ -30,7 +31,7 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
         false => Some(Signals::block()?),
     };
     let engine = open_engine()?.logging(filter);
-    let request = request(&args, inherited.limits)?;
+    let request = request(&args, &engine, inherited.limits)?;
     let attach = signals.is_some().then(|| Attach {
         stdin: args.reads_stdin(),
         stdout: args.attaches(AttachStream::Stdout),
@@ -54,7 +55,11 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
 }
 
 /// What the flags ask for.
-fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failure> {
+fn request(
+    args: &RunArgs,
+    engine: &Engine,
+    limits: SoftLimits,
+) -> Result<ContainerRequest, Failure> {
     let words = args.words.clone();
     let source = match &args.rootfs {
         Some(rootfs) => Source::Directory {
@@ -66,7 +71,7 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
             let mut words = words.into_iter();
             let name = words.next().unwrap_or_else(|| builtin::DEFAULT.into());
             Source::Image {
-                name,
+                name: load_if_elsewhere(engine, name)?,
                 args: words.collect(),
             }
         }
@@ -79,11 +84,13 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
         labels: args.labels.iter().cloned().collect(),
         network: args.network.clone(),
         publish: args.publish.clone(),
+        publish_all: args.publish_all,
         volumes: args.volumes.clone(),
         read_only: false,
         host_root: args.userns == UserNamespace::Host,
         remove: removes_itself(args),
         env: proxies.chain(args.process.variables()).collect(),
+        entrypoint: args.entrypoint.clone().map(|entrypoint| entrypoint.0),
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
         terminal: args.process.tty,
@@ -96,9 +103,28 @@ fn request(args: &RunArgs, limits: SoftLimits) -> Result<ContainerRequest, Failu
     })
 }
 
+/// The name of an image that is at hand: one in a file is loaded first.
+fn load_if_elsewhere(engine: &Engine, name: OsString) -> Result<OsString, Failure> {
+    let Some(place) = name.to_str().and_then(Place::parse) else {
+        return Ok(name);
+    };
+    let images = engine.images()?.load(&place, &mut warn)?;
+    match &images[..] {
+        [image] => Ok(image.id.to_string().into()),
+        _ => Err(Failure::runner(format!(
+            "there are {} images in {name:?}: `coracle load` reads them all, and `coracle run` one by its name",
+            images.len()
+        ))),
+    }
+}
+
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
 fn removes_itself(args: &RunArgs) -> bool {
-    args.rm || (args.rootfs.is_none() && !args.detach)
+    let is_builtin = args
+        .words
+        .first()
+        .is_none_or(|name| name == builtin::DEFAULT);
+    args.rm || (args.rootfs.is_none() && is_builtin && !args.detach)
 }
 
 /// What is said last counts, here and below.
@@ -149,7 +175,7 @@ fn follow(
     if args.process.tty && args.reads_stdin() && !io::stdin().is_terminal() {
         warn("the standard input is not a terminal; the container gets one all the same");
     }
-    let url = args.rootfs.is_none().then(|| url(&launch.container));
+    let url = (launch.container.image == builtin::DEFAULT).then(|| url(&launch.container));
     let (events, ends, monitor) = launch.into_parts();
     let ends = ends.ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
     let mut foreground = Foreground::new(signals, events, ends, args.reads_stdin())?;

@@ -4,17 +4,18 @@
 //! on, every failure takes the record along.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::Signal;
 use portfwd::spec::Publish;
 
 use super::{Engine, EngineError};
 use crate::images::builtin;
+use crate::images::digest::Digest;
+use crate::images::store::{ImageStore, Lock};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
@@ -24,6 +25,7 @@ use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::{LOWERS_MAX, Overlay, RootSource};
 use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::signal::Signal;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
     split_variable,
@@ -44,6 +46,8 @@ pub struct ContainerRequest {
     pub network: Network,
     /// What the host is to listen on. Needs a network.
     pub publish: Vec<Publish>,
+    /// Whether the ports that the image exposes are published as well, where the kernel chooses.
+    pub publish_all: bool,
     pub volumes: Vec<VolumeArg>,
     /// Whether the container cannot change its root file system. Volumes it can.
     pub read_only: bool,
@@ -53,9 +57,12 @@ pub struct ContainerRequest {
     pub remove: bool,
     /// Variables over those of the image.
     pub env: Vec<Variable>,
+    /// Put before the command; of an image in place of its own, and then its command is not used
+    /// either.
+    pub entrypoint: Option<Vec<OsString>>,
     /// The image's when not given.
     pub workdir: Option<PathBuf>,
-    /// As `user::resolve` takes it; root when not given.
+    /// As `user::resolve` takes it; the image's when not given, or root.
     pub user: Option<String>,
     pub terminal: bool,
     /// Whether its input stays open while nobody is there to write to it.
@@ -86,8 +93,9 @@ pub enum Source {
         command: Vec<OsString>,
     },
     Image {
+        /// A name, or an id or its beginning.
         name: OsString,
-        /// For the image's entry point.
+        /// In place of the image's command.
         args: Vec<OsString>,
     },
 }
@@ -95,22 +103,26 @@ pub enum Source {
 impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        /// In bytes, as for annotations in Kubernetes: a record is to stay short.
-        const LABELS_LEN_MAX: usize = 256 * 1024;
-        if self.labels.contains_key("") {
-            return Err(EngineError::LabelWithoutKey);
-        }
-        let lens = self
-            .labels
-            .iter()
-            .map(|(key, value)| key.len() + value.len());
-        if lens.sum::<usize>() > LABELS_LEN_MAX {
-            return Err(EngineError::LabelsTooLong);
-        }
+        check_labels(&self.labels)?;
         match self.network {
-            Network::None if !self.publish.is_empty() => Err(EngineError::PortsWithoutNetwork),
+            Network::None if !self.publish.is_empty() || self.publish_all => {
+                Err(EngineError::PortsWithoutNetwork)
+            }
             _ => Ok(()),
         }
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), EngineError> {
+    /// In bytes, as for annotations in Kubernetes: a record is to stay short.
+    const LABELS_LEN_MAX: usize = 256 * 1024;
+    if labels.contains_key("") {
+        return Err(EngineError::LabelWithoutKey);
+    }
+    let lens = labels.iter().map(|(key, value)| key.len() + value.len());
+    match lens.sum::<usize>() > LABELS_LEN_MAX {
+        true => Err(EngineError::LabelsTooLong),
+        false => Ok(()),
     }
 }
 
@@ -123,7 +135,9 @@ impl Engine {
         warn: &mut dyn FnMut(&str),
     ) -> Result<Container, EngineError> {
         request.check()?;
-        let container = self.make(request, warn)?;
+        let base = self.find_base(&request, warn)?;
+        let publish = base.published(&request)?;
+        let container = self.make(ContainerRequest { publish, ..request }, base, warn)?;
         let at_rest = |container: &mut Container| container.monitor = None;
         Ok(self.store.enter(&container.id, Status::Created, at_rest)?)
     }
@@ -132,25 +146,31 @@ impl Engine {
     pub(super) fn make(
         &self,
         request: ContainerRequest,
+        base: Base,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Container, EngineError> {
         let (maps, single) = IdMaps::discover(request.host_root)?;
         if let Some(reason) = &single {
             warn(&reason.warning());
         }
-        let base = Base::find(&request.source, &self.store.dirs().images())?;
+        // Until the record says that the image is in use.
+        let _held = match &base.image_id {
+            Some(id) => Some(self.images()?.hold(id)?),
+            None => None,
+        };
         base.warn_of_foreign_owner(&maps, warn);
 
         let container = self.store.create(NewContainer {
             name: request.name.clone(),
             hostname: request.hostname.clone(),
-            labels: request.labels.clone(),
+            labels: base.labels(&request)?,
             image: base.label.clone(),
+            image_id: base.image_id.as_ref().map(|id| id.hex().to_owned()),
             command: shown_command(&base.args),
             publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
-            stop_signal: Some(base.stop_signal as i32),
+            stop_signal: Some(base.stop_signal.as_raw()),
             id_maps: Some(maps.clone()),
         })?;
         let dir = self.store.dir(&container);
@@ -177,8 +197,12 @@ fn shown_command(args: &[OsString]) -> Vec<String> {
 
 /// What the source comes to: a root file system, and what is run on it unless something else is
 /// asked for.
-struct Base {
+pub(super) struct Base {
     label: String,
+    /// Of an image in the store.
+    image_id: Option<Digest>,
+    /// Keeps its layers from being taken away.
+    _shared: Option<Lock>,
     /// The uppermost first.
     dirs: Vec<PathBuf>,
     /// Whether the directory, which is the only one then, is itself changed.
@@ -186,35 +210,59 @@ struct Base {
     args: Vec<OsString>,
     env: Vec<String>,
     workdir: PathBuf,
+    /// As `user::resolve` takes it.
+    user: String,
+    labels: BTreeMap<String, String>,
+    /// Where its program listens, as `PORT[-PORT][/PROTOCOL]`.
+    exposed: Vec<String>,
     stop_signal: Signal,
     /// Where the image looks for what the network helper knows.
     status_dir: Option<PathBuf>,
 }
 
-impl Base {
-    fn find(source: &Source, images: &Path) -> Result<Self, EngineError> {
-        match source {
+impl Engine {
+    /// Looks at what a container is to be made from; the layers of an image are unpacked where they
+    /// are not yet.
+    pub(super) fn find_base(
+        &self,
+        request: &ContainerRequest,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Base, EngineError> {
+        let entrypoint = request.entrypoint.as_deref();
+        match &request.source {
             Source::Directory {
                 dir,
                 in_place,
                 command,
             } => {
                 let label = format!("--rootfs {}", dir.display());
-                Self::directories(label, std::slice::from_ref(dir), *in_place, command)
+                let command = [entrypoint.unwrap_or_default(), command].concat();
+                Base::directories(label, std::slice::from_ref(dir), *in_place, command)
             }
             Source::Layers { lowers, command } => {
                 let label = format!("{} layers", lowers.len());
-                Self::directories(label, lowers, false, command)
+                let command = [entrypoint.unwrap_or_default(), command].concat();
+                Base::directories(label, lowers, false, command)
             }
-            Source::Image { name, args } => Self::image(name, args, images),
+            Source::Image { name, args } if name == builtin::DEFAULT => {
+                Base::builtin(entrypoint, args, &self.store.dirs().images())
+            }
+            Source::Image { name, args } => {
+                let name = name.to_str().ok_or_else(|| EngineError::ImageName {
+                    name: name.to_owned(),
+                })?;
+                Base::image(name, entrypoint, args, &self.images()?, warn)
+            }
         }
     }
+}
 
+impl Base {
     fn directories(
         label: String,
         dirs: &[PathBuf],
         in_place: bool,
-        command: &[OsString],
+        command: Vec<OsString>,
     ) -> Result<Self, EngineError> {
         if !(1..=LOWERS_MAX).contains(&dirs.len()) {
             return Err(EngineError::Layers { count: dirs.len() });
@@ -235,37 +283,144 @@ impl Base {
             return Err(EngineError::NoCommand);
         }
         Ok(Self {
-            label,
             dirs,
             in_place,
-            args: command.to_vec(),
-            env: Vec::new(),
-            workdir: "/".into(),
-            stop_signal: Signal::SIGTERM,
-            status_dir: None,
+            args: command,
+            ..Self::named(label)
         })
     }
 
-    fn image(name: &OsStr, args: &[OsString], images: &Path) -> Result<Self, EngineError> {
-        if name != builtin::DEFAULT {
-            return Err(EngineError::NoSuchImage {
-                name: name.to_owned(),
-            });
-        }
-        let image = builtin::unpack_default(images)?;
-        let entrypoint = image.entrypoint.iter().map(OsString::from);
-        Ok(Self {
-            label: builtin::DEFAULT.to_owned(),
-            dirs: vec![image.rootfs],
+    /// Of nothing, and with no wishes.
+    fn named(label: String) -> Self {
+        Self {
+            label,
+            image_id: None,
+            _shared: None,
+            dirs: Vec::new(),
             in_place: false,
-            args: entrypoint.chain(args.iter().cloned()).collect(),
+            args: Vec::new(),
+            env: Vec::new(),
+            workdir: "/".into(),
+            user: String::new(),
+            labels: BTreeMap::new(),
+            exposed: Vec::new(),
+            stop_signal: Signal::TERM,
+            status_dir: None,
+        }
+    }
+
+    fn builtin(
+        entrypoint: Option<&[OsString]>,
+        args: &[OsString],
+        images: &Path,
+    ) -> Result<Self, EngineError> {
+        let image = builtin::unpack_default(images)?;
+        let own: Vec<_> = image.entrypoint.iter().map(OsString::from).collect();
+        let args = [entrypoint.unwrap_or(&own), args].concat();
+        if args.is_empty() {
+            return Err(EngineError::NoCommandInImage);
+        }
+        Ok(Self {
+            dirs: vec![image.rootfs],
+            args,
             env: image.env,
             workdir: image.working_dir,
+            exposed: image.exposed_ports,
             stop_signal: image.stop_signal,
             status_dir: Path::new(builtin::STATUS_SOCKET)
                 .parent()
                 .map(Path::to_path_buf),
+            ..Self::named(builtin::DEFAULT.to_owned())
         })
+    }
+
+    fn image(
+        name: &str,
+        entrypoint: Option<&[OsString]>,
+        args: &[OsString],
+        images: &ImageStore,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Self, EngineError> {
+        let shared = images.share_content()?;
+        let (image, found_as) = images.find(name)?;
+        let mut dirs = images.provide_layers(&image, warn)?;
+        dirs.reverse();
+        let config = image.run_config();
+        let strings = |list: &Option<Vec<String>>| -> Vec<OsString> {
+            let list = list.iter().flatten();
+            list.map(OsString::from).collect()
+        };
+        let own = strings(config.entrypoint());
+        let command = match (args, entrypoint) {
+            ([], None) => strings(config.cmd()),
+            // The image's would mean nothing to another entry point.
+            (args, _) => args.to_vec(),
+        };
+        let args = [entrypoint.unwrap_or(&own), &command].concat();
+        if args.is_empty() {
+            return Err(EngineError::NoCommandInImage);
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let stop_signal = match &*text(config.stop_signal()) {
+            "" => Signal::TERM,
+            wanted => wanted.parse().map_err(|_| EngineError::ImageStopSignal {
+                signal: wanted.to_owned(),
+            })?,
+        };
+        let label = found_as.as_ref().or(image.names.first());
+        Ok(Self {
+            image_id: Some(image.id.clone()),
+            _shared: Some(shared),
+            dirs,
+            args,
+            env: config.env().clone().unwrap_or_default(),
+            // One that is not absolute is meant from the root.
+            workdir: Path::new("/").join(text(config.working_dir())),
+            user: text(config.user()),
+            labels: config
+                .labels()
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+            exposed: config.exposed_ports().clone().unwrap_or_default(),
+            stop_signal,
+            ..Self::named(label.map_or_else(|| image.id.short().to_owned(), ToString::to_string))
+        })
+    }
+
+    /// What the request publishes, and with it what the image exposes if that is wanted. What a
+    /// rule of the request is about is not published twice.
+    pub(super) fn published(
+        &self,
+        request: &ContainerRequest,
+    ) -> Result<Vec<Publish>, EngineError> {
+        let mut rules = request.publish.clone();
+        if !request.publish_all {
+            return Ok(rules);
+        }
+        for exposed in &self.exposed {
+            let rule: Publish = exposed.parse().map_err(|_| EngineError::ImageExposes {
+                port: exposed.clone(),
+            })?;
+            let is_said = |said: &Publish| {
+                let mut ports = rule.guest_ports.ports();
+                said.protocol == rule.protocol
+                    && ports.all(|port| said.guest_ports.ports().contains(&port))
+            };
+            if !request.publish.iter().any(is_said) {
+                rules.push(rule);
+            }
+        }
+        Ok(rules)
+    }
+
+    /// The image's, and over them the request's.
+    fn labels(&self, request: &ContainerRequest) -> Result<BTreeMap<String, String>, EngineError> {
+        let mut labels = self.labels.clone();
+        labels.extend(request.labels.clone());
+        check_labels(&labels)?;
+        Ok(labels)
     }
 
     /// A tree that root unpacked and a user runs works for reading; better said before than found
@@ -363,8 +518,9 @@ fn specify(
         process: ProcessSpec {
             args: base.args,
             env: environment(env),
+            make_workdir: request.workdir.is_none(),
             workdir: request.workdir.unwrap_or(base.workdir),
-            user: request.user.unwrap_or_default(),
+            user: request.user.unwrap_or(base.user),
             terminal: request.terminal,
             capabilities: request.capabilities,
             no_new_privs: request.no_new_privs,

@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::failure::{Failure, FailureKind};
-use crate::images::builtin::{self, ImageError};
+use crate::images::builtin::ImageError;
+use crate::images::error::StorageError;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
 use crate::network::etc_files::WriteError;
@@ -54,13 +55,19 @@ pub enum EngineError {
     Layers { count: usize },
     #[error("no command given: coracle run --rootfs DIR COMMAND")]
     NoCommand,
-    #[error(
-        "cannot run the image {name:?}: coracle does not pull images yet; --rootfs DIR runs a directory, and {} is built in",
-        builtin::DEFAULT
-    )]
-    NoSuchImage { name: OsString },
+    #[error("the name of an image is text, and {name:?} is not")]
+    ImageName { name: OsString },
+    #[error("the image has neither an entry point nor a command: name one behind the image")]
+    NoCommandInImage,
+    #[error("the image wants to be stopped by the signal {signal:?}, which there is not")]
+    ImageStopSignal { signal: String },
+    #[error("the image exposes {port:?}, which is no port")]
+    ImageExposes { port: String },
+    /// The built-in image's.
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error(transparent)]
@@ -127,6 +134,8 @@ pub enum ErrorKind {
     CommandNotExecutable,
     /// There is no image of that name.
     NoSuchImage,
+    /// A container is made of the image, or it has several names.
+    ImageInUse,
     /// The machine, or a file of the engine's own, is at fault.
     Internal,
 }
@@ -159,6 +168,10 @@ impl EngineError {
             | Self::Rootfs { .. }
             | Self::Layers { .. }
             | Self::NoCommand
+            | Self::ImageName { .. }
+            | Self::NoCommandInImage
+            | Self::ImageStopSignal { .. }
+            | Self::ImageExposes { .. }
             | Self::Volume(_)
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
@@ -168,7 +181,15 @@ impl EngineError {
                 FailureKind::PortUnavailable => ErrorKind::PortUnavailable,
                 _ => ErrorKind::Internal,
             },
-            Self::NoSuchImage { .. } => ErrorKind::NoSuchImage,
+            Self::Storage(error) => match error {
+                StorageError::NotFound { .. } => ErrorKind::NoSuchImage,
+                StorageError::Ambiguous { .. } => ErrorKind::Ambiguous,
+                StorageError::Name(_) => ErrorKind::Invalid,
+                StorageError::InUse { .. } | StorageError::SeveralNames { .. } => {
+                    ErrorKind::ImageInUse
+                }
+                _ => ErrorKind::Internal,
+            },
             Self::RunsOn { .. }
             | Self::Signal { .. }
             | Self::Log { .. }

@@ -212,6 +212,7 @@ fn added(request: ExecRequest, container: ProcessSpec) -> ProcessSpec {
         user: request.user.unwrap_or(container.user),
         terminal: request.terminal,
         init: false,
+        make_workdir: false,
         ..container
     }
 }

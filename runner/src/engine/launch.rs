@@ -74,13 +74,15 @@ impl Engine {
         warn: &mut dyn FnMut(&str),
     ) -> Result<Launch, EngineError> {
         request.check()?;
-        // First, so that a clash has nothing to undo.
-        let Ports { listeners, rules } = Ports::bind(&request.publish, &self.store)?;
+        let base = self.find_base(&request, warn)?;
+        // Before anything is made, so that a clash has nothing to undo.
+        let Ports { listeners, rules } = Ports::bind(&base.published(&request)?, &self.store)?;
         let container = self.make(
             ContainerRequest {
                 publish: rules,
                 ..request
             },
+            base,
             warn,
         )?;
         self.launch(container.clone(), listeners, attach, Unstarted::Forget)

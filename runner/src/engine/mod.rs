@@ -10,6 +10,7 @@
 mod create;
 mod error;
 mod exec;
+mod images;
 mod kill;
 mod launch;
 mod logs;
@@ -34,6 +35,10 @@ pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};
 // What an attached caller gets.
 pub use crate::stdio::{CallerEnds, Outputs};
+
+pub use crate::images::archive::{ArchiveForm, Place};
+pub use crate::images::reference::{ImageName, ImageRef, NameError};
+pub use crate::images::store::{Image, ImageStore, Removed as RemovedImage};
 
 pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};

@@ -13,10 +13,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::Signal;
 use rustix::fs::FlockOperation;
 
 use crate::failure::Explained;
+use crate::signal::Signal;
 
 /// The name of the embedded image.
 pub const DEFAULT: &str = "coracle/hello";
@@ -129,7 +129,7 @@ pub fn unpack_default(images: &Path) -> Result<ImageConfig, ImageError> {
         env: vec!["PATH=/bin".to_owned(), "HOME=/root".to_owned()],
         working_dir: PathBuf::from("/"),
         exposed_ports: vec!["8080/tcp".to_owned()],
-        stop_signal: Signal::SIGTERM,
+        stop_signal: Signal::TERM,
     })
 }
 

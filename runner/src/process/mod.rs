@@ -17,6 +17,7 @@ pub mod inherited;
 pub mod init;
 pub mod messages;
 pub mod monitor;
+pub mod owner;
 pub mod program;
 pub mod reaper;
 pub mod rights;

@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat};
 
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::capabilities::Capabilities;
@@ -20,7 +20,7 @@ use crate::process::inherited::SoftLimits;
 use crate::process::reaper;
 use crate::process::rights::Rights;
 use crate::process::user::{self, Identity};
-use crate::rootfs::lookup::{file_type, open_in_root};
+use crate::rootfs::lookup::{Missing, Root, file_type, open_in_root};
 use crate::spec::{DEFAULT_PATH, ProcessSpec};
 use crate::sys;
 
@@ -41,6 +41,9 @@ impl Prepared {
     /// is the container's root directory and this process's.
     pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Self, Failure> {
         let identity = user::resolve(&spec.user, root)?;
+        if spec.make_workdir {
+            make_workdir(&spec.workdir, root, &identity)?;
+        }
         enter_workdir(&spec.workdir, root)?;
         give_streams_to(&identity).map_err(Failure::context(
             "cannot hand standard streams to the container's user",
@@ -208,6 +211,29 @@ fn variable<'a>(env: &'a [OsString], name: &str) -> Option<&'a OsStr> {
             .strip_prefix(b"=")
     };
     env.iter().find_map(value).map(OsStr::from_bytes)
+}
+
+/// Makes the working directory that an image asks for, where there is none, and the container's
+/// user its owner.
+fn make_workdir(workdir: &Path, root: BorrowedFd, identity: &Identity) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match open_in_root(root, workdir, flags) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // What is wrong with another one, entering it tells.
+        _ => return Ok(()),
+    }
+    let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
+    let group = Some(rustix::fs::Gid::from_raw(identity.gid));
+    let make = || -> io::Result<()> {
+        let made = Root::open()?.ensure(workdir, Missing::Directory)?;
+        match chownat(&made, "", owner, group, AtFlags::EMPTY_PATH) {
+            // No such ID in the container: becoming it fails next, with the better message.
+            Err(rustix::io::Errno::INVAL) => Ok(()),
+            other => Ok(other?),
+        }
+    };
+    let doing = format!("cannot make the working directory {}", workdir.display());
+    make().map_err(Failure::context(doing))
 }
 
 /// Magic links are refused: `/proc/self/fd/N` as working directory was a way out of the container

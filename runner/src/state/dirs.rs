@@ -96,9 +96,14 @@ impl Dirs {
         }
     }
 
-    /// Where unpacked images are kept.
+    /// Where the built-in image is unpacked.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
+    }
+
+    /// Where all other images are kept.
+    pub fn storage(&self) -> PathBuf {
+        self.data.join("storage")
     }
 }
 

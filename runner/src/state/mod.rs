@@ -34,6 +34,7 @@ pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
+pub use tree::remove_tree;
 use version::VERSION;
 
 /// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL,

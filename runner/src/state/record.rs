@@ -25,8 +25,10 @@ pub struct Container {
     pub hostname: String,
     /// Whatever its maker wants to be told of it again.
     pub labels: BTreeMap<String, String>,
-    /// The embedded image's name, or `--rootfs DIR`.
+    /// The image's name, or `--rootfs DIR`.
     pub image: String,
+    /// The id of an image in the store, 64 digits.
+    pub image_id: Option<String>,
     /// Entry point and arguments as they are executed.
     pub command: Vec<String>,
     /// The `-p` rules, as [`portfwd::spec::Publish`] prints them.
@@ -61,6 +63,7 @@ pub struct NewContainer {
     pub hostname: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub image: String,
+    pub image_id: Option<String>,
     pub command: Vec<String>,
     pub publish: Vec<String>,
     pub remove: bool,

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 /// Removes `path` and all below it; a tree that is not there is fine. Fails with EACCES or EPERM
 /// for what belongs to users whom the caller has no power over; what could be removed is removed
 /// all the same.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open_dir(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => return Ok(unlinkat(CWD, path, AtFlags::empty())?),

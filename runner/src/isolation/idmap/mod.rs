@@ -255,6 +255,11 @@ impl IdMaps {
         })
     }
 
+    /// Whether there is but one user or one group.
+    pub fn is_single(&self) -> bool {
+        is_single(&self.uids) || is_single(&self.gids)
+    }
+
     /// Whether an ID of the caller's namespace has a place in the container.
     pub fn maps_host_uid(&self, uid: u32) -> bool {
         self.uids

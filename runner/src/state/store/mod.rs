@@ -129,6 +129,7 @@ impl Store {
             created: created.as_secs(),
             created_nanos: created.subsec_nanos(),
             image: new.image,
+            image_id: new.image_id,
             command: new.command,
             publish: new.publish,
             remove: new.remove,

@@ -17,7 +17,9 @@ use serde_json::{Map, Value, json};
 /// - 3: the root file system is made of any number of directories, and may be read-only.
 /// - 4: the record has the container's labels.
 /// - 5: the specification has options of the network.
-pub const VERSION: u32 = 5;
+/// - 6: the record has the id of the container's image; the specification says whether the working
+///   directory is made.
+pub const VERSION: u32 = 6;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,8 @@ impl Kept {
             (Self::Spec, 3) => {}
             (Self::Record, 4) => {}
             (Self::Spec, 4) => spec_from_4(fields),
+            (Self::Record, 5) => add_missing(fields, [("image_id", Value::Null)]),
+            (Self::Spec, 5) => spec_from_5(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -186,6 +190,12 @@ fn spec_from_4(spec: &mut Map<String, Value>) {
         let options =
             json!({"cidr": none, "cidr6": none, "mtu": none, "map_host": [], "egress": []});
         *network = json!({ "coracle": options });
+    }
+}
+
+fn spec_from_5(spec: &mut Map<String, Value>) {
+    if let Some(Value::Object(process)) = spec.get_mut("process") {
+        add_missing(process, [("make_workdir", json!(false))]);
     }
 }
 

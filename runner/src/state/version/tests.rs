@@ -17,6 +17,8 @@ const RECORD_3: &str = include_str!("config-3.json");
 const SPEC_3: &str = include_str!("spec-3.json");
 const RECORD_4: &str = include_str!("config-4.json");
 const SPEC_4: &str = include_str!("spec-4.json");
+const RECORD_5: &str = include_str!("config-5.json");
+const SPEC_5: &str = include_str!("spec-5.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -50,6 +52,7 @@ fn a_specification_of_version_0_is_read() {
     expected.extend(added_to_spec_1());
     name_root(&mut expected);
     name_network(&mut expected);
+    refuse_workdir(&mut expected);
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
@@ -84,6 +87,7 @@ fn a_specification_of_version_1_is_read() {
     expected.extend(added_to_spec_1());
     name_root(&mut expected);
     name_network(&mut expected);
+    refuse_workdir(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -104,6 +108,7 @@ fn a_specification_of_version_2_is_read() {
     expected.insert("version".to_owned(), json!(VERSION));
     name_root(&mut expected);
     name_network(&mut expected);
+    refuse_workdir(&mut expected);
     assert_eq!(object(&written), expected);
 
     let mut changed_in_place = object(SPEC_2);
@@ -138,6 +143,7 @@ fn files_of_version_3_are_read() {
     let mut expected = object(SPEC_3);
     expected.insert("version".to_owned(), json!(VERSION));
     name_network(&mut expected);
+    refuse_workdir(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -146,7 +152,7 @@ fn files_of_version_4_are_read() {
     let container: Container = read(Kept::Record, RECORD_4.as_bytes()).unwrap();
     let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
     let mut expected = object(RECORD_4);
-    expected.insert("version".to_owned(), json!(VERSION));
+    expected.extend(added_to_record_5());
     assert_eq!(object(&written), expected);
 
     let spec: ContainerSpec = read(Kept::Spec, SPEC_4.as_bytes()).unwrap();
@@ -154,8 +160,25 @@ fn files_of_version_4_are_read() {
     let mut expected = object(SPEC_4);
     expected.insert("version".to_owned(), json!(VERSION));
     name_network(&mut expected);
+    refuse_workdir(&mut expected);
     assert_eq!(object(&written), expected);
     assert_eq!(spec.network, Network::default());
+}
+
+#[test]
+fn files_of_version_5_are_read() {
+    let container: Container = read(Kept::Record, RECORD_5.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_5);
+    expected.extend(added_to_record_5());
+    assert_eq!(object(&written), expected);
+
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_5.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_5);
+    expected.insert("version".to_owned(), json!(VERSION));
+    refuse_workdir(&mut expected);
+    assert_eq!(object(&written), expected);
 }
 
 /// What was one directory with changes to it is now what the root file system is made of.
@@ -182,9 +205,20 @@ fn name_network(spec: &mut Map<String, Value>) {
 }
 
 /// Containers of that time had no labels.
-fn added_to_record_3() -> [(String, Value); 2] {
-    [("version", json!(VERSION)), ("labels", json!({}))]
+fn added_to_record_3() -> [(String, Value); 3] {
+    let [version, image_id] = added_to_record_5();
+    [version, image_id, ("labels".to_owned(), json!({}))]
+}
+
+/// Nor were there images in a store.
+fn added_to_record_5() -> [(String, Value); 2] {
+    [("version", json!(VERSION)), ("image_id", Value::Null)]
         .map(|(name, value)| (name.to_owned(), value))
+}
+
+/// The working directory of a container had to be there.
+fn refuse_workdir(spec: &mut Map<String, Value>) {
+    spec["process"]["make_workdir"] = json!(false);
 }
 
 /// Its container had namespaces of its own, like all of that time, and an input that had ended

@@ -6,7 +6,7 @@
 //! whatever its containers leave behind. So it can tell that nothing is left, and end what a failed
 //! case has left.
 
-mod caller;
+pub mod caller;
 mod process;
 mod sys;
 mod world;

@@ -139,6 +139,11 @@ impl World {
             let _ = remove.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
             let _ = all_reaped(GRACE) || end_children(GRACE);
         }
+        if self.storage().exists() {
+            let mut remove = self.coracle(["rmi", "-a", "-f"]);
+            let _ = remove.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+            let _ = all_reaped(GRACE) || end_children(GRACE);
+        }
         for place in mount_points() {
             if Path::new(&place).starts_with(self.dir.path()) {
                 let _ = umount2(Path::new(&place), MntFlags::MNT_DETACH);
@@ -154,6 +159,11 @@ impl World {
             true => "/var/lib/coracle".into(),
             false => self.data(),
         }
+    }
+
+    /// Where images are, by the name that these tests have for it.
+    pub fn storage(&self) -> PathBuf {
+        self.data().join("storage")
     }
 
     /// Where each container has a directory.

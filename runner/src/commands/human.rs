@@ -1,0 +1,88 @@
+//! Times and sizes as people read them, in the words of Podman and Docker.
+
+/// How long ago something was.
+pub fn duration(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    const WEEK: u64 = 7 * DAY;
+    const MONTH: u64 = 30 * DAY;
+    const YEAR: u64 = 365 * DAY;
+    match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..MINUTE => format!("{seconds} seconds"),
+        MINUTE..120 => "About a minute".to_owned(),
+        120..HOUR => format!("{} minutes", seconds / MINUTE),
+        // The nearest hour decides.
+        _ if (seconds + HOUR / 2) / HOUR == 1 => "About an hour".to_owned(),
+        _ if seconds < 2 * DAY => format!("{} hours", (seconds + HOUR / 2) / HOUR),
+        _ if seconds < 2 * WEEK => format!("{} days", seconds / DAY),
+        _ if seconds < 2 * MONTH => format!("{} weeks", seconds / WEEK),
+        _ if seconds < 2 * YEAR => format!("{} months", seconds / MONTH),
+        _ => format!("{} years", seconds / YEAR),
+    }
+}
+
+/// Bytes in units of 1000, with three digits.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut scaled = bytes as f64;
+    let mut unit = 0;
+    while scaled >= 1000.0 && unit + 1 < UNITS.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let digits: usize = match scaled {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    let text = format!("{scaled:.digits$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_one_unit() {
+        let day = 24 * 3600;
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (120, "2 minutes"),
+            (3600, "About an hour"),
+            (2 * 3600, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (2 * day, "2 days"),
+            (14 * day, "2 weeks"),
+            (60 * day, "2 months"),
+            (800 * day, "2 years"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1 kB"),
+            (1_987_662, "1.99 MB"),
+            (12_345_678, "12.3 MB"),
+            (123_456_789, "123 MB"),
+            (5_000_000_000, "5 GB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

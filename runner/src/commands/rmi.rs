@@ -1,0 +1,37 @@
+//! `coracle rmi`: takes names from images, and removes images.
+
+use super::{for_each, open_engine, print_line};
+use crate::cli::RmiArgs;
+use crate::engine::{Engine, ErrorKind};
+use crate::failure::Failure;
+
+pub fn rmi(args: RmiArgs) -> Result<u8, Failure> {
+    let engine = open_engine()?;
+    let wanted = match args.all {
+        false => args.images.clone(),
+        true => {
+            let images = engine.images()?.list()?;
+            images.iter().map(|image| image.id.to_string()).collect()
+        }
+    };
+    for_each(&wanted, |wanted| remove(&engine, wanted, &args))
+}
+
+fn remove(engine: &Engine, wanted: &str, args: &RmiArgs) -> Result<(), Failure> {
+    // All images are meant under all their names.
+    let removed = match args.all && !args.force {
+        true => engine.remove_unused_image(wanted),
+        false => engine.remove_image(wanted, args.force),
+    };
+    let (image, removed) = match removed {
+        Err(error) if args.ignore && error.kind() == ErrorKind::NoSuchImage => return Ok(()),
+        removed => removed?,
+    };
+    for name in &removed.names {
+        print_line(&format!("Untagged: {name}"))?;
+    }
+    match removed.image {
+        true => print_line(&format!("Deleted: {}", image.id.hex())),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,188 @@
+//! The process that unpacks and removes layers, as root of a user namespace.
+//!
+//! It holds a share of the storage's lock while it unpacks, so that nobody takes the layers for
+//! left over should its caller die.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use serde::{Deserialize, Serialize};
+
+use super::apply::{Owners, Tree};
+use super::decompress::decompress;
+use super::tar::Members;
+use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED, to_json};
+use crate::images::digest::{Digest, Hashing};
+use crate::path_text;
+use crate::process::owner;
+use crate::rootfs::mounts::Detached;
+use crate::rootfs::overlay::{self, Overlay, RootSource};
+use crate::state::remove_tree;
+use crate::sys::{self, NewNamespaces};
+
+/// `argv[0]` of the process.
+pub const ROLE: &str = "coracle-storage";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Job {
+    Unpack {
+        /// Where the layers are to be, each in a directory named by its chain.
+        #[serde(with = "path_text")]
+        dir: PathBuf,
+        #[serde(with = "path_text")]
+        blobs: PathBuf,
+        #[serde(with = "path_text")]
+        lock: PathBuf,
+        /// The layers that are there already, the lowest first.
+        below: Vec<Digest>,
+        /// Those on top of them.
+        layers: Vec<Layer>,
+        /// Whether there is but one ID.
+        single: bool,
+    },
+    Remove {
+        #[serde(with = "path_text::list")]
+        paths: Vec<PathBuf>,
+    },
+}
+
+pub fn main() -> ExitCode {
+    owner::main(|job: Job| match job {
+        Job::Remove { paths } => {
+            let remove = |path: &PathBuf| remove_tree(path).map_err(failed("remove", path));
+            paths.iter().try_for_each(remove)
+        }
+        Job::Unpack {
+            dir,
+            blobs,
+            lock,
+            below,
+            layers,
+            single,
+        } => {
+            let lock_file = File::open(&lock).map_err(failed("open", &lock))?;
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&lock_file, FlockOperation::LockShared))
+                .map_err(|errno| failed("lock", &lock)(errno.into()))?;
+            make_mount_namespace().map_err(|error| format!("cannot have mounts: {error}"))?;
+            let owners = match single {
+                true => Owners::Recorded,
+                false => Owners::Kept,
+            };
+            let mut lowers: Vec<PathBuf> = below
+                .iter()
+                .map(|chain| dir.join(chain.hex()).join(DIFF))
+                .collect();
+            for layer in &layers {
+                let place = dir.join(layer.chain.hex());
+                if !place.join(KEPT_FILE).exists() {
+                    let blob = blobs.join(layer.blob.hex());
+                    unpack(&dir, &place, layer, &blob, &lowers, owners)?;
+                }
+                lowers.push(place.join(DIFF));
+            }
+            Ok(())
+        }
+    })
+}
+
+fn make_mount_namespace() -> io::Result<()> {
+    sys::unshare(NewNamespaces::MOUNT)?;
+    Ok(mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?)
+}
+
+fn unpack(
+    dir: &Path,
+    place: &Path,
+    layer: &Layer,
+    blob: &Path,
+    lowers: &[PathBuf],
+    owners: Owners,
+) -> Result<(), String> {
+    let new = dir.join(format!(
+        "{UNFINISHED}{}-{}",
+        std::process::id(),
+        layer.chain.hex()
+    ));
+    let unpacked = unpack_at(&new, layer, blob, lowers, owners).and_then(|()| {
+        match fs::rename(&new, place) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove_tree(&new),
+            other => other,
+        }
+        .map_err(failed("create", place))
+    });
+    if unpacked.is_err() {
+        // What stays is swept later.
+        let _ = remove_tree(&new);
+    }
+    unpacked
+}
+
+fn unpack_at(
+    new: &Path,
+    layer: &Layer,
+    blob: &Path,
+    lowers: &[PathBuf],
+    owners: Owners,
+) -> Result<(), String> {
+    let (diff, work) = (new.join(DIFF), new.join("work"));
+    for path in [new, &diff, &work] {
+        fs::create_dir(path).map_err(failed("create", path))?;
+    }
+    // Past the umask.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&diff, mode).map_err(failed("create", &diff))?;
+    let file = File::open(blob).map_err(failed("open", blob))?;
+    let named =
+        |error: &dyn std::fmt::Display| format!("cannot unpack layer {}: {error}", layer.diff);
+    let tar = decompress(file).map_err(|error| named(&error))?;
+    let mut members = Members::new(Hashing::new(tar));
+    let root = mount(&diff, &work, lowers)?;
+    let tree = Tree::new(root, owners, lowers.is_empty());
+    let size = tree.apply(&mut members).map_err(|error| named(&error))?;
+    let mut rest = members.into_inner();
+    io::copy(&mut rest, &mut io::sink()).map_err(|error| named(&error))?;
+    let found = rest.digest();
+    if found != layer.diff {
+        return Err(named(&format!("its content is {found}")));
+    }
+    remove_tree(&work).map_err(failed("remove", &work))?;
+    let kept = new.join(KEPT_FILE);
+    fs::write(&kept, to_json(&Kept { size })).map_err(failed("write", &kept))?;
+    let opened = File::open(new).map_err(failed("open", new))?;
+    rustix::fs::syncfs(&opened).map_err(|errno| failed("write", new)(errno.into()))
+}
+
+/// The tree that a layer is applied to: its own directory over those of the layers below.
+fn mount(diff: &Path, work: &Path, lowers: &[PathBuf]) -> Result<OwnedFd, String> {
+    if lowers.is_empty() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        return rustix::fs::open(diff, flags, Mode::empty())
+            .map_err(|errno| failed("open", diff)(errno.into()));
+    }
+    let top_first: Vec<PathBuf> = lowers.iter().rev().cloned().collect();
+    let open = |path: &PathBuf| Detached::copy_of_host(path, false).map_err(failed("open", path));
+    let dirs = top_first.iter().map(open).collect::<Result<_, _>>()?;
+    let source = RootSource::Overlay(Overlay {
+        lowers: top_first,
+        upper: diff.to_owned(),
+        work: work.to_owned(),
+        // What counts is on the disk before the layer is.
+        volatile: true,
+    });
+    let mounted = overlay::mount(&source, dirs, None).map_err(|error| error.to_string())?;
+    Ok(mounted.into())
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> String {
+    let path = path.to_owned();
+    move |error| format!("cannot {action} {}: {error}", path.display())
+}

@@ -1,0 +1,35 @@
+//! Images as a user meets them: the built program loads, lists, runs, saves and removes them, as
+//! root and as normal users. One file per subject; `recipe` makes images, and the worlds are those
+//! of the container tests.
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "shared with the container tests: either uses a part of it"
+)]
+#[path = "../container/harness/mod.rs"]
+mod harness;
+mod recipe;
+
+mod archives;
+mod crashes;
+mod hostile;
+mod judges;
+mod layers;
+mod names;
+mod running;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let subjects = [
+        archives::CASES,
+        crashes::CASES,
+        hostile::CASES,
+        judges::CASES,
+        layers::CASES,
+        names::CASES,
+        running::CASES,
+    ];
+    harness::run(&subjects.concat())
+}
