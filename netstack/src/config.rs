@@ -30,7 +30,7 @@ use crate::sandbox::root::Ids;
 /// A complete and consistent set of instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    pub target: TargetName,
+    pub attachment: Attachment,
     /// Joined first.
     pub user_namespace: UserNamespace,
     /// A network namespace that was named by its path may be unmounted there: that is no reason to
@@ -39,7 +39,7 @@ pub struct Config {
     pub heeded_signals: HeededSignals,
     /// Who the host's root becomes.
     pub instead_of_root: Ids,
-    pub tap: String,
+    /// What is opened for an attachment by name.
     pub device: DeviceChoice,
     /// Whether links, addresses and routes in the guest are ours to set.
     pub configure: bool,
@@ -80,6 +80,15 @@ pub struct Config {
     /// Without an empty root directory, which takes CAP_SYS_ADMIN in the guest's user namespace,
     /// the helper does not start. It gets one wherever it can.
     pub must_have_empty_root: bool,
+}
+
+/// Where the guest is, and the tap in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// A tap of this name is made there, or found.
+    Namespace { target: TargetName, tap: String },
+    /// An inherited descriptor of a tap, which is in the guest already.
+    Tap(RawFd),
 }
 
 /// An argument that cannot work.
@@ -237,16 +246,20 @@ pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
 }
 
 impl Config {
-    /// A network for `target`, whose links are ours to set: nothing is published, nobody is served,
-    /// and the rest is left to the kernel and the host.
+    /// A network for the interface `tap` of `target`.
     pub fn new(target: TargetName, tap: String, network: Network) -> Self {
+        Self::at(Attachment::Namespace { target, tap }, network)
+    }
+
+    /// A network whose links are ours to set: nothing is published, nobody is served, and the rest
+    /// is left to the kernel and the host.
+    pub fn at(attachment: Attachment, network: Network) -> Self {
         Self {
-            target,
+            attachment,
             user_namespace: UserNamespace::Owner,
             outlives_path: false,
             heeded_signals: HeededSignals::All,
             instead_of_root: Ids::default(),
-            tap,
             device: DeviceChoice::Auto,
             configure: true,
             loopback_up: false,
@@ -276,8 +289,16 @@ impl Config {
     /// What no single argument shows: descriptors that clash, a path that is too long.
     pub fn check(self) -> Result<Self, ConfigError> {
         let published = self.publish_fds.iter().map(|(fd, _)| *fd);
+        let passed = match self.attachment {
+            Attachment::Tap(fd) => Some(fd),
+            Attachment::Namespace { .. } => None,
+        };
         let mut seen = BTreeSet::new();
-        for fd in published.chain(self.ready_fd).chain(self.exit_fd) {
+        for fd in published
+            .chain(self.ready_fd)
+            .chain(self.exit_fd)
+            .chain(passed)
+        {
             if fd < 3 {
                 return Err(ConfigError::StandardFd(fd));
             }

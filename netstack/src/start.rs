@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
 use crate::companion::{self, Companion, Resolvers};
-use crate::config::{Config, ETHERNET_MTU, MTU_RANGE};
+use crate::config::{Attachment, Config, ETHERNET_MTU, MTU_RANGE};
 use crate::control::{
     DeviceStatus, ExitWatch, PortControl, PrivateSocketError, ReadySignal, SlirpApi, SlirpApiError,
     StatusSocket,
@@ -28,7 +28,7 @@ use crate::core::flow::HashKey;
 use crate::core::tcp::Promote;
 use crate::core::{Core, CoreConfig, Limits};
 use crate::device::{
-    Capabilities, Capture, CaptureError, CaptureFile, Device, DeviceError, GuestDevice,
+    Capabilities, Capture, CaptureError, CaptureFile, Device, DeviceError, GuestDevice, Tap,
 };
 use crate::driver::{Clock, Driver, DriverError, ForwardParts, Parts, PromotionUnavailable};
 use crate::forwards::{Forwards, OpenPort, PortError};
@@ -101,8 +101,10 @@ pub enum StartError {
 pub fn run(config: Config, announce: impl FnOnce() -> io::Result<()>) -> Result<(), StartError> {
     let ready = config.ready_fd.map(adopt).transpose()?;
     let clock = Clock::start();
-    // The guest's thread is held until the end: it keeps the namespace, and makes sockets in it.
-    let (parts, _guest) = bring_up(config, clock)?;
+    let Up {
+        parts,
+        guest: _guest,
+    } = bring_up(config, clock)?;
     let mut driver = Driver::new(parts, clock)?;
     announce().map_err(StartError::Announce)?;
     if let Some(ready) = ready {
@@ -111,15 +113,23 @@ pub fn run(config: Config, announce: impl FnOnce() -> io::Result<()>) -> Result<
     Ok(driver.run()?)
 }
 
+/// A helper that is ready to run.
+struct Up {
+    parts: Parts<Capture<GuestDevice>>,
+    /// Held until the end: it keeps the namespace, and makes sockets in it.
+    guest: Option<Arc<GuestThread>>,
+}
+
 /// Everything that the loop runs on, in the order that the head of this file explains.
-fn bring_up(
-    config: Config,
-    clock: Clock,
-) -> Result<(Parts<Capture<GuestDevice>>, Arc<GuestThread>), StartError> {
+fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     let exit_fd = config
         .exit_fd
         .map(|fd| Ok::<_, StartError>((fd, adopt(fd)?)))
         .transpose()?;
+    let passed = match config.attachment {
+        Attachment::Tap(fd) => Some(adopt(fd)?),
+        Attachment::Namespace { .. } => None,
+    };
     let mut listeners = adopt_listeners(&config)?;
     prepare_process();
 
@@ -144,26 +154,33 @@ fn bring_up(
             .map_err(|source| StartError::ExitFd { fd, source })?;
     }
 
-    let target = Target::open(&config.target, &config.user_namespace)?;
-    // Before the guest has power over this process.
-    sandbox::close_process()?;
-    target.join_user(config.instead_of_root)?;
-    let network_namespace = target
-        .network()
-        .try_clone_to_owned()
-        .map_err(StartError::KeepNamespace)?;
-    let holders = target.into_holders();
-    if let Some(process) = holders.process {
-        exit.watch_process(process).map_err(StartError::Exit)?;
-    }
-    if let Some(mount) = holders.mount.filter(|_| !config.outlives_path) {
-        exit.watch_mount(mount).map_err(StartError::Exit)?;
-    }
-    let guest = Arc::new(GuestThread::spawn(network_namespace)?);
-    let (device, network) = set_up_guest(&guest, &config)?;
-    let forwards = set_up_forwards(&guest, &config.forwards, inbound, &mut outside, for_ports)?;
+    let (guest, device, network) = match &config.attachment {
+        Attachment::Namespace { target, tap } => {
+            let target = Target::open(target, &config.user_namespace)?;
+            let guest = enter(target, &config, &mut exit)?;
+            let (device, network) = set_up_guest(&guest, Source::Name(tap.clone()), &config)?;
+            (Ok(guest), device, network)
+        }
+        Attachment::Tap(_) => {
+            let tap = Tap::passed(passed.expect("adopted above")).map_err(DeviceError::from)?;
+            set_up_passed(tap, &config, &mut exit)?
+        }
+    };
     let kept = Kept::here(config.keep_host_net_admin);
-    let promoter = match set_up_promotion(&guest, &config, kept, network.v6.is_some(), &limits) {
+    let (guest, forwards, promoter) = match guest {
+        Ok(guest) => {
+            let ports = &config.forwards;
+            let forwards = set_up_forwards(&guest, ports, inbound, &mut outside, for_ports)?;
+            let promoter = set_up_promotion(&guest, &config, kept, &device, &network, &limits);
+            (Some(guest), forwards, promoter)
+        }
+        // Who passes a tap asks for no port of the guest's own.
+        Err(why) => (None, None, Err(why.into())),
+    };
+    if let Err(why) = &promoter {
+        info!("connections stay in user space: {why}");
+    }
+    let promoter = match promoter {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
         promoter => promoter,
     };
@@ -173,30 +190,28 @@ fn bring_up(
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
-    confine(&guest, kept, &config)?;
-    info!(interface = config.tap, device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
+    confine(guest.as_deref(), kept, &config)?;
+    info!(interface = device.name(), device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
 
     let core = Core::new(core, clock.now());
     let device_status = DeviceStatus {
         kind: device.kind(),
         reason: device.reason().map(ToString::to_string),
     };
-    Ok((
-        Parts {
-            core,
-            device_status,
-            device: Capture::new(device, capture),
-            listeners,
-            outbound: config.outbound,
-            companion: outside.companion,
-            promoter,
-            status: outside.status,
-            slirp_api: outside.slirp_api,
-            forwards,
-            exit,
-        },
-        guest,
-    ))
+    let parts = Parts {
+        core,
+        device_status,
+        device: Capture::new(device, capture),
+        listeners,
+        outbound: config.outbound,
+        companion: outside.companion,
+        promoter,
+        status: outside.status,
+        slirp_api: outside.slirp_api,
+        forwards,
+        exit,
+    };
+    Ok(Up { parts, guest })
 }
 
 /// What is made with the caller's rights, or keeps some of them.
@@ -268,11 +283,13 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
 ];
 
 /// Gives up what is not needed any more, on both threads.
-fn confine(guest: &GuestThread, kept: Kept, config: &Config) -> Result<(), StartError> {
+fn confine(guest: Option<&GuestThread>, kept: Kept, config: &Config) -> Result<(), StartError> {
     let (instead_of_root, empty_root) = (config.instead_of_root, config.must_have_empty_root);
     let confine = move || sandbox::confine_thread(kept, instead_of_root, empty_root);
     let is_root = confine()?;
-    guest.run(confine)??;
+    if let Some(guest) = guest {
+        guest.run(confine)??;
+    }
     // Again: changes of IDs have undone it.
     sandbox::close_process()?;
     if is_root {
@@ -287,6 +304,9 @@ fn confine(guest: &GuestThread, kept: Kept, config: &Config) -> Result<(), Start
     }
     // Last: what comes after needs no path and makes no process.
     sandbox::confine_helper_calls(SYSTEM_CALLS)?;
+    let Some(guest) = guest else {
+        return Ok(());
+    };
     let mut in_guest = SYSTEM_CALLS.to_vec();
     if config.forwards.may_open(Direction::Outbound) {
         in_guest.push(guest::LISTENING_CALLS);
@@ -374,25 +394,84 @@ fn set_up_forwards(
     }))
 }
 
+/// Joins the guest's user namespace, starts the thread in its network namespace, and watches what
+/// that stands and falls with.
+fn enter(
+    target: Target,
+    config: &Config,
+    exit: &mut ExitWatch,
+) -> Result<Arc<GuestThread>, StartError> {
+    // Before the guest has power over this process.
+    sandbox::close_process()?;
+    target.join_user(config.instead_of_root)?;
+    let network_namespace = target
+        .network()
+        .try_clone_to_owned()
+        .map_err(StartError::KeepNamespace)?;
+    let holders = target.into_holders();
+    if let Some(process) = holders.process {
+        exit.watch_process(process).map_err(StartError::Exit)?;
+    }
+    if let Some(mount) = holders.mount.filter(|_| !config.outlives_path) {
+        exit.watch_mount(mount).map_err(StartError::Exit)?;
+    }
+    Ok(Arc::new(GuestThread::spawn(network_namespace)?))
+}
+
+/// The guest's thread, or why there is none; its device, and the network that came of it.
+type Passed = (
+    Result<Arc<GuestThread>, NamespaceError>,
+    GuestDevice,
+    Network,
+);
+
+/// Enters the network namespace of a tap that was passed on, and sets it up as any other. Where
+/// that cannot be done the tap is used as it is.
+fn set_up_passed(tap: Tap, config: &Config, exit: &mut ExitWatch) -> Result<Passed, StartError> {
+    let target = Target::of_tap(tap.as_fd(), &config.user_namespace);
+    let entered = target.map_err(StartError::Namespace);
+    match entered.and_then(|target| enter(target, config, exit)) {
+        Ok(guest) => {
+            let (device, network) = set_up_guest(&guest, Source::Passed(tap), config)?;
+            Ok((Ok(guest), device, network))
+        }
+        Err(StartError::Namespace(why)) if !config.configure => {
+            Ok((Err(why), GuestDevice::Tap(tap), config.network.clone()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the guest's thread has the device from.
+enum Source {
+    Name(String),
+    Passed(Tap),
+}
+
 /// Opens the device and configures the links, on the thread that is in the guest's network
 /// namespace. Returns the network that came of it: a guest may be without IPv6.
 fn set_up_guest(
     guest: &GuestThread,
+    source: Source,
     config: &Config,
 ) -> Result<(GuestDevice, Network), StartError> {
-    let name = config.tap.clone();
     let mut network = config.network.clone();
-    let settings = config.configure.then(|| InterfaceSettings {
-        name: name.clone(),
-        mtu: config.mtu.map(u32::from),
-        mac: config.guest_mac,
-        network: network.clone(),
-    });
+    let given = config.configure.then(|| network.clone());
+    let mtu = config.mtu.map(u32::from);
     let (loopback_up, mac, choice) = (config.loopback_up, config.guest_mac, config.device);
     let set_up = move || -> Result<_, StartError> {
-        let device = GuestDevice::open(&name, mac, choice)?;
-        let has_ipv6 = match &settings {
-            Some(settings) => Some(configure(settings)?),
+        let device = match source {
+            Source::Name(name) => GuestDevice::open(&name, mac, choice)?,
+            Source::Passed(tap) => GuestDevice::Tap(tap),
+        };
+        let name = device.name().to_owned();
+        let has_ipv6 = match given {
+            Some(network) => Some(configure(&InterfaceSettings {
+                name,
+                mtu,
+                mac,
+                network,
+            })?),
             None => {
                 prepare(&name, loopback_up, mac)?;
                 None
@@ -413,18 +492,23 @@ fn set_up_promotion(
     guest: &Arc<GuestThread>,
     config: &Config,
     kept: Kept,
-    ipv6: bool,
+    device: &GuestDevice,
+    network: &Network,
     limits: &Limits,
 ) -> Result<Promoter, PromotionUnavailable> {
     if config.promote == Promote::Off {
         return Err(PromotionUnavailable::Off);
     }
-    let promoter = match kept {
-        Kept::Network => Promoter::set_up(guest.clone(), &config.tap, ipv6, limits.repair_sockets)
-            .map_err(Into::into),
+    let (guest, ipv6) = (guest.clone(), network.v6.is_some());
+    match kept {
+        Kept::Network => Ok(Promoter::set_up(
+            guest,
+            device.name(),
+            ipv6,
+            limits.repair_sockets,
+        )?),
         Kept::LowPorts | Kept::Nothing => Err(PromotionUnavailable::NeedsHost),
-    };
-    promoter.inspect_err(|why| info!("connections stay in user space: {why}"))
+    }
 }
 
 fn core_config(

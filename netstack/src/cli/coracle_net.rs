@@ -143,11 +143,12 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use clap::CommandFactory;
+    use rustix::process::Pid;
 
     use super::*;
-    use crate::config::{DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6};
+    use crate::config::{Attachment, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6};
     use crate::core::addresses::{Addresses, Alias};
-    use crate::guest::UserNamespace;
+    use crate::guest::{TargetName, UserNamespace};
     use crate::network::Network;
 
     fn config(line: &str) -> Result<Config, String> {
@@ -175,10 +176,10 @@ mod tests {
     #[test]
     fn a_target_is_enough() {
         let config = config("4711").unwrap();
-        assert_eq!(
-            (config.tap.as_str(), config.mtu, config.configure),
-            ("tap0", Some(65520), false)
-        );
+        let target = TargetName::Process(Pid::from_raw(4711).unwrap());
+        let tap = "tap0".to_owned();
+        assert_eq!(config.attachment, Attachment::Namespace { target, tap });
+        assert_eq!((config.mtu, config.configure), (Some(65520), false));
         assert_eq!(config.network, Network::default());
     }
 
@@ -190,10 +191,10 @@ mod tests {
              --pcap /p --api-socket /a --egress allow:dns --egress deny /n eth7",
         )
         .unwrap();
-        assert_eq!(
-            (config.tap.as_str(), config.mtu, config.configure),
-            ("eth7", Some(1500), true)
-        );
+        let target = TargetName::Path("/n".into());
+        let tap = "eth7".to_owned();
+        assert_eq!(config.attachment, Attachment::Namespace { target, tap });
+        assert_eq!((config.mtu, config.configure), (Some(1500), true));
         assert_eq!((config.publish.len(), config.publish_fds.len()), (2, 1));
         assert_eq!((config.ready_fd, config.exit_fd), (Some(3), Some(4)));
         assert_eq!(config.user_namespace, UserNamespace::At("/u".into()));

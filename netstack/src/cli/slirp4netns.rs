@@ -4,7 +4,7 @@
 //! Callers look for option names in `--help`, read `--version` line by line, and show what is
 //! printed. Texts that some of them compare are marked as such.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
@@ -15,7 +15,9 @@ use nix::ifaddrs::getifaddrs;
 use rustix::process::Pid;
 
 use super::mac;
-use crate::config::{Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, parse_subnet_v4};
+use crate::config::{
+    Attachment, Config, ConfigError, DEFAULT_SUBNET_V4, IPV6_MTU_MIN, parse_subnet_v4,
+};
 use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::policy::Policy;
@@ -138,6 +140,8 @@ pub struct Args {
 enum NetnsType {
     Pid,
     Path,
+    /// A descriptor of a tap that is there already
+    Tapfd,
 }
 
 /// The value of `--target-type`.
@@ -155,6 +159,8 @@ In the guest:
 pub enum ArgsError {
     #[error("PID must be a positive integer, not {0:?}")]
     Pid(OsString),
+    #[error("TAPFD must be a file descriptor, not {0:?}")]
+    TapFd(OsString),
     #[error("TAPNAME is missing")]
     NoTapName,
     #[error("userns path doesn't exist: {0}")]
@@ -184,10 +190,7 @@ impl TryFrom<Args> for Config {
         if let Some(path) = args.userns_path.as_ref().filter(|path| !path.exists()) {
             return Err(ArgsError::NoUserNamespace(path.clone()));
         }
-        let target = match args.netns_type {
-            NetnsType::Pid => TargetName::Process(pid(args.target)?),
-            NetnsType::Path => TargetName::Path(args.target.into()),
-        };
+        let attachment = args.attachment()?;
         let has_ipv6 = args.enable_ipv6 && args.mtu >= IPV6_MTU_MIN;
         let mut v4 = parse_subnet_v4(&args.cidr, true).map_err(cidr_error)?;
         let mut v6 = Network::default().v6.filter(|_| has_ipv6);
@@ -205,7 +208,6 @@ impl TryFrom<Args> for Config {
             network = network.with_gateway_as_host();
         }
         let autoconf = network.autoconf(Some(args.mtu));
-        let tap = args.tap.ok_or(ArgsError::NoTapName)?;
         let config = Self {
             user_namespace: args.userns_path.into(),
             heeded_signals: HeededSignals::beside(args.exit_fd),
@@ -227,9 +229,25 @@ impl TryFrom<Args> for Config {
             exit_fd: args.exit_fd,
             api_socket: args.api_socket,
             must_have_empty_root: args.enable_sandbox,
-            ..Self::new(target, tap, network)
+            ..Self::at(attachment, network)
         };
         Ok(config.check()?)
+    }
+}
+
+impl Args {
+    fn attachment(&self) -> Result<Attachment, ArgsError> {
+        let target = match self.netns_type {
+            NetnsType::Pid => TargetName::Process(pid(&self.target)?),
+            NetnsType::Path => TargetName::Path(self.target.clone().into()),
+            NetnsType::Tapfd => {
+                let number = self.target.to_str().and_then(|text| descriptor(text).ok());
+                let number = number.ok_or_else(|| ArgsError::TapFd(self.target.clone()))?;
+                return Ok(Attachment::Tap(number));
+            }
+        };
+        let tap = self.tap.clone().ok_or(ArgsError::NoTapName)?;
+        Ok(Attachment::Namespace { target, tap })
     }
 }
 
@@ -292,10 +310,10 @@ fn target_type(text: &str) -> Result<Netns, &'static str> {
     }
 }
 
-fn pid(text: OsString) -> Result<Pid, ArgsError> {
+fn pid(text: &OsStr) -> Result<Pid, ArgsError> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     let pid = number.filter(|pid| *pid > 0).and_then(Pid::from_raw);
-    pid.ok_or(ArgsError::Pid(text))
+    pid.ok_or_else(|| ArgsError::Pid(text.to_owned()))
 }
 
 fn cidr_error(error: ConfigError) -> ArgsError {
@@ -423,10 +441,12 @@ mod tests {
         .unwrap();
         assert!(podman.configure && podman.must_have_empty_root && podman.network.v6.is_some());
         assert_eq!((podman.exit_fd, podman.ready_fd), (Some(3), Some(4)));
-        assert_eq!(
-            podman.target,
-            TargetName::Path("/run/user/1000/netns/x".into())
-        );
+        let tap = |target| Attachment::Namespace {
+            target,
+            tap: "tap0".to_owned(),
+        };
+        let path = TargetName::Path("/run/user/1000/netns/x".into());
+        assert_eq!(podman.attachment, tap(path));
         assert!(podman.network.addresses().aliases.is_empty());
 
         let rootlesskit = config("--mtu 65520 -r 3 --cidr 10.41.0.0/24 4711 tap0").unwrap();
@@ -438,7 +458,12 @@ mod tests {
         assert_eq!(rootlesskit.network.v6, None);
 
         let buildah = config("--mtu 65520 -r 3 -c 4711 tap0").unwrap();
-        assert_eq!((buildah.mtu, buildah.tap.as_str()), (Some(65520), "tap0"));
+        let process = TargetName::Process(Pid::from_raw(4711).unwrap());
+        assert_eq!(buildah.attachment, tap(process));
+        assert_eq!(buildah.mtu, Some(65520));
+
+        let passed = config("--netns-type=tapfd -r 4 3").unwrap();
+        assert_eq!(passed.attachment, Attachment::Tap(3));
     }
 
     #[test]
@@ -492,6 +517,8 @@ mod tests {
             ("x tap0", "PID must be a positive integer"),
             ("-1 tap0", "unexpected argument"),
             ("0 tap0", "PID must be a positive integer"),
+            ("--netns-type=tapfd x", "TAPFD must be a file descriptor"),
+            ("--netns-type=tapfd -r 3 3", "descriptor 3 is given twice"),
             ("--cidr 24 1 tap0", "invalid CIDR"),
             ("--cidr 10.0.2.0 1 tap0", "invalid CIDR"),
             (

@@ -83,6 +83,14 @@ impl GuestDevice {
         }
     }
 
+    /// The interface's name in the guest.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Tap(tap) => tap.name(),
+            Self::Veth(veth, _) => veth.name(),
+        }
+    }
+
     /// Why it is no tap.
     pub fn reason(&self) -> Option<&TapError> {
         match self {

@@ -3,10 +3,12 @@
 //!
 //! Devices know nothing of what is in a frame. One that cannot take a frame now says would-block,
 //! and the caller keeps it. Devices stack: `capture` wraps another one. Whoever uses one is
-//! generic over it, so that a frame costs no dynamic call.
+//! generic over it, so that a frame costs no dynamic call. A tap without offloads has those of
+//! `software_offload`.
 
 mod capture;
 mod guest_device;
+mod software_offload;
 mod tap;
 mod veth;
 

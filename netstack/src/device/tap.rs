@@ -7,17 +7,21 @@
 //! (TUN_F_TSO_ECN) is not offered: the engine never negotiates ECN, and the kernel segments the few
 //! such frames itself.
 //!
+//! A tap that a caller has attached and passed on may lack IFF_VNET_HDR, which cannot be changed
+//! any more. It carries plain frames, and what its kernel does not do is done here.
+//!
 //! Reading: drivers/net/tun.c up to Linux 6.18 *drops* a frame that finds the ring (tx_queue_len
 //! frames) full and never stops its queue. What `guest::interface` does about that is said there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::io::retry_on_intr;
 use tracing::debug;
 
+use super::software_offload::SoftwareOffload;
 use super::{Capabilities, Device, VNET_HEADER_LEN, is_interface_name};
 use crate::core::MacAddr;
 use crate::sys;
@@ -34,7 +38,16 @@ const UDP_OFFLOAD: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 pub struct Tap {
     device: File,
     name: String,
-    udp_segmentation: bool,
+    framing: Framing,
+}
+
+/// What is in front of a frame.
+#[derive(Debug)]
+enum Framing {
+    /// A virtio-net header.
+    Header { udp_segmentation: bool },
+    /// Nothing.
+    Plain(SoftwareOffload),
 }
 
 /// Why there is no tap; the text says what to do about it.
@@ -65,6 +78,14 @@ pub enum TapError {
     NotTap(String),
     #[error("cannot attach tap {name}: {source}")]
     Attach { name: String, source: io::Error },
+    #[error(
+        "descriptor {fd} cannot be read as a tap: {source}; pass one of /dev/net/tun on which TUNSETIFF was called"
+    )]
+    Passed { fd: RawFd, source: io::Error },
+    #[error(
+        "descriptor {fd} is {name}, which is not a tap of whole frames; attach it with IFF_TAP and IFF_NO_PI"
+    )]
+    Frames { fd: RawFd, name: String },
     #[error("cannot set the offloads of tap {name}: {source}")]
     Offload { name: String, source: io::Error },
 }
@@ -86,8 +107,46 @@ impl Tap {
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         sys::tun_attach(device.as_fd(), name, flags).map_err(|error| attach_error(name, error))?;
 
+        Self::with_header(device, name.to_owned())
+    }
+
+    /// Takes a tap that a caller has attached, in whatever network namespace it is.
+    pub fn passed(descriptor: OwnedFd) -> Result<Self, TapError> {
+        let device = File::from(descriptor);
+        let passed_error = |source| TapError::Passed {
+            fd: device.as_raw_fd(),
+            source,
+        };
+        let (name, flags) = sys::tun_interface(device.as_fd()).map_err(passed_error)?;
+        rustix::io::ioctl_fionbio(&device, true).map_err(|errno| passed_error(errno.into()))?;
+        // The kernel reports IFF_NO_PI of every one: that its frames are without packet
+        // information has to be believed.
+        if flags & libc::IFF_TAP == 0 {
+            return Err(TapError::Frames {
+                fd: device.as_raw_fd(),
+                name,
+            });
+        }
+        if flags & libc::IFF_VNET_HDR != 0 {
+            return Self::with_header(device, name);
+        }
+        debug!(
+            tap = name,
+            "plain frames: checksums and segments are made here"
+        );
+        match sys::tun_set_offload(device.as_fd(), 0) {
+            Err(source) => Err(TapError::Offload { name, source }),
+            Ok(()) => Ok(Self {
+                device,
+                name,
+                framing: Framing::Plain(SoftwareOffload::default()),
+            }),
+        }
+    }
+
+    fn with_header(device: File, name: String) -> Result<Self, TapError> {
         let offload_error = |source| TapError::Offload {
-            name: name.to_owned(),
+            name: name.clone(),
             source,
         };
         // An existing tap may have been left with another length.
@@ -100,8 +159,8 @@ impl Tap {
         }
         Ok(Self {
             device,
-            name: name.to_owned(),
-            udp_segmentation,
+            name,
+            framing: Framing::Header { udp_segmentation },
         })
     }
 
@@ -119,24 +178,41 @@ impl Tap {
 impl Device for Tap {
     /// `EBADFD` or `EIO` once the interface was deleted or its namespace is gone.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(retry_on_intr(|| {
-            rustix::io::read(&self.device, &mut *buffer)
-        })?)
+        let header_len = match self.framing {
+            Framing::Header { .. } => 0,
+            Framing::Plain(_) => VNET_HEADER_LEN,
+        };
+        let (header, frame) = buffer.split_at_mut(header_len);
+        let len = retry_on_intr(|| rustix::io::read(&self.device, &mut *frame))?;
+        // Complete checksums, and nothing to be cut.
+        header.fill(0);
+        Ok(header_len + len)
     }
 
     /// Errors are about the frame (`EINVAL`: malformed), the memory (`ENOBUFS`, `ENOMEM`) or the
     /// interface (`EIO`: it is down, `EBADFD`: it is gone). `WouldBlock` needs a full socket send
     /// buffer (INT_MAX by default), so it is not expected.
     fn transmit(&mut self, head: &[u8], payload: &[u8]) -> io::Result<()> {
-        let pieces = [IoSlice::new(head), IoSlice::new(payload)];
-        retry_on_intr(|| rustix::io::writev(&self.device, &pieces))?;
-        Ok(())
+        match &mut self.framing {
+            Framing::Header { .. } => {
+                let pieces = [IoSlice::new(head), IoSlice::new(payload)];
+                retry_on_intr(|| rustix::io::writev(&self.device, &pieces))?;
+                Ok(())
+            }
+            Framing::Plain(offload) => offload.frames(head, payload, |frame| {
+                retry_on_intr(|| rustix::io::write(&self.device, frame))?;
+                Ok(())
+            }),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
         let mac = self.mac();
         Capabilities {
-            udp_segmentation: self.udp_segmentation,
+            udp_segmentation: match self.framing {
+                Framing::Header { udp_segmentation } => udp_segmentation,
+                Framing::Plain(_) => false,
+            },
             guest_mac: mac
                 .inspect_err(|error| debug!("cannot read the tap's address: {error}"))
                 .ok(),

@@ -38,6 +38,7 @@ use crate::sys;
 pub struct Veth {
     socket: OwnedFd,
     guest_mac: MacAddr,
+    name: String,
 }
 
 /// Why there is no such pair.
@@ -79,7 +80,16 @@ impl Veth {
             let hidden = scope.spawn(|| open_hidden(name, guest_mac));
             hidden.join().expect("it does not panic")
         })?;
-        Ok(Self { socket, guest_mac })
+        Ok(Self {
+            socket,
+            guest_mac,
+            name: name.to_owned(),
+        })
+    }
+
+    /// The interface's name in the guest.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 

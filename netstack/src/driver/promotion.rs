@@ -4,6 +4,7 @@
 use tracing::debug;
 
 use crate::core::{Duration, Instant};
+use crate::guest::NamespaceError;
 use crate::guest::promotion::{Promoter, PromoterError};
 
 /// The gate is not looked after more often than this, whatever the guest does to its firewall.
@@ -25,6 +26,8 @@ pub enum PromotionUnavailable {
         "it needs CAP_NET_ADMIN over the host, to which this network namespace belongs; --keep-host-net-admin keeps that"
     )]
     NeedsHost,
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Failed(#[from] PromoterError),
 }

@@ -89,6 +89,10 @@ pub enum NamespaceError {
     NotUser(PathBuf),
     #[error("cannot see which user namespace owns {path}: {source}")]
     Owner { path: PathBuf, source: io::Error },
+    #[error("cannot find the network namespace of the tap: {0}; this needs CAP_NET_ADMIN over it")]
+    OfTap(#[source] io::Error),
+    #[error("the tap is in the network namespace that this program is in itself")]
+    TapIsHere,
     #[error(
         "cannot join the guest's user namespace: {0}; only the user who created it, or its root, can"
     )]
@@ -131,25 +135,28 @@ impl Target {
         if is_own(&network, "net").map_err(open_error(&path))? {
             return Err(NamespaceError::OwnNetwork(path));
         }
-        let user = match user {
-            UserNamespace::Own => None,
-            UserNamespace::At(user_path) => {
-                let user = open(user_path)?;
-                if !is_kind(&user, libc::CLONE_NEWUSER) {
-                    return Err(NamespaceError::NotUser(user_path.clone()));
-                }
-                Some(user)
-            }
-            UserNamespace::Owner => match sys::owning_user_namespace(network.as_fd()) {
-                Ok(owner) => Some(owner),
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => None,
-                Err(source) => return Err(NamespaceError::Owner { path, source }),
-            },
-        };
+        let user = user_namespace(user, &network, &path)?;
         Ok(Self {
             network,
             user,
             holders: Holders { process, mount },
+        })
+    }
+
+    /// Finds the network namespace of `tap`, a descriptor that is attached to an interface. What
+    /// the namespace stands and falls with is not known then.
+    pub fn of_tap(tap: BorrowedFd<'_>, user: &UserNamespace) -> Result<Self, NamespaceError> {
+        let network = sys::tun_network_namespace(tap).map_err(NamespaceError::OfTap)?;
+        if is_own(&network, "net").map_err(NamespaceError::OfTap)? {
+            return Err(NamespaceError::TapIsHere);
+        }
+        Ok(Self {
+            user: user_namespace(user, &network, Path::new("the tap's namespace"))?,
+            network,
+            holders: Holders {
+                process: None,
+                mount: None,
+            },
         })
     }
 
@@ -177,6 +184,32 @@ impl Target {
     /// What to watch for the namespace's end.
     pub fn into_holders(self) -> Holders {
         self.holders
+    }
+}
+
+/// What to join before `network`, which was found at `path`.
+fn user_namespace(
+    name: &UserNamespace,
+    network: &OwnedFd,
+    path: &Path,
+) -> Result<Option<OwnedFd>, NamespaceError> {
+    match name {
+        UserNamespace::Own => Ok(None),
+        UserNamespace::At(path) => {
+            let user = open(path)?;
+            match is_kind(&user, libc::CLONE_NEWUSER) {
+                true => Ok(Some(user)),
+                false => Err(NamespaceError::NotUser(path.clone())),
+            }
+        }
+        UserNamespace::Owner => match sys::owning_user_namespace(network.as_fd()) {
+            Ok(owner) => Ok(Some(owner)),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(None),
+            Err(source) => Err(NamespaceError::Owner {
+                path: path.to_owned(),
+                source,
+            }),
+        },
     }
 }
 

@@ -74,6 +74,31 @@ pub fn tun_mac(tun: BorrowedFd<'_>) -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
+/// Name and flags (`IFF_TAP` and its friends) of the interface that `tun` is attached to. ENOTTY
+/// if it is no such descriptor, EBADFD if it is attached to nothing.
+pub fn tun_interface(tun: BorrowedFd<'_>) -> io::Result<(String, c_int)> {
+    // SAFETY: ifreq is a C struct of integers and a union of such; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq; `request` lives until the call returns.
+    cvt(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().map(|byte| *byte as u8);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    // SAFETY: the call has filled in this member of the union; any bytes are valid for it.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    let flags = c_int::from(flags.cast_unsigned());
+    Ok((String::from_utf8_lossy(&name).into_owned(), flags))
+}
+
+/// The network namespace of the interface that `tun` is attached to. EPERM without CAP_NET_ADMIN
+/// over it. Linux 5.2.
+pub fn tun_network_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor or -1.
+    let fd = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS) };
+    cvt(fd)?;
+    // SAFETY: the kernel just made this descriptor for us alone; it is close-on-exec already.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Whether the interface of `tun` outlives its descriptors.
 #[cfg(test)]
 pub fn tun_set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {

@@ -26,6 +26,7 @@ mod root;
 mod sandbox;
 mod slirp4netns;
 mod slirp_api;
+mod tapfd;
 mod udp;
 mod veth;
 
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         capture::CASES,
         slirp4netns::CASES,
         slirp_api::CASES,
+        tapfd::CASES,
         hook::CASES,
         pasta::CASES,
         pasta_network::CASES,

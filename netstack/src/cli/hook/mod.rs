@@ -261,6 +261,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::Attachment;
 
     #[test]
     fn the_command_is_consistent() {
@@ -272,8 +273,10 @@ mod tests {
         let words = "hook -p 8080:80 --mtu 1500 --interface eth0 --pcap p --status-socket /s";
         let args = Args::try_parse_from(words.split(' ')).unwrap();
         let config = args.config(Pid::INIT).unwrap();
-        assert_eq!((config.tap.as_str(), config.mtu), ("eth0", Some(1500)));
-        assert!(config.configure && config.publish.len() == 1);
+        let target = TargetName::Process(Pid::INIT);
+        let tap = "eth0".to_owned();
+        assert_eq!(config.attachment, Attachment::Namespace { target, tap });
+        assert!(config.configure && config.mtu == Some(1500) && config.publish.len() == 1);
         assert!(config.pcap.unwrap().is_absolute());
         assert_eq!(config.status_socket, Some("/s".into()));
     }

@@ -32,6 +32,7 @@ pub struct Setup {
     options: Vec<OsString>,
     program: Program,
     descriptors: Option<u64>,
+    is_powerless: bool,
 }
 
 impl Setup {
@@ -44,6 +45,7 @@ impl Setup {
             options: Vec::new(),
             program: Program::Ours(env!("CARGO_BIN_EXE_coracle-net").into(), None),
             descriptors: None,
+            is_powerless: false,
         }
     }
 
@@ -68,6 +70,12 @@ impl Setup {
     /// The hard limit of descriptors.
     pub fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Without a capability over any network namespace.
+    pub fn powerless(mut self) -> Self {
+        self.is_powerless = true;
         self
     }
 
@@ -182,6 +190,9 @@ impl Setup {
         }
         if let Some(limit) = self.descriptors {
             sys::limit_descriptors(&mut command, limit);
+        }
+        if self.is_powerless {
+            sys::make_powerless(&mut command);
         }
         command
     }

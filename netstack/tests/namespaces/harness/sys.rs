@@ -96,6 +96,15 @@ nix::ioctl_readwrite_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
 
 /// A tap as callers make it: plain frames, and it stays when its descriptors are closed.
 pub fn make_tap(name: &str) -> io::Result<std::fs::File> {
+    let tap = attach_tap(name, libc::IFF_TAP | libc::IFF_NO_PI)?;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { tunsetpersist(tap.as_raw_fd(), 1) }?;
+    Ok(tap)
+}
+
+/// An interface of the tun driver that goes with its descriptors. `flags` are `IFF_TAP` and its
+/// friends.
+pub fn attach_tap(name: &str, flags: i32) -> io::Result<std::fs::File> {
     let tun = std::fs::File::options()
         .read(true)
         .write(true)
@@ -105,11 +114,9 @@ pub fn make_tap(name: &str) -> io::Result<std::fs::File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
     unsafe { tunsetiff(tun.as_raw_fd(), &raw mut request) }?;
-    // SAFETY: TUNSETPERSIST takes its argument by value.
-    unsafe { tunsetpersist(tun.as_raw_fd(), 1) }?;
     Ok(tun)
 }
 
@@ -131,6 +138,20 @@ pub fn limit_descriptors(command: &mut std::process::Command, limit: u64) {
     };
     // SAFETY: between fork and exec there is one system call on integers.
     unsafe { command.pre_exec(set) };
+}
+
+/// Lets `command` start without the capabilities to enter or to set up a network namespace.
+pub fn make_powerless(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    let drop_them = || {
+        remove_capability_from_bounding_set(CapabilitySet::NET_ADMIN)?;
+        remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec there are two system calls on integers.
+    unsafe { command.pre_exec(drop_them) };
 }
 
 /// Lets `fd` pass through the next `exec`, under its present number.
