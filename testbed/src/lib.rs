@@ -4,14 +4,18 @@
 //!   a guest's kernel would, [`clients`] are those of DHCP, [`core_config`] is the usual network,
 //!   [`hostile`] is a core under attack, and [`entropy`] decides what happens to it.
 //! - For real namespaces: [`trial`] runs a test in a process of its own, [`wait`] waits with a
-//!   deadline, [`links`] makes links, addresses and routes.
+//!   deadline, [`netns`] is a network namespace, [`links`] makes links, addresses and routes,
+//!   [`traffic`] checks itself, [`resolver`] is a DNS server.
 
 pub mod clients;
 pub mod entropy;
 pub mod hostile;
 pub mod kernel;
 pub mod links;
+pub mod netns;
 pub mod packet;
+pub mod resolver;
+pub mod traffic;
 pub mod trial;
 pub mod wait;
 

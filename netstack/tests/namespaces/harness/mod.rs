@@ -16,7 +16,6 @@ mod helper;
 mod nft;
 mod socket_table;
 pub mod sys;
-pub mod traffic;
 mod world;
 
 use std::process::ExitCode;
@@ -29,8 +28,10 @@ pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
 pub use socket_table::tcp_sockets;
+pub use testbed::netns::Netns;
+pub use testbed::traffic;
 pub use testbed::wait::{eventually, exit_by, readable_by};
-pub use world::{Family, Guest, GuestUsers, Netns, World};
+pub use world::{Family, Guest, GuestUsers, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
 #[derive(Clone, Copy)]

@@ -12,7 +12,8 @@ use nix::sys::socket::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use super::Netns;
+use crate::netns::Netns;
+use crate::wait::readable_by;
 
 /// No single read, write, connect or accept takes longer unless something is broken.
 pub const STALL: Duration = Duration::from_secs(20);
@@ -89,7 +90,7 @@ pub fn listen(netns: &Netns, address: IpAddr, port: u16) -> TcpListener {
 
 /// Accepts one connection, waiting at most [`STALL`].
 pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let arrived = super::readable_by(listener, Instant::now() + STALL).expect("poll a listener");
+    let arrived = readable_by(listener, Instant::now() + STALL).expect("poll a listener");
     assert!(
         arrived,
         "no connection arrived at {:?}",
@@ -119,7 +120,7 @@ pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
 
 /// Closes `stream` with a RST instead of a FIN.
 pub fn reset(stream: TcpStream) {
-    let linger = libc::linger {
+    let linger = nix::libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
