@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use portfwd::forward::wire::Tables;
 use portfwd::forward::{PortOption, SpecError, Table};
@@ -90,8 +91,13 @@ impl Forwards {
     /// namespace.
     pub fn open(&self, direction: Direction) -> Result<Vec<OpenPort>, PortError> {
         let mut open = Vec::new();
+        let give_up = Instant::now() + GIVEN_BACK_WITHIN;
         for (endpoint, Wanted { to, need }) in wanted(self.tables.of(direction), |_| Vec::new()) {
-            match (endpoint.listen(), need) {
+            let opened = match need {
+                Need::WherePossible => endpoint.listen(),
+                Need::Required | Need::WhereIpv6 => listen_by(&endpoint, give_up),
+            };
+            match (opened, need) {
                 (Ok(socket), _) => open.push(OpenPort {
                     endpoint,
                     to,
@@ -153,6 +159,23 @@ impl Forwards {
         found.cloned().expect("rules come from options")
     }
 }
+
+/// Listens at `endpoint`. As long as it is in use, this is tried again until `give_up`.
+fn listen_by(endpoint: &Endpoint, give_up: Instant) -> Result<OwnedFd, BindError> {
+    loop {
+        match endpoint.listen() {
+            Err(BindError::InUse(_)) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// How long ports in use are waited for, all together. An engine that restarts a container (`podman
+/// restart`) takes the namespace away and at once starts the next helper: by then, the one before
+/// it may not have noticed.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Whether `endpoint` is one of `rule`.
 fn covers(rule: &Forward, endpoint: &Endpoint) -> bool {

@@ -39,6 +39,7 @@ pub const CASES: &[Case] = &[
     case("ports::automatic_inbound", automatic_inbound),
     case("ports::automatic_both_ways", automatic_both_ways),
     case("ports::taken_port_is_named", taken_port_is_named),
+    case("ports::port_is_given_back_late", port_is_given_back_late),
     case("ports::restart_at_once", restart_at_once),
 ];
 
@@ -358,6 +359,18 @@ fn automatic_both_ways(world: &mut World) {
         expect_refused(&world.host, loopback(7000));
         expect_refused(&world.guest.net, loopback(9000));
     }
+}
+
+/// An engine starts the next helper at once, when the one before still has to notice its end.
+fn port_is_given_back_late(world: &mut World) {
+    let before = listen(&world.host, Family::V4.unspecified(), 8081);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(before);
+        });
+        let _pasta = Pasta::start(world, &["-t", "8081"]);
+    });
 }
 
 fn taken_port_is_named(world: &mut World) {
