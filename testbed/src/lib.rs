@@ -4,11 +4,12 @@
 //!   a guest's kernel would, [`clients`] are those of DHCP, [`core_config`] is the usual network,
 //!   [`hostile`] is a core under attack, and [`entropy`] decides what happens to it.
 //! - For real namespaces: [`trial`] runs a test in a process of its own, [`wait`] waits with a
-//!   deadline, [`netns`] is a network namespace, [`links`] makes links, addresses and routes,
-//!   [`traffic`] checks itself, [`resolver`] is a DNS server.
+//!   deadline, [`netns`] is a network namespace, [`family`] has addresses, [`links`] makes
+//!   links, addresses and routes, [`traffic`] checks itself, [`resolver`] is a DNS server.
 
 pub mod clients;
 pub mod entropy;
+pub mod family;
 pub mod hostile;
 pub mod kernel;
 pub mod links;

@@ -28,10 +28,11 @@ pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
 pub use socket_table::tcp_sockets;
+pub use testbed::family::Family;
 pub use testbed::netns::Netns;
 pub use testbed::traffic;
 pub use testbed::wait::{eventually, exit_by, readable_by};
-pub use world::{Family, Guest, GuestUsers, World};
+pub use world::{Guest, GuestUsers, World};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
 #[derive(Clone, Copy)]
