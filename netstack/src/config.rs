@@ -69,10 +69,13 @@ pub struct Config {
     pub ready_fd: Option<RawFd>,
     pub exit_fd: Option<RawFd>,
     pub status_socket: Option<PathBuf>,
+    pub metrics_socket: Option<PathBuf>,
     /// Where slirp4netns's API is served.
     pub api_socket: Option<PathBuf>,
     /// Where a capture of all frames goes.
     pub pcap: Option<PathBuf>,
+    /// In bytes.
+    pub pcap_limit: Option<u64>,
     pub promote: Promote,
     /// Capabilities over the host's own network stay, where the guest's belongs to the same user
     /// namespace.
@@ -278,8 +281,10 @@ impl Config {
             ready_fd: None,
             exit_fd: None,
             status_socket: None,
+            metrics_socket: None,
             api_socket: None,
             pcap: None,
+            pcap_limit: None,
             promote: Promote::Auto,
             keep_host_net_admin: false,
             must_have_empty_root: false,

@@ -20,8 +20,8 @@ use crate::broker::Broker;
 use crate::companion::{self, Companion, Resolvers};
 use crate::config::{Attachment, Config, ETHERNET_MTU, MTU_RANGE};
 use crate::control::{
-    DeviceStatus, ExitWatch, PortControl, PrivateSocketError, ReadySignal, SlirpApi, SlirpApiError,
-    StatusSocket,
+    DeviceStatus, ExitWatch, Form, PortControl, PrivateSocketError, ReadySignal, SlirpApi,
+    SlirpApiError, StatusSocket,
 };
 use crate::core::addresses::Addresses;
 use crate::core::flow::HashKey;
@@ -139,7 +139,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     let capture = config
         .pcap
         .as_deref()
-        .map(CaptureFile::create)
+        .map(|path| CaptureFile::create(path, config.pcap_limit))
         .transpose()?;
     let inbound = config.forwards.open(Direction::Inbound)?;
     let mut descriptors = descriptors::left_for_flows();
@@ -216,7 +216,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
 
 /// What is made with the caller's rights, or keeps some of them.
 struct Outside {
-    status: Option<StatusSocket>,
+    status: Vec<StatusSocket>,
     slirp_api: Option<(SlirpApi, Broker)>,
     port_control: Option<PortControl>,
     /// For forwarded ports.
@@ -227,11 +227,14 @@ struct Outside {
 impl Outside {
     /// To be called with one thread, the caller's IDs and no namespace of the guest's.
     fn open(config: &Config) -> Result<Self, StartError> {
-        let status = config
-            .status_socket
-            .as_deref()
-            .map(StatusSocket::open)
-            .transpose()?;
+        let status = [
+            (Form::Document, &config.status_socket),
+            (Form::Metrics, &config.metrics_socket),
+        ];
+        let status = status
+            .into_iter()
+            .filter_map(|(form, path)| Some(StatusSocket::open(form, path.as_deref()?)))
+            .collect::<Result<Vec<_>, _>>()?;
         let slirp_api = config
             .api_socket
             .as_deref()
@@ -244,10 +247,11 @@ impl Outside {
             .map(PortControl::open)
             .transpose()?;
         let files = [
-            status.as_ref().map(StatusSocket::file),
             slirp_api.as_ref().map(SlirpApi::file),
             port_control.as_ref().map(PortControl::file),
         ];
+        let files = files.into_iter().flatten();
+        let files = files.chain(status.iter().map(StatusSocket::file)).collect();
         let start_broker = || Broker::start().map_err(StartError::Broker);
         let slirp_api = slirp_api
             .map(|socket| Ok::<_, StartError>((socket, start_broker()?)))
@@ -258,8 +262,7 @@ impl Outside {
             [] => Resolvers::Of(Path::new(RESOLV_CONF)),
             these => Resolvers::These(these.to_vec()),
         };
-        let companion = Companion::start(resolvers, files.into_iter().flatten().collect())
-            .map_err(StartError::Companion)?;
+        let companion = Companion::start(resolvers, files).map_err(StartError::Companion)?;
         Ok(Self {
             status,
             slirp_api,

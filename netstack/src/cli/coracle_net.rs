@@ -98,7 +98,7 @@ Examples:
 
   Watch it:
       $ coracle-net -c --status-socket /tmp/net.sock 4711 &
-      $ socat - UNIX:/tmp/net.sock
+      $ coracle-net status /tmp/net.sock
       $ coracle-net -c --pcap /tmp/net.pcap 4711 &
       $ tail -c +1 -f /tmp/net.pcap | tcpdump -nr -
 
@@ -188,7 +188,7 @@ mod tests {
         let config = config(
             "-c -m 1500 -p 8080:80 -p 127.0.0.1:53:53/udp --publish-fd 5=9090:90 -r 3 -e 4 --netns-type path \
              --userns-path /u --cidr 10.55.0.0/16 --ipv4-only --allow-host-loopback --disable-dns --status-socket /s \
-             --pcap /p --api-socket /a --egress allow:dns --egress deny /n eth7",
+             --pcap /p --pcap-limit 3 --api-socket /a --metrics-socket /m --egress allow:dns --egress deny /n eth7",
         )
         .unwrap();
         let target = TargetName::Path("/n".into());
@@ -213,7 +213,9 @@ mod tests {
         assert_eq!(aliases, [gateway]);
         assert_eq!(config.status_socket, Some("/s".into()));
         assert_eq!(config.pcap, Some("/p".into()));
+        assert_eq!(config.pcap_limit, Some(3 << 20));
         assert_eq!(config.api_socket, Some("/a".into()));
+        assert_eq!(config.metrics_socket, Some("/m".into()));
         assert_eq!(config.policy.egress.rules().len(), 2);
     }
 

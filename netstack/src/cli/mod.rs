@@ -2,7 +2,8 @@
 //! the one checked [`Config`], so that nothing else depends on the name.
 //!
 //! The name is that of `argv[0]`, as of a link `slirp4netns -> coracle-net`, or the first word of
-//! coracle-net's own arguments: `coracle-net slirp4netns …`. `hook` is a first word only.
+//! coracle-net's own arguments: `coracle-net slirp4netns …`. `hook` and `status` are first
+//! words only.
 //!
 //! Only [`main`] prints errors and picks exit codes; `start` brings up what the configuration says.
 
@@ -12,6 +13,7 @@ mod network_args;
 mod pasta;
 mod pesto;
 mod slirp4netns;
+mod status;
 
 use std::env;
 use std::ffi::{CStr, OsStr, OsString};
@@ -52,6 +54,7 @@ pub fn command() -> clap::Command {
         .subcommand(slirp4netns::Args::command())
         .subcommand(pasta::Args::command())
         .subcommand(pesto::command())
+        .subcommand(status::Args::command())
 }
 
 /// A name that this program answers to.
@@ -62,6 +65,7 @@ enum Name {
     Slirp4netns,
     Pasta,
     Pesto,
+    Status,
 }
 
 /// Why the program does not do what it was called for, or not any more.
@@ -82,6 +86,8 @@ enum Failure {
     Pasta(#[from] pasta::LifeError),
     #[error(transparent)]
     Pesto(#[from] pesto::PestoError),
+    #[error(transparent)]
+    Status(#[from] status::StatusError),
 }
 
 impl Failure {
@@ -94,18 +100,20 @@ impl Failure {
 }
 
 impl Name {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::CoracleNet,
         Self::Hook,
         Self::Slirp4netns,
         Self::Pasta,
         Self::Pesto,
+        Self::Status,
     ];
 
     /// The name that the program was called by, and its words without any other.
     fn called(mut words: Vec<OsString>) -> (Self, Vec<OsString>) {
         let file = words.first().and_then(|word| Path::new(word).file_name());
-        let called = file.and_then(Self::of).filter(|name| *name != Self::Hook);
+        let called = file.and_then(Self::of);
+        let called = called.filter(|name| !matches!(name, Self::Hook | Self::Status));
         let called = called.unwrap_or(Self::CoracleNet);
         match words.get(1).and_then(|word| Self::of(word)) {
             Some(name) if called == Self::CoracleNet => {
@@ -127,6 +135,7 @@ impl Name {
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta => "pasta",
             Self::Pesto => "pesto",
+            Self::Status => "status",
         }
     }
 
@@ -134,6 +143,7 @@ impl Name {
     fn title(self) -> &'static str {
         match self {
             Self::Hook => "coracle-net hook",
+            Self::Status => "coracle-net status",
             name => name.word(),
         }
     }
@@ -141,7 +151,7 @@ impl Name {
     /// What `ps`, `top` and `ss` show, and scripts look for. 15 bytes at most (TASK_COMM_LEN).
     fn in_ps(self) -> &'static CStr {
         match self {
-            Self::CoracleNet | Self::Hook => c"coracle-net",
+            Self::CoracleNet | Self::Hook | Self::Status => c"coracle-net",
             Self::Slirp4netns => c"slirp4netns",
             Self::Pasta => c"pasta",
             Self::Pesto => c"pesto",
@@ -170,6 +180,10 @@ impl Name {
                 pesto::Request::read(words)?.carry_out(&mut io::stdout().lock())?;
                 Ok(ExitCode::SUCCESS)
             }
+            Self::Status => {
+                status::Args::try_parse_from(words)?.carry_out(&mut io::stdout().lock())?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 
@@ -189,7 +203,7 @@ impl Name {
             return ExitCode::SUCCESS;
         }
         // As getopt has it: callers try again without an option that is not known.
-        if !matches!(self, Self::CoracleNet | Self::Hook)
+        if !matches!(self, Self::CoracleNet | Self::Hook | Self::Status)
             && error.kind() == ErrorKind::UnknownArgument
             && let Some(option) = error.get(ContextKind::InvalidArg)
         {

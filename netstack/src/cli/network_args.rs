@@ -1,6 +1,7 @@
 //! The options that say what network a guest gets, whoever it is and however the helper was called.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -109,15 +110,25 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "PATH")]
     status_socket: Option<PathBuf>,
 
+    /// Serve counters here for Prometheus and its like: HTTP on a Unix socket
+    ///
+    /// As in curl --unix-socket PATH http://localhost/metrics.
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<PathBuf>,
+
     /// Write every frame, both ways, to a file that tcpdump and Wireshark read
     ///
-    /// The file is made, or emptied, with the caller's privileges; it grows without a bound, and an
-    /// error such as a full disk ends the capture only. Segments of up to 64 KiB are one packet
-    /// each, and their checksums may be incomplete, as on any interface that offloads both. A
-    /// connection that the kernel has taken over is not seen any more; --promote off keeps all of
-    /// them in the capture.
+    /// The file is made, or emptied, with the caller's privileges; it grows without a bound unless
+    /// --pcap-limit gives one. That, or an error such as a full disk, ends the capture only.
+    /// Segments of up to 64 KiB are one packet each, and their checksums may be incomplete, as on
+    /// any interface that offloads both. A connection that the kernel has taken over is not seen
+    /// any more; --promote off keeps all of them in the capture.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
+
+    /// Size of the capture at most
+    #[arg(long, value_name = "MIB", requires = "pcap")]
+    pcap_limit: Option<NonZeroU32>,
 }
 
 /// The values of `--device`.
@@ -190,8 +201,10 @@ impl NetworkArgs {
             },
             publish: publish.collect::<Result<_, _>>()?,
             status_socket: self.status_socket,
+            metrics_socket: self.metrics_socket,
             api_socket: self.api_socket,
             pcap: self.pcap,
+            pcap_limit: self.pcap_limit.map(|mib| u64::from(mib.get()) << 20),
             promote: self.promote.into(),
             keep_host_net_admin: self.keep_host_net_admin,
             ..Config::new(target, tap, network)

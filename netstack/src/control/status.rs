@@ -1,30 +1,19 @@
-//! The status socket: whoever connects reads one JSON document about flows and counters, then the
-//! end of the stream.
-//!
-//! Nothing is ever read from a client, so none can delay the helper: a document goes into the
-//! socket's send buffer as far as it fits, the rest waits for the client, and of those at most
-//! [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) are served. The driver polls one descriptor for all
-//! of it, which is readable when there is something to do.
+//! The status document: what a running helper tells about its flows and counters. Who asks gets it
+//! from a `status_socket`; what it is shown as is the matter of whoever reads it.
 
-use std::io;
+use std::borrow::Cow;
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 
-use rustix::event::epoll::EventFlags;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::SocketFile;
-use super::clients::{Clients, send};
-use super::socket_file::{PrivateSocketError, listen_privately};
 use crate::device::DeviceKind;
 
 /// The document, which docs/STATUS.md describes. Addresses are those that the guest sees.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// This program's version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// The guest's own addresses, IPv4 first.
     pub guest: Vec<IpAddr>,
     pub device: DeviceStatus,
@@ -49,7 +38,7 @@ pub struct Status {
 }
 
 /// What frames come and go by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
     pub kind: DeviceKind,
     /// Why it is no tap, unless that was asked for.
@@ -67,7 +56,7 @@ impl DeviceStatus {
 
 /// How many flows of each kind there are now, and may be: shares of the descriptors that this
 /// process may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsStatus {
     /// Descriptors of open TCP connections: one each, two when the kernel carries it.
     pub connections: LimitStatus,
@@ -88,7 +77,7 @@ pub struct LimitsStatus {
     pub out_of_ports: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitStatus {
     pub used: usize,
     pub limit: usize,
@@ -97,7 +86,7 @@ pub struct LimitStatus {
 }
 
 /// What became of handing flows over to the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromotionStatus {
     /// Why it is not done at all, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +98,7 @@ pub struct PromotionStatus {
 }
 
 /// What connections in user space buffer, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryStatus {
     /// Most that it may be together.
     pub limit: usize,
@@ -124,7 +113,7 @@ pub struct MemoryStatus {
 }
 
 /// One flow that is alive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStatus {
     pub protocol: FlowProtocol,
     pub initiator: FlowInitiator,
@@ -143,7 +132,7 @@ pub struct FlowStatus {
     pub age_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowProtocol {
     Tcp,
@@ -152,7 +141,7 @@ pub enum FlowProtocol {
 }
 
 /// Who opened the flow: a program in the guest, or a client of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowInitiator {
     Guest,
@@ -160,7 +149,7 @@ pub enum FlowInitiator {
 }
 
 /// Which path carries the flow's bytes: frames on the tap, or kernel sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowPath {
     Engine,
@@ -169,7 +158,7 @@ pub enum FlowPath {
 
 /// Why a TCP flow is on its path. The first ones leave it in the engine, the last two brought it to
 /// the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "lowercase")]
 pub enum Reason {
     /// The host has not answered yet.
@@ -192,8 +181,53 @@ pub enum Reason {
     Asked(FlowPromotion),
 }
 
+impl Reason {
+    /// As the document has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Talks => "talks",
+            Self::Off => "off",
+            Self::Leaving => "leaving",
+            Self::Restless => "restless",
+            Self::Refused { .. } => "refused",
+            Self::Spliced => "spliced",
+            Self::Hauls(_) => "hauls",
+            Self::Asked(_) => "asked",
+        }
+    }
+}
+
+impl Display for FlowProtocol {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+impl Display for FlowInitiator {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Guest => "guest",
+            Self::Host => "host",
+        })
+    }
+}
+
+impl Display for FlowPath {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Engine => "engine",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
 /// When a flow was handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowPromotion {
     pub promoted_ms_ago: u64,
     /// Payload bytes, both ways, that the engine had carried.
@@ -202,78 +236,10 @@ pub struct FlowPromotion {
     pub promoted_pause_us: u64,
 }
 
-/// Listens at a path.
-#[derive(Debug)]
-pub struct StatusSocket {
-    file: SocketFile,
-    /// Those who have not taken their whole document yet.
-    clients: Clients<Client>,
-}
-
-#[derive(Debug)]
-struct Client {
-    stream: UnixStream,
-    unsent: Vec<u8>,
-}
-
-impl StatusSocket {
-    /// Listens at `path`, for this user only. A socket that is there but that nobody serves any
-    /// more is replaced, if it belongs to this user; anything else is left alone.
-    pub fn open(path: &Path) -> Result<Self, PrivateSocketError> {
-        let (listener, file) = listen_privately("status", path)?;
-        let clients = Clients::new(listener)
-            .map_err(|source| PrivateSocketError::open("status", path, source))?;
-        Ok(Self { file, clients })
-    }
-
-    /// What is left to remove at the end.
-    pub fn file(&self) -> SocketFile {
-        self.file.clone()
-    }
-
-    /// To be called when the descriptor is readable: sends each new client what `status` returns,
-    /// and goes on with those that were slow. `status` is called once if at all. Never blocks.
-    ///
-    /// Fails when there is no descriptor for a client, who waits: until there is one, the socket
-    /// stays readable.
-    pub fn serve(&mut self, status: impl FnOnce() -> Status) -> io::Result<()> {
-        self.clients
-            .retain(|client, _| send(&mut client.stream, &mut client.unsent));
-        let mut status = Some(status);
-        let mut document = Vec::new();
-        self.clients.accept(EventFlags::OUT, |stream| {
-            if let Some(status) = status.take() {
-                document = serde_json::to_vec(&status())
-                    .expect("only maps with odd keys cannot be written");
-            }
-            let mut client = Client {
-                stream,
-                unsent: document.clone(),
-            };
-            send(&mut client.stream, &mut client.unsent).then_some(client)
-        })
-    }
-}
-
-impl AsFd for StatusSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.clients.as_fd()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::io::Read;
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
-
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    use super::*;
-    use crate::control::clients::MAX_CLIENTS;
-
-    fn status(flows: usize) -> Status {
+impl Status {
+    /// With so many flows.
+    pub fn of_the_tests(flows: usize) -> Self {
         let flow = FlowStatus {
             protocol: FlowProtocol::Tcp,
             initiator: FlowInitiator::Guest,
@@ -295,8 +261,8 @@ mod tests {
             limit: 100,
             reached: 2,
         };
-        Status {
-            version: "0.1.0",
+        Self {
+            version: "0.1.0".into(),
             guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
             device: DeviceStatus::TAP,
             connections_total: 4,
@@ -332,26 +298,18 @@ mod tests {
             flows: vec![flow; flows],
         }
     }
+}
 
-    fn read(mut stream: UnixStream) -> String {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_document_has_the_documented_form() {
         let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"device":{"kind":"tap"},"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100,"reached":2},"waiting":{"used":20,"limit":100,"reached":2},"dials":{"used":15,"limit":100,"reached":2},"half_open":{"used":16,"limit":100,"reached":2},"udp":{"used":17,"limit":100,"reached":2},"published_udp":{"used":18,"limit":100,"reached":2},"icmp":{"used":19,"limit":100,"reached":2},"out_of_descriptors":21,"out_of_ports":22},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("net.sock");
-        let mut socket = StatusSocket::open(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let client = UnixStream::connect(&path).unwrap();
-        socket.serve(|| status(1)).unwrap();
-        assert_eq!(read(client), expected);
+        let status = Status::of_the_tests(1);
+        assert_eq!(serde_json::to_string(&status).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<Status>(expected).unwrap(), status);
     }
 
     /// Each field, and each value that a program may have to tell from others.
@@ -369,7 +327,7 @@ mod tests {
             }
         }
         let mut found = Vec::new();
-        let mut document = status(1);
+        let mut document = Status::of_the_tests(1);
         document.promotion.unavailable = Some("--promote off".to_owned());
         names(&serde_json::to_value(document).unwrap(), &mut found);
         let promoted = FlowPromotion {
@@ -388,107 +346,14 @@ mod tests {
             Reason::Hauls(promoted),
             Reason::Asked(promoted),
         ] {
+            let name = reason.name();
             let reason = serde_json::to_value(reason).unwrap();
-            found.push(reason["reason"].as_str().unwrap().to_owned());
+            assert_eq!(reason["reason"], name);
+            found.push(name.to_owned());
             names(&reason, &mut found);
         }
         for name in found {
             assert!(TEXT.contains(&format!("`{name}`")), "{name} is missing");
         }
-    }
-
-    #[test]
-    fn slow_clients_are_bounded_and_get_it_all_in_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("net.sock");
-        let mut socket = StatusSocket::open(&path).unwrap();
-        // Far more than a socket buffer takes.
-        let document = serde_json::to_string(&status(10_000)).unwrap();
-        let clients: Vec<_> = (0..MAX_CLIENTS + 4)
-            .map(|_| UnixStream::connect(&path).unwrap())
-            .collect();
-        socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.iter().len(), MAX_CLIENTS);
-        socket.serve(|| unreachable!("there is no room")).unwrap();
-        let readers: Vec<_> = clients
-            .into_iter()
-            .map(|client| std::thread::spawn(|| read(client)))
-            .collect();
-        while readers.iter().any(|reader| !reader.is_finished()) {
-            socket.serve(|| status(10_000)).unwrap();
-        }
-        for reader in readers {
-            assert_eq!(reader.join().unwrap().len(), document.len());
-        }
-        assert_eq!(socket.clients.iter().len(), 0);
-    }
-
-    #[test]
-    fn who_comes_after_too_many_clients_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("net.sock");
-        let mut socket = StatusSocket::open(&path).unwrap();
-        let slow: Vec<_> = (0..MAX_CLIENTS)
-            .map(|_| UnixStream::connect(&path).unwrap())
-            .collect();
-        socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.iter().len(), MAX_CLIENTS);
-        drop(slow);
-        socket.serve(|| unreachable!("nobody new")).unwrap();
-        let _late = UnixStream::connect(&path).unwrap();
-        let mut polled = [PollFd::new(&socket, PollFlags::IN)];
-        assert_eq!(poll(&mut polled, Some(&Timespec::default())), Ok(1));
-    }
-
-    #[test]
-    fn a_client_that_leaves_is_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("net.sock");
-        let mut socket = StatusSocket::open(&path).unwrap();
-        let client = UnixStream::connect(&path).unwrap();
-        socket.serve(|| status(10_000)).unwrap();
-        assert_eq!(socket.clients.iter().len(), 1);
-        drop(client);
-        socket.serve(|| unreachable!("nobody new")).unwrap();
-        assert_eq!(socket.clients.iter().len(), 0);
-    }
-
-    #[test]
-    fn only_a_stale_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("net.sock");
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            StatusSocket::open(&path),
-            Err(PrivateSocketError::Occupied(..))
-        ));
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        fs::remove_file(&path).unwrap();
-
-        let served = StatusSocket::open(&path).unwrap();
-        assert!(matches!(
-            StatusSocket::open(&path),
-            Err(PrivateSocketError::Served(..))
-        ));
-        // As after `kill -9`: the file stays.
-        drop(served);
-        let replaced = StatusSocket::open(&path).unwrap();
-
-        // A successor's file is not removed.
-        fs::remove_file(&path).unwrap();
-        let successor = StatusSocket::open(&path).unwrap();
-        replaced.file().remove();
-        assert!(path.exists());
-        successor.file().remove();
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_path_that_is_too_long_is_an_error() {
-        let path = PathBuf::from("/").join("x".repeat(108));
-        assert!(matches!(
-            StatusSocket::open(&path),
-            Err(PrivateSocketError::Open { .. })
-        ));
     }
 }

@@ -32,6 +32,8 @@ pub struct Capture<D> {
 pub struct CaptureFile {
     file: File,
     path: PathBuf,
+    /// Bytes that it may still take.
+    left: u64,
 }
 
 /// Why there is no capture; the text says what to do about it.
@@ -39,6 +41,8 @@ pub struct CaptureFile {
 pub enum CaptureError {
     #[error("cannot write a capture to {path}: {source}")]
     Write { path: PathBuf, source: io::Error },
+    #[error("{0} is as large as it may be")]
+    Full(PathBuf),
     #[error(
         "cannot write a capture to {0}, which is not a regular file: the network would have to \
          wait for its reader; write to a file and follow that (tail -c +1 -f FILE | tcpdump -nr -)"
@@ -87,8 +91,9 @@ impl<D: AsFd> AsFd for Capture<D> {
 }
 
 impl CaptureFile {
-    /// Makes the file, for this user only, or empties the one that is there.
-    pub fn create(path: &Path) -> Result<Self, CaptureError> {
+    /// Makes the file, for this user only, or empties the one that is there. It gets `limit` bytes
+    /// at most, if there is a limit.
+    pub fn create(path: &Path, limit: Option<u64>) -> Result<Self, CaptureError> {
         let error = |source| CaptureError::Write {
             path: path.to_owned(),
             source,
@@ -97,9 +102,10 @@ impl CaptureFile {
         if !file.metadata().map_err(error)?.is_file() {
             return Err(CaptureError::NotRegular(path.to_owned()));
         }
-        let capture = Self {
+        let mut capture = Self {
             file,
             path: path.to_owned(),
+            left: limit.unwrap_or(u64::MAX),
         };
         capture.write(&[IoSlice::new(&file_header())])?;
         Ok(capture)
@@ -116,8 +122,12 @@ impl CaptureFile {
         ])
     }
 
-    fn write(&self, pieces: &[IoSlice<'_>]) -> Result<(), CaptureError> {
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), CaptureError> {
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.left = self
+            .left
+            .checked_sub(len as u64)
+            .ok_or_else(|| CaptureError::Full(self.path.clone()))?;
         let source = match retry_on_intr(|| rustix::io::writev(&self.file, pieces)) {
             Ok(written) if written == len => return Ok(()),
             Ok(_) => io::ErrorKind::StorageFull.into(),
@@ -204,7 +214,7 @@ mod tests {
     fn both_directions_are_written_without_the_virtio_header() {
         let (_dir, path) = temporary();
         let (device, guest) = MemoryDevice::pair();
-        let mut device = Capture::new(device, Some(CaptureFile::create(&path).unwrap()));
+        let mut device = Capture::new(device, Some(CaptureFile::create(&path, None).unwrap()));
         guest.send(&[&HEADER[..], b"from the guest"].concat());
         let mut buffer = vec![0; MAX_FRAME_LEN];
         let len = device.receive(&mut buffer).unwrap();
@@ -232,7 +242,7 @@ mod tests {
             ..Faults::default()
         };
         let device = FaultInjector::new(device, blocked, 1);
-        let mut device = Capture::new(device, Some(CaptureFile::create(&path).unwrap()));
+        let mut device = Capture::new(device, Some(CaptureFile::create(&path, None).unwrap()));
         let mut buffer = [0; 100];
         assert!(device.receive(&mut buffer).is_err());
         assert!(device.transmit(&HEADER, b"!").is_err());
@@ -266,6 +276,7 @@ mod tests {
         let full = CaptureFile {
             file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
             path: "/dev/full".into(),
+            left: u64::MAX,
         };
         let mut device = Capture::new(device, Some(full));
         device.transmit(&HEADER, b"first").unwrap();
@@ -275,13 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_ends_the_capture_after_a_whole_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.pcap");
+        let record = 16 + 60;
+        let limit = 24 + 2 * record + record - 1;
+        let mut file = CaptureFile::create(&path, Some(limit)).unwrap();
+        let mut add = || file.record(UNIX_EPOCH, &[0; VNET_HEADER_LEN], &[0; 60]);
+        add().unwrap();
+        add().unwrap();
+        assert!(matches!(add(), Err(CaptureError::Full(_))));
+        assert_eq!(fs::metadata(&path).unwrap().len(), 24 + 2 * record);
+    }
+
+    #[test]
     fn only_a_regular_file_will_do() {
         let (dir, path) = temporary();
         fs::write(&path, "older").unwrap();
-        CaptureFile::create(&path).unwrap();
+        CaptureFile::create(&path, None).unwrap();
         assert!(frames(&path).is_empty());
         let other = dir.path().join("new");
-        CaptureFile::create(&other).unwrap();
+        CaptureFile::create(&other, None).unwrap();
         let mode = fs::metadata(&other).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0);
 
@@ -295,16 +320,18 @@ mod tests {
         )
         .unwrap();
         // With a reader and without.
-        let error = CaptureFile::create(&fifo).unwrap_err().to_string();
+        let error = CaptureFile::create(&fifo, None).unwrap_err().to_string();
         assert!(error.contains("fifo"), "{error}");
         let _reader = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(&fifo)
             .unwrap();
-        let error = CaptureFile::create(&fifo).unwrap_err().to_string();
+        let error = CaptureFile::create(&fifo, None).unwrap_err().to_string();
         assert!(error.contains("not a regular file"), "{error}");
-        let error = CaptureFile::create(dir.path()).unwrap_err().to_string();
+        let error = CaptureFile::create(dir.path(), None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
     }
 }

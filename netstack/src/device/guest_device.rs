@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{Capabilities, Device, Tap, TapError, Veth, VethError};
@@ -21,7 +21,7 @@ pub enum DeviceChoice {
 }
 
 /// What a [`GuestDevice`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     Tap,

@@ -72,7 +72,7 @@ pub struct Parts<D> {
     pub companion: Companion,
     /// What hands flows over to the kernel.
     pub promoter: Result<Promoter, PromotionUnavailable>,
-    pub status: Option<StatusSocket>,
+    pub status: Vec<StatusSocket>,
     /// With what opens the ports that are asked for.
     pub slirp_api: Option<(SlirpApi, Broker)>,
     pub forwards: Option<ForwardParts>,
@@ -95,9 +95,8 @@ pub struct Driver<D> {
     listeners: Listeners,
     companion: Companion,
     promotion: Promotion,
-    status: Option<StatusSocket>,
-    /// Nobody is told the status for a moment.
-    status_pause: Pause,
+    /// Each with when nobody is told the status for a moment.
+    status: Vec<(StatusSocket, Pause)>,
     slirp_api: Option<Api>,
     forwarding: Option<Forwarding>,
     exit: ExitWatch,
@@ -141,7 +140,7 @@ impl<D: Device> Driver<D> {
         let poller = &shard.poller;
         let watch =
             |what, result: io::Result<()>| result.map_err(|error| DriverError::Watch(what, error));
-        if let Some(status) = &parts.status {
+        for status in &parts.status {
             watch(
                 "the status socket",
                 poller.add(status, Token::Status, Interest::Readable),
@@ -183,8 +182,11 @@ impl<D: Device> Driver<D> {
             listeners,
             companion: parts.companion,
             promotion: Promotion::new(parts.promoter),
-            status: parts.status,
-            status_pause: Pause::default(),
+            status: parts
+                .status
+                .into_iter()
+                .map(|socket| (socket, Pause::default()))
+                .collect(),
             slirp_api,
             forwarding,
             exit: parts.exit,
@@ -269,28 +271,26 @@ impl<D: Device> Driver<D> {
     }
 
     fn handle_status(&mut self, now: Instant) {
-        if let Some(status) = &mut self.status {
-            let unpromoted = self.promotion.unavailable();
-            let device = || self.device_status.clone();
-            let served = status.serve(|| self.shard.status(device(), unpromoted, now));
-            if let Err(error) = served {
+        let unpromoted = self.promotion.unavailable();
+        let device = &self.device_status;
+        for (socket, pause) in &mut self.status {
+            let status = || self.shard.status(device.clone(), unpromoted, now);
+            if let Err(error) = socket.serve(status) {
                 debug!(%error, "a client of the status socket waits");
-                let poller = &self.shard.poller;
-                self.status_pause
-                    .silence(poller, status, Token::Status, now);
+                pause.silence(&self.shard.poller, socket, Token::Status, now);
             }
         }
     }
 
     fn resume_status(&mut self, now: Instant) {
-        if let Some(status) = &self.status {
-            let poller = &self.shard.poller;
-            self.status_pause.wake(poller, status, Token::Status, now);
+        for (socket, pause) in &mut self.status {
+            pause.wake(&self.shard.poller, socket, Token::Status, now);
         }
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        let pauses = self.listeners.is_paused() || self.status_pause.is_on();
+        let status_waits = self.status.iter().any(|(_, pause)| pause.is_on());
+        let pauses = self.listeners.is_paused() || status_waits;
         let retry = pauses.then_some(RETRY);
         let until = |deadline: Instant| deadline.max(now) - now;
         let api = self.slirp_api.as_ref().and_then(Api::deadline).map(until);

@@ -26,7 +26,7 @@ pub fn status(
 ) -> Status {
     let counters = core.counters();
     Status {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         guest: core.addresses().guest.clone(),
         device,
         connections_total: counters.connections,

@@ -1,10 +1,11 @@
 //! Options and targets: addresses, families, MTU, namespaces named in different ways, the status
 //! socket.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::traffic::{EchoServer, assert_echo, connect, try_connect};
@@ -24,6 +25,7 @@ pub const CASES: &[Case] = &[
     case("options::ipv6_off_in_guest", ipv6_off_in_guest),
     case("options::ipv6_off_on_host", ipv6_off_on_host),
     case("options::status_document", status_document),
+    case("options::metrics", metrics),
 ];
 
 /// What `unshare -Urn` makes, and every rootless container: the helper has to join the user
@@ -179,6 +181,38 @@ fn status_document(world: &mut World) {
     assert!(status()["prohibited"].as_u64() > Some(prohibited));
     drop(helper);
     assert!(!socket.exists(), "the helper removes its socket");
+}
+
+/// As a collector asks for them, and by the program's own command, from within the sandbox.
+fn metrics(world: &mut World) {
+    let [metrics, document] = ["metrics.sock", "status.sock"].map(|name| world.dir.join(name));
+    let setup = world.helper().option("--metrics-socket").option(&metrics);
+    let helper = setup.option("--status-socket").option(&document).start();
+    let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
+    let mut stream = connect(&world.guest.net, server.address);
+    assert_echo(&mut stream, b"counted");
+    let mut client = UnixStream::connect(&metrics).expect("connect to the metrics socket");
+    client
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("ask");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let line = "\ncoracle_net_flows{protocol=\"tcp\",path=\"engine\"} 1\n";
+    assert!(answer.contains(line), "{answer}");
+
+    let mut status = Command::new(env!("CARGO_BIN_EXE_coracle-net"));
+    let output = status
+        .arg("status")
+        .arg(&document)
+        .output()
+        .expect("run it");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success());
+    let flow = |line: &str| line.starts_with("tcp ") && line.contains("ESTABLISHED");
+    assert_eq!(text.lines().filter(|line| flow(line)).count(), 1, "{text}");
+    drop(helper);
+    assert!(!metrics.exists() && !document.exists());
 }
 
 /// What the helper tells at its status socket.
