@@ -175,11 +175,13 @@ impl Args {
         // The background has another working directory.
         let Config {
             status_socket,
+            metrics_socket,
             api_socket,
             pcap,
             ..
         } = &mut config;
-        for path in [status_socket, api_socket, pcap].into_iter().flatten() {
+        let paths = [status_socket, metrics_socket, api_socket, pcap];
+        for path in paths.into_iter().flatten() {
             *path = std::path::absolute(&*path)
                 .map_err(|error| ContainerError::Path(path.clone(), error))?;
         }
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn options_arrive_and_paths_become_absolute() {
-        let words = "hook -p 8080:80 --mtu 1500 --interface eth0 --pcap p --status-socket /s";
+        let words = "hook -p 8080:80 --mtu 1500 --interface eth0 --pcap p --metrics-socket m --status-socket /s";
         let args = Args::try_parse_from(words.split(' ')).unwrap();
         let config = args.config(Pid::INIT).unwrap();
         let target = TargetName::Process(Pid::INIT);
@@ -278,6 +280,7 @@ mod tests {
         assert_eq!(config.attachment, Attachment::Namespace { target, tap });
         assert!(config.configure && config.mtu == Some(1500) && config.publish.len() == 1);
         assert!(config.pcap.unwrap().is_absolute());
+        assert!(config.metrics_socket.unwrap().is_absolute());
         assert_eq!(config.status_socket, Some("/s".into()));
     }
 }
