@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
-use super::values::text;
+use super::values::{parse_bool, text};
+use crate::images::platform::Platform;
+use crate::images::registry::auth::Credentials;
 
 #[derive(Debug, Args)]
 pub struct ImagesArgs {
@@ -126,4 +128,132 @@ pub enum SaveFormat {
     OciArchive,
     /// The directory of an OCI image layout
     OciDir,
+}
+
+/// How secure the talk with a registry is.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Whether the registry has to speak TLS, and show a certificate that is trusted; without, what
+    /// registries.conf says
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = text(parse_bool),
+        action = ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub tls_verify: Option<bool>,
+}
+
+/// How images are got from registries.
+#[derive(Debug, Args)]
+pub struct RegistryArgs {
+    /// Get the image for another kind of machine: OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT
+    #[arg(long, value_parser = text(str::parse::<Platform>), value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Read user names and passwords from this file only
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A name without a registry is looked up among the aliases of registries.conf, and then in the one registry that is to be \
+searched by unqualified-search-registries. Where there are none or several it is refused: docker.io/library/NAME is \
+Docker Hub's.
+
+Downloads that broke off go on where they ended. Passwords are those of `coracle login`, `podman login` and `docker login`.")]
+pub struct PullArgs {
+    /// Print the id only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+
+    /// User name and password for the registry
+    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
+    pub creds: Option<Credentials>,
+
+    /// Names
+    #[arg(value_parser = text(str::parse::<String>), required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+/// When `run` pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PullPolicy {
+    Always,
+    Missing,
+    Newer,
+    Never,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The password is kept as it is in the file that `podman login` writes, $XDG_RUNTIME_DIR/containers/auth.json, which goes with \
+the session.")]
+pub struct LoginArgs {
+    /// User name; without, it is asked for
+    #[arg(short, long, value_parser = text(str::parse::<String>))]
+    pub username: Option<String>,
+
+    /// Password; better given by --password-stdin, since everybody on this host sees arguments
+    #[arg(short, long, value_parser = text(str::parse::<String>))]
+    pub password: Option<String>,
+
+    /// Read the password from the standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+
+    /// Print the user name that is kept, and ask for nothing
+    #[arg(long)]
+    pub get_login: bool,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Keep it in this file
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+
+    /// Host, with a port if it has one of its own
+    #[arg(value_parser = text(parse_registry))]
+    pub registry: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// Forget it in this file
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+
+    /// Host, with a port if it has one of its own
+    #[arg(value_parser = text(parse_registry))]
+    pub registry: String,
+}
+
+fn parse_credentials(text: &str) -> Result<Credentials, &'static str> {
+    let (user, password) = text.split_once(':').ok_or("expected USER:PASSWORD")?;
+    Ok(Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    })
+}
+
+/// Docker's users give an address, too.
+fn parse_registry(text: &str) -> Result<String, &'static str> {
+    let host = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or_default();
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':');
+    match !host.is_empty() && host.bytes().all(is_host) {
+        true => Ok(host.to_owned()),
+        false => Err("expected the name of a host, as quay.io"),
+    }
 }

@@ -20,7 +20,8 @@ use portfwd::spec::{Protocol, Publish};
 
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use image::{
-    ImagesArgs, ListFormat, LoadArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
+    ImagesArgs, ListFormat, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PullPolicy, RegistryArgs,
+    RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
 };
 pub use read::{Unread, read};
 pub use security_opt::{SeccompChoice, SecurityOpt};
@@ -44,6 +45,7 @@ use values::{bytes, text};
 Try it:
   coracle run -p 8080:8080                        a web page on http://127.0.0.1:8080
   coracle run --rm -it --rootfs ./debian bash     a shell in a directory that holds a Debian tree
+  coracle run -d -p 8081:80 docker.io/library/nginx   an image from a registry
   coracle load -i web.tar; coracle images         images from an archive of Podman's or Docker's
   coracle run -d --name web -p 8080:80 --rootfs ./debian nginx -g 'daemon off;'
   coracle logs -f web; coracle exec -it web sh; coracle stop web; coracle rm web
@@ -90,6 +92,12 @@ pub enum Command {
     Tag(TagArgs),
     /// Take names from an image
     Untag(UntagArgs),
+    /// Get images from registries
+    Pull(PullArgs),
+    /// Keep a user name and a password for a registry
+    Login(LoginArgs),
+    /// Forget the password for a registry
+    Logout(LogoutArgs),
     /// Read images from a file, a pipe or a directory
     Load(LoadArgs),
     /// Write images to a file, a pipe or a directory
@@ -137,6 +145,18 @@ pub struct RunArgs {
     /// a program and its arguments as a list in JSON. Empty for none
     #[arg(long, value_parser = bytes(container::parse_entrypoint), value_name = "PROGRAM|LIST")]
     pub entrypoint: Option<Entrypoint>,
+
+    /// When to get the image from its registry: always, when it is missing here, when the
+    /// registry's is newer, or never
+    #[arg(long, value_enum, default_value = "missing", value_name = "POLICY")]
+    pub pull: PullPolicy,
+
+    /// Say nothing of how an image comes from its registry
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     /// Name the container; without, a name is made up
     #[arg(long, value_parser = text(str::parse::<String>))]
@@ -250,8 +270,9 @@ pub struct RunArgs {
     /// The image and its arguments, or with --rootfs the command and its arguments; options come
     /// before
     ///
-    /// An image is one of `coracle images`, by its name or id, or one in a file, which is loaded
-    /// first: `oci-archive:FILE`, `docker-archive:FILE` or `oci:DIR`. What it says about its entry
+    /// An image is one of `coracle images`, by its name or id, or else one of a registry, which
+    /// `--pull` says more of, or one in a file, which is loaded first: `oci-archive:FILE`,
+    /// `docker-archive:FILE` or `oci:DIR`. What it says about its entry
     /// point, command, environment, user, working directory, ports, stop signal and labels holds
     /// where the options say nothing else. What is written to its volumes is kept in the
     /// container's own layer, and ends with it. Without an image or --rootfs it is coracle/hello,

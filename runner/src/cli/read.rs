@@ -83,6 +83,9 @@ impl Command {
             Self::Images(args) if args.quiet && args.format.is_some() => {
                 Err("--quiet and --format cannot be given together".into())
             }
+            Self::Login(args) if args.password.is_some() && args.password_stdin => {
+                Err("--password and --password-stdin cannot be given together".into())
+            }
             Self::Save(args) if args.format == SaveFormat::OciDir && args.output.is_none() => {
                 Err("--format oci-dir needs a directory to make: --output DIR".into())
             }
@@ -429,7 +432,7 @@ mod tests {
     #[test]
     fn what_others_have_is_told_from_a_slip() {
         for name in [
-            "top", "pull", "push", "login", "compose", "inspect", "pause",
+            "top", "search", "push", "history", "compose", "inspect", "pause",
         ] {
             let said = refused(
                 &format!("coracle {name} web"),
@@ -536,7 +539,7 @@ mod tests {
                     words.extend([format!("--{long}").into(), garbage(prefix)]);
                     let rest: &[&str] = match command.get_name() {
                         "ps" | "load" => &[],
-                        "images" => &["web"],
+                        "images" | "login" | "logout" => &["web"],
                         _ => &["web", "x"],
                     };
                     words.extend(rest.iter().map(Into::into));
@@ -557,10 +560,12 @@ mod tests {
                 "env",
                 "workdir",
                 "entrypoint",
+                "authfile",
                 "volume",
                 "rootfs",
                 "env",
                 "workdir",
+                "authfile",
                 "input",
                 "output"
             ]

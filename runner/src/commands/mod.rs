@@ -5,9 +5,12 @@ mod human;
 mod images;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod port;
+mod progress;
 mod ps;
+mod pull;
 mod rm;
 mod rmi;
 mod run;
@@ -43,6 +46,9 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Rmi(args) => rmi::rmi(args),
         Command::Tag(args) => tag::tag(args),
         Command::Untag(args) => tag::untag(args),
+        Command::Pull(args) => pull::pull(args),
+        Command::Login(args) => login::login(args),
+        Command::Logout(args) => login::logout(args),
         Command::Load(args) => load::load(args),
         Command::Save(args) => save::save(args),
     }

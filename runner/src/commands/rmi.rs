@@ -14,7 +14,12 @@ pub fn rmi(args: RmiArgs) -> Result<u8, Failure> {
             images.iter().map(|image| image.id.to_string()).collect()
         }
     };
-    for_each(&wanted, |wanted| remove(&engine, wanted, &args))
+    let code = for_each(&wanted, |wanted| remove(&engine, wanted, &args))?;
+    if args.all {
+        // What belongs to no image goes as well: downloads that broke off.
+        engine.images()?.sweep()?;
+    }
+    Ok(code)
 }
 
 fn remove(engine: &Engine, wanted: &str, args: &RmiArgs) -> Result<(), Failure> {

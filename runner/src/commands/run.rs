@@ -10,6 +10,7 @@ use netstack::logging::Filter;
 use portfwd::spec::Protocol;
 use tracing::{debug, error_span};
 
+use super::pull::provide;
 use super::{open_engine, print_line, repair};
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{
@@ -71,7 +72,7 @@ fn request(
             let mut words = words.into_iter();
             let name = words.next().unwrap_or_else(|| builtin::DEFAULT.into());
             Source::Image {
-                name: load_if_elsewhere(engine, name)?,
+                name: bring(args, engine, name)?,
                 args: words.collect(),
             }
         }
@@ -103,10 +104,14 @@ fn request(
     })
 }
 
-/// The name of an image that is at hand: one in a file is loaded first.
-fn load_if_elsewhere(engine: &Engine, name: OsString) -> Result<OsString, Failure> {
-    let Some(place) = name.to_str().and_then(Place::parse) else {
+/// The name of an image that is at hand: one in a file is loaded first, one of a registry pulled.
+fn bring(args: &RunArgs, engine: &Engine, name: OsString) -> Result<OsString, Failure> {
+    let Some(text) = name.to_str().filter(|name| *name != builtin::DEFAULT) else {
         return Ok(name);
+    };
+    let Some(place) = Place::parse(text) else {
+        let name = provide(engine, text, args.pull, &args.registry, args.quiet)?;
+        return Ok(name.into());
     };
     let images = engine.images()?.load(&place, &mut warn)?;
     match &images[..] {

@@ -113,6 +113,10 @@ impl<T> Hashing<T> {
         }
     }
 
+    pub fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
     pub fn into_inner(self) -> T {
         self.inner
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::digest::Digest;
 use super::reference::NameError;
 use super::registries::RegistriesError;
+use super::registry::RegistryError;
 use crate::failure::Explained;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
@@ -20,6 +21,8 @@ pub enum StorageError {
     },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     #[error(transparent)]
     Registries(#[from] RegistriesError),
     #[error(transparent)]
@@ -66,6 +69,12 @@ pub enum StorageError {
 }
 
 impl Explained for StorageError {}
+
+impl From<RegistryError> for StorageError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
+}
 
 /// For `map_err`: an I/O error with what was being done to which path.
 pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {

@@ -2,15 +2,17 @@
 //!
 //! `builtin` is the image that comes with the program. All others are in the `store`, under names
 //! that `reference` reads and `registries` completes; `layers` makes directories of them, `archive`
-//! reads them from files.
+//! reads them from files, `registry` gets them from elsewhere.
 
 pub mod archive;
 pub mod builtin;
 pub mod digest;
 pub mod error;
 mod layers;
+pub mod platform;
 pub mod reference;
-mod registries;
+pub mod registries;
+pub mod registry;
 pub mod store;
 
 pub use layers::role::{ROLE as STORAGE_ROLE, main as storage_main};

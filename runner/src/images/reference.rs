@@ -94,6 +94,22 @@ impl ImageRef {
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
+
+    /// As the client of registries takes it.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    /// The same image with another beginning of its name. A prefix with `*` stands for the whole
+    /// registry.
+    pub fn moved(&self, prefix: &str, place: &str) -> Option<Self> {
+        let whole = self.to_string();
+        let rest = match prefix.starts_with('*') {
+            true => whole.strip_prefix(self.registry())?,
+            false => whole.strip_prefix(prefix)?,
+        };
+        format!("{place}{rest}").parse().ok()
+    }
 }
 
 impl FromStr for ImageRef {

@@ -1,4 +1,5 @@
 //! What the user's files say of registries: containers-registries.conf(5), as Podman reads it.
+//! Short names, mirrors, and which registries may be talked to without TLS.
 //!
 //! `~/.config/containers/registries.conf` where it is, else `/etc/containers/registries.conf`; then
 //! the files of the directory `registries.conf.d` beside each, those of `/etc` first, in the order
@@ -11,14 +12,50 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::reference::ImageRef;
+use crate::failure::Explained;
 use crate::state::read_regular;
 
-/// Aliases, and registries to be searched.
+/// Aliases, registries to be searched, and how registries are reached.
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     aliases: BTreeMap<String, String>,
     searched: Vec<String>,
+    tables: Vec<Table>,
     place: PathBuf,
+}
+
+impl Explained for RegistriesError {}
+
+/// Where an image may be got from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub image: ImageRef,
+    /// Whether its certificate need not be good, nor TLS be spoken at all.
+    pub insecure: bool,
+}
+
+/// A `[[registry]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Table {
+    prefix: String,
+    location: String,
+    insecure: bool,
+    blocked: bool,
+    #[serde(rename = "mirror-by-digest-only")]
+    mirror_by_digest_only: bool,
+    mirror: Vec<Mirror>,
+}
+
+/// A `[[registry.mirror]]`.
+#[derive(Debug, Clone, Deserialize)]
+struct Mirror {
+    location: String,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default, rename = "pull-from-mirror")]
+    pull_from_mirror: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +75,8 @@ struct Conf {
     #[serde(rename = "unqualified-search-registries")]
     searched: Option<Vec<String>>,
     aliases: BTreeMap<String, String>,
+    #[serde(rename = "registry")]
+    tables: Vec<Table>,
 }
 
 const ETC: &str = "/etc/containers";
@@ -89,6 +128,12 @@ impl Registries {
                 registries.searched = searched;
             }
             registries.aliases.extend(conf.aliases);
+            for table in conf.tables {
+                registries
+                    .tables
+                    .retain(|other| other.prefix() != table.prefix());
+                registries.tables.push(table);
+            }
         }
         Ok(registries)
     }
@@ -104,9 +149,64 @@ impl Registries {
         &self.searched
     }
 
+    /// Where an image may be got from, in this order: mirrors, then its own registry. `None` where
+    /// it is blocked.
+    pub fn endpoints(&self, image: &ImageRef) -> Option<Vec<Endpoint>> {
+        let name = image.name();
+        let of_it = self.tables.iter().filter(|table| table.is_for(&name));
+        let Some(table) = of_it.max_by_key(|table| table.prefix().len()) else {
+            return Some(vec![Endpoint {
+                image: image.clone(),
+                insecure: false,
+            }]);
+        };
+        if table.blocked {
+            return None;
+        }
+        let by_digest = image.digest().is_some();
+        let is_used = |mirror: &&Mirror| match &*mirror.pull_from_mirror {
+            "digest-only" => by_digest,
+            "tag-only" => !by_digest,
+            _ => by_digest || !table.mirror_by_digest_only,
+        };
+        let mirrors = table.mirror.iter().filter(is_used);
+        let mirrors = mirrors.map(|mirror| (&mirror.location, mirror.insecure));
+        let places = mirrors.chain([(&table.location, table.insecure)]);
+        let at = |(location, insecure): (&String, bool)| {
+            let image = match location.is_empty() || location == table.prefix() {
+                true => image.clone(),
+                false => image.moved(table.prefix(), location)?,
+            };
+            Some(Endpoint { image, insecure })
+        };
+        Some(places.filter_map(at).collect())
+    }
+
     /// The file to be changed.
     pub fn place(&self) -> &Path {
         &self.place
+    }
+}
+
+impl Table {
+    /// What the names begin with that this is about.
+    fn prefix(&self) -> &str {
+        match self.prefix.is_empty() {
+            true => &self.location,
+            false => &self.prefix,
+        }
+    }
+
+    fn is_for(&self, name: &str) -> bool {
+        let prefix = self.prefix();
+        if let Some(domain) = prefix.strip_prefix("*.") {
+            let host = name.split('/').next().unwrap_or_default();
+            return host
+                .strip_suffix(domain)
+                .is_some_and(|subdomain| subdomain.ends_with('.'));
+        }
+        let rest = name.strip_prefix(prefix);
+        !prefix.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -141,6 +241,65 @@ mod tests {
         assert_eq!(read.alias("x"), Some("b.org/x"));
         assert_eq!(read.alias("y"), None);
         assert_eq!(read.alias("z"), None);
+    }
+
+    #[test]
+    fn mirrors_come_before_their_registry() {
+        let conf = r#"
+            [[registry]]
+            location = "docker.io"
+            [[registry.mirror]]
+            location = "mirror.example.org/hub"
+            insecure = true
+            [[registry.mirror]]
+            location = "pinned.example.org"
+            pull-from-mirror = "digest-only"
+            [[registry]]
+            prefix = "docker.io/library/secret"
+            blocked = true
+            [[registry]]
+            prefix = "*.internal"
+            location = "127.0.0.1:5000"
+            insecure = true
+            [[registry]]
+            location = "localhost:5000"
+            insecure = true
+        "#;
+        let read = Registries::parse([("registries.conf", conf)]).expect("TOML");
+        let endpoints = |name: &str| {
+            let endpoints = read.endpoints(&name.parse().expect(name));
+            let shown = |end: Endpoint| format!("{} {}", end.image, end.insecure);
+            endpoints.map(|all| all.into_iter().map(shown).collect::<Vec<_>>())
+        };
+        let hex = "0".repeat(64);
+        assert_eq!(
+            endpoints("docker.io/alpine:3").expect("allowed"),
+            [
+                "mirror.example.org/hub/library/alpine:3 true",
+                "docker.io/library/alpine:3 false"
+            ]
+        );
+        let pinned = endpoints(&format!("docker.io/alpine@sha256:{hex}")).expect("allowed");
+        assert_eq!(pinned.len(), 3);
+        assert_eq!(endpoints("docker.io/library/secret:1"), None);
+        assert_eq!(
+            endpoints("docker.io/library/secrets:1")
+                .expect("another")
+                .len(),
+            2
+        );
+        assert_eq!(
+            endpoints("a.internal/x:1").expect("allowed"),
+            ["127.0.0.1:5000/x:1 true"]
+        );
+        assert_eq!(
+            endpoints("localhost:5000/x:1").expect("allowed"),
+            ["localhost:5000/x:1 true"]
+        );
+        assert_eq!(
+            endpoints("quay.io/x:1").expect("allowed"),
+            ["quay.io/x:1 false"]
+        );
     }
 
     #[test]

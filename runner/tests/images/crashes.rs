@@ -66,7 +66,16 @@ fn many_may_load_and_remove_at_once(world: &World) {
                     let loaded = finish_with_input(world.coracle(["load"]), archive);
                     assert_eq!(loaded.code(), Some(0), "{loaded:?}");
                     // Another may have removed it, and say so; nothing else may go wrong.
-                    let words = ["run", "--rm", "--network", "none", &name, "cat", "text"];
+                    let words = [
+                        "run",
+                        "--rm",
+                        "--pull=never",
+                        "--network",
+                        "none",
+                        &name,
+                        "cat",
+                        "text",
+                    ];
                     let ran = finish(world.coracle(words));
                     let gone = ran.stderr.contains("image not known");
                     let fine = ran.code() == Some(0) && ran.stdout == (number / 2).to_string();

@@ -10,6 +10,7 @@
 #[path = "../container/harness/mod.rs"]
 mod harness;
 mod recipe;
+mod server;
 
 mod archives;
 mod crashes;
@@ -17,6 +18,7 @@ mod hostile;
 mod judges;
 mod layers;
 mod names;
+mod registry;
 mod running;
 
 use std::process::ExitCode;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         judges::CASES,
         layers::CASES,
         names::CASES,
+        registry::CASES,
         running::CASES,
     ];
     harness::run(&subjects.concat())

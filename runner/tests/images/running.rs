@@ -171,7 +171,7 @@ fn containers_of_an_image_share_its_layers_and_keep_their_changes(world: &World)
     assert_eq!(run(world, &[&id[..6], "echo", "by id"]), "by id\n");
     // Without a tag, and with a registry that is not localhost's.
     for wrong in ["tell", "docker.io/tell:1"] {
-        let refused = world.try_coracle(&["run", "--rm", wrong, "true"]);
+        let refused = world.try_coracle(&["run", "--rm", "--pull=never", wrong, "true"]);
         assert_eq!(refused.code(), Some(125));
         assert!(refused.stderr.contains("image not known"), "{refused:?}");
     }

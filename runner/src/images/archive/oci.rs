@@ -3,12 +3,13 @@
 //! Manifests are kept as they are. Of an image for several platforms the one for this machine is
 //! taken.
 
-use oci_spec::image::{Arch, Descriptor, ImageIndex, Os};
+use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::Found;
 use super::files::Files;
 use crate::images::digest::Digest;
 use crate::images::error::StorageError;
+use crate::images::platform::Platform;
 use crate::images::reference::{ImageName, ImageRef};
 use crate::images::store::{Adding, NAME_ANNOTATION, read_manifest};
 
@@ -62,10 +63,10 @@ fn keep(
             return Err(files.unusable("indexes are nested too deep in it".to_owned()));
         }
         let index: ImageIndex = files.parse(&path)?;
-        let ours = index.manifests().iter().find(|d| is_for_us(d));
-        let ours = ours.ok_or_else(|| {
-            files.unusable(format!("there is no image for {} in it", Arch::default()))
-        })?;
+        let this = Platform::this();
+        let ours = this
+            .choose(index.manifests())
+            .ok_or_else(|| files.unusable(format!("there is no image for {this} in it")))?;
         return Ok(Found {
             names,
             ..keep(ours, files, adding, nested - 1)?
@@ -84,13 +85,6 @@ fn keep(
         manifest_len,
         config,
         names,
-    })
-}
-
-/// Whether an image of an index is for this machine.
-fn is_for_us(descriptor: &Descriptor) -> bool {
-    descriptor.platform().as_ref().is_some_and(|platform| {
-        *platform.os() == Os::Linux && *platform.architecture() == Arch::default()
     })
 }
 

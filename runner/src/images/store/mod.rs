@@ -109,7 +109,12 @@ impl ImageStore {
     }
 
     fn make(&self, version: &Path) -> Result<(), StorageError> {
-        for dir in [self.blobs(), self.root.join("layers"), self.new_dir()] {
+        for dir in [
+            self.blobs(),
+            self.root.join("layers"),
+            self.new_dir(),
+            self.partial_dir(),
+        ] {
             fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
         }
         let layout = self.layout().join("oci-layout");
@@ -136,6 +141,16 @@ impl ImageStore {
 
     fn index_file(&self) -> PathBuf {
         self.layout().join("index.json")
+    }
+
+    /// Downloads that are not complete; the next one goes on there.
+    pub fn partial_dir(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    /// Whether the blob is there.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blobs().join(digest.hex()).exists()
     }
 
     fn content_lock(&self) -> PathBuf {
@@ -421,6 +436,7 @@ impl ImageStore {
             return Ok(());
         };
         clear(&self.new_dir())?;
+        clear(&self.partial_dir())?;
         let mut blobs = Vec::new();
         let mut chains = Vec::new();
         for entry in self.entries()? {

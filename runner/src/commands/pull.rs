@@ -1,0 +1,92 @@
+//! `coracle pull`, and what `run` pulls.
+
+use super::progress::progress;
+use super::{for_each, open_engine, print_line};
+use crate::cli::{PullArgs, PullPolicy, RegistryArgs};
+use crate::engine::{Engine, Image, ImageName, ImageRef, PullRequest, Registries};
+use crate::failure::{Failure, chain};
+use crate::images::error::StorageError;
+use crate::process::foreground::warn;
+
+pub fn pull(args: PullArgs) -> Result<u8, Failure> {
+    let engine = open_engine()?;
+    let store = engine.images()?;
+    let request = PullRequest {
+        credentials: args.creds.clone(),
+        ..request(&args.registry)
+    };
+    for_each(&args.images, |name| {
+        let image = remote(name)?;
+        let pulled = store.pull(&image, &request, &*progress(args.quiet), &mut warn)?;
+        print_line(pulled.id.hex())
+    })
+}
+
+/// Brings an image that is to be run here, as the policy says. Returns what it is found by.
+pub fn provide(
+    engine: &Engine,
+    wanted: &str,
+    policy: PullPolicy,
+    args: &RegistryArgs,
+    quiet: bool,
+) -> Result<String, Failure> {
+    let store = engine.images()?;
+    let request = request(args);
+    let there = match store.find(wanted) {
+        Ok(found) => Some(found),
+        Err(StorageError::NotFound { .. }) if policy != PullPolicy::Never => None,
+        Err(error) => return Err(error.into()),
+    };
+    let is_enough = match (&there, policy) {
+        (None, _) | (_, PullPolicy::Always) => false,
+        (Some(_), PullPolicy::Never) => true,
+        (Some((image, _)), _) if !fits(image, &request) => false,
+        (Some(_), PullPolicy::Missing) | (Some((_, None)), PullPolicy::Newer) => true,
+        (Some((image, Some(name))), PullPolicy::Newer) => {
+            // Where the registry is out of reach, what is here does as well.
+            store
+                .is_current(name, image, &request)
+                .unwrap_or_else(|error| {
+                    warn(&chain(&error));
+                    true
+                })
+        }
+    };
+    if is_enough {
+        return Ok(wanted.to_owned());
+    }
+    let image = match there {
+        // Under the name that it has here.
+        Some((_, Some(name))) => name,
+        _ => remote(wanted)?,
+    };
+    let pulled = store.pull(&image, &request, &*progress(quiet), &mut warn)?;
+    // By its id it is this one, whatever the name stands for in a moment.
+    Ok(pulled.id.to_string())
+}
+
+fn request(args: &RegistryArgs) -> PullRequest {
+    PullRequest {
+        platform: args.platform.clone(),
+        credentials: None,
+        auth_file: args.authfile.clone(),
+        tls_verify: args.tls.tls_verify,
+    }
+}
+
+/// Whether an image is for the platform that is asked for, if one is.
+fn fits(image: &Image, request: &PullRequest) -> bool {
+    let (os, architecture) = (image.config.os(), image.config.architecture());
+    let platform = request.platform.as_ref();
+    platform.is_none_or(|platform| platform.is(&os.to_string(), &architecture.to_string()))
+}
+
+/// Where a registry has it.
+fn remote(name: &str) -> Result<ImageRef, Failure> {
+    let name: ImageName = name.parse()?;
+    let registries = match name {
+        ImageName::Short(_) => Registries::load()?,
+        ImageName::Full(_) => Registries::default(),
+    };
+    Ok(name.remote(&registries)?)
+}

@@ -1,0 +1,221 @@
+//! A registry that answers: which protocol it speaks, what it wants to be told, and its manifests.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference, RegistryOperation};
+use oci_spec::image::ImageIndex;
+use tokio::time::timeout;
+
+use super::auth::{self, Credentials};
+use super::error::RegistryError;
+use super::{Chosen, PullRequest};
+use crate::images::digest::Digest;
+use crate::images::platform::Platform;
+use crate::images::registries::Endpoint;
+use crate::images::store::JSON_LEN_MAX;
+
+/// A connection may take so long to be made, and then be silent for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Manifests and indexes of OCI's and Docker's.
+const ACCEPTED: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+pub struct Connection {
+    pub client: Client,
+    pub reference: Reference,
+    auth: RegistryAuth,
+    /// For messages.
+    pub registry: String,
+    image: String,
+}
+
+impl Connection {
+    /// Finds out how the registry is to be talked to. Where it need not be secure, TLS with any
+    /// certificate is tried first, and then none.
+    pub async fn make(endpoint: &Endpoint, request: &PullRequest) -> Result<Self, RegistryError> {
+        let registry = endpoint.image.registry().to_owned();
+        let repository = endpoint.image.name();
+        let credentials = match &request.credentials {
+            Some(credentials) => Some(credentials.clone()),
+            None => auth::find(&repository, request.auth_file.as_deref())?,
+        };
+        let auth = match credentials {
+            Some(Credentials { user, password }) => RegistryAuth::Basic(user, password),
+            None => RegistryAuth::Anonymous,
+        };
+        let protocols = match endpoint.insecure {
+            true => &[ClientProtocol::Https, ClientProtocol::Http][..],
+            false => &[ClientProtocol::Https],
+        };
+        let mut last = None;
+        for protocol in protocols {
+            let client = Client::new(ClientConfig {
+                protocol: protocol.clone(),
+                accept_invalid_certificates: endpoint.insecure,
+                extra_root_certificates: certificates(&registry)?,
+                connect_timeout: Some(PATIENCE),
+                read_timeout: Some(PATIENCE),
+                user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
+                ..ClientConfig::default()
+            });
+            let connection = Self {
+                client,
+                reference: endpoint.image.reference().clone(),
+                auth: auth.clone(),
+                registry: registry.clone(),
+                image: endpoint.image.to_string(),
+            };
+            match connection.authenticate().await {
+                Ok(()) => return Ok(connection),
+                Err(error) => {
+                    let error = RegistryError::of(&error, &registry, &connection.image);
+                    let is_protocol = matches!(
+                        error,
+                        RegistryError::NoTls { .. } | RegistryError::Unreachable { .. }
+                    );
+                    if !is_protocol {
+                        return Err(error);
+                    }
+                    last.get_or_insert(error);
+                }
+            }
+        }
+        Err(last.expect("one protocol was tried at least"))
+    }
+
+    async fn authenticate(&self) -> Result<(), OciDistributionError> {
+        let operation = RegistryOperation::Pull;
+        let asked = self.client.auth(&self.reference, &self.auth, operation);
+        asked.await.map(drop)
+    }
+
+    /// Whether the registry takes the credentials that it was made with, though it may not have the
+    /// image.
+    pub async fn try_credentials(&self) -> Result<(), RegistryError> {
+        match self
+            .client
+            .list_tags(&self.reference, &self.auth, Some(1), None)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) => match RegistryError::of(&error, &self.registry, &self.image) {
+                RegistryError::NotFound { .. } => Ok(()),
+                RegistryError::NoAccess { .. } => Err(RegistryError::Credentials {
+                    registry: self.registry.clone(),
+                }),
+                other => Err(other),
+            },
+        }
+    }
+
+    /// The manifest, or index, that the image's name stands for, or the one with this digest.
+    pub async fn manifest(&self, digest: Option<&Digest>) -> Result<Chosen, RegistryError> {
+        let reference = match digest {
+            Some(digest) => self.reference.clone_with_digest(digest.to_string()),
+            None => self.reference.clone(),
+        };
+        let asked = self
+            .client
+            .pull_manifest_raw(&reference, &self.auth, &ACCEPTED);
+        let answer = timeout(PATIENCE, asked).await;
+        let answer = answer.map_err(|_| self.unreachable("it does not answer in time"))?;
+        let (text, _) = answer.map_err(|error| self.failed(&error))?;
+        if text.len() as u64 > JSON_LEN_MAX {
+            return Err(self.wrong("its manifest is too long".to_owned()));
+        }
+        let found = Digest::of(&text);
+        match reference.digest() {
+            Some(expected) if expected != found.to_string() => {
+                Err(self.wrong(format!("its manifest is {found}, and was to be {expected}")))
+            }
+            _ => Ok(Chosen {
+                text: text.to_vec(),
+                digest: found,
+            }),
+        }
+    }
+
+    pub fn failed(&self, error: &OciDistributionError) -> RegistryError {
+        RegistryError::of(error, &self.registry, &self.image)
+    }
+
+    pub fn wrong(&self, defect: String) -> RegistryError {
+        RegistryError::wrong(&self.registry, &self.image, defect)
+    }
+
+    pub fn no_platform(&self, wanted: &Platform, index: &ImageIndex) -> RegistryError {
+        let platforms = index.manifests().iter().filter_map(|descriptor| {
+            let platform = descriptor.platform().as_ref()?;
+            Some(format!("{}/{}", platform.os(), platform.architecture()))
+        });
+        RegistryError::Platform {
+            registry: self.registry.clone(),
+            image: self.image.clone(),
+            platform: wanted.to_string(),
+            there: platforms.collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    fn unreachable(&self, cause: &str) -> RegistryError {
+        RegistryError::Unreachable {
+            registry: self.registry.clone(),
+            cause: cause.to_owned(),
+        }
+    }
+}
+
+/// Of the authorities that the user trusts for a registry, containers-certs.d(5).
+fn certificates(registry: &str) -> Result<Vec<Certificate>, RegistryError> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let own = home.map(|home| home.join(".config/containers/certs.d"));
+    let dirs = [
+        own,
+        Some("/etc/containers/certs.d".into()),
+        Some("/etc/docker/certs.d".into()),
+    ];
+    let mut certificates = Vec::new();
+    for dir in dirs.into_iter().flatten() {
+        for entry in std::fs::read_dir(dir.join(registry))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            match path.extension().and_then(|ending| ending.to_str()) {
+                Some("crt") => certificates.push(certificate(&path)?),
+                Some("cert" | "key") => {
+                    return Err(RegistryError::CertificateFile {
+                        path,
+                        cause: "coracle does not show certificates of its own yet".to_owned(),
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(certificates)
+}
+
+fn certificate(path: &Path) -> Result<Certificate, RegistryError> {
+    let data = std::fs::read(path).map_err(RegistryError::io("read", path))?;
+    // What is none would make the client go without all of them, unsaid.
+    if !data.starts_with(b"-----BEGIN") {
+        return Err(RegistryError::CertificateFile {
+            path: path.to_owned(),
+            cause: "it is not in PEM".to_owned(),
+        });
+    }
+    Ok(Certificate {
+        encoding: CertificateEncoding::Pem,
+        data,
+    })
+}
