@@ -5,7 +5,6 @@
 //! root file system is made for the purpose: our own executable under the name `true`, and the
 //! libraries it is linked with.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use testbed::libraries::libraries;
 
 use crate::peers;
 use crate::stats::Summary;
@@ -164,9 +164,7 @@ impl Files {
                 .context("failed to create a directory of the container")?;
         }
         files.add(Path::new("/proc/self/exe"), Path::new("/bin/true"))?;
-        let maps =
-            fs::read_to_string("/proc/self/maps").context("failed to read our own mappings")?;
-        for library in libraries(&maps) {
+        for library in libraries().context("failed to read our own mappings")? {
             files.add(&library, &library)?;
         }
         // The loader's name is fixed in the executable and is usually a link to what is mapped.
@@ -246,40 +244,9 @@ impl Drop for Files {
     }
 }
 
-/// The shared objects among the mappings of `/proc/PID/maps`.
-fn libraries(maps: &str) -> BTreeSet<PathBuf> {
-    let paths = maps.lines().filter_map(|line| {
-        line.split_once('/')
-            .map(|(_, path)| PathBuf::from(format!("/{path}")))
-    });
-    paths
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().contains(".so"))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libraries_are_the_shared_objects_of_the_mappings() {
-        let maps = "55d0-55d1 r--p 0 fe:00 1  /usr/bin/x\n\
-                    7f00-7f01 r--p 0 fe:00 2  /usr/lib/libc.so.6\n\
-                    7f01-7f02 r-xp 0 fe:00 2  /usr/lib/libc.so.6\n\
-                    7f03-7f04 r--p 0 fe:00 3  /usr/lib/ld-linux-x86-64.so.2\n\
-                    7ffd-7ffe rw-p 0 00:00 0  [stack]\n";
-        let found: Vec<PathBuf> = libraries(maps).into_iter().collect();
-        assert_eq!(
-            found,
-            [
-                Path::new("/usr/lib/ld-linux-x86-64.so.2"),
-                Path::new("/usr/lib/libc.so.6")
-            ]
-        );
-    }
 
     #[test]
     fn our_own_root_file_system_runs_us_as_true_and_goes_away() {

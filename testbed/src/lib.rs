@@ -6,12 +6,14 @@
 //! - For real namespaces: [`trial`] runs a test in a process of its own, [`wait`] waits with a
 //!   deadline, [`netns`] is a network namespace, [`family`] has addresses, [`links`] makes
 //!   links, addresses and routes, [`traffic`] checks itself, [`resolver`] is a DNS server.
+//! - For root file systems: [`libraries`] are those of this program.
 
 pub mod clients;
 pub mod entropy;
 pub mod family;
 pub mod hostile;
 pub mod kernel;
+pub mod libraries;
 pub mod links;
 pub mod netns;
 pub mod packet;

@@ -1,10 +1,11 @@
-//! Tests of the faces of `coracle-net` by the programs that call them: Podman, buildah and
-//! RootlessKit as they are installed here, each run by a normal user, with links to `coracle-net`
+//! Tests of the faces of `coracle-net` by the programs that call them: Podman, buildah, RootlessKit
+//! and Docker as they are installed here, each run by a normal user, with links to `coracle-net`
 //! in the place of `slirp4netns`, `pasta` and `pesto`. One file per engine and helper; `harness`
 //! makes the machines on which they run. See [`harness`] for the environment variables that shape
 //! a run.
 
 mod buildah;
+mod docker;
 mod harness;
 mod podman;
 mod rootlesskit;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         podman::cases(),
         buildah::CASES.to_vec(),
         rootlesskit::CASES.to_vec(),
+        docker::CASES.to_vec(),
     ];
     harness::run(&engines.concat())
 }

@@ -1,12 +1,24 @@
 //! The root file system of a container: busybox, and the libraries that the guest's program needs.
 //! No registry is asked.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use testbed::libraries::libraries;
 
 use super::{Machine, skip};
+
+/// Makes an archive of it, as engines import it, and returns its path.
+pub fn archive(machine: &Machine) -> String {
+    let root = make(machine);
+    let archive = root.with_extension("tar");
+    let [root, archive] = [&root, &archive].map(|path| path.to_str().expect("UTF-8"));
+    machine
+        .run(&["busybox", "tar", "-cf", archive, "-C", root, "."])
+        .expect();
+    archive.to_owned()
+}
 
 /// Makes it in a directory of the user's.
 pub fn make(machine: &Machine) -> PathBuf {
@@ -24,24 +36,11 @@ pub fn make(machine: &Machine) -> PathBuf {
         symlink("busybox", root.join("bin").join(name)).expect("link an applet");
     }
     // Where the dynamic linker looks without a cache.
-    for library in libraries() {
+    for library in libraries().expect("our own mappings") {
         let name = library.file_name().expect("a file");
         fs::copy(&library, root.join("lib64").join(name)).expect("copy a library");
     }
     root
-}
-
-/// The libraries of this process, which are those of the guest's program.
-fn libraries() -> BTreeSet<PathBuf> {
-    let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
-    let paths = maps
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5));
-    paths
-        .map(Path::new)
-        .filter(|path| path.is_absolute() && path.to_string_lossy().contains(".so"))
-        .map(Path::to_owned)
-        .collect()
 }
 
 const BUSYBOX: &str = "/bin/busybox";

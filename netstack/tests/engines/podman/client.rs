@@ -26,13 +26,8 @@ impl<'a> Podman<'a> {
             machine,
             options: options.into(),
         };
-        let root = image::make(machine);
-        let archive = root.with_extension("tar");
-        let [root, archive] = [&root, &archive].map(|path| path.to_str().expect("UTF-8"));
-        machine
-            .run(&["busybox", "tar", "-cf", archive, "-C", root, "."])
-            .expect();
-        podman.call(&["import", archive, IMAGE]).expect();
+        let archive = image::archive(machine);
+        podman.call(&["import", &archive, IMAGE]).expect();
         podman
     }
 
@@ -90,9 +85,13 @@ impl<'a> Podman<'a> {
 
     /// Starts a container with the guest's service in it.
     pub fn serve(&self, name: &str, options: &[&str]) {
+        self.start(name, options, &[GUEST, "serve"]);
+    }
+
+    /// Starts a container with another program in it.
+    pub fn start(&self, name: &str, options: &[&str], program: &[&str]) {
         let named = ["run", "--detach", "--name", name];
-        let program = [IMAGE, GUEST, "serve"];
-        self.call(&[&named, CONTAINER, options, &program].concat())
+        self.call(&[&named, CONTAINER, options, &[IMAGE], program].concat())
             .expect();
     }
 
