@@ -6,6 +6,7 @@
 
 mod buildah;
 mod docker;
+mod figures;
 mod harness;
 mod podman;
 mod rootlesskit;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         buildah::CASES.to_vec(),
         rootlesskit::CASES.to_vec(),
         docker::CASES.to_vec(),
+        figures::cases(),
     ];
     harness::run(&engines.concat())
 }

@@ -57,7 +57,7 @@ const PASTA: Helper = Helper::Pasta;
 const GUEST: &str = "/opt/programs/guest";
 
 /// RootlessKit with a helper, whose last words are the program to run.
-fn rootlesskit(machine: &Machine, name: &str, helper: Helper, options: &[&str]) -> Command {
+pub fn rootlesskit(machine: &Machine, name: &str, helper: Helper, options: &[&str]) -> Command {
     machine.need("rootlesskit");
     let help = machine.run(&["rootlesskit", "--help"]).expect();
     if helper == PASTA && !help.contains("--pasta-binary") {
@@ -79,7 +79,7 @@ fn rootlesskit(machine: &Machine, name: &str, helper: Helper, options: &[&str]) 
 }
 
 /// The words that publish the guest's service.
-fn publishing(driver: &str, entry: &str) -> Vec<String> {
+pub fn publishing(driver: &str, entry: &str) -> Vec<String> {
     let ports =
         ["tcp", "udp"].map(|protocol| format!("--publish={entry}:{SERVICE_PORT}/{protocol}"));
     [format!("--port-driver={driver}")]

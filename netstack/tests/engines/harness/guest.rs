@@ -13,6 +13,7 @@ use testbed::netns::Netns;
 use testbed::traffic::{Pattern, STALL, assert_end, limit, pass, try_connect, udp};
 
 use super::eventually;
+use super::load::{answer, ask};
 
 /// Where the guest's service listens, for TCP and UDP.
 pub const SERVICE_PORT: u16 = 7000;
@@ -30,6 +31,11 @@ pub fn as_guest() -> Option<ExitCode> {
         ["exchange", server, length] => {
             exchange(&connect(server), length.parse().expect("a number of bytes"))
         }
+        ["answer"] => {
+            let any = (Ipv6Addr::UNSPECIFIED, SERVICE_PORT);
+            answer(&TcpListener::bind(any).expect("listen"));
+        }
+        ["ask", server] => print!("{}", ask(server.parse().expect("an address and a port"))),
         ["greet", server] => println!("{}", greeted(&connect(server)).expect("a greeting")),
         ["datagram", server] => datagram(server),
         _ => panic!("no such part of the guest's program: {words:?}"),
@@ -127,6 +133,16 @@ impl<'a> Service<'a> {
         let what = format!("the service answers at {}", self.entry);
         eventually(&what, Duration::from_secs(20), || self.greet().is_ok());
         self
+    }
+
+    /// The same for a program that [`answer`]s.
+    pub fn wait_for_answer(&self) {
+        let what = format!("{} answers", self.entry);
+        eventually(&what, Duration::from_secs(20), || {
+            try_connect(self.from, self.entry, STALL).is_ok_and(|mut stream| {
+                stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
+            })
+        });
     }
 
     /// Whether nobody listens at its entry.

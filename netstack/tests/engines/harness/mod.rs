@@ -13,6 +13,7 @@
 
 mod guest;
 pub mod image;
+pub mod load;
 mod machine;
 mod namespaces;
 mod process;

@@ -9,6 +9,8 @@ mod slirp4netns;
 
 use crate::harness::Case;
 
+pub use client::{GUEST, Podman, published};
+
 pub fn cases() -> Vec<Case> {
     [slirp4netns::CASES, pasta::CASES, bridge::CASES].concat()
 }
