@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{parse_bool, text};
+use crate::images::import::Change;
 use crate::images::platform::Platform;
 use crate::images::registry::auth::Credentials;
 
@@ -160,6 +161,64 @@ pub struct RegistryArgs {
     /// Read user names and passwords from this file only
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Whole ids, and whole commands
+    #[arg(long)]
+    pub no_trunc: bool,
+
+    /// Times and sizes as people read them
+    #[arg(
+        short = 'H',
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = text(parse_bool),
+        action = ArgAction::Set,
+        hide_default_value = true,
+        value_name = "true|false"
+    )]
+    pub human: bool,
+
+    /// How to print: a table, unless another form is asked for
+    #[arg(long, value_enum)]
+    pub format: Option<ListFormat>,
+
+    /// Name or id of the image
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What the image is to say of how it is run, as in a Containerfile: CMD, ENTRYPOINT, ENV,
+    /// EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR, and a value; may be repeated
+    #[arg(
+        short = 'c',
+        long = "change",
+        value_parser = text(str::parse::<Change>),
+        value_name = "INSTRUCTION"
+    )]
+    pub changes: Vec<Change>,
+
+    /// A comment for the image's history
+    #[arg(short, long, value_parser = text(str::parse::<String>))]
+    pub message: Option<String>,
+
+    /// The tar, compressed by gzip or zstd or not at all; `-` for the standard input
+    pub path: PathBuf,
+
+    /// Name for the image; one without a registry is localhost's
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub name: Option<String>,
 }
 
 #[derive(Debug, Args)]

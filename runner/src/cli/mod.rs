@@ -20,8 +20,8 @@ use portfwd::spec::{Protocol, Publish};
 
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use image::{
-    ImagesArgs, ListFormat, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PullPolicy, RegistryArgs,
-    RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
+    HistoryArgs, ImagesArgs, ImportArgs, ListFormat, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
+    PullPolicy, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
 };
 pub use read::{Unread, read};
 pub use security_opt::{SeccompChoice, SecurityOpt};
@@ -92,6 +92,10 @@ pub enum Command {
     Tag(TagArgs),
     /// Take names from an image
     Untag(UntagArgs),
+    /// Show how an image was made
+    History(HistoryArgs),
+    /// Make an image of a tar that holds a root file system
+    Import(ImportArgs),
     /// Get images from registries
     Pull(PullArgs),
     /// Keep a user name and a password for a registry

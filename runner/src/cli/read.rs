@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn what_others_have_is_told_from_a_slip() {
         for name in [
-            "top", "search", "push", "history", "compose", "inspect", "pause",
+            "top", "search", "push", "commit", "compose", "inspect", "pause",
         ] {
             let said = refused(
                 &format!("coracle {name} web"),
@@ -539,7 +539,7 @@ mod tests {
                     words.extend([format!("--{long}").into(), garbage(prefix)]);
                     let rest: &[&str] = match command.get_name() {
                         "ps" | "load" => &[],
-                        "images" | "login" | "logout" => &["web"],
+                        "images" | "login" | "logout" | "history" => &["web"],
                         _ => &["web", "x"],
                     };
                     words.extend(rest.iter().map(Into::into));

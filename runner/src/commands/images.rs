@@ -125,9 +125,10 @@ struct JsonRow {
     created_at: String,
 }
 
+/// Podman's columns are 12 wide, with what is between them.
+pub const WIDTH_MIN: usize = 10;
+
 fn print_table(lines: &[Line], args: &ImagesArgs) -> Result<(), Failure> {
-    /// Podman's, whose columns are 12 wide with what is between them.
-    const WIDTH_MIN: usize = 10;
     const NONE: &str = "<none>";
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_secs());

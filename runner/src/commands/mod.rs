@@ -1,8 +1,10 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
 mod exec;
+mod history;
 mod human;
 mod images;
+mod import;
 mod kill;
 mod load;
 mod login;
@@ -46,6 +48,8 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Rmi(args) => rmi::rmi(args),
         Command::Tag(args) => tag::tag(args),
         Command::Untag(args) => tag::untag(args),
+        Command::History(args) => history::history(args),
+        Command::Import(args) => import::import(args),
         Command::Pull(args) => pull::pull(args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),

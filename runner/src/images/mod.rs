@@ -8,6 +8,7 @@ pub mod archive;
 pub mod builtin;
 pub mod digest;
 pub mod error;
+pub mod import;
 mod layers;
 pub mod platform;
 pub mod reference;

@@ -13,6 +13,8 @@ cases![
     names_in_archives_are_completed,
     of_several_platforms_this_machines_is_taken,
     what_is_not_what_it_says_leaves_nothing,
+    a_tar_becomes_an_image,
+    history_tells_every_step,
 ];
 
 fn two_layers(world: &World) -> Recipe {
@@ -254,4 +256,80 @@ fn what_is_not_what_it_says_leaves_nothing(world: &World) {
         let left = fs::read_dir(world.storage().join(dir)).expect("a directory");
         assert_eq!(left.count(), 0, "{dir}");
     }
+}
+
+fn a_tar_becomes_an_image(world: &World) {
+    let tar = Layer::busybox(world).finish();
+    let changes = [
+        "CMD [\"sh\", \"-c\", \"echo $A; pwd\"]",
+        "ENV A=b c",
+        "WORKDIR /srv",
+    ];
+    let changes: Vec<_> = changes.iter().flat_map(|change| ["-c", *change]).collect();
+    for (packed, name) in [
+        (Packed::No, "plain"),
+        (Packed::Gzip, "packed"),
+        (Packed::Zstd, "other"),
+    ] {
+        put(world, "tree.tar", &pack(&tar, packed));
+        let words = [
+            &["import", "-m", "by hand"],
+            &changes[..],
+            &["tree.tar", name],
+        ]
+        .concat();
+        let imported = world.try_coracle(&words);
+        let id = imported.success().trim_end().to_owned();
+        assert!(id.starts_with("sha256:") && id.len() == 71, "{imported:?}");
+        let ran = world.try_coracle(&["run", "--rm", "--network", "none", name]);
+        assert_eq!(ran.success(), "b c\n/srv\n");
+        let history = world.try_coracle(&["history", name]);
+        let mut lines = history.success().lines();
+        assert!(
+            lines
+                .next()
+                .is_some_and(|head| head.starts_with("ID            CREATED"))
+        );
+        let line = lines.next().unwrap_or_default();
+        assert!(
+            line.starts_with(&id[7..19]) && line.ends_with("by hand"),
+            "{history:?}"
+        );
+        assert!(line.contains("coracle import"), "{history:?}");
+    }
+    let mut command = world.coracle(["import", "-", "piped"]);
+    command.stdin(std::process::Stdio::piped());
+    let piped = crate::harness::finish_with_input(command, &tar);
+    assert_eq!(piped.code(), Some(0), "{piped:?}");
+    put(world, "none.tar", b"no tar");
+    for wrong in [
+        &["import", "none.tar"][..],
+        &["import", "/no/such"],
+        &["import", "-c", "RUN x", "tree.tar"],
+        &["import", "tree.tar", "BAD NAME"],
+        &["import", "https://example.org/x.tar"],
+    ] {
+        assert_eq!(world.try_coracle(wrong).code(), Some(125), "{wrong:?}");
+    }
+    let listed = world.try_coracle(&["images", "-q"]);
+    assert_eq!(listed.success().lines().count(), 4);
+}
+
+fn history_tells_every_step(world: &World) {
+    let image = two_layers(world);
+    image.load(world);
+    let history = world.try_coracle(&["history", "two:1"]);
+    let lines: Vec<_> = history.success().lines().collect();
+    assert_eq!(lines.len(), 3, "{history:?}");
+    assert!(lines[1].starts_with(&image.id()[..12]) && lines[2].starts_with("<missing>"));
+    assert!(lines[1].contains("5 B"), "{history:?}");
+    let ids = world.try_coracle(&["history", "-q", "--no-trunc", "two:1"]);
+    assert_eq!(ids.success(), format!("{}\n<missing>\n", image.id()));
+    let rows = world.try_coracle(&["history", "--format", "json", "two:1"]);
+    let rows: serde_json::Value = serde_json::from_str(rows.success()).expect("JSON");
+    assert_eq!(
+        (&rows[0]["size"], &rows[0]["id"]),
+        (&json!(5), &json!(image.id()))
+    );
+    assert_eq!(world.try_coracle(&["history", "no/such"]).code(), Some(125));
 }

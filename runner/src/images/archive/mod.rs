@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use docker::descriptor;
 use files::Files;
 pub use save::ArchiveForm;
 

@@ -102,11 +102,6 @@ impl Image {
             .collect()
     }
 
-    /// Bytes of its layers as they are stored.
-    pub fn packed_size(&self) -> u64 {
-        self.manifest.layers().iter().map(Descriptor::size).sum()
-    }
-
     /// Seconds since 1970; 0 where the image does not tell.
     pub fn created(&self) -> i64 {
         let text = self.config.created().as_deref().unwrap_or_default();

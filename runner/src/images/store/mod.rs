@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
-use super::layers::LayerDirs;
+use super::layers::{Layer, LayerDirs};
 use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
 use crate::state::read_regular;
@@ -418,16 +418,22 @@ impl ImageStore {
         File::open(&path).map_err(io_error("open", &path))
     }
 
+    /// How many bytes a layer takes: unpacked where that is known.
+    pub fn layer_size(&self, layer: &Layer) -> u64 {
+        let packed = || {
+            self.open_blob(&layer.blob).and_then(|blob| {
+                let path = self.blobs().join(layer.blob.hex());
+                Ok(blob.metadata().map_err(io_error("examine", &path))?.len())
+            })
+        };
+        let unpacked = self.layers().size(&layer.chain);
+        unpacked.unwrap_or_else(|| packed().unwrap_or(0))
+    }
+
     /// How many bytes an image takes: unpacked where that is known.
     pub fn size(&self, image: &Image) -> u64 {
-        let layers = self.layers();
-        let unpacked = image
-            .layers()
-            .into_iter()
-            .map(|layer| layers.size(&layer.chain));
-        unpacked
-            .sum::<Option<u64>>()
-            .unwrap_or_else(|| image.packed_size())
+        let layers = image.layers();
+        layers.iter().map(|layer| self.layer_size(layer)).sum()
     }
 
     /// Takes away what no image needs. While somebody adds content nothing is, until the next time.

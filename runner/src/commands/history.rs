@@ -1,0 +1,125 @@
+//! `coracle history`: how an image was made, the last step first.
+
+use jiff::Timestamp;
+use oci_spec::image::History;
+use serde::Serialize;
+
+use super::table::table;
+use super::{human, images, open_engine, print_line};
+use crate::cli::{HistoryArgs, ListFormat};
+use crate::engine::{Image, ImageStore};
+use crate::failure::Failure;
+use crate::printable::{escape, escape_json};
+
+pub fn history(args: HistoryArgs) -> Result<u8, Failure> {
+    let engine = open_engine()?;
+    let store = engine.images()?;
+    let (image, _) = store.find(&args.image)?;
+    let steps = steps(&image, &store);
+    match args.format {
+        _ if args.quiet => steps
+            .iter()
+            .try_for_each(|step| print_line(&step.shown_id(args.no_trunc)))?,
+        Some(ListFormat::Json) => {
+            let text = serde_json::to_string_pretty(&steps);
+            let text = text.expect("steps have only strings and numbers");
+            print_line(&escape_json(&text))?;
+        }
+        Some(ListFormat::Table) | None => {
+            let rows: Vec<_> = steps.iter().map(|step| step.row(&args)).collect();
+            let header = ["ID", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
+            table(Some(header), &rows, images::WIDTH_MIN)
+                .lines()
+                .try_for_each(print_line)?;
+        }
+    }
+    Ok(0)
+}
+
+/// Field names as Podman's.
+#[derive(Serialize)]
+struct Step {
+    /// Of the last one only: the others are no images.
+    id: String,
+    created: String,
+    #[serde(rename = "CreatedBy")]
+    created_by: String,
+    size: u64,
+    comment: String,
+}
+
+/// The last first. Steps that made no layer are among them.
+fn steps(image: &Image, store: &ImageStore) -> Vec<Step> {
+    let sizes = image
+        .layers()
+        .into_iter()
+        .map(|layer| store.layer_size(&layer))
+        .collect::<Vec<_>>();
+    // An image need not tell: then there are its layers.
+    let told = image
+        .config
+        .history()
+        .clone()
+        .filter(|told| !told.is_empty());
+    let told = told.unwrap_or_else(|| vec![History::default(); sizes.len()]);
+    let mut sizes = sizes.into_iter();
+    let mut steps: Vec<Step> = told
+        .into_iter()
+        .map(|step| Step {
+            id: String::new(),
+            created: step.created().clone().unwrap_or_default(),
+            created_by: step.created_by().clone().unwrap_or_default(),
+            size: match step.empty_layer() {
+                Some(true) => 0,
+                _ => sizes.next().unwrap_or_default(),
+            },
+            comment: step.comment().clone().unwrap_or_default(),
+        })
+        .collect();
+    steps.reverse();
+    if let Some(last) = steps.first_mut() {
+        image.id.hex().clone_into(&mut last.id);
+    }
+    steps
+}
+
+impl Step {
+    fn shown_id(&self, whole: bool) -> String {
+        match &*self.id {
+            "" => "<missing>".to_owned(),
+            id if whole => id.to_owned(),
+            id => id[..12].to_owned(),
+        }
+    }
+
+    fn row(&self, args: &HistoryArgs) -> [String; 5] {
+        /// Columns of what made a step; three dots among them.
+        const CREATED_BY_MAX: usize = 45;
+        let by = escape(&self.created_by);
+        let by = match by.char_indices().nth(CREATED_BY_MAX) {
+            Some(_) if !args.no_trunc => {
+                let end = by.char_indices().nth(CREATED_BY_MAX - 3);
+                format!("{}...", &by[..end.map_or(0, |(at, _)| at)])
+            }
+            _ => by,
+        };
+        let created = match (self.created.parse::<Timestamp>(), args.human) {
+            (Ok(at), true) => {
+                let ago = Timestamp::now().as_second().saturating_sub(at.as_second());
+                format!("{} ago", human::duration(u64::try_from(ago).unwrap_or(0)))
+            }
+            _ => escape(&self.created),
+        };
+        let size = match args.human {
+            true => human::size(self.size),
+            false => self.size.to_string(),
+        };
+        [
+            self.shown_id(args.no_trunc),
+            created,
+            by,
+            size,
+            escape(&self.comment),
+        ]
+    }
+}
