@@ -252,7 +252,7 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
             "coracle run does not have --memory yet",
         ),
         (&["top", "web"], "coracle does not have `top` yet"),
-        (&["login"], "coracle does not have `login` yet"),
+        (&["compose"], "coracle does not have `compose` yet"),
         (&["run", "--detech", "x"], "--detach"),
         (&["run", "-v", "vol:/v", "x"], "./vol"),
         (&["run", "-v", "/v", "x"], "anonymous volume"),
