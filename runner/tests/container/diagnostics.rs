@@ -42,7 +42,7 @@ fn each_process_logs_where_it_can_be_read(world: &World) {
     let shown = world.inspect(&name).expect("recorded");
     let id = &shown["id"].as_str().expect("text")[..12];
     let monitor = format!("monitor{{container=\"{id}\"}}: ");
-    let helper = with_helper.then_some("INFO the network is up tap=\"tap0\"");
+    let helper = with_helper.then_some("INFO the network is up interface=\"tap0\"");
     let expected = [
         format!("{monitor}the container runs pid="),
         format!("{monitor}the container's init has ended code=3"),
