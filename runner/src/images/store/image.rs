@@ -27,8 +27,6 @@ pub struct Image {
     pub names: Vec<ImageRef>,
     pub manifest: ImageManifest,
     pub config: ImageConfiguration,
-    /// The configuration as it is, for what this program knows nothing of.
-    pub raw_config: serde_json::Value,
 }
 
 impl Image {
@@ -44,7 +42,6 @@ impl Image {
             names: entry.name.clone().into_iter().collect(),
             manifest,
             config: parse(&config_path, &config)?,
-            raw_config: parse(&config_path, &config)?,
         };
         image.check(&manifest_path)?;
         Ok(image)
