@@ -35,7 +35,9 @@ pub async fn blob(
     adding: &Adding,
     progress: &dyn BlobProgress,
 ) -> Result<(), StorageError> {
-    let path = store.partial_dir().join(digest.hex());
+    let dir = store.partial_dir();
+    std::fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
+    let path = dir.join(digest.hex());
     let Some(mut partial) = Partial::open(&path, store, digest).await? else {
         return Ok(());
     };

@@ -591,7 +591,11 @@ fn lock_file(path: &Path) -> Result<File, StorageError> {
 }
 
 fn clear(dir: &Path) -> Result<(), StorageError> {
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io_error("list", dir))?,
+    };
+    for entry in entries {
         let path = entry.map_err(io_error("list", dir))?.path();
         crate::state::remove_tree(&path).map_err(io_error("remove", &path))?;
     }
