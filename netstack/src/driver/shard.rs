@@ -294,7 +294,11 @@ impl<D: Device> Shard<D> {
         let flows = self.core.flow_count();
         self.peak_flows = self.peak_flows.max(flows);
         if self.peak_flows > WORTH_TRIMMING && flows < self.peak_flows / 4 {
-            self.peak_flows = flows;
+            // Once more when few are left, however many there are now.
+            self.peak_flows = match flows < WORTH_TRIMMING / 4 {
+                true => flows,
+                false => flows.max(WORTH_TRIMMING + 1),
+            };
             sys::trim_heap();
         }
     }
