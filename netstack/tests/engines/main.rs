@@ -1,8 +1,8 @@
-//! Tests of the faces of `coracle-net` by the programs that call them: Podman, buildah, RootlessKit,
-//! Docker and LXC as they are installed here, each run by a normal user, with links to `coracle-net`
-//! in the place of `slirp4netns`, `pasta` and `pesto`. One file per engine and helper; `harness`
-//! makes the machines on which they run. See [`harness`] for the environment variables that shape
-//! a run.
+//! Tests of the faces of `coracle-net` by the programs that call them: Podman, buildah,
+//! RootlessKit, Docker and LXC as they are installed here, each run by a normal user, with links to
+//! `coracle-net` in the place of `slirp4netns`, `pasta` and `pesto`. One file per engine and
+//! helper; `harness` makes the machines on which they run. See [`harness`] for the environment
+//! variables that shape a run.
 
 mod buildah;
 mod docker;
