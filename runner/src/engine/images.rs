@@ -23,7 +23,7 @@ impl Engine {
     pub fn remove_unused_image(&self, wanted: &str) -> Result<(Image, Removed), EngineError> {
         let images = self.images()?;
         let (image, _) = images.find(wanted)?;
-        self.remove_found(image, None, true)
+        self.remove_found(&images, image, None, true)
     }
 
     /// Takes a name from an image or, where that was its last or its id was given, removes it, and
@@ -42,16 +42,16 @@ impl Engine {
                 self.remove(container.id.as_str(), true)?;
             }
         }
-        self.remove_found(image, name, force)
+        self.remove_found(&images, image, name, force)
     }
 
     fn remove_found(
         &self,
+        images: &ImageStore,
         image: Image,
         name: Option<ImageRef>,
         force: bool,
     ) -> Result<(Image, Removed), EngineError> {
-        let images = self.images()?;
         let unused = || match self.containers_of(&image) {
             Ok(containers) => match containers.first() {
                 None => Ok(()),

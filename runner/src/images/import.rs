@@ -12,9 +12,10 @@ use oci_spec::image::{
 use super::archive::descriptor;
 use super::digest::Hashing;
 use super::error::StorageError;
+use super::files::to_json;
 use super::layers::decompress::{Compression, decompress};
 use super::reference::ImageRef;
-use super::store::{Image, ImageStore, to_json};
+use super::store::{Image, ImageStore};
 
 /// What the image is to say of how it is run: an instruction of a Containerfile's.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What containers are made from.
 //!
-//! `builtin` is the image that comes with the program. All others are in the `store`, under names
+//! `builtin` is the image that comes with the program. All others are in the `store` (whose `files`
+//! are replaced as a whole or not at all), under names
 //! that `reference` reads and `registries` completes; `layers` makes directories of them, `archive`
 //! reads them from files, `registry` gets them from elsewhere.
 
@@ -8,6 +9,7 @@ pub mod archive;
 pub mod builtin;
 pub mod digest;
 pub mod error;
+pub mod files;
 pub mod import;
 mod layers;
 pub mod platform;

@@ -11,8 +11,9 @@ use super::Found;
 use super::files::Files;
 use crate::images::digest::Digest;
 use crate::images::error::StorageError;
+use crate::images::files::to_json;
 use crate::images::layers::decompress::Compression;
-use crate::images::store::{Adding, to_json};
+use crate::images::store::Adding;
 
 pub const MANIFEST: &str = "manifest.json";
 

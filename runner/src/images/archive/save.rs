@@ -14,8 +14,9 @@ use serde_json::json;
 use super::{docker, oci};
 use crate::images::digest::Digest;
 use crate::images::error::{StorageError, io_error};
+use crate::images::files::to_json;
 use crate::images::layers::decompress::decompress;
-use crate::images::store::{Image, ImageStore, NAME_ANNOTATION, index, to_json};
+use crate::images::store::{Image, ImageStore, NAME_ANNOTATION, index};
 
 /// The form of a tar of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

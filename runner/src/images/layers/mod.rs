@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
+use super::files::{replace, to_json};
 use crate::isolation::idmap::{IdMapError, IdMaps};
 use crate::isolation::namespaces::NamespaceError;
 use crate::process::owner;
@@ -119,8 +120,8 @@ impl LayerDirs {
     ) -> Result<(Vec<PathBuf>, bool), StorageError> {
         let dir = self.root.join(key(maps));
         let place = |layer: &Layer| dir.join(layer.chain.hex());
-        let there = |layer: &&Layer| !place(layer).join(KEPT_FILE).exists();
-        let first_missing = layers.iter().position(|layer| there(&layer));
+        let is_missing = |layer: &Layer| !place(layer).join(KEPT_FILE).exists();
+        let first_missing = layers.iter().position(is_missing);
         if let Some(first) = first_missing {
             make_maps_dir(&dir, maps)?;
             let unpack = role::Job::Unpack {
@@ -200,16 +201,12 @@ fn key(maps: &IdMaps) -> String {
     Digest::of(&to_json(maps)).short().to_owned()
 }
 
-fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("it has only strings, numbers and lists")
-}
-
 fn make_maps_dir(dir: &Path, maps: &IdMaps) -> Result<(), StorageError> {
     fs::create_dir_all(dir).map_err(io_error("create", dir))?;
     let path = dir.join(MAPS_FILE);
     match path.exists() {
         true => Ok(()),
-        false => super::store::replace(&path, &to_json(maps)),
+        false => replace(&path, &to_json(maps)),
     }
 }
 

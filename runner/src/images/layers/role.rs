@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::apply::{Owners, Tree};
 use super::decompress::decompress;
 use super::tar::Members;
-use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED, to_json};
+use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED};
 use crate::images::digest::{Digest, Hashing};
+use crate::images::files::{self, to_json};
 use crate::path_text;
 use crate::process::owner;
 use crate::rootfs::mounts::Detached;
@@ -65,9 +66,8 @@ pub fn main() -> ExitCode {
             layers,
             single,
         } => {
-            let lock_file = File::open(&lock).map_err(failed("open", &lock))?;
-            rustix::io::retry_on_intr(|| rustix::fs::flock(&lock_file, FlockOperation::LockShared))
-                .map_err(|errno| failed("lock", &lock)(errno.into()))?;
+            let _lock = files::lock(&lock, FlockOperation::LockShared)
+                .map_err(|error| error.to_string())?;
             make_mount_namespace().map_err(|error| format!("cannot have mounts: {error}"))?;
             let owners = match single {
                 true => Owners::Recorded,

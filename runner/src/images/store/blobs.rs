@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use super::Lock;
 use crate::images::digest::{Digest, Hashing};
 use crate::images::error::{StorageError, io_error};
+use crate::images::files::Lock;
 
 /// The right to add blobs.
 #[derive(Debug)]

@@ -8,9 +8,10 @@ use oci_spec::image::{
     Config, Descriptor, ImageConfiguration, ImageIndex, ImageIndexBuilder, ImageManifest,
 };
 
-use super::{Entry, parse};
+use super::Entry;
 use crate::images::digest::{Digest, Hashing};
 use crate::images::error::{StorageError, io_error};
+use crate::images::files::parse;
 use crate::images::layers::{Layer, layers};
 use crate::images::reference::ImageRef;
 use crate::rootfs::overlay::LOWERS_MAX;

@@ -18,18 +18,18 @@
 mod blobs;
 mod image;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{Descriptor, ImageIndex, MediaType};
 use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
+use super::files::{Lock, clear, lock, parse, replace, to_json, try_lock_alone};
 use super::layers::{Layer, LayerDirs};
 use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
@@ -51,12 +51,6 @@ const ID_ANNOTATION: &str = "net.coracle.image.id";
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     root: PathBuf,
-}
-
-/// A lock, until it is dropped.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
 }
 
 /// A line of `index.json`.
@@ -230,14 +224,23 @@ impl ImageStore {
     /// All images, each once, those made last first.
     pub fn list(&self) -> Result<Vec<Image>, StorageError> {
         let _shared = self.share_content()?;
+        let mut images = self.read_all(&self.entries()?)?;
+        images.sort_by_cached_key(|image| std::cmp::Reverse(image.created()));
+        Ok(images)
+    }
+
+    /// Each image once, with all its names.
+    fn read_all<'e>(
+        &self,
+        entries: impl IntoIterator<Item = &'e Entry>,
+    ) -> Result<Vec<Image>, StorageError> {
         let mut images: Vec<Image> = Vec::new();
-        for entry in self.entries()? {
+        for entry in entries {
             match images.iter_mut().find(|image| image.id == entry.id) {
-                Some(image) => image.names.extend(entry.name),
-                None => images.push(self.read(&entry)?),
+                Some(image) => image.names.extend(entry.name.clone()),
+                None => images.push(self.read(entry)?),
             }
         }
-        images.sort_by_key(|image| std::cmp::Reverse(image.created()));
         Ok(images)
     }
 
@@ -248,13 +251,7 @@ impl ImageStore {
         let entries = self.entries()?;
         let (id, name) = look_up(&entries, wanted)?;
         let of_it = entries.iter().filter(|entry| entry.id == id);
-        let mut image: Option<Image> = None;
-        for entry in of_it {
-            match &mut image {
-                Some(image) => image.names.extend(entry.name.clone()),
-                None => image = Some(self.read(entry)?),
-            }
-        }
+        let image = self.read_all(of_it)?.pop();
         let image = image.ok_or_else(|| StorageError::NotFound {
             name: wanted.to_owned(),
         })?;
@@ -443,8 +440,7 @@ impl ImageStore {
         };
         clear(&self.new_dir())?;
         clear(&self.partial_dir())?;
-        let mut blobs = Vec::new();
-        let mut chains = Vec::new();
+        let (mut blobs, mut chains) = (HashSet::new(), HashSet::new());
         for entry in self.entries()? {
             let image = self.read(&entry)?;
             blobs.extend(image.blobs().iter().map(|blob| blob.hex().to_owned()));
@@ -454,14 +450,13 @@ impl ImageStore {
         let dir = self.blobs();
         for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
             let entry = entry.map_err(io_error("list", &dir))?;
-            let name = entry.file_name();
-            if !blobs.iter().any(|blob| **blob == *name) {
+            let is_needed = |name: &str| blobs.contains(name);
+            if !entry.file_name().to_str().is_some_and(is_needed) {
                 let path = entry.path();
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
-        self.layers()
-            .sweep(|name| chains.iter().any(|chain| *chain == name))
+        self.layers().sweep(|name| chains.contains(name))
     }
 
     /// What a killed process was writing.
@@ -507,7 +502,6 @@ fn look_up(entries: &[Entry], wanted: &str) -> Result<(Digest, Option<ImageRef>)
         .filter(begins)
         .map(|entry| &entry.id)
         .collect();
-    matches.dedup();
     matches.sort();
     matches.dedup();
     match matches[..] {
@@ -561,69 +555,6 @@ fn forget_nameless(entries: &mut Vec<Entry>) {
         }
     }
     *entries = kept;
-}
-
-fn lock(path: &Path, operation: FlockOperation) -> Result<Lock, StorageError> {
-    let file = lock_file(path)?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation))
-        .map_err(|errno| io_error("lock", path)(errno.into()))?;
-    Ok(Lock { _file: file })
-}
-
-fn try_lock_alone(path: &Path) -> Result<Option<Lock>, StorageError> {
-    let file = lock_file(path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(Lock { _file: file })),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(io_error("lock", path)(errno.into())),
-    }
-}
-
-fn lock_file(path: &Path) -> Result<File, StorageError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(io_error("open", path))
-}
-
-fn clear(dir: &Path) -> Result<(), StorageError> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(io_error("list", dir))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        crate::state::remove_tree(&path).map_err(io_error("remove", &path))?;
-    }
-    Ok(())
-}
-
-/// Puts a file with this content at `path`, in one step, and on the disk.
-pub fn replace(path: &Path, content: &[u8]) -> Result<(), StorageError> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let attempt = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(dir)?.sync_all()
-    };
-    attempt().map_err(io_error("write", path))
-}
-
-pub fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, StorageError> {
-    serde_json::from_slice(text).map_err(|error| StorageError::Damaged {
-        path: path.to_owned(),
-        defect: error.to_string(),
-    })
-}
-
-pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("it has only strings, numbers and lists")
 }
 
 #[cfg(test)]
