@@ -32,7 +32,7 @@ const MEMBERS_MAX: u64 = 4_000_000;
 /// Bytes of the paths of directories, which are kept until the end.
 const DIR_PATHS_MAX: usize = 64 << 20;
 /// How deep a directory that a layer takes away may be nested; one descriptor each.
-const DEPTH_MAX: u32 = 256;
+pub(super) const DEPTH_MAX: u32 = 256;
 
 /// Before the name of what a layer takes away.
 const WHITEOUT: &[u8] = b".wh.";
@@ -82,7 +82,7 @@ pub struct Tree {
     root: OwnedFd,
     owners: Owners,
     /// What this layer has made, where there are layers below: device and inode number.
-    own: Option<HashSet<(u64, u64)>>,
+    pub(super) own: Option<HashSet<(u64, u64)>>,
     /// The directory that the last member was in.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories with the times that they are to have at the end: the layer's or, where it does
@@ -135,9 +135,8 @@ impl Tree {
         }
         // Deepest first: a change within a directory changes its time.
         for (path, modified) in std::mem::take(&mut self.dirs).into_iter().rev() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             // It may be gone by now, or reached through a link.
-            if let Ok(dir) = open_in_root(&self.root, &path, flags) {
+            if let Ok(dir) = self.open(&path) {
                 set_time(&dir, Path::new(""), modified)
                     .map_err(failed("set the time of", &path))?;
             }
@@ -150,14 +149,18 @@ impl Tree {
         if member.kind != Kind::Directory {
             return refused(path, "is no directory in the layer");
         }
-        let root = self.open(Path::new("."), path)?;
+        let root = self.open(Path::new("")).map_err(failed("open", path))?;
         self.finish(&root, path, member)?;
-        self.remember(Path::new("."), member.modified)
+        self.remember(Path::new(""), member.modified)
     }
 
-    fn open(&self, path: &Path, shown: &Path) -> Result<OwnedFd, ApplyError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        open_in_root(&self.root, path, flags).map_err(failed("open", shown))
+    /// The directory at `path` below the root, which the empty path means.
+    pub(super) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
+        };
+        open_in_root(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     fn make<R: Read>(
@@ -178,7 +181,7 @@ impl Tree {
         let there = match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Some(FileType::from_raw_mode(found.st_mode)),
             Err(Errno::NOENT) => None,
-            Err(errno) => return Err(failed("look at", path)(errno.into())),
+            Err(errno) => return Err(failed("look at", path)(errno)),
         };
         let stays = there == Some(FileType::Directory) && member.kind == Kind::Directory;
         if there.is_some() && !stays {
@@ -190,25 +193,22 @@ impl Tree {
             }
             self.remove(&parent, name, path)?;
         }
-        let made = |action| {
-            let failed = failed(action, path);
-            move |errno: Errno| failed(errno.into())
-        };
         let private = Mode::RUSR | Mode::WUSR;
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match member.kind {
             Kind::Directory => {
                 if !stays {
-                    mkdirat(&parent, name, Mode::RWXU).map_err(made("make the directory"))?;
+                    mkdirat(&parent, name, Mode::RWXU)
+                        .map_err(failed("make the directory", path))?;
                 }
                 let opened = openat(&parent, name, flags | OFlags::DIRECTORY, Mode::empty());
-                let made = opened.map_err(made("open"))?;
+                let made = opened.map_err(failed("open", path))?;
                 self.finish(&made, path, member)?;
                 self.remember(path, member.modified)?;
             }
             Kind::File => {
                 let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-                let file = openat(&parent, name, flags, private).map_err(made("create"))?;
+                let file = openat(&parent, name, flags, private).map_err(failed("create", path))?;
                 let mut file = std::fs::File::from(file);
                 let copied = io::copy(members, &mut file).map_err(failed("write", path))?;
                 self.bytes += copied;
@@ -219,21 +219,21 @@ impl Tree {
             }
             Kind::Symlink => {
                 let to = OsStr::from_bytes(&member.target);
-                symlinkat(to, &parent, name).map_err(made("make the link"))?;
+                symlinkat(to, &parent, name).map_err(failed("make the link", path))?;
                 self.own_by_name(&parent, name, path, member)?;
             }
             Kind::HardLink => {
                 if let Some((of, target)) = &target {
                     linkat(of, target, &parent, name, AtFlags::empty())
-                        .map_err(made("make the link"))?;
+                        .map_err(failed("make the link", path))?;
                 }
             }
             Kind::Fifo => {
                 mknodat(&parent, name, FileType::Fifo, private, 0)
-                    .map_err(made("make the FIFO"))?;
+                    .map_err(failed("make the FIFO", path))?;
                 let mode = Mode::from_raw_mode(member.mode);
                 rustix::fs::chmodat(&parent, name, mode, AtFlags::empty())
-                    .map_err(made("set the mode of"))?;
+                    .map_err(failed("set the mode of", path))?;
                 self.own_by_name(&parent, name, path, member)?;
             }
             // A container has its own.
@@ -241,7 +241,7 @@ impl Tree {
         }
         if let Some(own) = &mut self.own {
             let found = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-            let found = found.map_err(made("look at"))?;
+            let found = found.map_err(failed("look at", path))?;
             own.insert((found.st_dev, found.st_ino));
         }
         Ok(())
@@ -257,11 +257,8 @@ impl Tree {
         let (Some(name), Some(dir)) = (target.file_name(), target.parent()) else {
             return refused(path, "is a link to the root");
         };
-        let dir = match dir.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => dir,
-        };
-        Ok((self.open(dir, &target)?, name.to_owned()))
+        let dir = self.open(dir).map_err(failed("open", &target))?;
+        Ok((dir, name.to_owned()))
     }
 
     /// Makes `dir` the directory that [`Tree::parent`] is, with what is missing of it.
@@ -270,43 +267,47 @@ impl Tree {
             return Ok(());
         }
         self.parent = None;
-        let mut here = self.open(Path::new("."), Path::new("/"))?;
-        let mut path = PathBuf::new();
         let whole = match self.own {
             // Nobody asks for what is between.
-            None => open_in_root(&self.root, dir, OFlags::RDONLY | OFlags::DIRECTORY).ok(),
+            None => self.open(dir).ok(),
             Some(_) => None,
         };
-        if let Some(whole) = whole {
-            here = whole;
-        } else {
-            for part in dir {
-                path.push(part);
-                here = self.step(&here, &path, part)?;
-                if self.own.is_some() {
-                    let found =
-                        fstat(&here).map_err(|errno| failed("look at", &path)(errno.into()))?;
-                    self.remember_once(&path, found.st_mtime)?;
-                    let own = self.own.as_mut();
-                    own.map(|own| own.insert((found.st_dev, found.st_ino)));
-                }
+        let opened = match whole {
+            Some(whole) => whole,
+            None => self.walk(dir)?,
+        };
+        self.parent = Some((dir.to_owned(), opened));
+        Ok(())
+    }
+
+    /// From the root to `dir`, with what is missing on the way.
+    fn walk(&mut self, dir: &Path) -> Result<OwnedFd, ApplyError> {
+        let mut path = PathBuf::new();
+        let mut here = self.open(&path).map_err(failed("open", Path::new("/")))?;
+        for part in dir {
+            path.push(part);
+            here = self.step(&here, &path, part)?;
+            if self.own.is_some() {
+                let found = fstat(&here).map_err(failed("look at", &path))?;
+                self.remember_once(&path, found.st_mtime)?;
+                let own = self.own.as_mut();
+                own.map(|own| own.insert((found.st_dev, found.st_ino)));
             }
         }
-        self.parent = Some((dir.to_owned(), here));
-        Ok(())
+        Ok(here)
     }
 
     /// From `here` to `part`, which is at `path`, and is made where nothing is.
     fn step(&self, here: &OwnedFd, path: &Path, part: &OsStr) -> Result<OwnedFd, ApplyError> {
-        match open_in_root(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
+        match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => return opened.map_err(failed("enter", path)),
         }
         match mkdirat(here, part, Mode::from_raw_mode(0o755)) {
-            Ok(()) => self.open(path, path),
+            Ok(()) => self.open(path).map_err(failed("open", path)),
             // There is something after all.
             Err(Errno::EXIST) => refused(path, "leads nowhere, and the layer has files in it"),
-            Err(errno) => Err(failed("make the directory", path)(errno.into())),
+            Err(errno) => Err(failed("make the directory", path)(errno)),
         }
     }
 
@@ -322,7 +323,7 @@ impl Tree {
     }
 
     /// As [`Tree::remember`], for a directory that the layer may not mention.
-    fn remember_once(&mut self, path: &Path, modified: i64) -> Result<(), ApplyError> {
+    pub(super) fn remember_once(&mut self, path: &Path, modified: i64) -> Result<(), ApplyError> {
         match self.dirs.contains_key(path) {
             true => Ok(()),
             false => self.remember(path, modified),
@@ -353,8 +354,7 @@ impl Tree {
             }
             Owners::Recorded => {}
         }
-        fchmod(file, Mode::from_raw_mode(mode))
-            .map_err(|errno| failed("set the mode of", path)(errno.into()))?;
+        fchmod(file, Mode::from_raw_mode(mode)).map_err(failed("set the mode of", path))?;
         for (name, value) in member.xattrs.iter().filter(|(name, _)| is_kept(name)) {
             let name = OsStr::from_bytes(name);
             let set = fsetxattr(file, name, value, XattrFlags::empty());
@@ -388,83 +388,16 @@ impl Tree {
         }
     }
 
-    /// Takes away what lower layers have at `dir/name`.
-    fn white_out(&mut self, dir: &Path, name: &OsStr) -> Result<(), ApplyError> {
-        let path = dir.join(name);
-        if name.is_empty() || name == "." || name == ".." {
-            return refused(&path, "cannot be a whiteout's name");
-        }
-        let Some(parent) = self.open_lower(dir)? else {
-            return Ok(());
-        };
-        self.hide(&parent, name, &path, 0)
-    }
-
-    /// Takes away what lower layers have in `dir`.
-    fn make_opaque(&mut self, dir: &Path) -> Result<(), ApplyError> {
-        match self.open_lower(dir)? {
-            Some(opened) => self.hide_within(&opened, dir, 0),
-            None => Ok(()),
-        }
-    }
-
-    /// `None` where there is nothing that could be taken away.
-    fn open_lower(&mut self, dir: &Path) -> Result<Option<OwnedFd>, ApplyError> {
-        if self.own.is_none() {
-            return Ok(None);
-        }
-        let path = match dir.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => dir,
-        };
-        let opened = match open_in_root(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(failed("open", dir))?,
-        };
-        let found = fstat(&opened).map_err(|errno| failed("look at", dir)(errno.into()))?;
-        self.remember_once(path, found.st_mtime)?;
-        Ok(Some(opened))
-    }
-
-    /// Removes what is not this layer's own of an entry.
-    fn hide(
+    /// Removes an entry, whatever it is.
+    pub(super) fn remove(
         &mut self,
         parent: &OwnedFd,
         name: &OsStr,
         path: &Path,
-        depth: u32,
     ) -> Result<(), ApplyError> {
-        let found = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(()),
-            found => found.map_err(|errno| failed("look at", path)(errno.into()))?,
-        };
-        let own = self.own.as_ref();
-        if !own.is_some_and(|own| own.contains(&(found.st_dev, found.st_ino))) {
-            return self.remove(parent, name, path);
-        }
-        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
-            return Ok(());
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = openat(parent, name, flags, Mode::empty());
-        let dir = dir.map_err(|errno| failed("open", path)(errno.into()))?;
-        self.hide_within(&dir, path, depth + 1)
-    }
-
-    fn hide_within(&mut self, dir: &OwnedFd, path: &Path, depth: u32) -> Result<(), ApplyError> {
-        if depth > DEPTH_MAX {
-            return refused(path, "is nested too deep");
-        }
-        let names = names(dir).map_err(|errno| failed("list", path)(errno.into()))?;
-        let each = |name: OsString| self.hide(dir, &name, &path.join(&name), depth);
-        names.into_iter().try_for_each(each)
-    }
-
-    /// Removes an entry, whatever it is.
-    fn remove(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), ApplyError> {
         // It may be, or lead to, the directory that is known by its path.
         self.parent = None;
-        remove_all(parent, name, 0).map_err(|errno| failed("replace", path)(errno.into()))
+        remove_all(parent, name, 0).map_err(failed("replace", path))
     }
 }
 
@@ -482,7 +415,7 @@ fn remove_all(parent: &OwnedFd, name: &OsStr, depth: u32) -> Result<(), Errno> {
     unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
-fn names(dir: &OwnedFd) -> Result<Vec<OsString>, Errno> {
+pub(super) fn names(dir: &OwnedFd) -> Result<Vec<OsString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -559,23 +492,25 @@ fn unowned(errno: Errno, path: &Path, member: &Member) -> ApplyError {
             uid: member.uid,
             gid: member.gid,
         },
-        errno => failed("set the owner of", path)(errno.into()),
+        errno => failed("set the owner of", path)(errno),
     }
 }
 
-fn refused<T>(path: &Path, defect: &'static str) -> Result<T, ApplyError> {
+pub(super) fn refused<T>(path: &Path, defect: &'static str) -> Result<T, ApplyError> {
     Err(ApplyError::Refused {
         path: path.to_owned(),
         defect,
     })
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ApplyError {
-    let path = path.to_owned();
+pub(super) fn failed<E: Into<io::Error>>(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> ApplyError {
     move |source| ApplyError::Io {
         action,
-        path,
-        source,
+        path: path.to_owned(),
+        source: source.into(),
     }
 }
 

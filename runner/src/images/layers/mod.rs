@@ -13,6 +13,7 @@ mod apply;
 pub mod decompress;
 pub mod role;
 pub mod tar;
+mod whiteout;
 
 use std::fs;
 use std::io;
