@@ -1,5 +1,5 @@
-//! What a container's network may be told to be, other than by default: `--network coracle:…`. The
-//! keys are options of coracle-net, which gets them as they are.
+//! What a container's network may be told to be, other than by default: `--network coracle:…`.
+//! The keys are options of coracle-net, which gets them as they are.
 
 use std::net::IpAddr;
 use std::str::FromStr;

@@ -103,8 +103,8 @@ impl ImageStore {
         Ok(pulled)
     }
 
-    /// The digest that a registry has for the image at the moment: of its manifest, or of the index
-    /// that has manifests for several platforms.
+    /// Whether the image that is here is the one that the registry has for the wanted platform at
+    /// the moment.
     pub fn is_current(
         &self,
         image: &ImageRef,
