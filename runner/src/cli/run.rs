@@ -1,0 +1,287 @@
+//! The flags of `run` and `exec`, and what the two share.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use portfwd::spec::Publish;
+
+use super::container::{self, Entrypoint, EnvArg, RootfsArg};
+use super::image::{PullPolicy, RegistryArgs};
+use super::security_opt::SecurityOpt;
+use super::values::{self, bytes, text};
+use crate::isolation::capabilities::CapabilityName;
+use crate::rootfs::volume::VolumeArg;
+use crate::spec::{Network, Variable};
+
+#[derive(Debug, Args)]
+#[command(
+    // `-h` is the host name here, as with Podman and Docker.
+    disable_help_flag = true,
+    override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
+    after_help = "\
+The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its \
+other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. Containers of the host's root \
+have other IDs than root: those of the user coracle or containers in these files, else a free range. The network goes through \
+coracle-net: address 10.0.2.100 and fd00::100, name servers 10.0.2.3 and fd00::3.
+
+In the foreground, signals that coracle receives go to the container's command. It is process 1 there, which the kernel spares \
+every signal that it has no handler for: when Ctrl-C does nothing, `--init` helps, or `coracle kill` from another terminal. \
+Ports that are published without a host port get one from the kernel; `coracle port` shows it."
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// Publish a port of the container: `[[IP:]HOST:]CONTAINER[/tcp|/udp]`, ranges as
+    /// 8000-8010:80-90
+    ///
+    /// The host side is bound before anything else happens; without an IP it is every address of
+    /// the host, IPv4 and IPv6. The service sees the client's own address, and the gateway's in
+    /// place of the host's loopback.
+    #[arg(
+        short = 'p',
+        long = "publish",
+        value_parser = text(str::parse::<Publish>),
+        value_name = "SPEC"
+    )]
+    pub publish: Vec<Publish>,
+
+    /// Publish all ports that the image exposes, at ports of the host that the kernel chooses
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+
+    /// Run this in place of the image's entry point, and without the image's command: a program, or
+    /// a program and its arguments as a list in JSON. Empty for none
+    #[arg(long, value_parser = bytes(container::parse_entrypoint), value_name = "PROGRAM|LIST")]
+    pub entrypoint: Option<Entrypoint>,
+
+    /// When to get the image from its registry: always, when it is missing here, when the
+    /// registry's is newer, or never
+    #[arg(long, value_enum, default_value = "missing", value_name = "POLICY")]
+    pub pull: PullPolicy,
+
+    /// Say nothing of how an image comes from its registry
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+
+    /// Name the container; without, a name is made up
+    #[arg(long, value_parser = text(str::parse::<String>))]
+    pub name: Option<String>,
+
+    /// Put a label on the container, for programs that look for it; may be repeated: the last value
+    /// of a key counts
+    #[arg(
+        short = 'l',
+        long = "label",
+        value_parser = text(container::parse_label),
+        value_name = "KEY[=VALUE]"
+    )]
+    pub labels: Vec<(String, String)>,
+
+    /// Bind a file or directory of the host into the container: SRC:DST, options behind another
+    /// colon
+    ///
+    /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
+    /// nodev and their contraries; rbind (the default) or bind; `[r]private` (the default),
+    /// `[r]slave` or `[r]shared` for mounts that come later; U to give the files to the container's
+    /// user; z or Z where SELinux is off, and they mean nothing. For containers of the host's root:
+    /// idmap, which lets the container's root read and write what belongs to the host's.
+    #[arg(
+        short = 'v',
+        long = "volume",
+        value_parser = bytes(VolumeArg::parse),
+        value_name = "SRC:DST[:OPTIONS]"
+    )]
+    pub volumes: Vec<VolumeArg>,
+
+    /// Forget the container when it ends; so is coracle/hello without -d
+    #[arg(long)]
+    pub rm: bool,
+
+    /// Leave the container running and print its id
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr,
+    /// and with -i to stdin
+    #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
+    pub attach: Vec<AttachStream>,
+
+    /// Host name in the container; without, the first 12 digits of its id
+    #[arg(short = 'h', long, value_parser = text(container::parse_hostname), value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Network of the container: default, none, or coracle:KEY=VALUE,... with cidr=, cidr6=, mtu=,
+    /// map-host= (an address for this host) and egress= (a rule, may be repeated), all as
+    /// coracle-net takes them
+    #[arg(long, alias = "net", value_parser = text(values::parse_network), default_value = "default", value_name = "NETWORK")]
+    pub network: Network,
+
+    /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
+    #[arg(long)]
+    pub init: bool,
+
+    /// User IDs of the container; `host` lets the host's root be root in it, which gives the
+    /// container the host
+    #[arg(
+        long,
+        value_parser = text(values::parse_user_namespace),
+        default_value = "default",
+        value_name = "default|host"
+    )]
+    pub userns: UserNamespace,
+
+    /// Run on this directory instead of an image
+    ///
+    /// Changes go to a layer of the container's own and end with it: the directory is not written.
+    /// `:O` behind its name says just that. With `:rw` there is no such layer and the directory
+    /// itself is changed. (A name that ends in one of these is given as `NAME:rw/`.)
+    #[arg(long, value_parser = bytes(RootfsArg::parse), value_name = "DIR[:O|:rw]")]
+    pub rootfs: Option<RootfsArg>,
+
+    /// Give the container's root more capabilities, or ALL; with commas, or repeated. Users other
+    /// than root have none
+    #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
+    pub cap_add: Vec<CapabilityName>,
+
+    /// Take capabilities, or ALL, from the container; with commas, or repeated
+    #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
+    pub cap_drop: Vec<CapabilityName>,
+
+    /// no-new-privileges: setuid files and file capabilities give nothing in the container.
+    /// seccomp=FILE: the system calls that a profile in JSON allows, in place of the default
+    /// profile, which is equal to Podman's; seccomp=unconfined: all of them
+    #[arg(long, value_parser = bytes(SecurityOpt::parse), value_name = "OPTION")]
+    pub security_opt: Vec<SecurityOpt>,
+
+    /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either
+    /// case. -e goes before them
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = text(values::parse_bool),
+        action = ArgAction::Set,
+        hide_default_value = true,
+        value_name = "true|false"
+    )]
+    pub http_proxy: bool,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+
+    /// The image and its arguments, or with --rootfs the command and its arguments; options come
+    /// before
+    ///
+    /// An image is one of `coracle images`, by its name or id, or else one of a registry, which
+    /// `--pull` says more of, or one in a file, which is loaded first: `oci-archive:FILE`,
+    /// `docker-archive:FILE` or `oci:DIR`. What it says about its entry
+    /// point, command, environment, user, working directory, ports, stop signal and labels holds
+    /// where the options say nothing else. What is written to its volumes is kept in the
+    /// container's own layer, and ends with it. Without an image or --rootfs it is coracle/hello,
+    /// which is built in and serves a web page.
+    #[arg(trailing_var_arg = true, value_name = "IMAGE|COMMAND [ARG]")]
+    pub words: Vec<OsString>,
+}
+
+/// What `run` and `exec` share.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// Set a variable of the command's environment; -e NAME takes the caller's value
+    #[arg(
+        short = 'e',
+        long = "env",
+        value_parser = bytes(EnvArg::parse),
+        value_name = "NAME[=VALUE]"
+    )]
+    pub env: Vec<EnvArg>,
+
+    /// Working directory in the container
+    #[arg(
+        short = 'w',
+        long = "workdir",
+        value_parser = bytes(container::parse_workdir),
+        value_name = "DIR"
+    )]
+    pub workdir: Option<PathBuf>,
+
+    /// User in the container: NAME or UID, and GROUP or GID behind a colon
+    ///
+    /// Names are those of /etc/passwd and /etc/group in the container. A named group replaces all
+    /// groups that the user has there.
+    #[arg(short, long, value_parser = text(str::parse::<String>), value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+
+    /// Connect the caller's standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// A user's own ID and sub-IDs; for the host's root, IDs that nobody else has.
+    Default,
+    /// The same for users; for the host's root, its own IDs.
+    Host,
+}
+
+/// A standard stream to attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachStream {
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
+pub struct ExecArgs {
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// Name or id of the container, or the beginning of its id; then the command and its arguments
+    #[arg(trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG]")]
+    pub words: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Whether the caller's standard input goes to the container.
+    pub fn reads_stdin(&self) -> bool {
+        self.process.interactive || self.attach.contains(&AttachStream::Stdin)
+    }
+
+    /// Whether an output of the container is shown in the foreground.
+    pub fn attaches(&self, stream: AttachStream) -> bool {
+        self.attach.is_empty() || self.attach.contains(&stream)
+    }
+}
+
+impl ProcessArgs {
+    /// What `-e` sets, in order.
+    pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
+        self.env.iter().filter_map(EnvArg::variable)
+    }
+}
+
+impl ExecArgs {
+    pub fn container(&self) -> Cow<'_, str> {
+        self.words[0].to_string_lossy()
+    }
+
+    /// The command with its arguments.
+    pub fn command(&self) -> &[OsString] {
+        &self.words[1..]
+    }
+}
