@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::harness::{World, cases, finish};
-use crate::recipe::{Layer, Packed, Recipe, digest, load, pack, put, tar_of};
+use crate::recipe::{Layer, Packed, Recipe, digest, load, pack, put, run_image, tar_of};
 
 cases![
     every_form_is_loaded,
@@ -25,7 +25,7 @@ fn two_layers(world: &World) -> Recipe {
 
 #[track_caller]
 fn runs(world: &World) {
-    let ran = world.try_coracle(&["run", "--rm", "--network", "none", "two:1"]);
+    let ran = run_image(world, &["two:1"]);
     assert_eq!(ran.success(), "upper", "{ran:?}");
     world.try_coracle(&["rmi", "two:1"]).success();
 }
@@ -59,7 +59,7 @@ fn every_form_is_loaded(world: &World) {
     world.give_away(&world.path("layout"));
     world.try_coracle(&["load", "-i", "layout"]).success();
     runs(world);
-    let ran = world.try_coracle(&["run", "--rm", "--network", "none", "oci:layout"]);
+    let ran = run_image(world, &["oci:layout"]);
     assert_eq!(ran.success(), "upper");
 }
 
@@ -281,7 +281,7 @@ fn a_tar_becomes_an_image(world: &World) {
         let imported = world.try_coracle(&words);
         let id = imported.success().trim_end().to_owned();
         assert!(id.starts_with("sha256:") && id.len() == 71, "{imported:?}");
-        let ran = world.try_coracle(&["run", "--rm", "--network", "none", name]);
+        let ran = run_image(world, &[name]);
         assert_eq!(ran.success(), "b c\n/srv\n");
         let history = world.try_coracle(&["history", name]);
         let mut lines = history.success().lines();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use crate::harness::{World, cases, eventually, finish, finish_with_input, wait};
-use crate::recipe::{Layer, Recipe, layer_dirs, load};
+use crate::recipe::{Layer, Recipe, layer_dirs, load, run_image};
 
 cases![
     what_a_killed_process_left_is_cleared_away,
@@ -39,9 +39,7 @@ fn what_a_killed_process_left_is_cleared_away(world: &World) {
     assert_eq!(world.try_coracle(&["images", "-q"]).success(), "");
     load(world, &archive).success();
     assert_eq!(fs::read_dir(&new).expect("a directory").count(), 0);
-    world
-        .try_coracle(&["run", "--rm", "--network", "none", "one:1", "true"])
-        .success();
+    run_image(world, &["one:1", "true"]).success();
 }
 
 fn many_may_load_and_remove_at_once(world: &World) {
@@ -97,7 +95,7 @@ fn damage_is_told_and_repaired_by_loading(world: &World) {
     let config = world.storage().join("oci/blobs/sha256").join(&id);
     let whole = fs::read(&config).expect("a configuration");
     fs::write(&config, &whole[..whole.len() - 1]).expect("written");
-    let refused = world.try_coracle(&["run", "--rm", "--network", "none", "one:1", "true"]);
+    let refused = run_image(world, &["one:1", "true"]);
     assert_eq!(refused.code(), Some(125));
     assert!(refused.stderr.contains(&id), "{refused:?}");
     fs::write(&config, &whole).expect("written");
@@ -110,7 +108,7 @@ fn damage_is_told_and_repaired_by_loading(world: &World) {
     for mark in marks {
         fs::remove_file(mark).expect("removed");
     }
-    let ran = world.try_coracle(&["run", "--rm", "--network", "none", "one:1", "cat", "text"]);
+    let ran = run_image(world, &["one:1", "cat", "text"]);
     assert_eq!(ran.success(), "1", "{ran:?}");
     let index = world.storage().join("oci/index.json");
     fs::write(&index, "{").expect("written");

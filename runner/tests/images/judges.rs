@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::caller::program;
 use crate::harness::{Outcome, World, cases, finish, skip, snapshot};
-use crate::recipe::{Layer, Packed, Recipe, load, put};
+use crate::recipe::{Layer, Packed, Recipe, load, put, run_image};
 
 cases![
     skopeo_reads_what_is_stored_and_saved,
@@ -71,7 +71,7 @@ fn skopeo_writes_what_is_loaded(world: &World) {
         other(world, "skopeo", &words);
         let loaded = world.try_coracle(&["load", "-i", path]);
         assert_eq!(loaded.success(), "Loaded image: localhost/judged:1\n");
-        let ran = world.try_coracle(&["run", "--rm", "--network", "none", "judged:1"]);
+        let ran = run_image(world, &["judged:1"]);
         assert_eq!(ran.success(), "upper", "{place}");
         world.try_coracle(&["rmi", "judged:1"]).success();
     }
@@ -107,17 +107,8 @@ fn umoci_unpacks_the_same_tree(world: &World) {
     let script = "cd /; for f in $(busybox find . -xdev | busybox sort); do \
                   case $f in ./proc*|./sys*|./dev*|./etc/hosts|./etc/resolv.conf|./etc/hostname|./run*) ;; \
                   *) stat -c '%n %a %F %Y' $f; readlink $f; esac; done; true";
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "judged:1",
-        "sh",
-        "-c",
-        script,
-    ];
-    let ours = world.try_coracle(&words);
+    let words = ["judged:1", "sh", "-c", script];
+    let ours = run_image(world, &words);
     let theirs = listing(&world.path("bundle/rootfs"));
     let mut ours: Vec<_> = ours.success().lines().map(str::to_owned).collect();
     let mut theirs = theirs;
@@ -207,7 +198,7 @@ fn podman_loads_what_is_saved(world: &World) {
         world.try_coracle(&["rmi", "-a"]).success();
         let loaded = world.try_coracle(&["load", "-i", &back]);
         assert_eq!(loaded.success(), "Loaded image: localhost/judged:1\n");
-        let ran = world.try_coracle(&["run", "--rm", "--network", "none", "judged:1"]);
+        let ran = run_image(world, &["judged:1"]);
         assert_eq!(ran.success(), "upper");
     }
 }

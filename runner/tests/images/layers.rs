@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use tar::EntryType;
 
 use crate::harness::{World, cases};
-use crate::recipe::{Layer, Recipe, layer_dirs};
+use crate::recipe::{Layer, RUN, Recipe, layer_dirs, run_image};
 
 cases![
     owners_are_the_images,
@@ -20,20 +20,8 @@ cases![
 
 #[track_caller]
 fn sh(world: &World, script: &str) -> String {
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "-u",
-        "0",
-        "image:1",
-        "sh",
-        "-c",
-        script,
-    ];
-    let ran = world.try_coracle(&words);
-    ran.success().to_owned()
+    let words = ["-u", "0", "image:1", "sh", "-c", script];
+    run_image(world, &words).success().to_owned()
 }
 
 fn load(world: &World, layers: impl IntoIterator<Item = Layer>) {
@@ -209,9 +197,7 @@ fn layers_are_unpacked_once(world: &World) {
     assert!(first.iter().all(|inode| both.contains(inode)));
     world.try_coracle(&["rmi", "one:1"]).success();
     assert_eq!(inodes().len(), 2);
-    world
-        .try_coracle(&["run", "--rm", "--network", "none", "two:1", "true"])
-        .success();
+    run_image(world, &["two:1", "true"]).success();
 }
 
 /// Files keep to the IDs that they were unpacked with: with others they are unpacked anew.
@@ -223,18 +209,8 @@ fn other_sub_ids_have_other_layers(world: &World) {
     assert_eq!(sh(world, "stat -c %u own"), "1001\n");
     // Without newuidmap there is but one ID.
     let program = crate::harness::coracle().to_str().expect("a plain path");
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "image:1",
-        "stat",
-        "-c",
-        "%u",
-        "own",
-    ];
-    let words = [&["PATH=/nowhere", program][..], &words].concat();
+    let words = ["image:1", "stat", "-c", "%u", "own"];
+    let words = [&["PATH=/nowhere", program][..], &RUN, &words].concat();
     let command = world.command(&[OsStr::new("/usr/bin/env")], words);
     let ran = crate::harness::finish(command);
     assert_eq!(ran.success(), "0\n", "{ran:?}");

@@ -1,4 +1,4 @@
-//! Images for tests, made of nothing but bytes.
+//! Images for tests, made of nothing but bytes, and containers of them.
 
 use std::fs;
 use std::io::Write;
@@ -290,4 +290,12 @@ pub fn layer_dirs(world: &World) -> Vec<PathBuf> {
     let layers = of_maps.iter().flat_map(|dir| list(dir));
     let dirs = layers.map(|layer| layer.join("diff"));
     dirs.filter(|dir| dir.is_dir()).collect()
+}
+
+/// Before the image's name, for a container that is gone when its command has ended.
+pub const RUN: [&str; 4] = ["run", "--rm", "--network", "none"];
+
+/// Such a container: further flags, the image and its command.
+pub fn run_image(world: &World, words: &[&str]) -> Outcome {
+    world.try_coracle(&[&RUN, words].concat())
 }

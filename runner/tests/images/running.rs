@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{World, cases, need_tun, unique};
-use crate::recipe::{Layer, Recipe};
+use crate::recipe::{Layer, Recipe, run_image};
 
 cases![
     what_an_image_says_holds_until_the_command_line_says_otherwise,
@@ -16,8 +16,7 @@ cases![
 ];
 
 fn run(world: &World, words: &[&str]) -> String {
-    let ran = world.try_coracle(&[&["run", "--rm", "--network", "none"], words].concat());
-    ran.success().to_owned()
+    run_image(world, words).success().to_owned()
 }
 
 /// An image whose entry point says what it was given.
@@ -119,7 +118,7 @@ fn users_of_the_image_are_found(world: &World) {
     let config = json!({"User": "default", "Cmd": ["id", "-u"]});
     telling(world).config(config).load(world);
     if world.has_single_id() {
-        let refused = world.try_coracle(&["run", "--rm", "--network", "none", "tell:1"]);
+        let refused = run_image(world, &["tell:1"]);
         assert_ne!(refused.code(), Some(0));
         assert!(refused.stderr.contains("1001"), "{refused:?}");
     } else {
@@ -153,7 +152,7 @@ fn exposed_ports_are_published(world: &World) {
     }
     assert_eq!(ports.matches("8080/tcp").count(), 1, "{ports}");
     world.try_coracle(&["rm", "-f", &name]).success();
-    let refused = world.try_coracle(&["run", "--rm", "-P", "--network", "none", "tell:1"]);
+    let refused = run_image(world, &["-P", "tell:1"]);
     assert_eq!(refused.code(), Some(125), "{refused:?}");
 }
 
