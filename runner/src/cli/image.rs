@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::values::{parse_bool, text};
+use crate::images::destination::Destination;
 use crate::images::import::Change;
 use crate::images::platform::Platform;
 use crate::images::registry::auth::Credentials;
@@ -146,6 +147,11 @@ pub struct TlsArgs {
         value_name = "true|false"
     )]
     pub tls_verify: Option<bool>,
+
+    /// Trust the authorities whose certificates are in this directory, *.crt, instead of those of
+    /// certs.d
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
 }
 
 /// How images are got from registries.
@@ -243,6 +249,44 @@ pub struct PullArgs {
     /// Names
     #[arg(value_parser = text(str::parse::<String>), required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a destination the image goes to the registry that its name says. A destination may be
+  docker://REGISTRY/NAME[:TAG], or the same without docker://
+  oci-archive:FILE[:NAME]        a tar of an OCI image layout
+  oci:DIR[:NAME]                 the directory of one, which may hold other images
+  docker-archive:FILE[:NAME]     a tar that Docker and Podman load; FILE must not exist
+
+What the registry has already is not sent again. Layers that are not compressed are, on their way to a registry.")]
+pub struct PushArgs {
+    /// Say nothing but what goes wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Write the digest of the image's manifest, as it is at its destination, to this file
+    #[arg(long, value_name = "FILE")]
+    pub digestfile: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Read user names and passwords from this file only
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+
+    /// User name and password for the registry
+    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
+    pub creds: Option<Credentials>,
+
+    /// Name or id of the image
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub image: String,
+
+    /// Where it goes
+    #[arg(value_parser = text(str::parse::<Destination>))]
+    pub destination: Option<Destination>,
 }
 
 /// When `run` pulls.

@@ -21,7 +21,7 @@ use portfwd::spec::Protocol;
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, ListFormat, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
-    PullPolicy, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, UntagArgs,
+    PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, TlsArgs, UntagArgs,
 };
 pub use read::{Unread, read};
 pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};
@@ -96,6 +96,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Get images from registries
     Pull(PullArgs),
+    /// Send an image to a registry, or write it to a file or a directory
+    Push(PushArgs),
     /// Keep a user name and a password for a registry
     Login(LoginArgs),
     /// Forget the password for a registry

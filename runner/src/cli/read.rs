@@ -431,9 +431,7 @@ mod tests {
 
     #[test]
     fn what_others_have_is_told_from_a_slip() {
-        for name in [
-            "top", "search", "push", "commit", "compose", "inspect", "pause",
-        ] {
+        for name in ["top", "search", "commit", "compose", "inspect", "pause"] {
             let said = refused(
                 &format!("coracle {name} web"),
                 &format!("does not have `{name}` yet"),
@@ -560,11 +558,18 @@ mod tests {
                 "env",
                 "workdir",
                 "entrypoint",
+                "cert-dir",
                 "authfile",
                 "volume",
                 "rootfs",
                 "env",
                 "workdir",
+                "cert-dir",
+                "authfile",
+                "digestfile",
+                "cert-dir",
+                "authfile",
+                "cert-dir",
                 "authfile",
                 "input",
                 "output"

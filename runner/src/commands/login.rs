@@ -5,10 +5,11 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::print_line;
+use super::pull::access;
 use crate::cli::{LoginArgs, LogoutArgs};
 use crate::failure::Failure;
 use crate::images::registry::auth::{self, Credentials};
-use crate::images::registry::try_credentials;
+use crate::images::registry::{Access, try_credentials};
 use crate::printable::escape;
 
 pub fn login(args: LoginArgs) -> Result<u8, Failure> {
@@ -37,7 +38,11 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
         None => ask("Password: ", true)?,
     };
     let credentials = Credentials { user, password };
-    try_credentials(registry, &credentials, args.tls.tls_verify)?;
+    let access = Access {
+        credentials: Some(credentials.clone()),
+        ..access(&args.tls)
+    };
+    try_credentials(registry, &access)?;
     let path = args.authfile.unwrap_or_else(auth::place);
     auth::keep(registry, Some(&credentials), &path)?;
     print_line("Login Succeeded!")?;

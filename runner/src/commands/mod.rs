@@ -13,6 +13,7 @@ mod port;
 mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rm;
 mod rmi;
 mod run;
@@ -51,6 +52,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::History(args) => history::history(args),
         Command::Import(args) => import::import(args),
         Command::Pull(args) => pull::pull(args),
+        Command::Push(args) => push::push(args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Load(args) => load::load(args),

@@ -2,8 +2,8 @@
 
 use super::progress::progress;
 use super::{for_each, open_engine, print_line};
-use crate::cli::{PullArgs, PullPolicy, RegistryArgs};
-use crate::engine::{Engine, Image, ImageName, ImageRef, PullRequest, Registries};
+use crate::cli::{PullArgs, PullPolicy, RegistryArgs, TlsArgs};
+use crate::engine::{Access, Engine, Image, ImageName, ImageRef, PullRequest, Registries};
 use crate::failure::{Failure, chain};
 use crate::images::error::StorageError;
 use crate::process::foreground::warn;
@@ -11,12 +11,10 @@ use crate::process::foreground::warn;
 pub fn pull(args: PullArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let store = engine.images()?;
-    let request = PullRequest {
-        credentials: args.creds.clone(),
-        ..request(&args.registry)
-    };
+    let mut request = request(&args.registry);
+    request.access.credentials.clone_from(&args.creds);
     for_each(&args.images, |name| {
-        let image = remote(name)?;
+        let image = remote(name.parse()?)?;
         let pulled = store.pull(&image, &request, &*progress(args.quiet), &mut warn)?;
         print_line(pulled.id.hex())
     })
@@ -58,7 +56,7 @@ pub fn provide(
     let image = match there {
         // Under the name that it has here.
         Some((_, Some(name))) => name,
-        _ => remote(wanted)?,
+        _ => remote(wanted.parse()?)?,
     };
     let pulled = store.pull(&image, &request, &*progress(quiet), &mut warn)?;
     // By its id it is this one, whatever the name stands for in a moment.
@@ -68,9 +66,19 @@ pub fn provide(
 fn request(args: &RegistryArgs) -> PullRequest {
     PullRequest {
         platform: args.platform.clone(),
-        credentials: None,
-        auth_file: args.authfile.clone(),
-        tls_verify: args.tls.tls_verify,
+        access: Access {
+            auth_file: args.authfile.clone(),
+            ..access(&args.tls)
+        },
+    }
+}
+
+/// What is said of the talk with registries.
+pub fn access(args: &TlsArgs) -> Access {
+    Access {
+        tls_verify: args.tls_verify,
+        cert_dir: args.cert_dir.clone(),
+        ..Access::default()
     }
 }
 
@@ -82,8 +90,7 @@ fn fits(image: &Image, request: &PullRequest) -> bool {
 }
 
 /// Where a registry has it.
-fn remote(name: &str) -> Result<ImageRef, Failure> {
-    let name: ImageName = name.parse()?;
+pub fn remote(name: ImageName) -> Result<ImageRef, Failure> {
     let registries = match name {
         ImageName::Short(_) => Registries::load()?,
         ImageName::Full(_) => Registries::default(),

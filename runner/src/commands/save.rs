@@ -8,6 +8,7 @@ use super::open_engine;
 use crate::cli::{SaveArgs, SaveFormat};
 use crate::engine::{ArchiveForm, Image, ImageName, ImageStore};
 use crate::failure::Failure;
+use crate::images::error::StorageError;
 
 pub fn save(args: SaveArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -23,7 +24,7 @@ pub fn save(args: SaveArgs) -> Result<u8, Failure> {
         (SaveFormat::DockerArchive | SaveFormat::OciDir, _) => ArchiveForm::Docker,
     };
     match &args.output {
-        Some(path) => save_file(&store, &images, form, path),
+        Some(path) => save_file(path, |out| store.save(&images, form, out)),
         None if io::stdout().is_terminal() => Err(Failure::runner(
             "will not write an archive to the terminal: name a file with --output, or use a pipe",
         )),
@@ -37,29 +38,28 @@ pub fn save(args: SaveArgs) -> Result<u8, Failure> {
 }
 
 /// What is there under the name stays until the archive is complete.
-fn save_file(
-    store: &ImageStore,
-    images: &[Image],
-    form: ArchiveForm,
+pub fn save_file(
     path: &Path,
+    save: impl FnOnce(&mut BufWriter<File>) -> Result<(), StorageError>,
 ) -> Result<(), Failure> {
     let failed = || Failure::context(format!("cannot write {}", path.display()));
     // A pipe, or a device, is written as it is.
     if path.exists() && !path.is_file() {
         let file = File::options().write(true).open(path).map_err(failed())?;
-        return Ok(store.save(images, form, &mut BufWriter::new(file))?);
+        return Ok(save(&mut BufWriter::new(file))?);
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let file = tempfile::Builder::new()
+    let (file, kept) = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir.unwrap_or(Path::new(".")))
-        .map_err(failed())?;
+        .map_err(failed())?
+        .into_parts();
     let mut writer = BufWriter::new(file);
-    store.save(images, form, &mut writer)?;
-    let file = writer
+    save(&mut writer)?;
+    writer
         .into_inner()
         .map_err(|error| failed()(error.into_error()))?;
-    file.persist(path).map_err(|error| failed()(error.error))?;
+    kept.persist(path).map_err(|error| failed()(error.error))?;
     Ok(())
 }
 

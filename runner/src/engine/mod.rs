@@ -37,10 +37,11 @@ pub use crate::spec::{Network, Variable};
 pub use crate::stdio::{CallerEnds, Outputs};
 
 pub use crate::images::archive::{ArchiveForm, Place};
+pub use crate::images::destination::{Destination, DestinationError};
 pub use crate::images::platform::Platform;
 pub use crate::images::reference::{ImageName, ImageRef, NameError};
 pub use crate::images::registries::Registries;
-pub use crate::images::registry::{BlobProgress, Progress, PullRequest};
+pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Removed as RemovedImage};
 
 pub use create::{ContainerRequest, Source};

@@ -31,6 +31,10 @@ pub enum StorageError {
     Namespace(#[from] NamespaceError),
     #[error("{name}: image not known; `coracle images` lists those that are there")]
     NotFound { name: String },
+    #[error(
+        "{name} says of no registry where it is to go: name a destination, as docker://REGISTRY/NAME"
+    )]
+    NoDestination { name: String },
     #[error("{prefix} begins the ids of several images: give more digits")]
     Ambiguous { prefix: String },
     #[error(

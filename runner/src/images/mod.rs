@@ -3,10 +3,12 @@
 //! `builtin` is the image that comes with the program. All others are in the `store` (whose `files`
 //! are replaced as a whole or not at all), under names
 //! that `reference` reads and `registries` completes; `layers` makes directories of them, `archive`
-//! reads them from files, `registry` gets them from elsewhere.
+//! reads them from files, `registry` gets them from elsewhere; `destination` says where a push
+//! goes.
 
 pub mod archive;
 pub mod builtin;
+pub mod destination;
 pub mod digest;
 pub mod error;
 pub mod files;

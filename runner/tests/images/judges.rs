@@ -27,7 +27,7 @@ fn image(world: &World) -> Recipe {
 
 /// Another program, as the world's user.
 #[track_caller]
-fn other(world: &World, name: &str, words: &[&str]) -> Outcome {
+pub fn other(world: &World, name: &str, words: &[&str]) -> Outcome {
     if program(name).is_none() {
         skip(format!("{name} is not installed"));
     }
@@ -164,27 +164,32 @@ fn listing(root: &Path) -> Vec<String> {
     lines
 }
 
+/// Podman with a store of the world's. For root, since it takes a session of its own from others.
+#[track_caller]
+pub fn podman(world: &World, words: &[&str]) -> Outcome {
+    let (root, run) = (world.path("podman"), world.path("podman-run"));
+    let base = [
+        "--root",
+        root.to_str().expect("plain"),
+        "--runroot",
+        run.to_str().expect("plain"),
+        "--storage-driver",
+        "vfs",
+        "--cgroup-manager",
+        "cgroupfs",
+        "--runtime",
+        "runc",
+    ];
+    other(world, "podman", &[&base, words].concat())
+}
+
 fn podman_loads_what_is_saved(world: &World) {
     if !world.is_root() {
-        // It takes a session of its own from others.
         return;
     }
     let image = image(world);
     let id = image.load(world);
-    let (root, run) = (world.path("podman"), world.path("podman-run"));
-    let podman = |words: &[&str]| {
-        let base = [
-            "--root",
-            root.to_str().expect("plain"),
-            "--runroot",
-            run.to_str().expect("plain"),
-            "--storage-driver",
-            "vfs",
-            "--cgroup-manager",
-            "cgroupfs",
-        ];
-        other(world, "podman", &[&base, words].concat())
-    };
+    let podman = |words: &[&str]| podman(world, words);
     for format in ["docker-archive", "oci-archive"] {
         let words = ["save", "--format", format, "-o", format, "judged:1"];
         world.try_coracle(&words).success();

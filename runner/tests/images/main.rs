@@ -2,6 +2,7 @@
 //! root and as normal users. One file per subject; `recipe` makes images, and the worlds are those
 //! of the container tests.
 
+mod docker_registry;
 #[allow(
     dead_code,
     unused_imports,
@@ -18,6 +19,7 @@ mod hostile;
 mod judges;
 mod layers;
 mod names;
+mod push;
 mod registry;
 mod running;
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         judges::CASES,
         layers::CASES,
         names::CASES,
+        push::CASES,
         registry::CASES,
         running::CASES,
     ];

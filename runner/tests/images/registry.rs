@@ -1,13 +1,13 @@
 //! Images from registries: a real one, and one that does what a case wants.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::harness::caller::program;
-use crate::harness::{Outcome, World, cases, eventually, finish, finish_with_input, skip, unique};
+use crate::docker_registry::Registry;
+use crate::harness::{Outcome, World, cases, finish, finish_with_input, unique};
+use crate::judges::other;
 use crate::recipe::{Layer, Packed, Recipe, digest, put};
 use crate::server::Server;
 
@@ -461,27 +461,15 @@ fn names_are_completed_and_mirrors_asked(world: &World) {
 
 /// The real one, filled by skopeo.
 fn docker_registry_and_skopeo_agree(world: &World) {
-    for name in ["docker-registry", "skopeo"] {
-        if program(name).is_none() {
-            skip(format!("{name} is not installed"));
-        }
-    }
     let image = image(world);
     put(world, "image.tar", &image.oci_archive(Packed::Gzip));
     let registry = Registry::start(world);
     let name = format!("{}/team/app:1", registry.address);
     let place = format!("docker://{name}");
     let copy = |from: &str, to: &str| {
-        let words = [
-            "--insecure-policy",
-            "copy",
-            "--src-tls-verify=false",
-            "--dest-tls-verify=false",
-            from,
-            to,
-        ];
-        let copied = finish(world.command(&["skopeo".as_ref()], words));
-        assert_eq!(copied.code(), Some(0), "{copied:?}");
+        let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+        let words = [&["--insecure-policy", "copy"], &insecure[..], &[from, to]].concat();
+        other(world, "skopeo", &words);
     };
     copy("oci-archive:image.tar", &place);
     assert_eq!(run(world, &["-q"], &name).success(), "upper");
@@ -506,44 +494,4 @@ fn docker_registry_and_skopeo_agree(world: &World) {
 
 fn pull_by_name(world: &World, name: &str) -> Outcome {
     world.try_coracle(&["pull", "-q", "--tls-verify=false", name])
-}
-
-/// docker-registry, until it is dropped.
-struct Registry {
-    address: String,
-    child: Child,
-}
-
-impl Registry {
-    fn start(world: &World) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("bound").to_string();
-        drop(free);
-        let dir = world.path("registry");
-        fs::create_dir(&dir).expect("a directory");
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-            dir.display()
-        );
-        let config = put(world, "registry.yml", config.as_bytes());
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry");
-        eventually("the registry listens", || {
-            TcpStream::connect(&address).is_ok()
-        });
-        Self { address, child }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

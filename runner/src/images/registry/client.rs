@@ -12,14 +12,17 @@ use tokio::time::timeout;
 
 use super::auth::{self, Credentials};
 use super::error::RegistryError;
-use super::{Chosen, PullRequest};
+use super::{Access, Chosen};
 use crate::images::digest::Digest;
 use crate::images::platform::Platform;
 use crate::images::registries::Endpoint;
 use crate::images::store::JSON_LEN_MAX;
 
 /// A connection may take so long to be made, and then be silent for so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A registry may take so long to store what it has got, silently.
+pub const STORING_MAX: Duration = Duration::from_secs(300);
 
 /// Manifests and indexes of OCI's and Docker's.
 const ACCEPTED: [&str; 4] = [
@@ -35,19 +38,25 @@ pub struct Connection {
     auth: RegistryAuth,
     /// For messages.
     pub registry: String,
-    image: String,
+    pub image: String,
 }
 
 impl Connection {
-    /// Finds out how the registry is to be talked to. Where it need not be secure, TLS with any
-    /// certificate is tried first, and then none.
-    pub async fn make(endpoint: &Endpoint, request: &PullRequest) -> Result<Self, RegistryError> {
+    /// Finds out how the registry is to be talked to, and gets the right to pull or push. Where it
+    /// need not be secure, TLS with any certificate is tried first, and then none.
+    pub async fn make(
+        endpoint: &Endpoint,
+        access: &Access,
+        operation: RegistryOperation,
+    ) -> Result<Self, RegistryError> {
         let registry = endpoint.image.registry().to_owned();
         let repository = endpoint.image.name();
-        let credentials = match &request.credentials {
+        let credentials = match &access.credentials {
             Some(credentials) => Some(credentials.clone()),
-            None => auth::find(&repository, request.auth_file.as_deref())?,
+            None => auth::find(&repository, access.auth_file.as_deref())?,
         };
+        // What is sent counts as silence to the client, which only watches what it gets.
+        let read_timeout = (operation == RegistryOperation::Pull).then_some(PATIENCE);
         let auth = match credentials {
             Some(Credentials { user, password }) => RegistryAuth::Basic(user, password),
             None => RegistryAuth::Anonymous,
@@ -61,9 +70,10 @@ impl Connection {
             let client = Client::new(ClientConfig {
                 protocol: protocol.clone(),
                 accept_invalid_certificates: endpoint.insecure,
-                extra_root_certificates: certificates(&registry)?,
+                extra_root_certificates: certificates(&registry, access.cert_dir.as_deref())?,
                 connect_timeout: Some(PATIENCE),
-                read_timeout: Some(PATIENCE),
+                read_timeout,
+                use_monolithic_push: true,
                 user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
                 ..ClientConfig::default()
             });
@@ -74,7 +84,7 @@ impl Connection {
                 registry: registry.clone(),
                 image: endpoint.image.to_string(),
             };
-            match connection.authenticate().await {
+            match connection.authenticate(operation).await {
                 Ok(()) => return Ok(connection),
                 Err(error) => {
                     let error = RegistryError::of(&error, &registry, &connection.image);
@@ -92,10 +102,14 @@ impl Connection {
         Err(last.expect("one protocol was tried at least"))
     }
 
-    async fn authenticate(&self) -> Result<(), OciDistributionError> {
-        let operation = RegistryOperation::Pull;
+    async fn authenticate(&self, operation: RegistryOperation) -> Result<(), OciDistributionError> {
         let asked = self.client.auth(&self.reference, &self.auth, operation);
-        asked.await.map(drop)
+        match timeout(PATIENCE, asked).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(OciDistributionError::GenericError(Some(
+                "it does not answer in time".to_owned(),
+            ))),
+        }
     }
 
     /// Whether the registry takes the credentials that it was made with, though it may not have the
@@ -144,6 +158,29 @@ impl Connection {
         }
     }
 
+    /// Whether the registry has the blob. One that does not tell is sent it.
+    pub async fn has(&self, digest: &Digest) -> bool {
+        let digest = digest.to_string();
+        let asked = self.client.blob_exists(&self.reference, &digest);
+        matches!(timeout(PATIENCE, asked).await, Ok(Ok(true)))
+    }
+
+    /// Gives the image's name to what the manifest is about.
+    pub async fn put_manifest(&self, text: Vec<u8>, media_type: &str) -> Result<(), RegistryError> {
+        let media_type = media_type
+            .parse()
+            .map_err(|_| self.wrong(format!("{media_type:?} is no type of a manifest")))?;
+        let put = self
+            .client
+            .push_manifest_raw(&self.reference, text, media_type);
+        match timeout(STORING_MAX, put).await {
+            Ok(answer) => answer
+                .map(drop)
+                .map_err(|error| RegistryError::of_sending(&error, &self.registry, &self.image)),
+            Err(_) => Err(self.unreachable("it does not answer in time")),
+        }
+    }
+
     pub fn failed(&self, error: &OciDistributionError) -> RegistryError {
         RegistryError::of(error, &self.registry, &self.image)
     }
@@ -173,22 +210,25 @@ impl Connection {
     }
 }
 
-/// Of the authorities that the user trusts for a registry, containers-certs.d(5).
-fn certificates(registry: &str) -> Result<Vec<Certificate>, RegistryError> {
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let own = home.map(|home| home.join(".config/containers/certs.d"));
-    let dirs = [
-        own,
-        Some("/etc/containers/certs.d".into()),
-        Some("/etc/docker/certs.d".into()),
-    ];
+/// Of the authorities that the user trusts for a registry, containers-certs.d(5): those in `dir`
+/// where one is given.
+fn certificates(registry: &str, dir: Option<&Path>) -> Result<Vec<Certificate>, RegistryError> {
+    let dirs = match dir {
+        Some(dir) => {
+            std::fs::read_dir(dir).map_err(RegistryError::io("list", dir))?;
+            vec![dir.to_owned()]
+        }
+        None => {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            let own = home.map(|home| home.join(".config/containers/certs.d"));
+            let places = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+            let places = own.into_iter().chain(places);
+            places.map(|place| place.join(registry)).collect()
+        }
+    };
     let mut certificates = Vec::new();
-    for dir in dirs.into_iter().flatten() {
-        for entry in std::fs::read_dir(dir.join(registry))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+    for dir in dirs {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             match path.extension().and_then(|ending| ending.to_str()) {
                 Some("crt") => certificates.push(certificate(&path)?),

@@ -59,6 +59,20 @@ pub enum RegistryError {
         blob: String,
         cause: String,
     },
+    #[error(
+        "the upload of {image} to {registry} broke off: {cause}; pushing again sends what is missing"
+    )]
+    UploadBrokenOff {
+        registry: String,
+        image: String,
+        cause: String,
+    },
+    #[error("registry {registry} does not take {image}: {cause}")]
+    NotTaken {
+        registry: String,
+        image: String,
+        cause: String,
+    },
     #[error("registries.conf blocks {image}")]
     Blocked { image: String },
     #[error("cannot {action} {}: {source}", path.display())]
@@ -141,7 +155,7 @@ impl RegistryError {
                 429 => Self::RateLimit { registry },
                 code => Self::Server {
                     registry,
-                    cause: format!("{code} {}", message.chars().take(200).collect::<String>()),
+                    cause: format!("{code} {}", beginning(message)),
                 },
             },
             OciDistributionError::RequestError(error) => Self::of_request(error, registry),
@@ -150,6 +164,23 @@ impl RegistryError {
                 registry,
                 cause: chain(other),
             },
+        }
+    }
+
+    /// As [`RegistryError::of`], for what was to be sent.
+    pub fn of_sending(error: &OciDistributionError, registry: &str, image: &str) -> Self {
+        let not_taken = |cause| Self::NotTaken {
+            registry: registry.to_owned(),
+            image: image.to_owned(),
+            cause,
+        };
+        match error {
+            OciDistributionError::ServerError { code, message, .. } => match code {
+                401 | 403 | 429 | 500.. => Self::of(error, registry, image),
+                _ => not_taken(format!("{code} {}", beginning(message))),
+            },
+            OciDistributionError::SpecViolationError(cause) => not_taken(cause.clone()),
+            _ => Self::of(error, registry, image),
         }
     }
 
@@ -175,4 +206,10 @@ impl RegistryError {
             Self::Io { .. } | Self::Blocked { .. } | Self::Runtime(_) | Self::AuthFile { .. }
         )
     }
+}
+
+/// A server's page may be long.
+fn beginning(message: &str) -> String {
+    const LEN_MAX: usize = 200;
+    message.trim_end().chars().take(LEN_MAX).collect()
 }

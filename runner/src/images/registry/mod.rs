@@ -2,18 +2,22 @@
 //!
 //! A pull is one call that blocks: it has a runtime of tokio's for itself, and nothing of it is
 //! there before or after. Manifest, configuration and layers are named by their content, and each
-//! is checked against its name before a byte of it is used. Layers come several at a time.
+//! is checked against its name before a byte of it is used. Layers come several at a time, and go
+//! so in a `push`.
 
 pub mod auth;
 mod client;
 mod download;
 mod error;
+mod push;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use oci_client::RegistryOperation;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde_json::Value;
 
@@ -33,36 +37,44 @@ pub use error::RegistryError;
 pub struct PullRequest {
     /// This machine's when not given.
     pub platform: Option<Platform>,
-    /// For want of an entry in the user's files.
+    pub access: Access,
+}
+
+/// How a registry is to be talked to.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// In place of an entry in the user's files.
     pub credentials: Option<Credentials>,
     /// In place of the user's files.
     pub auth_file: Option<PathBuf>,
     /// What registries.conf says, when not given.
     pub tls_verify: Option<bool>,
+    /// Holds certificates of authorities, in place of the registry's own directory in certs.d.
+    pub cert_dir: Option<PathBuf>,
 }
 
-/// Who is told how a pull goes on.
+/// Who is told how a pull or a push goes on.
 pub trait Progress {
     /// The image is asked for.
     fn trying(&self, image: &ImageRef);
     /// The image is there.
     fn found(&self);
-    /// A layer comes, of so many bytes.
+    /// A layer comes or goes, of so many bytes.
     fn layer(&self, layer: &Digest, len: u64) -> Box<dyn BlobProgress>;
-    /// A layer need not come.
+    /// A layer need not come, or go.
     fn layer_is_there(&self, layer: &Digest);
     fn config(&self, config: &Digest);
     fn manifest(&self);
 }
 
-/// Who is told how a layer comes.
-pub trait BlobProgress {
+/// Who is told how a layer comes or goes.
+pub trait BlobProgress: Send + Sync {
     /// So many bytes are there, from the beginning.
     fn at(&self, len: u64);
     fn done(&self);
 }
 
-/// Layers that come at the same time.
+/// Layers that come, or go, at the same time.
 const AT_ONCE: usize = 4;
 
 impl ImageStore {
@@ -75,7 +87,7 @@ impl ImageStore {
         warn: &mut dyn FnMut(&str),
     ) -> Result<Image, StorageError> {
         progress.trying(image);
-        let endpoints = endpoints(image, request)?;
+        let endpoints = endpoints(image, &request.access)?;
         let adding = self.add_content()?;
         let got = run(async {
             let mut last = None;
@@ -111,12 +123,14 @@ impl ImageStore {
         there: &Image,
         request: &PullRequest,
     ) -> Result<bool, StorageError> {
-        let endpoints = endpoints(image, request)?;
+        let endpoints = endpoints(image, &request.access)?;
         run(async {
             let mut last = None;
             for endpoint in &endpoints {
                 let found = async {
-                    let connection = Connection::make(endpoint, request).await?;
+                    let connection =
+                        Connection::make(endpoint, &request.access, RegistryOperation::Pull)
+                            .await?;
                     self.choose(&connection, request).await
                 };
                 match found.await {
@@ -135,7 +149,8 @@ impl ImageStore {
         progress: &dyn Progress,
         adding: &Adding,
     ) -> Result<Fetched, StorageError> {
-        let connection = Connection::make(endpoint, request).await?;
+        let connection =
+            Connection::make(endpoint, &request.access, RegistryOperation::Pull).await?;
         let Chosen { text, digest } = self.choose(&connection, request).await?;
         let wrong = |defect: String| connection.wrong(defect);
         let manifest: ImageManifest = read_manifest(digest.hex().as_ref(), &text)
@@ -240,12 +255,12 @@ fn digest_of(descriptor: &Descriptor, connection: &Connection) -> Result<Digest,
     digest.map_err(|error| connection.wrong(format!("{error}")))
 }
 
-fn endpoints(image: &ImageRef, request: &PullRequest) -> Result<Vec<Endpoint>, StorageError> {
+fn endpoints(image: &ImageRef, access: &Access) -> Result<Vec<Endpoint>, StorageError> {
     let endpoints = Registries::load()?.endpoints(image);
     let mut endpoints = endpoints.ok_or_else(|| RegistryError::Blocked {
         image: image.to_string(),
     })?;
-    if let Some(verify) = request.tls_verify {
+    if let Some(verify) = access.tls_verify {
         for endpoint in &mut endpoints {
             endpoint.insecure = !verify;
         }
@@ -253,22 +268,13 @@ fn endpoints(image: &ImageRef, request: &PullRequest) -> Result<Vec<Endpoint>, S
     Ok(endpoints)
 }
 
-/// Whether a registry takes credentials.
-pub fn try_credentials(
-    registry: &str,
-    credentials: &Credentials,
-    tls_verify: Option<bool>,
-) -> Result<(), StorageError> {
+/// Whether a registry takes the credentials in `access`.
+pub fn try_credentials(registry: &str, access: &Access) -> Result<(), StorageError> {
     let image: ImageRef = format!("{registry}/coracle/login").parse()?;
-    let request = PullRequest {
-        credentials: Some(credentials.clone()),
-        tls_verify,
-        ..PullRequest::default()
-    };
-    let endpoints = endpoints(&image, &request)?;
+    let endpoints = endpoints(&image, access)?;
     let own = endpoints.last().expect("there is one endpoint at least");
     run(async {
-        let connection = Connection::make(own, &request).await?;
+        let connection = Connection::make(own, access, RegistryOperation::Pull).await?;
         Ok(connection.try_credentials().await?)
     })
 }

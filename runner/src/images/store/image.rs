@@ -127,7 +127,7 @@ pub fn read_manifest(path: &Path, text: &[u8]) -> Result<ImageManifest, StorageE
     parse(path, text)
 }
 
-fn read_blob(path: &Path, digest: &Digest) -> Result<Vec<u8>, StorageError> {
+pub(super) fn read_blob(path: &Path, digest: &Digest) -> Result<Vec<u8>, StorageError> {
     let file = std::fs::File::open(path).map_err(io_error("open", path))?;
     let mut hashing = Hashing::new(file.take(JSON_LEN_MAX));
     let mut text = Vec::new();

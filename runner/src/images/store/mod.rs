@@ -415,6 +415,11 @@ impl ImageStore {
         File::open(&path).map_err(io_error("open", &path))
     }
 
+    /// The whole of a small blob, which is found to be what its name says.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StorageError> {
+        image::read_blob(&self.blobs().join(digest.hex()), digest)
+    }
+
     /// How many bytes a layer takes: unpacked where that is known.
     pub fn layer_size(&self, layer: &Layer) -> u64 {
         let packed = || {

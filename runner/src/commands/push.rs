@@ -1,0 +1,72 @@
+//! `coracle push`: an image to a registry, or into files.
+
+use std::fs;
+
+use super::open_engine;
+use super::progress::progress;
+use super::pull::{access, remote};
+use super::save::save_file;
+use crate::cli::PushArgs;
+use crate::engine::{Access, ArchiveForm, Destination};
+use crate::failure::Failure;
+use crate::images::digest::Digest;
+
+pub fn push(args: PushArgs) -> Result<u8, Failure> {
+    let engine = open_engine()?;
+    let store = engine.images()?;
+    let _shared = store.share_content()?;
+    let (image, name) = store.find(&args.image)?;
+    let destination = match args.destination {
+        Some(destination) => destination,
+        None => Destination::of(name.as_ref(), &args.image)?,
+    };
+    let progress = progress(args.quiet);
+    let mut written = |blob: &Digest| match *blob == image.id {
+        true => progress.config(blob),
+        false => progress.layer(blob, 0).done(),
+    };
+    let mut digest = image.manifest_digest.clone();
+    match destination {
+        Destination::Registry(to) => {
+            let access = Access {
+                credentials: args.creds,
+                auth_file: args.authfile,
+                ..access(&args.tls)
+            };
+            digest = store.push(&image, &remote(to)?, &access, &*progress)?;
+        }
+        Destination::OciDirectory(dir, name) => {
+            progress.found();
+            store.push_directory(&image, name, &dir, &mut written)?;
+            progress.manifest();
+        }
+        Destination::OciArchive(path, name) => {
+            progress.found();
+            let names = name.into_iter().collect();
+            save_file(&path, |out| {
+                store.push_archive(&image, names, ArchiveForm::Oci, out, &mut written)
+            })?;
+            progress.manifest();
+        }
+        Destination::DockerArchive(path, name) => {
+            if path.is_file() {
+                return Err(Failure::runner(format!(
+                    "{} is there already, and Docker's archives are not added to",
+                    path.display()
+                )));
+            }
+            progress.found();
+            let names = name.iter().chain(&image.names);
+            let names = names.map(ToString::to_string).collect();
+            save_file(&path, |out| {
+                store.push_archive(&image, names, ArchiveForm::Docker, out, &mut written)
+            })?;
+            progress.manifest();
+        }
+    }
+    if let Some(path) = &args.digestfile {
+        let written = fs::write(path, digest.to_string());
+        written.map_err(Failure::context(format!("cannot write {}", path.display())))?;
+    }
+    Ok(0)
+}
