@@ -1,5 +1,5 @@
-//! The grammar of `-p`: whatever is understood reads the same when it is written and read again,
-//! and a refusal has something to say.
+//! The grammar of `-p`, and of coracle-net's with an address in the guest: whatever is understood
+//! reads the same when it is written and read again, and a refusal has something to say.
 //!
 //! ```sh
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run spec -- -max_total_time=60
@@ -8,6 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use netstack::publish::PublishTo;
 use portfwd::Publish;
 
 fuzz_target!(|text: &str| {
@@ -19,5 +20,9 @@ fuzz_target!(|text: &str| {
             assert!(rule.pairs().all(|(_, guest)| guest != 0));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    if let Ok(published) = text.parse::<PublishTo>() {
+        let again = published.to_string();
+        assert_eq!(again.parse(), Ok(published), "{text} {again}");
     }
 });

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use portfwd::{Publish, SpecError};
+use portfwd::SpecError;
 use rustix::process::Pid;
 
 use crate::control::HeededSignals;
@@ -25,6 +25,7 @@ use crate::forwards::Forwards;
 use crate::guest::{TargetName, UserNamespace};
 use crate::host::Outbound;
 use crate::network::{Family, Network, NoHostAddress};
+use crate::publish::PublishTo;
 use crate::sandbox::root::Ids;
 
 /// A complete and consistent set of instructions.
@@ -58,12 +59,14 @@ pub struct Config {
     pub policy: Policy,
     /// Addresses in the guest's subnets that are somebody's on the host's network all the same.
     pub beyond: Vec<IpAddr>,
+    /// Networks of containers that the guest routes, which keep their own addresses.
+    pub behind: Vec<Prefix>,
     pub outbound: Outbound,
     /// Those that answer the guest's queries; none for those of resolv.conf, which is followed.
     pub resolvers: Vec<SocketAddr>,
-    pub publish: Vec<Publish>,
+    pub publish: Vec<PublishTo>,
     /// Inherited sockets, each with its single-port rule.
-    pub publish_fds: Vec<(RawFd, Publish)>,
+    pub publish_fds: Vec<(RawFd, PublishTo)>,
     /// Ports in pasta's words.
     pub forwards: Forwards,
     pub ready_fd: Option<RawFd>,
@@ -110,6 +113,16 @@ pub enum ConfigError {
          others"
     )]
     SpecialSubnet(String),
+    #[error("guest network {0}: the prefix must be at least {1} bits long")]
+    LargeNetwork(Prefix, u8),
+    #[error("guest network {0}: the guest has no address of this family")]
+    NetworkFamily(Prefix),
+    #[error("guest network {0} overlaps with {1}")]
+    NetworkOverlap(Prefix, Prefix),
+    #[error("at most {MAX_GUEST_NETWORKS} guest networks, not {0}")]
+    ManyNetworks(usize),
+    #[error("port published at {0}: that is neither the guest's nor in a --guest-network")]
+    PublishAddress(IpAddr),
     #[error(transparent)]
     Egress(#[from] EgressError),
     #[error("{0} cannot stand for the host: {1}")]
@@ -210,10 +223,7 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Family<Ipv6Addr>, Config
     let (network, prefix_len) = split_subnet::<Ipv6Addr>(text, DEFAULT_SUBNET_V6)?;
     check_host_bits(text, network.into(), prefix_len)?;
     check_prefix(text, prefix_len, 3, 119)?;
-    // Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning
-    // already.
-    let reserved = network.octets()[0] == 0 || stands_for(network).next().is_some();
-    if reserved || !is_another_host(network.into()) {
+    if is_translated(network) || !is_another_host(network.into()) {
         return Err(ConfigError::SpecialSubnet(text.to_owned()));
     }
     let host = |number| Ipv6Addr::from_bits(network.to_bits() | number);
@@ -227,14 +237,52 @@ pub fn parse_subnet_v6(text: &str, dns: bool) -> Result<Family<Ipv6Addr>, Config
     ))
 }
 
+/// Reads `10.89.0.0/24` or `fd89::/64`, the network of a bridge in the guest.
+pub fn parse_guest_network(text: &str) -> Result<Prefix, ConfigError> {
+    let (network, len) = split_subnet::<IpAddr>(text, "10.89.0.0/24")?;
+    let (least, most) = match network {
+        IpAddr::V4(_) => (8, 32),
+        IpAddr::V6(_) => (16, 128),
+    };
+    check_prefix(text, len, 0, most)?;
+    check_host_bits(text, network, len)?;
+    let prefix = Prefix { network, len };
+    if len < least {
+        return Err(ConfigError::LargeNetwork(prefix, least));
+    }
+    let is_special = match network {
+        IpAddr::V4(_) => prefix.overlaps(&LINK_LOCAL_V4),
+        IpAddr::V6(ip) => is_translated(ip),
+    };
+    match is_special || !is_another_host(network) {
+        true => Err(ConfigError::SpecialSubnet(text.to_owned())),
+        false => Ok(prefix),
+    }
+}
+
+/// Each packet of the guest's is held against all of them.
+pub const MAX_GUEST_NETWORKS: usize = 64;
+
+/// RFC 3927 2.1.
+const LINK_LOCAL_V4: Prefix = Prefix {
+    network: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
+    len: 16,
+};
+
+/// Loopback, NAT64 and their like are in ::/8. What stands for an IPv4 address has its meaning
+/// already.
+fn is_translated(network: Ipv6Addr) -> bool {
+    network.octets()[0] == 0 || stands_for(network).next().is_some()
+}
+
 /// Reads one `-p` rule.
-pub fn parse_publish(text: &str) -> Result<Publish, ConfigError> {
+pub fn parse_publish(text: &str) -> Result<PublishTo, ConfigError> {
     text.parse()
         .map_err(|error| ConfigError::Publish(text.to_owned(), error))
 }
 
 /// Reads one `FD=RULE`.
-pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
+pub fn parse_publish_fd(text: &str) -> Result<(RawFd, PublishTo), ConfigError> {
     let (fd, rule) = text
         .split_once('=')
         .ok_or_else(|| ConfigError::PublishFd(text.to_owned()))?;
@@ -242,7 +290,7 @@ pub fn parse_publish_fd(text: &str) -> Result<(RawFd, Publish), ConfigError> {
         .parse()
         .map_err(|_| ConfigError::PublishFd(text.to_owned()))?;
     let rule = parse_publish(rule)?;
-    if rule.guest_ports.len() != 1 {
+    if rule.rule.guest_ports.len() != 1 {
         return Err(ConfigError::PublishFdRange(text.to_owned()));
     }
     Ok((fd, rule))
@@ -273,6 +321,7 @@ impl Config {
             autoconf: Autoconf::default(),
             policy: Policy::default(),
             beyond: Vec::new(),
+            behind: Vec::new(),
             outbound: Outbound::default(),
             resolvers: Vec::new(),
             publish: Vec::new(),
@@ -291,8 +340,9 @@ impl Config {
         }
     }
 
-    /// What no single argument shows: descriptors that clash, a path that is too long.
+    /// What no single argument shows: descriptors or networks that clash, a path that is too long.
     pub fn check(self) -> Result<Self, ConfigError> {
+        self.check_networks()?;
         let published = self.publish_fds.iter().map(|(fd, _)| *fd);
         let passed = match self.attachment {
             Attachment::Tap(fd) => Some(fd),
@@ -323,6 +373,37 @@ impl Config {
             return Err(ConfigError::ApiPath);
         }
         Ok(self)
+    }
+}
+
+impl Config {
+    fn check_networks(&self) -> Result<(), ConfigError> {
+        if self.behind.len() > MAX_GUEST_NETWORKS {
+            return Err(ConfigError::ManyNetworks(self.behind.len()));
+        }
+        let addresses = self.network.addresses();
+        let aliases = addresses.aliases.iter().map(|alias| alias.shown);
+        let own = aliases.chain(addresses.guest.iter().chain(&addresses.dns).copied());
+        let own = own.chain(addresses.gateways.iter().copied());
+        let own: Vec<Prefix> = own.map(Prefix::host).collect();
+        for (number, network) in self.behind.iter().enumerate() {
+            if addresses.gateway(network.network).is_none() {
+                return Err(ConfigError::NetworkFamily(*network));
+            }
+            let others = addresses.on_link.iter().chain(&own);
+            let mut others = others.chain(&self.behind[..number]);
+            if let Some(other) = others.find(|other| other.overlaps(network)) {
+                return Err(ConfigError::NetworkOverlap(*network, *other));
+            }
+        }
+        let published = self.publish_fds.iter().map(|(_, published)| published);
+        let mut published = published.chain(&self.publish).filter_map(|one| one.guest);
+        let is_there = |ip: &IpAddr| self.behind.iter().any(|network| network.contains(*ip));
+        let is_there = |ip: &IpAddr| is_there(ip) || addresses.is_guest(*ip);
+        match published.find(|ip| !is_there(ip)) {
+            Some(ip) => Err(ConfigError::PublishAddress(ip)),
+            None => Ok(()),
+        }
     }
 }
 

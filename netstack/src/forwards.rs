@@ -2,6 +2,7 @@
 //! opened before the helper gives up its rights. Those that come and go later are `driver`'s.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use portfwd::forward::wire::Tables;
 use portfwd::forward::{PortOption, SpecError, Table};
 use portfwd::publish::ephemeral_ports;
-use portfwd::{BindError, Direction, Endpoint, Forward};
+use portfwd::{BindError, Direction, Endpoint, Forward, Listener};
 use tracing::{debug, warn};
 
 use crate::core::Service;
@@ -46,6 +47,31 @@ pub struct OpenPort {
     pub endpoint: Endpoint,
     pub to: Service,
     pub socket: OwnedFd,
+}
+
+/// What listens at the guest's own address.
+impl From<Listener> for OpenPort {
+    fn from(listener: Listener) -> Self {
+        Self::leading_to(listener, None)
+    }
+}
+
+impl OpenPort {
+    /// For what listens at the address `guest`, or at the guest's own.
+    pub fn leading_to(listener: Listener, guest: Option<IpAddr>) -> Self {
+        Self {
+            endpoint: Endpoint {
+                protocol: listener.protocol,
+                addr: listener.host,
+                interface: None,
+            },
+            to: Service {
+                address: guest,
+                port: listener.guest_port,
+            },
+            socket: listener.socket,
+        }
+    }
 }
 
 impl Forwards {

@@ -27,6 +27,7 @@ mod netlink;
 pub mod network;
 mod output_file;
 mod process;
+pub mod publish;
 pub mod sandbox;
 pub mod seccomp;
 mod start;

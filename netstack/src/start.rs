@@ -40,6 +40,7 @@ use crate::guest::{
 use crate::host::{self, RESOLV_CONF};
 use crate::netlink::ListeningSockets;
 use crate::network::Network;
+use crate::publish::PublishTo;
 use crate::sandbox::{self, Kept, SandboxError};
 use crate::{control, descriptors, device, driver, guest, process, sys};
 
@@ -130,11 +131,16 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
         Attachment::Tap(fd) => Some(adopt(fd)?),
         Attachment::Namespace { .. } => None,
     };
-    let mut listeners = adopt_listeners(&config)?;
+    let mut published = adopt_published(&config)?;
     prepare_process();
 
-    for rule in &config.publish {
-        listeners.extend(portfwd::publish::bind(rule)?);
+    for PublishTo { rule, guest } in &config.publish {
+        let bound = portfwd::publish::bind(rule)?;
+        published.extend(
+            bound
+                .into_iter()
+                .map(|port| OpenPort::leading_to(port, *guest)),
+        );
     }
     let capture = config
         .pcap
@@ -202,7 +208,7 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
         core,
         device_status,
         device: Capture::new(device, capture),
-        listeners,
+        published,
         outbound: config.outbound,
         companion: outside.companion,
         promoter,
@@ -321,9 +327,11 @@ fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
     sys::adopt_inherited_fd(fd).map_err(|source| StartError::Inherited { fd, source })
 }
 
-fn adopt_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let adopt = |(fd, rule): &(RawFd, _)| {
-        Listener::adopt(rule, adopt(*fd)?).map_err(|source| StartError::Adopt { fd: *fd, source })
+fn adopt_published(config: &Config) -> Result<Vec<OpenPort>, StartError> {
+    let adopt = |(fd, PublishTo { rule, guest }): &(RawFd, _)| {
+        let adopted = Listener::adopt(rule, adopt(*fd)?);
+        let port = adopted.map_err(|source| StartError::Adopt { fd: *fd, source })?;
+        Ok(OpenPort::leading_to(port, *guest))
     };
     config.publish_fds.iter().map(adopt).collect()
 }
@@ -483,6 +491,9 @@ fn set_up_guest(
         Ok((device, has_ipv6))
     };
     let (device, has_ipv6) = guest.run(set_up)??;
+    if let Some(has_ipv6) = has_ipv6.filter(|_| !config.behind.is_empty()) {
+        guest.run(move || guest::forward(has_ipv6))?;
+    }
     if has_ipv6 == Some(false) {
         network.v6 = None;
     }
@@ -531,6 +542,7 @@ fn core_config(
     Ok(CoreConfig {
         addresses: Addresses {
             beyond: config.beyond.clone(),
+            behind: config.behind.clone(),
             ..network.addresses()
         },
         autoconf: config.autoconf.clone(),

@@ -76,6 +76,20 @@ impl Links {
         })
     }
 
+    /// Gives `link` an Ethernet address.
+    pub fn set_mac(&self, link: &str, mac: [u8; 6]) -> Result<&Self> {
+        let named = LinkUnspec::new_with_name(link).address(mac.to_vec());
+        self.ask(self.handle.link().set(named.build()).execute(), || {
+            format!("give {link} an Ethernet address")
+        })
+    }
+
+    /// Takes `link` away, and the other end with it.
+    pub fn remove(&self, link: &str) -> Result<&Self> {
+        let request = self.handle.link().del(index(link)?);
+        self.ask(request.execute(), || format!("remove {link}"))
+    }
+
     /// An address that is usable at once: duplicate address detection (RFC 4862 5.4) would keep it
     /// tentative for a while even where it is switched off.
     pub fn add_address(&self, link: &str, address: impl Into<IpAddr>, prefix: u8) -> Result<&Self> {

@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Attachment, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6};
-    use crate::core::addresses::{Addresses, Alias};
+    use crate::core::addresses::{Addresses, Alias, Prefix};
     use crate::guest::{TargetName, UserNamespace};
     use crate::network::Network;
 
@@ -188,7 +188,8 @@ mod tests {
         let config = config(
             "-c -m 1500 -p 8080:80 -p 127.0.0.1:53:53/udp --publish-fd 5=9090:90 -r 3 -e 4 --netns-type path \
              --userns-path /u --cidr 10.55.0.0/16 --ipv4-only --allow-host-loopback --disable-dns --status-socket /s \
-             --pcap /p --pcap-limit 3 --api-socket /a --metrics-socket /m --egress allow:dns --egress deny /n eth7",
+             --pcap /p --pcap-limit 3 --api-socket /a --metrics-socket /m --egress allow:dns --egress deny \
+             --guest-network 10.89.0.0/24 /n eth7",
         )
         .unwrap();
         let target = TargetName::Path("/n".into());
@@ -217,6 +218,18 @@ mod tests {
         assert_eq!(config.api_socket, Some("/a".into()));
         assert_eq!(config.metrics_socket, Some("/m".into()));
         assert_eq!(config.policy.egress.rules().len(), 2);
+        let network = Prefix::around([10, 89, 0, 5].into(), 24);
+        assert_eq!(config.behind, [network]);
+    }
+
+    #[test]
+    fn ports_are_published_at_addresses_of_guest_networks() {
+        let line = "-p 8080:10.89.0.5:80 -p 80:[fd89::5]:80/udp --publish-fd 5=81:10.0.2.100:81 \
+                    --guest-network 10.89.0.0/24 --guest-network fd89::/64 1";
+        let config = config(line).unwrap();
+        let mut guests = config.publish.iter().map(|published| published.guest);
+        let [v4, v6] = ["10.89.0.5", "fd89::5"].map(|ip| ip.parse::<IpAddr>().ok());
+        assert_eq!((guests.next(), guests.next()), (Some(v4), Some(v6)));
     }
 
     #[test]
@@ -259,6 +272,31 @@ mod tests {
             ("-r 1 1", "descriptor 1"),
             ("-r 3 -e 3 1", "descriptor 3 is given twice"),
             ("--netns-type pid tap0", "not a process ID"),
+            ("-p 8080:10.89.0.5:80 1", "10.89.0.5: that is neither"),
+            ("--guest-network 10.89.0.1/24 1", "10.89.0.0"),
+            ("--guest-network 10.89.0.0 1", "ADDRESS/PREFIX"),
+            ("--guest-network 0.0.0.0/1 1", "at least 8 bits"),
+            ("--guest-network fd00::/8 1", "at least 16 bits"),
+            ("--guest-network 169.0.0.0/8 1", "cannot use"),
+            ("--guest-network 127.0.0.0/8 1", "cannot use"),
+            ("--guest-network fe80::/64 1", "cannot use"),
+            ("--guest-network 64:ff9b::/96 1", "cannot use"),
+            (
+                "--guest-network 10.0.0.0/8 1",
+                "10.0.0.0/8 overlaps with 10.0.2.0/24",
+            ),
+            (
+                "--map-host 10.89.0.2 --guest-network 10.89.0.0/24 1",
+                "overlaps with 10.89.0.2/32",
+            ),
+            (
+                "--guest-network fd89::/64 --guest-network fd89::/80 1",
+                "fd89::/80 overlaps with fd89::/64",
+            ),
+            (
+                "--ipv4-only --guest-network fd89::/64 1",
+                "no address of this family",
+            ),
             ("--egress block 1", "\"block\" is not an egress rule"),
             ("--no-such-option 1", "--no-such-option"),
         ] {

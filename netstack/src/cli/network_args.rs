@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, parse_host,
-    parse_publish, parse_subnet_v4, parse_subnet_v6,
+    Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, parse_guest_network,
+    parse_host, parse_publish, parse_subnet_v4, parse_subnet_v6,
 };
 use crate::core::egress::{Egress, EgressRule};
 use crate::core::policy::Policy;
@@ -33,12 +33,12 @@ pub struct NetworkArgs {
           value_parser = clap::value_parser!(u16).range(i64::from(*MTU_RANGE.start())..=i64::from(*MTU_RANGE.end())))]
     mtu: u16,
 
-    /// Publish a port: [IP:]HOST:GUEST[/tcp|/udp], also as ranges (repeatable)
+    /// Publish a port: [IP:]HOST:[GUEST_IP:]GUEST[/tcp|/udp], also as ranges (repeatable)
     ///
     /// Services see the client's own address, except for clients on the host's loopback, which
     /// appear as the gateway; so does who comes over IPv6 to a service that listens on IPv4 only,
     /// or the other way round. Delivery is to the guest's address on the tap, so what listens on
-    /// its 127.0.0.1 only is not published.
+    /// its 127.0.0.1 only is not published; or to GUEST_IP of a --guest-network (IPv6 in brackets).
     #[arg(short, long, value_name = "SPEC")]
     publish: Vec<String>,
 
@@ -49,6 +49,15 @@ pub struct NetworkArgs {
     /// IPv6 subnet: gateway ::2, DNS ::3, guest ::100
     #[arg(long, value_name = "A/P", default_value = DEFAULT_SUBNET_V6)]
     cidr6: String,
+
+    /// A network of containers that the guest routes, such as a bridge's (repeatable)
+    ///
+    /// Containers in it talk to the outside under their own addresses, without masquerading, and
+    /// ports are published to each of them. With --configure the guest forwards packets; the
+    /// bridge and its addresses are the caller's. What comes from any other address but the guest's
+    /// own is dropped. The limits of connections are shared out by address.
+    #[arg(long, value_name = "A/P")]
+    guest_network: Vec<String>,
 
     /// No IPv6 in the guest
     #[arg(long)]
@@ -191,6 +200,8 @@ impl NetworkArgs {
                 .with_host_at(ip)
                 .map_err(|why| ConfigError::HostAddress(ip, why))?;
         }
+        let behind = self.guest_network.iter();
+        let behind = behind.map(|network| parse_guest_network(network));
         let publish = self.publish.iter().map(|rule| parse_publish(rule));
         Ok(Config {
             device: self.device.into(),
@@ -199,6 +210,7 @@ impl NetworkArgs {
                 egress: Egress::new(self.egress)?,
                 ..Policy::default()
             },
+            behind: behind.collect::<Result<_, _>>()?,
             publish: publish.collect::<Result<_, _>>()?,
             status_socket: self.status_socket,
             metrics_socket: self.metrics_socket,

@@ -118,9 +118,17 @@ fn summary(status: &Status) -> String {
     let memory = &status.memory;
     let used = memory.receive + memory.send + memory.owed;
     let device = &status.device;
+    let networks = (
+        "networks behind",
+        match &status.guest_networks[..] {
+            [] => "none".to_owned(),
+            networks => networks.join(", "),
+        },
+    );
     let rows = [
         ("version", status.version.to_string()),
         ("guest", guest.join(", ")),
+        networks,
         (
             "device",
             format!("{}{}", device.kind, reason(&device.reason)),
@@ -276,6 +284,7 @@ mod tests {
         let text = shown(&document(), &[]).unwrap();
         for line in [
             "guest           10.0.2.100, fd00::100",
+            "networks behind 10.89.0.0/24",
             "device          tap",
             "hand-over       8 promoted, 9 failed",
             "udp            17    100   2",

@@ -4,7 +4,11 @@
 //! Either family may be missing, and each may have several addresses of a kind, of which the first
 //! one is preferred. An address of the guest's may be the host's own, too: then neither sees the
 //! other under it.
+//!
+//! Behind the guest there may be networks of containers, which it routes: whoever has an address
+//! there is seen under it, on both sides.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::special_purpose::{is_another_host, stands_for};
@@ -26,6 +30,9 @@ pub struct Addresses {
     pub on_link: Vec<Prefix>,
     /// Addresses in these subnets that are somebody's outside all the same.
     pub beyond: Vec<IpAddr>,
+    /// Networks behind the guest. Where there are any, nobody else's packets are taken but the
+    /// guest's own.
+    pub behind: Vec<Prefix>,
 }
 
 /// An address that leads to the host, under another address.
@@ -73,7 +80,21 @@ impl Addresses {
 
     /// Whether `ip` is nobody's outside the guest's link, as far as the guest can tell.
     pub fn is_local(&self, ip: IpAddr) -> bool {
-        self.is_ours(ip) || self.is_guest(ip) || self.is_on_link(ip)
+        self.is_ours(ip) || self.is_guest(ip) || self.is_on_link(ip) || self.is_behind(ip)
+    }
+
+    /// Whether `ip` is of a network behind the guest.
+    pub fn is_behind(&self, ip: IpAddr) -> bool {
+        self.behind.iter().any(|network| network.contains(ip))
+    }
+
+    /// Whether a packet may come from `ip`. Without networks behind it a guest speaks for itself
+    /// alone, by whatever address. Who has none yet asks for one (RFC 2131 4.1, RFC 4862 5.4.2).
+    pub fn may_be_source(&self, ip: IpAddr) -> bool {
+        let is_guests = |ip| {
+            self.is_guest(ip) || self.is_on_link(ip) || ip.is_unspecified() || is_link_local(ip)
+        };
+        self.behind.is_empty() || self.is_behind(ip) || is_guests(ip)
     }
 
     fn is_on_link(&self, ip: IpAddr) -> bool {
@@ -139,6 +160,10 @@ impl Addresses {
 /// A guest that changes its address for privacy has some ten in use (RFC 8981 3.4).
 const MAX_GUEST_ADDRESSES: usize = 32;
 
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 fn first_like(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
     let is_like = |ip: &&IpAddr| ip.is_ipv4() == like.is_ipv4();
     addresses.iter().find(is_like).copied()
@@ -170,6 +195,20 @@ impl Prefix {
     pub fn contains(&self, ip: IpAddr) -> bool {
         Self::around(ip, self.len) == *self
     }
+
+    /// Whether some address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match self.len <= other.len {
+            true => self.contains(other.network),
+            false => other.contains(self.network),
+        }
+    }
+}
+
+impl Display for Prefix {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.len)
+    }
 }
 
 /// What the tests of this crate's core speak of.
@@ -187,6 +226,7 @@ impl Addresses {
                 .map(|(network, len)| Prefix { network, len })
                 .collect(),
             beyond: Vec::new(),
+            behind: Vec::new(),
         }
     }
 }
@@ -236,6 +276,45 @@ mod tests {
         assert_eq!(only_v4.in_other_family(ip("10.0.2.100")), None);
         let other = only_v4.in_other_family(ip("2001:db8::7"));
         assert_eq!(other, Some((ip("10.0.2.100"), ip("10.0.2.2"))));
+    }
+
+    #[test]
+    fn networks_behind_the_guest_are_not_outside_and_may_speak() {
+        let mut addresses = Addresses::of_the_tests();
+        assert!(addresses.may_be_source(ip("203.0.113.9")));
+        addresses.behind = vec![prefix("10.89.0.0", 24), prefix("fd89::", 64)];
+        for container in ["10.89.0.5", "fd89::5"] {
+            assert!(addresses.may_be_source(ip(container)) && addresses.is_local(ip(container)));
+            assert!(!addresses.is_ours(ip(container)));
+        }
+        // The guest's own, the gateway's subnet, and who has no address yet.
+        for own in [
+            "10.0.2.100",
+            "10.0.2.15",
+            "fd00::5",
+            "fe80::1",
+            "0.0.0.0",
+            "::",
+        ] {
+            assert!(addresses.may_be_source(ip(own)), "{own}");
+        }
+        for foreign in ["10.89.1.5", "203.0.113.9", "fd89:0:0:1::5", "127.0.0.1"] {
+            assert!(!addresses.may_be_source(ip(foreign)), "{foreign}");
+        }
+        assert_eq!(addresses.appearance(ip("10.89.0.7")), Some(ip("10.0.2.2")));
+    }
+
+    #[test]
+    fn prefixes_overlap_when_one_holds_the_other() {
+        for (one, other, overlaps) in [
+            (("10.0.0.0", 8), ("10.89.0.0", 24), true),
+            (("10.89.0.0", 24), ("10.89.1.0", 24), false),
+            (("0.0.0.0", 0), ("fd89::", 64), false),
+        ] {
+            let (one, other) = (prefix(one.0, one.1), prefix(other.0, other.1));
+            assert_eq!(one.overlaps(&other), overlaps, "{one} {other}");
+            assert_eq!(other.overlaps(&one), overlaps, "{other} {one}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::neighbour;
 use super::packet::{Packet, Transport};
 use super::policy::Verdict;
 use super::shares::Share;
-use super::tcp::{Phase, Stragglers, TcpFlow};
+use super::tcp::{Initiator, Phase, Stragglers, TcpFlow};
 use super::vnet::Segmentation;
 use super::{Action, Core, CoreConfig, IN_FLIGHT, Instant, Kind};
 
@@ -71,6 +71,15 @@ impl Core {
                         hardware.send_packet(link, packet.offload, packet.ip);
                     }
                 }
+                // Whoever had the connection has gone without a word, and the next one to have the
+                // address knows nothing of it: a container in the place of another.
+                Phase::Promoted(handover)
+                    if opens
+                        && handover.irs != tcp.sequence_number()
+                        && flow.initiator == Initiator::Guest =>
+                {
+                    self.superseded.push_back(id);
+                }
                 Phase::Promoted(_) => {}
                 Phase::Open(_) => {
                     flow.ingest(&mut self.engine, packet.ip, tcp, now, link);
@@ -99,7 +108,7 @@ impl Core {
                 return None;
             }
         };
-        if !self.admits_stream() {
+        if !self.admits_stream(packet.source) {
             // Nothing is said: the guest repeats its SYN, and there may be room by then.
             return None;
         }

@@ -87,7 +87,7 @@ impl Core {
     ) -> Option<FlowId> {
         let (guest, appears) = self.published_addresses(client, service.into())?;
         let guest_mac = self.guest_mac?;
-        if !self.admits_stream() {
+        if !self.admits_stream(guest.ip()) {
             return None;
         }
         self.make_room(Share::HalfOpen);

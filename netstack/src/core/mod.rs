@@ -60,6 +60,7 @@ use self::addresses::Addresses;
 use self::autoconf::{Autoconf, Servers};
 use self::datagram::{Mapping, Role};
 use self::dns::Forwarder;
+use self::eviction::Holder;
 use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
 use self::icmp::Unreachable;
 use self::link::{Hardware, Link};
@@ -155,7 +156,8 @@ pub struct Counters {
     pub connections: u64,
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
-    /// Frames that were malformed or of a kind this network does not carry.
+    /// Frames that were malformed, of a kind that this network does not carry, or from an address
+    /// that nobody on it may have.
     pub frames_dropped: u64,
     /// How often the system had no descriptor left for a socket.
     pub out_of_descriptors: u64,
@@ -181,6 +183,7 @@ pub struct Core {
     closed: VecDeque<(FlowId, Cause)>,
     promotions: VecDeque<FlowId>,
     stray_seen: bool,
+    superseded: VecDeque<FlowId>,
     servers: Servers,
     forwarder: Forwarder,
     reassembly: Reassembly,
@@ -190,6 +193,7 @@ pub struct Core {
 /// A flow in the table, with what all kinds have.
 struct Entry {
     guest_mac: MacAddr,
+    holder: Holder,
     scheduled: Option<Instant>,
     touched: bool,
     kind: Kind,
@@ -230,12 +234,13 @@ impl Core {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),
-            shares: Shares::new(&config.limits),
+            shares: Shares::new(&config.limits, !config.addresses.behind.is_empty()),
             timers: Timers::default(),
             touched: VecDeque::new(),
             closed: VecDeque::new(),
             promotions: VecDeque::new(),
             stray_seen: false,
+            superseded: VecDeque::new(),
             servers,
             forwarder: Forwarder::default(),
             reassembly: Reassembly::default(),
@@ -260,13 +265,15 @@ impl Core {
                 neighbour::handle_arp(&arp, addresses, self.config.mac, link);
                 None
             }
-            Some(Frame::Ip(packet)) => self.handle_packet(packet, now, link),
+            Some(Frame::Ip(packet)) if self.may_be_source(packet.source) => {
+                self.handle_packet(packet, now, link)
+            }
             Some(Frame::Fragment {
                 source_mac,
                 source,
                 destination,
                 sliced,
-            }) => {
+            }) if self.may_be_source(source) => {
                 let (protocol, payload) = self.reassembly.add(&sliced, now)?;
                 let packet = Packet {
                     source_mac,
@@ -279,11 +286,15 @@ impl Core {
                 self.handle_packet(packet, now, link)
                     .map(Action::into_owned)
             }
-            None => {
+            Some(Frame::Ip(_) | Frame::Fragment { .. }) | None => {
                 self.counters.frames_dropped += 1;
                 None
             }
         }
+    }
+
+    fn may_be_source(&self, ip: IpAddr) -> bool {
+        self.config.addresses.may_be_source(ip)
     }
 
     /// Wakes the flows whose time has come, ends idle mappings, and tells the guest of its router.
@@ -322,6 +333,7 @@ impl Core {
         let Some(Entry {
             kind: Kind::Tcp(flow),
             scheduled,
+            holder,
             ..
         }) = self.flows.get_mut(id)
         else {
@@ -332,7 +344,7 @@ impl Core {
         self.counters.bytes_to_guest += flow.bytes_to_guest - before.0;
         self.counters.bytes_from_guest += flow.bytes_from_guest - before.1;
         if flow.completes_handshake() {
-            self.shares.open();
+            self.shares.open(*holder);
         }
         match served {
             Served::Waiting => {
@@ -471,10 +483,12 @@ impl Core {
 
     fn insert(&mut self, tuple: Tuple, guest_mac: MacAddr, kind: Kind) -> Option<FlowId> {
         tuple.span().in_scope(|| debug!("begins"));
+        let holder = self.holder(tuple.guest.ip());
         self.flows.insert(
             tuple,
             Entry {
                 guest_mac,
+                holder,
                 scheduled: None,
                 touched: false,
                 kind,

@@ -2,10 +2,10 @@
 //! 7.2).
 //!
 //! We own the addresses of gateway, forwarder and host, and answer for every other one except the
-//! guest's own: it may be that of a host outside, which is reached through us; a client of a
-//! published port may come from there; and one that does not exist is better refused by ICMP at
-//! once than by ARP after seconds. Duplicate address detection (RFC 5227, RFC 4862 5.4) is only
-//! answered for what is ours.
+//! guest's own and those behind it: it may be that of a host outside, which is reached through us;
+//! a client of a published port may come from there; and one that does not exist is better refused
+//! by ICMP at once than by ARP after seconds. Duplicate address detection (RFC 5227, RFC 4862 5.4)
+//! is only answered for what is ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -114,5 +114,5 @@ pub fn handle_ndp(
 fn should_answer(addresses: &Addresses, target: IpAddr, detecting_duplicates: bool) -> bool {
     addresses.is_ours(target)
         || addresses.is_gateway(target)
-        || (!detecting_duplicates && !addresses.is_guest(target))
+        || (!detecting_duplicates && !addresses.is_guest(target) && !addresses.is_behind(target))
 }

@@ -39,7 +39,9 @@ impl Core {
         if let Some(flow) = self.flows.tcp_mut(id) {
             flow.promoted(&mut self.engine, snapshot, stragglers, now, link);
             self.counters.promotions += 1;
-            self.shares.promote();
+        }
+        if let Some(entry) = self.flows.get(id) {
+            self.shares.promote(entry.holder);
         }
     }
 
@@ -68,6 +70,12 @@ impl Core {
     /// flight at the hand-over: nothing diverts them any more.
     pub fn take_stray_seen(&mut self) -> bool {
         std::mem::take(&mut self.stray_seen)
+    }
+
+    /// The next promoted flow whose ends the guest wants for another connection, by a SYN that it
+    /// will repeat. It is to be broken off.
+    pub fn poll_superseded(&mut self) -> Option<FlowId> {
+        self.superseded.pop_front()
     }
 
     /// A promoted flow has moved so many bytes more.

@@ -133,9 +133,11 @@ impl Core {
     }
 
     /// The flow of a client with the ends that it has in the other family. `None` when the guest
-    /// lacks that.
+    /// lacks that. Of whoever is behind the guest no other address is known.
     fn other_family(&self, tuple: &Tuple) -> Option<Tuple> {
-        let (guest, gateway) = self.config.addresses.in_other_family(tuple.guest.ip())?;
+        let addresses = &self.config.addresses;
+        let ip = Some(tuple.guest.ip()).filter(|ip| !addresses.is_behind(*ip))?;
+        let (guest, gateway) = addresses.in_other_family(ip)?;
         let guest = SocketAddr::new(guest, tuple.guest.port());
         let appears = SocketAddr::new(gateway, tuple.remote?.port());
         self.free_tuple(tuple.protocol, guest, appears)

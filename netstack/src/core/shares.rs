@@ -5,9 +5,16 @@
 //! that none can use up what another needs. Flows that nobody may miss, or that are soon repeated,
 //! make way within their share, the senior one first; open connections never do: when theirs is
 //! used up, a new one has to wait.
+//!
+//! Where there are networks behind the guest, each address there is a [`Holder`] of its own: who
+//! has most makes way, and nobody has more open connections than are left over. So one who takes
+//! all he can get leaves half to the others, two leave a third.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::datagram::Role;
-use super::eviction::EvictionQueue;
+use super::eviction::{FairQueue, Holder};
 use super::flow::{Cause, FlowId, FlowTable};
 use super::tcp::{Phase, TcpFlow};
 use super::{Core, Duration, Entry, Instant, Kind};
@@ -119,17 +126,55 @@ impl Share {
 
 /// Who is there of each kind.
 pub struct Shares {
-    by_kind: [EvictionQueue; Share::ALL.len()],
+    by_kind: [FairQueue; Share::ALL.len()],
     /// How often each limit was reached.
     reached: [u64; Share::ALL.len()],
-    /// Descriptors of open connections.
-    streams: usize,
-    max_streams: usize,
-    streams_reached: u64,
+    streams: Streams,
+}
+
+/// Descriptors of open connections.
+struct Streams {
+    by_holder: BTreeMap<Holder, usize>,
+    count: usize,
+    limit: usize,
+    /// There may be holders besides the guest.
+    is_shared: bool,
+    reached: u64,
+}
+
+impl Streams {
+    fn take(&mut self, holder: Holder, descriptors: usize) {
+        self.count += descriptors;
+        *self.by_holder.entry(holder).or_default() += descriptors;
+    }
+
+    fn give_back(&mut self, holder: Holder, descriptors: usize) {
+        self.count -= descriptors;
+        if let Some(own) = self.by_holder.get_mut(&holder) {
+            *own -= descriptors;
+            if *own == 0 {
+                self.by_holder.remove(&holder);
+            }
+        }
+    }
+
+    /// Whether there is one left, for whoever that is.
+    fn has_room(&self) -> bool {
+        self.count < self.limit
+    }
+
+    fn has_room_for(&self, holder: Holder) -> bool {
+        let left = self.limit.saturating_sub(self.count);
+        match self.is_shared {
+            true => left > self.by_holder.get(&holder).copied().unwrap_or(0),
+            false => left > 0,
+        }
+    }
 }
 
 impl Shares {
-    pub fn new(limits: &Limits) -> Self {
+    /// `is_shared` says that there are networks behind the guest.
+    pub fn new(limits: &Limits, is_shared: bool) -> Self {
         let limit = |share| match share {
             Share::Waiting => limits.waiting,
             Share::Dials => limits.dials,
@@ -139,40 +184,44 @@ impl Shares {
             Share::Echo => limits.echo,
         };
         Self {
-            by_kind: Share::ALL.map(|share| EvictionQueue::new(limit(share))),
+            by_kind: Share::ALL.map(|share| FairQueue::new(limit(share))),
             reached: [0; Share::ALL.len()],
-            streams: 0,
-            max_streams: limits.streams,
-            streams_reached: 0,
+            streams: Streams {
+                by_holder: BTreeMap::new(),
+                count: 0,
+                limit: limits.streams,
+                is_shared,
+                reached: 0,
+            },
         }
     }
 
-    /// A half-open connection is open now.
-    pub fn open(&mut self) {
-        self.by_kind[Share::HalfOpen as usize].end();
-        self.streams += 1;
+    /// A half-open connection of `holder` is open now.
+    pub fn open(&mut self, holder: Holder) {
+        self.by_kind[Share::HalfOpen as usize].end(holder);
+        self.streams.take(holder, 1);
     }
 
     /// The kernel has taken an open connection over.
-    pub fn promote(&mut self) {
-        self.streams += 1;
+    pub fn promote(&mut self, holder: Holder) {
+        self.streams.take(holder, 1);
     }
 
     /// Something that is no flow of the table holds `descriptors` of the connections'.
     pub fn take(&mut self, descriptors: usize) {
-        self.streams += descriptors;
+        self.streams.take(Holder::Guest, descriptors);
     }
 
     /// It holds them no more.
     pub fn give_back(&mut self, descriptors: usize) {
-        self.streams -= descriptors;
+        self.streams.give_back(Holder::Guest, descriptors);
     }
 
     /// Takes `entry`'s flow out of the account.
     pub fn end(&mut self, entry: &Entry) {
         match entry.share() {
-            Some(share) => self.by_kind[share as usize].end(),
-            None => self.streams -= entry.streams(),
+            Some(share) => self.by_kind[share as usize].end(entry.holder),
+            None => self.streams.give_back(entry.holder, entry.streams()),
         }
     }
 }
@@ -241,29 +290,53 @@ impl Core {
     /// How many descriptors the open connections have.
     pub fn stream_usage(&self) -> Usage {
         Usage {
-            count: self.shares.streams,
-            limit: self.shares.max_streams,
-            reached: self.shares.streams_reached,
+            count: self.shares.streams.count,
+            limit: self.shares.streams.limit,
+            reached: self.shares.streams.reached,
         }
     }
 
     /// How often a limit kept a flow out, each time that it tried, or ended one to make room for
     /// another.
     pub fn limit_reached(&self) -> u64 {
-        let shares = self.shares.reached.iter().sum::<u64>() + self.shares.streams_reached;
+        let shares = self.shares.reached.iter().sum::<u64>() + self.shares.streams.reached;
         shares + self.counters.out_of_descriptors + self.counters.out_of_ports
     }
 
-    /// Whether there may be one more connection, or one more in the kernel. If not, that is
-    /// counted.
+    /// Whether whoever has `guest` may have one more connection, or one more in the kernel. If not,
+    /// that is counted.
     ///
     /// Connections come in as dials or half-open ones and have a share of their own until they are
     /// open, so this may be exceeded by as much as there is room in those, for which there are
     /// descriptors.
-    pub fn admits_stream(&mut self) -> bool {
-        let admitted = self.shares.streams < self.shares.max_streams;
-        self.shares.streams_reached += u64::from(!admitted);
+    pub(super) fn admits_stream(&mut self, guest: IpAddr) -> bool {
+        let holder = self.holder(guest);
+        let admitted = self.shares.streams.has_room_for(holder);
+        self.shares.streams.reached += u64::from(!admitted);
         admitted
+    }
+
+    /// Whether the kernel may have flow `id`, which takes one more descriptor. If not, that is
+    /// counted.
+    pub fn admits_promotion(&mut self, id: FlowId) -> bool {
+        let guest = self.flows.tuple(id).map(|tuple| tuple.guest.ip());
+        guest.is_some_and(|guest| self.admits_stream(guest))
+    }
+
+    /// Whether there may be one more connection of those that are no flow of the table, or of
+    /// anybody's. If not, that is counted.
+    pub fn admits_any(&mut self) -> bool {
+        let admitted = self.shares.streams.has_room();
+        self.shares.streams.reached += u64::from(!admitted);
+        admitted
+    }
+
+    /// In whose account a flow of the guest's address `ip` is.
+    pub(super) fn holder(&self, ip: IpAddr) -> Holder {
+        match self.config.addresses.is_behind(ip) {
+            true => Holder::Behind(ip),
+            false => Holder::Guest,
+        }
     }
 
     /// Whether a dial may begin: if there is no place for it, or for what comes of it, it can be
@@ -279,7 +352,7 @@ impl Core {
     /// comes of it. If not, it waits in the kernel's queue: clients that come faster than the guest
     /// answers do not take each other's places.
     pub fn may_accept(&mut self, now: Instant) -> bool {
-        self.admits_stream() && self.has_place(Share::HalfOpen, now)
+        self.admits_any() && self.has_place(Share::HalfOpen, now)
     }
 
     fn has_place(&mut self, share: Share, now: Instant) -> bool {
@@ -333,7 +406,10 @@ impl Core {
     /// Flow `id` has become part of `share`.
     pub(super) fn begin(&mut self, id: FlowId, share: Share, now: Instant) {
         let flows = &self.flows;
-        self.shares.by_kind[share as usize].begin(id, now, |id| last_use(flows, share, id));
+        if let Some(entry) = flows.get(id) {
+            let queue = &mut self.shares.by_kind[share as usize];
+            queue.begin(id, entry.holder, now, |id| last_use(flows, share, id));
+        }
     }
 
     fn evict(&mut self, share: Share, keep: Option<FlowId>) -> bool {

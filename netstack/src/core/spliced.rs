@@ -5,7 +5,7 @@ use super::Core;
 
 impl Core {
     /// A connection was joined that has `descriptors` of the open connections' share. Ask
-    /// [`Core::admits_stream`] before; by as much as a connection needs, the limit may be exceeded.
+    /// [`Core::admits_any`] before; by as much as a connection needs, the limit may be exceeded.
     pub fn splice_begins(&mut self, descriptors: usize) {
         self.shares.take(descriptors);
     }

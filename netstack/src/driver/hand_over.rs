@@ -32,6 +32,9 @@
 //! - When one side has broken off, the diversion ends first, and then the sockets are closed, which
 //!   resets both connections. A guest that takes the RST's number for wrong asks back (RFC 5961
 //!   3.2); it is heard on the tap, and the engine answers with a RST that it believes.
+//! - When a SYN asks for the same ends again, whoever had them has vanished without a word, as a
+//!   container does whose link is taken away. The connection is broken off, and the next SYN gets a
+//!   new one.
 
 use std::os::fd::OwnedFd;
 
@@ -94,7 +97,7 @@ impl<D: Device> Shard<D> {
         let Ok(promoter) = &mut promotion.promoter else {
             return Err(NotPromoted::Off);
         };
-        if !self.core.admits_stream() {
+        if !self.core.admits_promotion(id) {
             return Err(NotPromoted::Refused(
                 "its second socket has no descriptor left".to_owned(),
             ));
@@ -168,10 +171,17 @@ impl<D: Device> Shard<D> {
     }
 
     /// Ends a flow that may not be any more: both sides are reset.
-    pub(super) fn break_off(&mut self, id: FlowId, promotion: &mut Promotion) {
+    pub(super) fn break_off(&mut self, id: FlowId, cause: Cause, promotion: &mut Promotion) {
         if let Some(HostSocket::Promoted(flow)) = self.sockets.remove(id) {
-            self.end_promoted(id, flow.diversion, Cause::Prohibited, promotion);
+            self.end_promoted(id, flow.diversion, cause, promotion);
             drop(flow.stage);
+        }
+    }
+
+    /// Ends the flows whose ends the guest has given to other connections.
+    pub(super) fn break_off_superseded(&mut self, promotion: &mut Promotion) {
+        while let Some(id) = self.core.poll_superseded() {
+            self.break_off(id, Cause::ResetByGuest, promotion);
         }
     }
 

@@ -9,12 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use portfwd::{Endpoint, Listener, Protocol};
+use portfwd::{Endpoint, Protocol};
 use rustix::net::sockopt;
 
 use super::pause::Pause;
 use super::poller::{Interest, ListenerId, Poller, Token};
 use crate::core::{Instant, Service};
+use crate::forwards::OpenPort;
 use crate::host::{KEEPALIVE, LocalLeg, UdpSocket};
 
 /// The published ports.
@@ -53,16 +54,10 @@ impl Listeners {
         }
     }
 
-    /// Publishes a port from now on, for what listens at the guest's own address. Who has connected
-    /// to it before is accepted, too.
-    pub fn add(&mut self, poller: &Poller, listener: Listener) -> io::Result<ListenerId> {
-        let endpoint = Endpoint {
-            protocol: listener.protocol,
-            addr: listener.host,
-            interface: None,
-        };
-        let lead = Lead::Guest(listener.guest_port.into());
-        self.add_leading(poller, &endpoint, listener.socket, lead)
+    /// Publishes a port of the guest's from now on. Who has connected to it before is accepted,
+    /// too.
+    pub fn add(&mut self, poller: &Poller, port: OpenPort) -> io::Result<ListenerId> {
+        self.add_leading(poller, &port.endpoint, port.socket, Lead::Guest(port.to))
     }
 
     /// As [`Listeners::add`]: `socket` is at `endpoint` and leads to `lead`.
@@ -167,11 +162,11 @@ mod tests {
     use crate::core::Duration;
 
     /// A port of the host's loopback that the kernel chooses, for port 80 of the guest.
-    fn bind(protocol: &str) -> (Listener, SocketAddr) {
+    fn bind(protocol: &str) -> (OpenPort, SocketAddr) {
         let rule = format!("127.0.0.1:0:80/{protocol}").parse().unwrap();
         let listener = portfwd::publish::bind(&rule).unwrap().remove(0);
         let address = listener.host;
-        (listener, address)
+        (listener.into(), address)
     }
 
     /// Which ports somebody has come to.
@@ -232,7 +227,7 @@ mod tests {
         assert!(listeners.get(first).is_none());
         let rule = format!("{address}:80").parse().unwrap();
         let tcp = portfwd::publish::bind(&rule).unwrap().remove(0);
-        let second = listeners.add(&poller, tcp).unwrap();
+        let second = listeners.add(&poller, tcp.into()).unwrap();
         assert_ne!(first, second);
         assert_eq!(visited(&mut poller), []);
         rustix::io::write(&accepted, b"x").unwrap();

@@ -39,7 +39,6 @@ mod tests;
 use std::io;
 
 use libc::c_long;
-use portfwd::Listener;
 use tracing::{debug, info};
 
 pub use self::forwards::ForwardParts;
@@ -56,6 +55,7 @@ use crate::companion::{Companion, News};
 use crate::control::{DeviceStatus, ExitWatch, SlirpApi, StatusSocket};
 use crate::core::{Core, Duration, Instant};
 use crate::device::Device;
+use crate::forwards::OpenPort;
 use crate::guest::promotion::Promoter;
 use crate::host::{LocalLeg, Outbound};
 
@@ -67,7 +67,7 @@ pub struct Parts<D> {
     pub core: Core,
     pub device: D,
     pub device_status: DeviceStatus,
-    pub listeners: Vec<Listener>,
+    pub published: Vec<OpenPort>,
     pub outbound: Outbound,
     pub companion: Companion,
     /// What hands flows over to the kernel.
@@ -160,11 +160,8 @@ impl<D: Device> Driver<D> {
         if let Some(api) = &slirp_api {
             watch("the API socket", api.watch(poller))?;
         }
-        for listener in parts.listeners {
-            watch(
-                "a published port",
-                listeners.add(poller, listener).map(drop),
-            )?;
+        for port in parts.published {
+            watch("a published port", listeners.add(poller, port).map(drop))?;
         }
         let forwarding = parts
             .forwards

@@ -28,6 +28,12 @@ pub fn status(
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         guest: core.addresses().guest.clone(),
+        guest_networks: core
+            .addresses()
+            .behind
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         device,
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,

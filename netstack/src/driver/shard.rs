@@ -136,6 +136,7 @@ impl<D: Device> Shard<D> {
             self.serve_touched(now);
         }
         self.promote_resting(now, promotion);
+        self.break_off_superseded(promotion);
         self.drive_unfinished(promotion);
         self.drive_unfinished_splices();
         self.sweep_spliced(now);
@@ -271,7 +272,7 @@ impl<D: Device> Shard<D> {
     /// Holds the guest to new rules, and ends what it may not have any more.
     pub(super) fn set_egress(&mut self, egress: Egress, now: Instant, promotion: &mut Promotion) {
         for id in self.core.set_egress(egress, now, &mut self.link) {
-            self.break_off(id, promotion);
+            self.break_off(id, Cause::Prohibited, promotion);
         }
         self.close_ended();
     }

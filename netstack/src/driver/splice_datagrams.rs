@@ -63,7 +63,7 @@ impl<D: Device> Shard<D> {
         client: SocketAddr,
         now: Instant,
     ) -> Option<SpliceId> {
-        if self.splices.datagrams.mappings.len() >= MAX_MAPPINGS || !self.core.admits_stream() {
+        if self.splices.datagrams.mappings.len() >= MAX_MAPPINGS || !self.core.admits_any() {
             self.end_longest_unused()?;
         }
         let open = move || UdpSocket::open(way.to, Outbound::default());

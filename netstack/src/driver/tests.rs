@@ -427,7 +427,10 @@ fn clients_of_published_ports_reach_the_guest() {
         let rule = format!("127.0.0.1:0:80/{protocol}").parse().unwrap();
         let listener = portfwd::publish::bind(&rule).unwrap().remove(0);
         let address = listener.host;
-        world.listeners.add(&world.shard.poller, listener).unwrap();
+        world
+            .listeners
+            .add(&world.shard.poller, listener.into())
+            .unwrap();
         address
     };
     let (tcp, udp) = (publish("tcp"), publish("udp"));

@@ -117,6 +117,24 @@ pub fn configure(settings: &InterfaceSettings) -> Result<bool, InterfaceError> {
     Ok(v6.is_some())
 }
 
+/// Lets the guest route what networks behind it send and are sent; `ipv6` says whether it has that.
+///
+/// Early demultiplexing looks for a socket of the guest's before a packet is routed. It finds those
+/// that carry promoted connections, and the kernel then forwards nothing (ip_forward.c), not even
+/// the SYN of a container that has got the address and port of one that is gone.
+pub fn forward(ipv6: bool) {
+    let v6 = ipv6.then_some(("ipv6/conf/all/forwarding", "1"));
+    let v4 = [("ipv4/ip_forward", "1"), ("ipv4/tcp_early_demux", "0")];
+    for (key, value) in v4.into_iter().chain(v6) {
+        if let Err(error) = fs::write(format!("/proc/sys/net/{key}"), value) {
+            warn!(
+                "cannot set net.{} = {value} in the guest, where networks may be out of reach: {error}",
+                key.replace('/', ".")
+            );
+        }
+    }
+}
+
 /// The tap, in the guest's network namespace.
 struct Link<'n> {
     name: &'n str,

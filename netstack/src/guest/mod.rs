@@ -9,7 +9,7 @@ mod thread;
 
 use libc::c_long;
 
-pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure, prepare};
+pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure, forward, prepare};
 pub use mount::NamespaceMount;
 pub use namespace::{Holders, NamespaceError, Target, TargetName, UserNamespace};
 pub use thread::{GuestThread, GuestThreadEnded};

@@ -1,13 +1,12 @@
 //! Containers on a bridge inside the guest, behind its masquerading and its firewall, as Docker and
 //! netavark make them: their hauling connections leave the engine too, and see nothing of it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::traffic::{Pattern, accept, assert_end, connect, connect_from, listen, pass};
-use crate::harness::{Case, Family, Helper, Netns, World, case, eventually, nft};
+use crate::harness::{Bridge, Case, Family, Helper, Netns, World, case, eventually, nft};
 
 pub const CASES: &[Case] = &[
     case("behind::outbound_is_promoted", |world| {
@@ -45,56 +44,24 @@ const RULES: &str = "
         chain forward {
             type filter hook forward priority filter; policy drop;
             ct state established,related accept
-            iifname br0 accept
+            iifname br88 accept
             ct status dnat accept
         }
     }";
 
-fn gateway(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(10, 88, 0, 1).into(),
-        Family::V6 => "fd88::1".parse::<Ipv6Addr>().expect("an address").into(),
-    }
-}
-
-fn address(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(10, 88, 0, 5).into(),
-        Family::V6 => "fd88::5".parse::<Ipv6Addr>().expect("an address").into(),
-    }
-}
-
-/// The container's network, linked to a bridge of the guest. The guest's tap must be up.
-fn add_container(world: &World) -> Netns {
-    let container = Netns::create();
-    world.guest.net.link(|links| {
-        links
-            .add_bridge("br0")?
-            .add_veth("eth0", "eth0", container.as_fd())?
-            .join("eth0", "br0")?
-            .up("eth0")?
-            .up("br0")
-    });
-    container.link(|links| links.up("eth0"));
-    for (family, prefix) in [(Family::V4, 16), (Family::V6, 64)] {
-        let guest = &world.guest.net;
-        guest.link(|links| links.add_address("br0", gateway(family), prefix));
-        container.link(|links| {
-            links
-                .add_address("eth0", address(family), prefix)?
-                .add_route(family.unspecified(), 0, gateway(family))
-        });
-        world.guest.net.wait_until_local(gateway(family));
-        container.wait_until_local(address(family));
-    }
+/// The network that the rules speak of, with the container that they publish. The guest's tap must
+/// be up.
+fn add_container(world: &World) -> (Bridge<'_>, Netns) {
+    let bridge = Bridge::add(world, 88);
+    let container = bridge.add_container(5);
     world.guest.net.sysctl("ipv4/ip_forward", "1");
     world.guest.net.sysctl("ipv6/conf/all/forwarding", "1");
     nft(&world.guest.net, &["-f", "-"], RULES);
-    container
+    (bridge, container)
 }
 
 /// The first flow's status.
-fn flow(status_socket: &Path) -> serde_json::Value {
+pub fn flow(status_socket: &Path) -> serde_json::Value {
     crate::options::status(status_socket)["flows"][0].clone()
 }
 
@@ -109,8 +76,8 @@ fn start(world: &World) -> (Helper, PathBuf) {
     (helper, status_socket)
 }
 
-/// Sends `pieces` times 4 MiB each way.
-fn haul(one: &TcpStream, other: &TcpStream, pieces: usize) {
+/// Sends `pieces` times 4 MiB each way, and compares them.
+pub fn haul(one: &TcpStream, other: &TcpStream, pieces: usize) {
     const PIECE: usize = 4 << 20;
     for (sender, receiver) in [(one, other), (other, one)] {
         let mut patterns = [Pattern::new(9), Pattern::new(9)];
@@ -122,7 +89,7 @@ fn haul(one: &TcpStream, other: &TcpStream, pieces: usize) {
 
 fn promotion(world: &mut World, direction: Direction) {
     let (_helper, status_socket) = start(world);
-    let container = add_container(world);
+    let (bridge, container) = add_container(world);
     for family in Family::BOTH {
         let (inside, remote) = match direction {
             Direction::Outbound => {
@@ -131,14 +98,14 @@ fn promotion(world: &mut World, direction: Direction) {
                 (inside, accept(&listener).0)
             }
             Direction::Published => {
-                let service = listen(&container, address(family), 8000);
+                let service = listen(&container, bridge.address(family, 5), 8000);
                 let client = connect(&world.elsewhere, (family.host(), 8080).into());
                 let (inside, peer) = accept(&service);
                 assert_eq!(peer, client.local_addr().unwrap(), "the client's address");
                 (inside, client)
             }
         };
-        assert_eq!(inside.local_addr().unwrap().ip(), address(family));
+        assert_eq!(inside.local_addr().unwrap().ip(), bridge.address(family, 5));
         assert_eq!(flow(&status_socket)["path"], "engine");
         haul(&inside, &remote, 8);
         let promoted = flow(&status_socket);
@@ -163,9 +130,9 @@ fn promotion(world: &mut World, direction: Direction) {
 /// ends: no entry of the gate, no socket, no tracked connection.
 fn ports_are_used_again(world: &mut World) {
     let (_helper, status_socket) = start(world);
-    let container = add_container(world);
+    let (bridge, container) = add_container(world);
     let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
-    let source = SocketAddr::new(address(Family::V4), 40_000);
+    let source = SocketAddr::new(bridge.address(Family::V4, 5), 40_000);
     for round in 0..20 {
         let mut inside = connect_from(&container, source, listener.local_addr().unwrap());
         let (remote, _) = accept(&listener);

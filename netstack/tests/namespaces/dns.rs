@@ -180,7 +180,7 @@ pub fn replace_by_rename(text: &str) {
 }
 
 /// Asks for example.test's address; the answer's last octet tells which resolver gave it.
-fn ask_udp(netns: &Netns, server: IpAddr, id: u16) -> Option<u8> {
+pub fn ask_udp(netns: &Netns, server: IpAddr, id: u16) -> Option<u8> {
     let any = if server.is_ipv4() {
         Family::V4
     } else {

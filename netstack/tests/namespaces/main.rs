@@ -15,6 +15,7 @@ mod hook;
 mod icmp;
 mod lifecycle;
 mod load;
+mod networks;
 mod options;
 mod outbound;
 mod pasta;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         policy::CASES,
         ports::CASES,
         ports::pesto::CASES,
+        networks::CASES,
         options::CASES,
         autoconf::CASES,
         lifecycle::CASES,

@@ -123,11 +123,14 @@ fn a_late_straggler_is_a_sign_that_nothing_diverts_it() {
     }
 }
 
-/// The gate diverts no SYN: written back it would come again for ever.
+/// The gate diverts no SYN: written back it would come again for ever. One of another connection
+/// tells that this one has nobody any more.
 #[test]
 fn a_syn_on_its_tuple_goes_nowhere() {
     let mut world = world(Stragglers::Return);
-    let (guest, _) = promoted(&mut world, REMOTE);
+    let (guest, flow) = promoted(&mut world, REMOTE);
+    world.send(Peer::new(REMOTE).syn());
+    assert_eq!(world.core.poll_superseded(), None, "its own, repeated");
     for isn in [guest.snd_nxt, guest.snd_nxt + 1_000_000] {
         let mut again = Peer::new(REMOTE);
         again.snd_nxt = isn;
@@ -137,6 +140,8 @@ fn a_syn_on_its_tuple_goes_nowhere() {
             flags: SYN | ACK,
             ..guest.ack()
         });
+        assert_eq!(world.core.poll_superseded(), Some(flow));
+        assert_eq!(world.core.poll_superseded(), None);
     }
     world.wait(LATER);
     world.send(Peer::new(REMOTE).syn());

@@ -237,6 +237,11 @@ impl World {
             while let Some((flow, snapshot)) = self.core.poll_promotion() {
                 self.promote(flow, &snapshot, entropy);
             }
+            while let Some(flow) = self.core.poll_superseded() {
+                if self.relayed.contains(&flow) {
+                    self.core.handle_relay_ended(flow, Cause::ResetByGuest);
+                }
+            }
             while let Some((flow, _cause)) = self.core.poll_closed() {
                 self.streams.remove(&flow);
                 self.relayed.retain(|relayed| *relayed != flow);
@@ -416,6 +421,10 @@ fn addresses(entropy: &mut Entropy) -> Addresses {
     addresses.dns.retain(is_kept);
     addresses.aliases.retain(|alias| is_kept(&alias.shown));
     addresses.on_link.retain(|prefix| is_kept(&prefix.network));
+    if entropy.chance(30) {
+        // All that the guest says is somebody's behind it.
+        addresses.behind = addresses.on_link.clone();
+    }
     addresses
 }
 

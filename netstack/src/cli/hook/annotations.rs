@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use portfwd::Publish;
 use portfwd::publish::unprivileged_port_start;
 
-use crate::config::{ConfigError, parse_publish};
+use crate::config::ConfigError;
 
 /// Ports to publish: rules as behind `--publish`, with commas or white space between them.
 const PUBLISH: &str = "coracle.publish";
@@ -61,7 +61,10 @@ fn wishes(
         if word.len() > MAX_RULE {
             return Err(AnnotationError::LongRule(word.len()));
         }
-        let rule = parse_publish(word)?;
+        // At no address: the container has no say in what else there is in its network namespace.
+        let rule: Publish = word
+            .parse()
+            .map_err(|error| ConfigError::Publish(word.to_owned(), error))?;
         ports += rule.guest_ports.len();
         if ports > MAX_PORTS {
             return Err(AnnotationError::TooManyPorts);

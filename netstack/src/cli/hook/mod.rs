@@ -35,6 +35,7 @@ use crate::logging::{Filter, InvalidFilter, VARIABLE};
 use crate::process::Log;
 use crate::process::background::{self, Daemon, Side};
 use crate::process::claim::{Claim, ClaimError, Holder};
+use crate::publish::PublishTo;
 use crate::start::{self, StartError};
 use crate::sys;
 
@@ -157,7 +158,9 @@ pub fn run(args: Args) -> Result<ExitCode, HookError> {
             };
             let config = wishes.map_err(ContainerError::from).and_then(|publish| {
                 let mut config = args.config(process)?;
-                config.publish.extend(publish);
+                config
+                    .publish
+                    .extend(publish.into_iter().map(PublishTo::from));
                 Ok(config)
             });
             config.and_then(|config| attach(config, &container, process))

@@ -19,6 +19,8 @@ pub struct Handover {
     /// How long the host's bytes had to wait for it.
     pub pause: Duration,
     pub stragglers: Stragglers,
+    /// IRS, by which a repeated SYN of the connection is told from that of another one.
+    pub irs: u32,
     /// Bytes that the engine had received and the host has still to take, of `unread`.
     pub owed: usize,
     pub unread: usize,
@@ -113,12 +115,17 @@ impl TcpFlow {
         now: Instant,
         link: &mut impl Link,
     ) {
+        let irs = match &self.phase {
+            Phase::Open(connection) => connection.wire().irs,
+            Phase::Dialling { .. } | Phase::Promoted(_) => return,
+        };
         let handover = Handover {
             at: now,
             motive: self.promotion.motive(),
             after_bytes: self.bytes_to_guest + self.bytes_from_guest,
             pause: now - self.promotion.rested(),
             stragglers,
+            irs,
             owed: snapshot.unread.len(),
             unread: snapshot.unread.len(),
         };

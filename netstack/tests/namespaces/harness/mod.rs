@@ -11,6 +11,7 @@
 //! slirp4netns in the helper's place, which proves the harness by a peer; `CORACLE_DEVICE=veth` has
 //! the helper work without a tap. What a case measured is shown with `--nocapture`.
 
+mod bridge;
 mod far;
 mod helper;
 mod nft;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use libtest_mimic::Arguments;
 use testbed::trial::{self, EXIT_SKIPPED, Trial};
 
+pub use bridge::Bridge;
 pub use far::FarLink;
 pub use helper::{Helper, Setup};
 pub use nft::nft;
