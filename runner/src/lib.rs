@@ -10,7 +10,7 @@
 //!
 //! `spec` says what a container is to be, once everything is checked. `roles` knows what else the
 //! program may be started as. What is said to the user goes through `printable`, what coracle logs
-//! about itself through `logging`.
+//! about itself through `logging`; what `--format` asks for is `template`'s.
 
 pub mod cli;
 pub mod commands;
@@ -32,6 +32,7 @@ mod spec;
 pub mod state;
 mod stdio;
 mod sys;
+mod template;
 
 // What the program and its tests need of the inner rooms.
 pub use process::inherited;

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::filter::Filter;
 use super::values::{parse_bool, text};
 use crate::images::destination::Destination;
 use crate::images::import::Change;
 use crate::images::platform::Platform;
 use crate::images::registry::auth::Credentials;
+use crate::template::Format;
 
 #[derive(Debug, Args)]
 pub struct ImagesArgs {
@@ -28,9 +30,23 @@ pub struct ImagesArgs {
     #[arg(short, long)]
     pub noheading: bool,
 
-    /// How to print: a table, unless another form is asked for
-    #[arg(long, value_enum)]
-    pub format: Option<ListFormat>,
+    /// How to print: json, table, or a template of Go's with .ID, .Repository, .Tag, .Digest,
+    /// .CreatedSince, .CreatedAt, .Size, .Names, .Labels and others; `table TEMPLATE` makes columns
+    #[arg(long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
+
+    /// Only what has this: after=IMAGE, before=IMAGE, containers=BOOL, dangling=BOOL, id=ID,
+    /// label=KEY[=VALUE], reference=PATTERN, since=IMAGE, until=TIME; may be repeated
+    #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
+    pub filters: Vec<Filter>,
+
+    /// By what they are put in order
+    #[arg(long, value_enum, default_value = "created")]
+    pub sort: ImageOrder,
+
+    /// All images, which is so in any case: coracle has none of those between
+    #[arg(short, long)]
+    pub all: bool,
 
     /// Only this image, under all its names; or all images of this repository
     #[arg(value_parser = text(str::parse::<String>), value_name = "IMAGE")]
@@ -38,9 +54,12 @@ pub struct ImagesArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
-    Table,
-    Json,
+pub enum ImageOrder {
+    Created,
+    Id,
+    Repository,
+    Size,
+    Tag,
 }
 
 #[derive(Debug, Args)]
@@ -194,9 +213,10 @@ pub struct HistoryArgs {
     )]
     pub human: bool,
 
-    /// How to print: a table, unless another form is asked for
-    #[arg(long, value_enum)]
-    pub format: Option<ListFormat>,
+    /// How to print: json, table, or a template of Go's with .ID, .Created, .CreatedAt,
+    /// .CreatedBy, .Size, .Comment and .Tags; `table TEMPLATE` makes columns
+    #[arg(short, long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
 
     /// Name or id of the image
     #[arg(value_parser = text(str::parse::<String>))]

@@ -7,6 +7,7 @@
 
 mod container;
 mod elsewhere;
+mod filter;
 mod image;
 mod read;
 mod run;
@@ -19,8 +20,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::Protocol;
 
 pub use container::{Entrypoint, EnvArg, RootfsArg};
+pub use filter::Filter;
 pub use image::{
-    HistoryArgs, ImagesArgs, ImportArgs, ListFormat, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
+    HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
     PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, TlsArgs, UntagArgs,
 };
 pub use read::{Unread, read};
@@ -30,6 +32,7 @@ pub use values::TailLines;
 
 use crate::logging::LogLevel;
 use crate::signal::Signal;
+use crate::template::Format;
 use values::text;
 
 /// Run rootless containers with a network that costs almost nothing
@@ -82,6 +85,8 @@ pub enum Command {
     /// Run a command as root of a user namespace like a container's, for files that belong to
     /// sub-IDs
     Unshare(UnshareArgs),
+    /// Tell all that is known of containers and images
+    Inspect(InspectArgs),
     /// List images
     Images(ImagesArgs),
     /// Remove images, or names of images
@@ -129,15 +134,69 @@ pub struct PsArgs {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// How to print: a table, unless another form is asked for
-    #[arg(long, value_enum)]
-    pub format: Option<PsFormat>,
+    /// Whole ids, and whole commands
+    #[arg(long)]
+    pub no_trunc: bool,
+
+    /// Leave out the names of the columns
+    #[arg(long)]
+    pub noheading: bool,
+
+    /// The N that were made last, in whatever state
+    #[arg(short = 'n', long, value_parser = text(values::parse_count), value_name = "N")]
+    pub last: Option<usize>,
+
+    /// The one that was made last, in whatever state
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// How to print: json, table, or a template of Go's with .ID, .Names, .Image, .Command,
+    /// .Status, .State, .Ports, .CreatedAt, .Labels and others; `table TEMPLATE` makes columns
+    #[arg(long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
+
+    /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
+    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=PATH; may
+    /// be repeated
+    #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
+    pub filters: Vec<Filter>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It prints JSON with the names of Podman's fields:
+  coracle inspect -f '{{.State.Pid}}' web
+  coracle inspect -f '{{range .Config.Env}}{{println .}}{{end}}' docker.io/library/nginx
+  coracle inspect --type image -f '{{json .RootFS}}' web")]
+pub struct InspectArgs {
+    /// What is meant by a name: a container or else an image, unless one of the two is asked for
+    #[arg(
+        short,
+        long = "type",
+        value_enum,
+        default_value = "all",
+        value_name = "TYPE"
+    )]
+    pub kind: InspectKind,
+
+    /// How to print: json, or a template of Go's
+    #[arg(short, long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
+
+    /// The container that was made last
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// Names or ids
+    #[arg(value_parser = text(str::parse::<String>), value_name = "NAME")]
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PsFormat {
-    Table,
-    Json,
+pub enum InspectKind {
+    All,
+    Container,
+    Image,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatch
 
 use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
-use super::{Cli, Command, SaveFormat};
+use super::{Cli, Command, InspectKind, SaveFormat};
 use crate::failure::Failure;
 use crate::rootfs::volume::check_places;
 
@@ -72,6 +72,17 @@ impl Command {
             Self::Ps(ps) if ps.quiet && ps.format.is_some() => {
                 Err("--quiet and --format cannot be given together".into())
             }
+            Self::Ps(ps) if ps.latest && ps.last.is_some() => {
+                Err("--latest and --last cannot be given together".into())
+            }
+            Self::Inspect(args) => match (&args.names[..], args.latest) {
+                ([], false) => Err("inspect needs the name of a container or an image".into()),
+                ([_, ..], true) => Err("--latest and names cannot be given together".into()),
+                (_, true) if args.kind == InspectKind::Image => {
+                    Err("--latest is for containers".into())
+                }
+                _ => Ok(()),
+            },
             Self::Stop(args) => check_selection("stop", &args.containers, args.all),
             Self::Kill(args) => check_selection("kill", &args.containers, args.all),
             Self::Rm(args) => check_selection("rm", &args.containers, args.all),
@@ -431,7 +442,7 @@ mod tests {
 
     #[test]
     fn what_others_have_is_told_from_a_slip() {
-        for name in ["top", "search", "commit", "compose", "inspect", "pause"] {
+        for name in ["top", "search", "commit", "compose", "pause"] {
             let said = refused(
                 &format!("coracle {name} web"),
                 &format!("does not have `{name}` yet"),
@@ -457,11 +468,11 @@ mod tests {
                 "exec --detach web x",
                 "coracle exec does not have --detach yet",
             ),
-            ("ps --filter x", "coracle ps does not have --filter yet"),
+            ("ps --size x", "coracle ps does not have --size yet"),
             ("--root /srv ps", "coracle does not have --root yet"),
             (
-                "--log-level debug ps --filter x",
-                "coracle ps does not have --filter yet",
+                "--log-level debug ps --size x",
+                "coracle ps does not have --size yet",
             ),
         ] {
             let said = refused(&format!("coracle {line}"), named);

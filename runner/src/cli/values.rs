@@ -77,6 +77,10 @@ pub fn parse_seconds(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
 }
 
+pub fn parse_count(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a number")
+}
+
 pub fn parse_attach(text: &str) -> Result<AttachStream, String> {
     match &*text.to_ascii_lowercase() {
         "stdin" => Ok(AttachStream::Stdin),

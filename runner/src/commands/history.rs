@@ -3,30 +3,40 @@
 use jiff::Timestamp;
 use oci_spec::image::History;
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use super::rows::print_rows;
 use super::table::table;
 use super::{human, images, open_engine, print_line};
-use crate::cli::{HistoryArgs, ListFormat};
+use crate::cli::HistoryArgs;
 use crate::engine::{Image, ImageStore};
 use crate::failure::Failure;
 use crate::printable::{escape, escape_json};
+use crate::template::Format;
 
 pub fn history(args: HistoryArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let store = engine.images()?;
     let (image, _) = store.find(&args.image)?;
     let steps = steps(&image, &store);
-    match args.format {
+    match &args.format {
         _ if args.quiet => steps
             .iter()
             .try_for_each(|step| print_line(&step.shown_id(args.no_trunc)))?,
-        Some(ListFormat::Json) => {
+        Some(Format::Json) => {
             let text = serde_json::to_string_pretty(&steps);
             let text = text.expect("steps have only strings and numbers");
             print_line(&escape_json(&text))?;
         }
-        Some(ListFormat::Table) | None => {
-            let rows: Vec<_> = steps.iter().map(|step| step.row(&args)).collect();
+        Some(Format::Table(Some(template))) => {
+            print_rows(template, true, &HEADERS, true, &fields(&steps, &args))?;
+        }
+        Some(Format::Template(template)) => {
+            print_rows(template, false, &HEADERS, false, &fields(&steps, &args))?;
+        }
+        Some(Format::Table(None)) | None => {
+            let rows = steps.iter().map(|step| step.row(&args));
+            let rows: Vec<_> = rows.map(|row| row.map(|cell| escape(&cell))).collect();
             let header = ["ID", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
             table(Some(header), &rows, images::WIDTH_MIN)
                 .lines()
@@ -34,6 +44,29 @@ pub fn history(args: HistoryArgs) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// The fields of a template, and what stands over their columns.
+const HEADERS: [(&str, &str); 8] = [
+    ("ID", "ID"),
+    ("Created", "CREATED"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+    ("Tags", "TAGS"),
+];
+
+fn fields(steps: &[Step], args: &HistoryArgs) -> Vec<Value> {
+    let fields = |step: &Step| {
+        let [id, created, by, size, comment] = step.row(args);
+        json!({
+            "ID": id, "Created": created, "CreatedSince": created, "CreatedAt": step.created,
+            "CreatedBy": by, "Size": size, "Comment": comment, "Tags": step.tags,
+        })
+    };
+    steps.iter().map(fields).collect()
 }
 
 /// Field names as Podman's.
@@ -46,6 +79,9 @@ struct Step {
     created_by: String,
     size: u64,
     comment: String,
+    /// The image's names, of the last one only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
 }
 
 /// The last first. Steps that made no layer are among them.
@@ -74,11 +110,13 @@ fn steps(image: &Image, store: &ImageStore) -> Vec<Step> {
                 _ => sizes.next().unwrap_or_default(),
             },
             comment: step.comment().clone().unwrap_or_default(),
+            tags: Vec::new(),
         })
         .collect();
     steps.reverse();
     if let Some(last) = steps.first_mut() {
         image.id.hex().clone_into(&mut last.id);
+        last.tags = image.names.iter().map(ToString::to_string).collect();
     }
     steps
 }
@@ -95,7 +133,7 @@ impl Step {
     fn row(&self, args: &HistoryArgs) -> [String; 5] {
         /// Columns of what made a step; three dots among them.
         const CREATED_BY_MAX: usize = 45;
-        let by = escape(&self.created_by);
+        let by = self.created_by.clone();
         let by = match by.char_indices().nth(CREATED_BY_MAX) {
             Some(_) if !args.no_trunc => {
                 let end = by.char_indices().nth(CREATED_BY_MAX - 3);
@@ -104,11 +142,8 @@ impl Step {
             _ => by,
         };
         let created = match (self.created.parse::<Timestamp>(), args.human) {
-            (Ok(at), true) => {
-                let ago = Timestamp::now().as_second().saturating_sub(at.as_second());
-                format!("{} ago", human::duration(u64::try_from(ago).unwrap_or(0)))
-            }
-            _ => escape(&self.created),
+            (Ok(at), true) => human::ago(at.as_second()),
+            _ => self.created.clone(),
         };
         let size = match args.human {
             true => human::size(self.size),
@@ -119,7 +154,7 @@ impl Step {
             created,
             by,
             size,
-            escape(&self.comment),
+            self.comment.clone(),
         ]
     }
 }

@@ -1,5 +1,21 @@
 //! Times and sizes as people read them, in the words of Podman and Docker.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// How long ago a moment was, which is given in seconds since 1970.
+pub fn ago(moment: i64) -> String {
+    let seconds = Timestamp::now().as_second().saturating_sub(moment);
+    format!("{} ago", duration(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// A moment, in seconds since 1970, as Go prints times.
+pub fn moment(seconds: i64) -> String {
+    let at = Timestamp::from_second(seconds).unwrap_or_default();
+    let at = at.to_zoned(TimeZone::UTC);
+    at.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+}
+
 /// How long ago something was.
 pub fn duration(seconds: u64) -> String {
     const MINUTE: u64 = 60;
@@ -69,6 +85,11 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), text);
         }
+    }
+
+    #[test]
+    fn moments_are_printed_as_by_go() {
+        assert_eq!(moment(1_704_164_645), "2024-01-02 03:04:05 +0000 UTC");
     }
 
     #[test]

@@ -1,23 +1,30 @@
 //! `coracle images`: the images that are there, one line for each name.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use super::filter::{admits, check, glob, has_label, moment, truth};
+use super::rows::print_rows;
 use super::table::table;
 use super::{human, open_engine, print_line};
-use crate::cli::{ImagesArgs, ListFormat};
-use crate::engine::{Engine, Image, ImageRef};
+use crate::cli::{Filter, ImageOrder, ImagesArgs};
+use crate::engine::{Engine, Image, ImageRef, ImageStore};
 use crate::failure::Failure;
 use crate::printable::{escape, escape_json};
+use crate::template::Format;
 
 pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
+    check(&args.filters, "images", FILTERS)?;
     let engine = open_engine()?;
     let store = engine.images()?;
     let mut lines: Vec<Line> = Vec::new();
     for image in store.list()? {
+        if !admits(&args.filters, |filter| has(&image, filter, &store, &engine))? {
+            continue;
+        }
         let size = store.size(&image);
         let names = image.names.iter().cloned().map(Some);
         let names = match image.names.is_empty() {
@@ -34,20 +41,29 @@ pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
     if let Some(wanted) = &args.image {
         lines = only(lines, wanted, &engine)?;
     }
-    match args.format {
+    sort(&mut lines, args.sort);
+    match &args.format {
         _ if args.quiet => {
             let mut ids: Vec<_> = lines.iter().map(|line| line.id(args.no_trunc)).collect();
             ids.dedup();
             ids.iter().try_for_each(|id| print_line(id))?;
         }
-        Some(ListFormat::Json) => {
+        Some(Format::Json) => {
             let rows = lines.iter().map(|line| line.json(&engine));
             let rows = rows.collect::<Result<Vec<_>, _>>()?;
             let text = serde_json::to_string_pretty(&rows);
             let text = text.expect("rows have only strings, numbers and lists");
             print_line(&escape_json(&text))?;
         }
-        Some(ListFormat::Table) | None => print_table(&lines, &args)?,
+        Some(Format::Table(Some(template))) => {
+            let rows = fields(&lines, &args, &engine)?;
+            print_rows(template, true, &HEADERS, !args.noheading, &rows)?;
+        }
+        Some(Format::Template(template)) => {
+            let rows = fields(&lines, &args, &engine)?;
+            print_rows(template, false, &HEADERS, false, &rows)?;
+        }
+        Some(Format::Table(None)) | None => print_table(&lines, &args)?,
     }
     Ok(0)
 }
@@ -67,6 +83,69 @@ fn only(mut lines: Vec<Line>, wanted: &str, engine: &Engine) -> Result<Vec<Line>
     Ok(lines)
 }
 
+pub const FILTERS: &[&str] = &[
+    "after",
+    "before",
+    "containers",
+    "dangling",
+    "id",
+    "label",
+    "reference",
+    "since",
+    "until",
+];
+
+/// Whether an image has the value of a filter.
+pub fn has(
+    image: &Image,
+    filter: &Filter,
+    store: &ImageStore,
+    engine: &Engine,
+) -> Result<bool, Failure> {
+    let value = &filter.value;
+    Ok(match &*filter.key {
+        "after" | "since" => image.created() > store.find(value)?.0.created(),
+        "before" => image.created() < store.find(value)?.0.created(),
+        "containers" => engine.containers_of(image)?.is_empty() != truth(filter)?,
+        "dangling" => image.names.is_empty() == truth(filter)?,
+        "id" => image
+            .id
+            .hex()
+            .starts_with(value.trim_start_matches("sha256:")),
+        "label" => has_label(image.run_config().labels().iter().flatten(), value),
+        "reference" => {
+            let pattern = glob(filter)?;
+            image.names.iter().any(|name| {
+                let (whole, repository) = (name.to_string(), name.name());
+                let last = |text: &str| text.rsplit('/').next().map(str::to_owned);
+                let short = [last(&whole), last(&repository)].into_iter().flatten();
+                let path = name.repository().to_owned();
+                let tagged = name.tag().map(|tag| format!("{path}:{tag}"));
+                let candidates = [whole, repository, path].into_iter().chain(tagged);
+                candidates.chain(short).any(|text| pattern.is_match(&text))
+            })
+        }
+        "until" => image.created() < moment(filter)?,
+        other => unreachable!("{other} is not among those that were checked"),
+    })
+}
+
+fn sort(lines: &mut [Line], order: ImageOrder) {
+    let repository = |line: &Line| line.name.as_ref().map(ImageRef::name).unwrap_or_default();
+    let tag = |line: &Line| {
+        let tag = line.name.as_ref().and_then(ImageRef::tag);
+        tag.unwrap_or_default().to_owned()
+    };
+    match order {
+        // As the store lists them.
+        ImageOrder::Created => {}
+        ImageOrder::Id => lines.sort_by(|one, other| one.image.id.cmp(&other.image.id)),
+        ImageOrder::Repository => lines.sort_by_key(repository),
+        ImageOrder::Size => lines.sort_by_key(|line| line.size),
+        ImageOrder::Tag => lines.sort_by_key(tag),
+    }
+}
+
 struct Line {
     image: Image,
     name: Option<ImageRef>,
@@ -81,29 +160,51 @@ impl Line {
         }
     }
 
+    fn cells(&self, whole: bool) -> [String; 6] {
+        const NONE: &str = "<none>";
+        let name = self.name.as_ref();
+        [
+            name.map_or_else(|| NONE.to_owned(), ImageRef::name),
+            name.and_then(ImageRef::tag).unwrap_or(NONE).to_owned(),
+            self.image.manifest_digest.to_string(),
+            self.id(whole),
+            human::ago(self.image.created()),
+            human::size(self.size),
+        ]
+    }
+
     fn json(&self, engine: &Engine) -> Result<JsonRow, Failure> {
         let image = &self.image;
         let created = image.created();
-        let digest = image.manifest_digest.to_string();
-        let at_digest = |name: &ImageRef| format!("{}@{digest}", name.name());
         let labels = image.run_config().labels().clone().unwrap_or_default();
+        let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
         Ok(JsonRow {
             id: image.id.hex().to_owned(),
             parent_id: String::new(),
-            repo_tags: image.names.iter().map(ToString::to_string).collect(),
-            repo_digests: image.names.iter().map(at_digest).collect(),
+            repo_tags: names.clone(),
+            repo_digests: repo_digests(image),
             size: self.size,
             shared_size: 0,
             virtual_size: self.size,
             labels: labels.into_iter().collect(),
             containers: engine.containers_of(image)?.len(),
-            names: image.names.iter().map(ToString::to_string).collect(),
-            digest,
+            names,
+            digest: image.manifest_digest.to_string(),
             created,
             created_at: Timestamp::from_second(created)
                 .map_or_else(|_| String::new(), |at| at.to_string()),
         })
     }
+}
+
+/// The image's names by digest.
+pub fn repo_digests(image: &Image) -> Vec<String> {
+    let digest = &image.manifest_digest;
+    let at_digest = |name: &ImageRef| format!("{}@{digest}", name.name());
+    let mut digests: Vec<_> = image.names.iter().map(at_digest).collect();
+    digests.sort();
+    digests.dedup();
+    digests
 }
 
 /// As Podman's, whose scripts read it.
@@ -125,29 +226,47 @@ struct JsonRow {
     created_at: String,
 }
 
+/// The fields of a template, and what stands over their columns.
+const HEADERS: [(&str, &str); 16] = [
+    ("ID", "IMAGE ID"),
+    ("Id", "IMAGE ID"),
+    ("ParentId", "PARENT ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("Created", "CREATED"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("VirtualSize", "VIRTUAL SIZE"),
+    ("Labels", "LABELS"),
+    ("Containers", "CONTAINERS"),
+    ("Names", "NAMES"),
+    ("RepoTags", "REPO TAGS"),
+    ("RepoDigests", "REPO DIGESTS"),
+];
+
+fn fields(lines: &[Line], args: &ImagesArgs, engine: &Engine) -> Result<Vec<Value>, Failure> {
+    let fields = |line: &Line| -> Result<Value, Failure> {
+        let [repository, tag, digest, id, since, size] = line.cells(args.no_trunc);
+        let row = line.json(engine)?;
+        Ok(json!({
+            "ID": id, "Id": row.id, "ParentId": row.parent_id, "Repository": repository,
+            "Tag": tag, "Digest": digest, "Created": since, "CreatedSince": since,
+            "CreatedAt": human::moment(row.created), "Size": size, "VirtualSize": size,
+            "Labels": row.labels, "Containers": row.containers, "Names": row.names,
+            "RepoTags": row.repo_tags, "RepoDigests": row.repo_digests,
+        }))
+    };
+    lines.iter().map(fields).collect()
+}
+
 /// Podman's columns are 12 wide, with what is between them.
 pub const WIDTH_MIN: usize = 10;
 
 fn print_table(lines: &[Line], args: &ImagesArgs) -> Result<(), Failure> {
-    const NONE: &str = "<none>";
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |since| since.as_secs());
-    let cells = |line: &Line| {
-        let name = line.name.as_ref();
-        let repository = name.map_or_else(|| NONE.to_owned(), ImageRef::name);
-        let tag = name.and_then(ImageRef::tag).unwrap_or(NONE);
-        let created = u64::try_from(line.image.created()).unwrap_or(0);
-        let ago = human::duration(now.saturating_sub(created));
-        [
-            escape(&repository),
-            escape(tag),
-            line.image.manifest_digest.to_string(),
-            line.id(args.no_trunc),
-            format!("{ago} ago"),
-            human::size(line.size),
-        ]
-    };
     let header = ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
+    let cells = |line: &Line| line.cells(args.no_trunc).map(|cell| escape(&cell));
     let rows: Vec<_> = lines.iter().map(cells).collect();
     let heads = !args.noheading;
     let text = match args.digests {

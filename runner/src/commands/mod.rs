@@ -1,10 +1,12 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
 mod exec;
+mod filter;
 mod history;
 mod human;
 mod images;
 mod import;
+mod inspect;
 mod kill;
 mod load;
 mod login;
@@ -16,6 +18,7 @@ mod pull;
 mod push;
 mod rm;
 mod rmi;
+mod rows;
 mod run;
 mod save;
 mod stop;
@@ -45,6 +48,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
+        Command::Inspect(args) => inspect::inspect(args),
         Command::Images(args) => images::images(args),
         Command::Rmi(args) => rmi::rmi(args),
         Command::Tag(args) => tag::tag(args),

@@ -1,46 +1,71 @@
-//! `coracle ps`: the caller's containers as a table, as ids or as JSON.
+//! `coracle ps`: the caller's containers as a table, as ids, as JSON or as a template has them.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use portfwd::spec::Publish;
 use serde::Serialize;
+use serde_json::{Value, json};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::filter::{admits, check, has_label, moment, pattern, wrong};
+use super::rows::print_rows;
 use super::table::table;
-use super::{open_engine, print_line};
-use crate::cli::{PsArgs, PsFormat};
+use super::{human, open_engine, print_line};
+use crate::cli::{Filter, PsArgs};
+use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::printable::{escape, escape_json};
 use crate::process::foreground::warn;
 use crate::state::{Container, Status};
+use crate::template::Format;
 
 pub fn ps(args: PsArgs) -> Result<u8, Failure> {
-    let listing = open_engine()?.list()?;
+    check(&args.filters, "ps", FILTERS)?;
+    let engine = open_engine()?;
+    let listing = engine.list()?;
     for damaged in &listing.damaged {
         warn(&damaged.to_string());
     }
-    let shown = listing
-        .containers
-        .iter()
-        .filter(|c| args.all || c.status == Status::Running);
-    if args.quiet {
-        let ids: Vec<_> = shown.map(|container| container.id.short()).collect();
-        ids.iter().try_for_each(|id| print_line(id))?;
-        return Ok(0);
+    let last = match args.latest {
+        true => Some(1),
+        false => args.last,
+    };
+    // A state that is asked for need not be that of running.
+    let of_states = args.filters.iter().any(|filter| filter.key == "status");
+    let all = args.all || last.is_some() || of_states;
+    let mut shown = Vec::new();
+    for container in &listing.containers {
+        let is_in = all || container.status == Status::Running;
+        if is_in && admits(&args.filters, |filter| has(container, filter, &engine))? {
+            shown.push(container);
+        }
     }
-    match args.format {
-        Some(PsFormat::Json) => {
-            let rows: Vec<JsonRow> = shown.map(JsonRow::from).collect();
+    shown.truncate(last.unwrap_or(usize::MAX));
+    if args.quiet {
+        return shown
+            .into_iter()
+            .try_for_each(|container| print_line(id(container, &args)))
+            .map(|()| 0);
+    }
+    match &args.format {
+        Some(Format::Json) => {
+            let rows: Vec<JsonRow> = shown.into_iter().map(JsonRow::from).collect();
             let text = serde_json::to_string_pretty(&rows);
             let text = text.expect("rows have only strings, numbers and lists");
             print_line(&escape_json(&text))?;
         }
-        None | Some(PsFormat::Table) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs());
-            let rows: Vec<_> = shown.map(|container| row(container, now)).collect();
-            table(Some(HEADER), &rows, 0)
+        Some(Format::Table(Some(template))) => {
+            let rows: Vec<_> = shown.iter().map(|c| fields(c, &args)).collect();
+            print_rows(template, true, &HEADERS, !args.noheading, &rows)?;
+        }
+        Some(Format::Template(template)) => {
+            let rows: Vec<_> = shown.iter().map(|c| fields(c, &args)).collect();
+            print_rows(template, false, &HEADERS, false, &rows)?;
+        }
+        None | Some(Format::Table(None)) => {
+            let rows: Vec<_> = shown.iter().map(|c| row(c, &args)).collect();
+            table((!args.noheading).then_some(HEADER), &rows, 0)
                 .lines()
                 .try_for_each(print_line)?;
         }
@@ -48,50 +73,183 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What scripts get. Field names stay as they are.
+const FILTERS: &[&str] = &[
+    "ancestor", "before", "exited", "id", "label", "name", "since", "status", "until", "volume",
+];
+
+/// Whether a container has the value of a filter.
+fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, Failure> {
+    let value = &filter.value;
+    let made = |container: &Container| (container.created, container.created_nanos);
+    Ok(match &*filter.key {
+        "ancestor" => {
+            let is_named = container.image == *value;
+            let image = engine.images()?.find(value).ok();
+            let id = image.map(|(image, _)| image.id.hex().to_owned());
+            is_named || (id.is_some() && container.image_id == id)
+        }
+        "before" => made(container) < made(&engine.find(value)?),
+        "since" => made(container) > made(&engine.find(value)?),
+        "exited" => {
+            let wanted = value.parse::<i32>();
+            let wanted = wanted.map_err(|_| wrong(filter, "expected an exit code"))?;
+            matches!(container.status, Status::Exited { code, .. } if code == wanted)
+        }
+        "id" => container.id.as_str().starts_with(&**value),
+        "label" => has_label(container.labels.iter(), value),
+        "name" => pattern(filter)?.is_match(&container.name),
+        "status" => match &**value {
+            "created" | "running" | "exited" => state(container) == value,
+            // These come to nothing here.
+            "paused" | "stopped" | "removing" | "unknown" => false,
+            _ => return Err(wrong(filter, "there are created, running and exited")),
+        },
+        "until" => i64::try_from(container.created).unwrap_or(i64::MAX) < moment(filter)?,
+        "volume" => engine.spec(container)?.tree.binds.iter().any(|bind| {
+            [&bind.source, &bind.target]
+                .iter()
+                .any(|p| p.as_os_str() == &**value)
+        }),
+        other => unreachable!("{other} is not among those that were checked"),
+    })
+}
+
+fn state(container: &Container) -> &'static str {
+    match container.status {
+        Status::Created | Status::Starting => "created",
+        Status::Running => "running",
+        Status::Exited { .. } => "exited",
+    }
+}
+
+fn id<'a>(container: &'a Container, args: &PsArgs) -> &'a str {
+    match args.no_trunc {
+        true => container.id.as_str(),
+        false => container.id.short(),
+    }
+}
+
+/// What scripts get. Field names as Podman's.
 #[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct JsonRow<'a> {
     id: &'a str,
-    name: &'a str,
+    names: [&'a str; 1],
     image: &'a str,
+    #[serde(rename = "ImageID")]
+    image_id: &'a str,
     command: &'a [String],
     /// Seconds since 1970.
     created: u64,
-    status: &'static str,
-    exit_code: Option<i32>,
-    /// PID 1 of the container as the host sees it.
-    pid: Option<i32>,
-    hostname: &'a str,
-    ports: &'a [String],
+    created_at: String,
+    state: &'static str,
+    status: String,
+    exited: bool,
+    /// 0 until it has one.
+    exit_code: i32,
+    /// Seconds since 1970; 0 while it runs.
+    exited_at: u64,
+    /// PID 1 of the container as the host sees it; 0 where there is none.
+    pid: i32,
+    ports: Vec<JsonPort>,
     labels: &'a BTreeMap<String, String>,
+    auto_remove: bool,
+}
+
+/// As Podman has it: a range of ports.
+#[derive(Serialize)]
+struct JsonPort {
+    host_ip: String,
+    container_port: u16,
+    host_port: u16,
+    range: u16,
+    protocol: String,
 }
 
 impl<'a> From<&'a Container> for JsonRow<'a> {
     fn from(container: &'a Container) -> Self {
-        let (status, exit_code) = match container.status {
-            Status::Created | Status::Starting => ("created", None),
-            Status::Running => ("running", None),
-            Status::Exited { code, .. } => ("exited", Some(code)),
+        let (exit_code, exited_at) = match container.status {
+            Status::Exited { code, at } => (code, at),
+            _ => (0, 0),
         };
-        let running = container.status == Status::Running;
+        let rules = container.publish.iter();
+        let rules = rules.filter_map(|rule| rule.parse::<Publish>().ok());
         Self {
             id: container.id.as_str(),
-            name: &container.name,
+            names: [&container.name],
             image: &container.image,
+            image_id: container.image_id.as_deref().unwrap_or_default(),
             command: &container.command,
             created: container.created,
-            status,
+            created_at: made_ago(container),
+            state: state(container),
+            status: status(container),
+            exited: container.status.has_ended(),
             exit_code,
-            pid: container
-                .init
-                .as_ref()
-                .filter(|_| running)
-                .map(|init| init.pid),
-            hostname: &container.hostname,
-            ports: &container.publish,
+            exited_at,
+            pid: pid(container),
+            ports: rules.filter_map(|rule| JsonPort::of(&rule)).collect(),
             labels: &container.labels,
+            auto_remove: container.remove,
         }
     }
+}
+
+impl JsonPort {
+    /// `None` for a rule of no ports.
+    pub fn of(rule: &Publish) -> Option<Self> {
+        let mut pairs = rule.pairs();
+        let (host_port, container_port) = pairs.next()?;
+        Some(Self {
+            host_ip: rule.host_addr.map(|ip| ip.to_string()).unwrap_or_default(),
+            container_port,
+            host_port,
+            range: u16::try_from(1 + pairs.count()).unwrap_or(u16::MAX),
+            protocol: rule.protocol.to_string(),
+        })
+    }
+}
+
+fn pid(container: &Container) -> i32 {
+    let init = container.init.as_ref();
+    let running = init.filter(|_| container.status == Status::Running);
+    running.map_or(0, |init| init.pid)
+}
+
+/// The fields of a template, and what stands over their columns.
+const HEADERS: [(&str, &str); 18] = [
+    ("ID", "CONTAINER ID"),
+    ("Id", "CONTAINER ID"),
+    ("Names", "NAMES"),
+    ("Image", "IMAGE"),
+    ("ImageID", "IMAGE ID"),
+    ("Command", "COMMAND"),
+    ("Created", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedHuman", "CREATED"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("State", "STATE"),
+    ("ExitCode", "EXIT CODE"),
+    ("ExitedAt", "EXITED AT"),
+    ("Pid", "PID"),
+    ("Ports", "PORTS"),
+    ("Labels", "LABELS"),
+    ("AutoRemove", "AUTO REMOVE"),
+];
+
+fn fields(container: &Container, args: &PsArgs) -> Value {
+    let row = JsonRow::from(container);
+    let created = i64::try_from(row.created).unwrap_or(i64::MAX);
+    json!({
+        "ID": id(container, args), "Id": row.id, "Names": container.name, "Image": row.image,
+        "ImageID": row.image_id, "Command": row.command.join(" "), "Created": row.created,
+        "CreatedAt": human::moment(created), "CreatedHuman": row.created_at,
+        "RunningFor": row.created_at, "Status": row.status, "State": row.state,
+        "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "Pid": row.pid,
+        "Ports": container.publish.join(", "), "Labels": row.labels,
+        "AutoRemove": row.auto_remove,
+    })
 }
 
 const HEADER: [&str; 7] = [
@@ -104,26 +262,41 @@ const HEADER: [&str; 7] = [
     "NAMES",
 ];
 
-fn row(container: &Container, now: u64) -> [String; 7] {
+fn row(container: &Container, args: &PsArgs) -> [String; 7] {
     /// Columns of a command in the table.
     const COMMAND_MAX: usize = 30;
-    let status = match container.status {
-        Status::Created | Status::Starting => "Created".to_owned(),
-        Status::Running => format!("Up {}", ago(now.saturating_sub(container.created))),
-        Status::Exited { code, at } => {
-            format!("Exited ({code}) {} ago", ago(now.saturating_sub(at)))
-        }
+    let command = escape(&container.command.join(" "));
+    let command = match args.no_trunc {
+        true => command,
+        false => shortened(&command, COMMAND_MAX),
     };
-    let command = shortened(&escape(&container.command.join(" ")), COMMAND_MAX);
     [
-        container.id.short().to_owned(),
+        id(container, args).to_owned(),
         escape(&container.image),
         command,
-        format!("{} ago", ago(now.saturating_sub(container.created))),
-        status,
+        made_ago(container),
+        status(container),
         escape(&container.publish.join(", ")),
         escape(&container.name),
     ]
+}
+
+fn status(container: &Container) -> String {
+    match container.status {
+        Status::Created | Status::Starting => "Created".to_owned(),
+        Status::Running => format!("Up {}", ago(since(container.created))),
+        Status::Exited { code, at } => format!("Exited ({code}) {} ago", ago(since(at))),
+    }
+}
+
+fn made_ago(container: &Container) -> String {
+    format!("{} ago", ago(since(container.created)))
+}
+
+/// Seconds from a moment until now.
+fn since(moment: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs()).saturating_sub(moment)
 }
 
 /// Cut to `max` columns, three dots among them. Not an ellipsis, which a terminal without UTF-8

@@ -13,18 +13,29 @@ pub fn table<const N: usize>(
     rows: &[[String; N]],
     width_min: usize,
 ) -> String {
-    let header = header.map(|header| header.map(str::to_owned));
-    let lines = || header.iter().chain(rows);
+    let header = header.map(|header| header.map(str::to_owned).to_vec());
+    let lines = header.into_iter();
+    let lines: Vec<_> = lines.chain(rows.iter().map(|row| row.to_vec())).collect();
+    columns(&lines, width_min)
+}
+
+/// As [`table`], of as many columns as each line has. The last is as wide as it is.
+pub fn columns(lines: &[Vec<String>], width_min: usize) -> String {
     let width = |column: usize| {
-        let cells = lines().map(|line| line[column].width());
-        cells.max().unwrap_or(0).max(width_min)
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells
+            .map(|cell| cell.width())
+            .max()
+            .unwrap_or(0)
+            .max(width_min)
     };
-    let widths: [usize; N] = std::array::from_fn(width);
+    let count = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<_> = (0..count).map(width).collect();
     let mut text = String::new();
-    for line in lines() {
+    for line in lines {
         let cells: Vec<String> = line
             .iter()
-            .zip(widths)
+            .zip(&widths)
             .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.width() + GAP))
             .collect();
         // Cannot fail: the target is memory.

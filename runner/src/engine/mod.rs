@@ -25,6 +25,7 @@ mod wait;
 
 use netstack::logging::Filter;
 
+use crate::spec::ContainerSpec;
 use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
@@ -90,6 +91,11 @@ impl Engine {
     /// [`ErrorKind::NoSuchContainer`]; [`ErrorKind::Ambiguous`] when several ids begin so.
     pub fn find(&self, wanted: &str) -> Result<Container, EngineError> {
         Ok(self.store.find(wanted)?)
+    }
+
+    /// What a container was to be when it was created.
+    pub fn spec(&self, container: &Container) -> Result<ContainerSpec, EngineError> {
+        Ok(ContainerSpec::load(&self.store.dir(container).data)?)
     }
 
     /// All containers, newest first, and what is wrong with records that cannot be read.

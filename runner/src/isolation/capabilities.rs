@@ -61,6 +61,12 @@ impl Capabilities {
         Self((set | single(add)) - single(drop))
     }
 
+    /// As capabilities(7) writes them.
+    pub fn names(self) -> Vec<String> {
+        let names = self.0.iter_names();
+        names.map(|(name, _)| format!("CAP_{name}")).collect()
+    }
+
     pub fn set(self) -> CapabilitySet {
         self.0
     }

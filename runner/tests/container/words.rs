@@ -264,7 +264,7 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
         (&["stop", "no-such"], "no-such"),
         (&["stop", "\u{1b}[2J\u{9b}\u{202e}"], "no container"),
         (&["exec", "web"], "COMMAND"),
-        (&["ps", "--format", "yaml"], "table or json"),
+        (&["ps", "--format", "yaml"], "json, table"),
     ] {
         let said = world.try_coracle(args);
         assert_eq!(said.code(), Some(125), "{said:?}");

@@ -16,6 +16,7 @@ mod server;
 mod archives;
 mod crashes;
 mod hostile;
+mod inspect;
 mod judges;
 mod layers;
 mod names;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         archives::CASES,
         crashes::CASES,
         hostile::CASES,
+        inspect::CASES,
         judges::CASES,
         layers::CASES,
         names::CASES,

@@ -6,6 +6,7 @@ use crate::harness::{World, cases, unique};
 use crate::recipe::{Layer, Recipe, load};
 
 cases![
+    filters_leave_what_they_ask_for,
     images_are_listed_as_podman_lists_them,
     names_are_given_and_taken,
     an_image_goes_with_its_last_name,
@@ -62,8 +63,70 @@ fn images_are_listed_as_podman_lists_them(world: &World) {
     assert_eq!(rows[0]["Size"], 1_987_662);
     assert_eq!(rows[0]["Created"], 1_704_164_645);
     assert_eq!(rows[0]["Labels"], json!({"x": "y"}));
+    let line = images(
+        world,
+        &["--format", "{{.ID}} {{.Repository}}:{{.Tag}} {{.Size}}"],
+    );
+    assert_eq!(line, format!("{short} quay.io/a/b:2 1.99 MB\n"));
+    let table = images(world, &["--format", "table {{.ID}} {{.Labels}}"]);
+    assert_eq!(table, format!("IMAGE ID      LABELS\n{short}  map[x:y]\n"));
+    let unknown = world.try_coracle(&["images", "--format", "{{.Nope}}"]);
+    assert_eq!(unknown.code(), Some(125), "{unknown:?}");
+    assert!(unknown.stderr.contains("\"Nope\"") && unknown.stderr.contains("Repository"));
     let unknown = world.try_coracle(&["images", "no/such"]);
     assert_eq!(unknown.code(), Some(125), "{unknown:?}");
+}
+
+fn filters_leave_what_they_ask_for(world: &World) {
+    small("localhost/one:1", "1").load(world);
+    let labelled = small("quay.io/a/two:2", "2").config(json!({"Labels": {"x": "y"}}));
+    labelled.load(world);
+    world.try_coracle(&["tag", "one:1", "three"]).success();
+    small("localhost/one:1", "3").load(world);
+    world.try_coracle(&["untag", "one:1"]).success();
+    let shown = |filters: &[&str]| {
+        let mut words = vec![
+            "--format",
+            "{{.Repository}}:{{.Tag}}",
+            "--sort",
+            "repository",
+        ];
+        words.extend(filters.iter().flat_map(|filter| ["-f", filter]));
+        images(world, &words)
+    };
+    let (one, two, none) = (
+        "localhost/three:latest\n",
+        "quay.io/a/two:2\n",
+        "<none>:<none>\n",
+    );
+    for (filters, expected) in [
+        (&["dangling=true"][..], none.to_owned()),
+        (&["dangling=false"], format!("{one}{two}")),
+        (&["label=x"], two.to_owned()),
+        (&["label=x=y", "label=z"], String::new()),
+        (&["label!=x", "dangling=false"], one.to_owned()),
+        (&["reference=two"], two.to_owned()),
+        (
+            &["reference=quay.io/*/two:*", "reference=three"],
+            format!("{one}{two}"),
+        ),
+        (&["until=1h", "dangling=false"], format!("{one}{two}")),
+        (&["until=2020-01-01T00:00:00Z"], String::new()),
+        (&["containers=true"], String::new()),
+    ] {
+        assert_eq!(shown(filters), expected, "{filters:?}");
+    }
+    for (filter, said) in [
+        ("nope=1", "no filter \"nope\""),
+        ("dangling=x", "true or false"),
+        ("since=no/such", "image not known"),
+        ("until=soon", "how long ago"),
+        ("x", "KEY=VALUE"),
+    ] {
+        let refused = world.try_coracle(&["images", "-f", filter]);
+        assert_eq!(refused.code(), Some(125), "{filter}");
+        assert!(refused.stderr.contains(said), "{filter}: {refused:?}");
+    }
 }
 
 fn names_are_given_and_taken(world: &World) {

@@ -139,6 +139,17 @@ impl LayerDirs {
         Ok((dirs.collect(), first_missing.is_some()))
     }
 
+    /// The directories of `layers`, the lowest first, where all are unpacked for somebody.
+    pub fn find(&self, layers: &[Layer]) -> Option<Vec<PathBuf>> {
+        let places = |dir: PathBuf| {
+            let places = layers.iter().map(|layer| dir.join(layer.chain.hex()));
+            let is_there = |place: &PathBuf| place.join(KEPT_FILE).exists();
+            let dirs = places.map(|place| is_there(&place).then(|| place.join(DIFF)));
+            dirs.collect::<Option<Vec<_>>>()
+        };
+        self.maps_dirs().ok()?.into_iter().find_map(places)
+    }
+
     /// Bytes of all files of a layer, where it is unpacked for anybody.
     pub fn size(&self, chain: &Digest) -> Option<u64> {
         self.maps_dirs().ok()?.into_iter().find_map(|dir| {

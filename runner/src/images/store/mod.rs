@@ -420,6 +420,12 @@ impl ImageStore {
         image::read_blob(&self.blobs().join(digest.hex()), digest)
     }
 
+    /// An image's configuration as it is written, with what no type here has.
+    pub fn raw_config(&self, image: &Image) -> Result<serde_json::Value, StorageError> {
+        let text = self.read_blob(&image.id)?;
+        parse(&self.blobs().join(image.id.hex()), &text)
+    }
+
     /// How many bytes a layer takes: unpacked where that is known.
     pub fn layer_size(&self, layer: &Layer) -> u64 {
         let packed = || {

@@ -340,11 +340,19 @@ impl World {
         self.try_coracle(&[&fixed, command].concat())
     }
 
-    /// What `coracle ps -a` knows of a container.
+    /// What `coracle ps -a` knows of a container: null for an exit code, or a PID, that it has not
+    /// got.
     pub fn inspect(&self, name: &str) -> Option<serde_json::Value> {
         let listing = self.try_coracle(&["ps", "-a", "--format", "json"]);
         let rows: Vec<serde_json::Value> = serde_json::from_str(listing.success()).expect("JSON");
-        rows.into_iter().find(|row| row["name"] == name)
+        let row = rows.into_iter().find(|row| row["Names"][0] == name)?;
+        let exit_code = row["ExitCode"].as_i64().filter(|_| row["Exited"] == true);
+        Some(serde_json::json!({
+            "id": row["Id"], "name": name, "image": row["Image"], "command": row["Command"],
+            "created": row["Created"], "status": row["State"], "exit_code": exit_code,
+            "pid": row["Pid"].as_i64().filter(|pid| *pid > 0), "ports": row["Ports"],
+            "labels": row["Labels"],
+        }))
     }
 
     /// PID 1 of a running container.

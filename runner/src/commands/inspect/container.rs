@@ -1,0 +1,366 @@
+//! What `inspect` tells of a container.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use jiff::Timestamp;
+use portfwd::spec::Publish;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{GraphData, GraphDriver, joined};
+use crate::engine::{Capabilities, Engine, EngineError, Image, Network};
+use crate::rootfs::overlay::RootSource;
+use crate::rootfs::{Bind, Propagation};
+use crate::spec::ContainerSpec;
+use crate::state::{Container, Status};
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Seen {
+    id: String,
+    created: String,
+    path: String,
+    args: Vec<String>,
+    state: State,
+    image: String,
+    image_digest: String,
+    image_name: String,
+    rootfs: String,
+    resolv_conf_path: String,
+    hostname_path: String,
+    hosts_path: String,
+    static_dir: String,
+    log_path: String,
+    #[serde(rename = "OCIRuntime")]
+    oci_runtime: &'static str,
+    name: String,
+    driver: &'static str,
+    effective_caps: Vec<String>,
+    bounding_caps: Vec<String>,
+    graph_driver: GraphDriver,
+    mounts: Vec<Mount>,
+    network_settings: NetworkSettings,
+    config: Config,
+    host_config: HostConfig,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    status: &'static str,
+    running: bool,
+    paused: bool,
+    restarting: bool,
+    dead: bool,
+    /// As the host sees it; 0 while it does not run.
+    pid: i32,
+    exit_code: i32,
+    finished_at: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Mount {
+    r#type: &'static str,
+    source: String,
+    destination: String,
+    driver: &'static str,
+    mode: &'static str,
+    options: Vec<&'static str>,
+    #[serde(rename = "RW")]
+    rw: bool,
+    propagation: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings {
+    /// By `PORT/PROTOCOL` of the container.
+    ports: PortBindings,
+}
+
+type PortBindings = BTreeMap<String, Vec<HostPort>>;
+
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostPort {
+    /// Empty for any.
+    host_ip: String,
+    host_port: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    hostname: String,
+    user: String,
+    tty: bool,
+    open_stdin: bool,
+    env: Vec<String>,
+    cmd: Vec<String>,
+    image: String,
+    working_dir: String,
+    labels: BTreeMap<String, String>,
+    stop_signal: i32,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    healthcheck: Value,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    binds: Vec<String>,
+    log_config: LogConfig,
+    network_mode: &'static str,
+    port_bindings: PortBindings,
+    auto_remove: bool,
+    cap_add: Vec<String>,
+    cap_drop: Vec<String>,
+    init: bool,
+    readonly_rootfs: bool,
+    privileged: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct LogConfig {
+    r#type: &'static str,
+    path: String,
+}
+
+/// As Go prints the time of what has not happened.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+impl Seen {
+    pub fn look(container: &Container, engine: &Engine) -> Result<Self, EngineError> {
+        let spec = engine.spec(container)?;
+        let dir = engine.store().dir(container);
+        let image = image_of(container, engine)?;
+        let mut command = container.command.iter().cloned();
+        let ports = bindings(container);
+        let in_run = |name: &str| shown(&container.run_dir.join(name));
+        let capabilities = spec.process.capabilities;
+        let (added, dropped) = difference(capabilities);
+        Ok(Self {
+            id: container.id.to_string(),
+            created: created(container),
+            path: command.next().unwrap_or_default(),
+            args: command.collect(),
+            state: State::of(container),
+            image: container.image_id.clone().unwrap_or_default(),
+            image_digest: image
+                .as_ref()
+                .map(|(image, _)| image.manifest_digest.to_string())
+                .unwrap_or_default(),
+            image_name: match container.image_id {
+                Some(_) => container.image.clone(),
+                None => String::new(),
+            },
+            rootfs: match (&container.image_id, spec.tree.root.dirs()) {
+                (None, [dir]) => shown(dir),
+                _ => String::new(),
+            },
+            resolv_conf_path: in_run("resolv.conf"),
+            hostname_path: in_run("hostname"),
+            hosts_path: in_run("hosts"),
+            static_dir: shown(&dir.data),
+            log_path: shown(&dir.log()),
+            oci_runtime: "coracle",
+            name: container.name.clone(),
+            driver: "overlay",
+            effective_caps: capabilities.names(),
+            bounding_caps: capabilities.names(),
+            graph_driver: graph_driver(&spec.tree.root),
+            mounts: spec.tree.binds.iter().map(Mount::of).collect(),
+            network_settings: NetworkSettings {
+                ports: ports.clone(),
+            },
+            host_config: HostConfig {
+                binds: spec.tree.binds.iter().map(bind_text).collect(),
+                log_config: LogConfig {
+                    r#type: "k8s-file",
+                    path: shown(&dir.log()),
+                },
+                network_mode: match spec.network {
+                    Network::None => "none",
+                    Network::Coracle(_) => "coracle",
+                },
+                port_bindings: ports,
+                auto_remove: container.remove,
+                cap_add: added,
+                cap_drop: dropped,
+                init: spec.process.init,
+                readonly_rootfs: spec.tree.read_only,
+                privileged: false,
+            },
+            config: Config::of(container, spec, image.map(|(_, config)| config)),
+        })
+    }
+}
+
+/// The image that the container was made of, and its configuration as it is written.
+fn image_of(container: &Container, engine: &Engine) -> Result<Option<(Image, Value)>, EngineError> {
+    let Some(id) = &container.image_id else {
+        return Ok(None);
+    };
+    let store = engine.images()?;
+    let Ok((image, _)) = store.find(&format!("sha256:{id}")) else {
+        return Ok(None);
+    };
+    let config = store.raw_config(&image)?;
+    Ok(Some((image, config)))
+}
+
+fn created(container: &Container) -> String {
+    let seconds = i64::try_from(container.created).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(container.created_nanos).unwrap_or(0);
+    Timestamp::new(seconds, nanos).map_or_else(|_| NEVER.to_owned(), |at| at.to_string())
+}
+
+impl State {
+    fn of(container: &Container) -> Self {
+        let running = container.status == Status::Running;
+        let init = container.init.as_ref().filter(|_| running);
+        let (status, exit_code, at) = match container.status {
+            Status::Created | Status::Starting => ("created", 0, None),
+            Status::Running => ("running", 0, None),
+            Status::Exited { code, at } => ("exited", code, i64::try_from(at).ok()),
+        };
+        let at = at.and_then(|at| Timestamp::from_second(at).ok());
+        Self {
+            status,
+            running,
+            paused: false,
+            restarting: false,
+            dead: false,
+            pid: init.map_or(0, |init| init.pid),
+            exit_code,
+            finished_at: at.map_or_else(|| NEVER.to_owned(), |at| at.to_string()),
+        }
+    }
+}
+
+impl Config {
+    fn of(container: &Container, spec: ContainerSpec, image: Option<Value>) -> Self {
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let health =
+            image.and_then(|mut image| Some(image.pointer_mut("/config/Healthcheck")?.take()));
+        Self {
+            hostname: container.hostname.clone(),
+            user: spec.process.user,
+            tty: container.tty,
+            open_stdin: spec.open_stdin,
+            env: spec.process.env.into_iter().map(text).collect(),
+            cmd: container.command.clone(),
+            image: container.image.clone(),
+            working_dir: shown(&spec.process.workdir),
+            labels: container.labels.clone(),
+            stop_signal: container.stop_signal,
+            healthcheck: health.unwrap_or_default(),
+        }
+    }
+}
+
+impl Mount {
+    fn of(bind: &Bind) -> Self {
+        Self {
+            r#type: "bind",
+            source: shown(&bind.source),
+            destination: shown(&bind.target),
+            driver: "",
+            mode: "",
+            options: options(bind),
+            rw: !bind.read_only,
+            propagation: propagation(bind),
+        }
+    }
+}
+
+fn options(bind: &Bind) -> Vec<&'static str> {
+    let flags = [
+        (bind.options.exec, "exec", "noexec"),
+        (bind.options.suid, "suid", "nosuid"),
+        (bind.options.dev, "dev", "nodev"),
+    ];
+    let flags = flags.into_iter().filter_map(|(flag, on, off)| match flag {
+        Some(true) => Some(on),
+        Some(false) => Some(off),
+        None => None,
+    });
+    let depth = match bind.options.top_only {
+        true => "bind",
+        false => "rbind",
+    };
+    flags.chain([depth]).collect()
+}
+
+fn propagation(bind: &Bind) -> &'static str {
+    match (bind.options.propagation, bind.options.propagates_below) {
+        (Propagation::Private, _) => "rprivate",
+        (Propagation::Slave, false) => "slave",
+        (Propagation::Slave, true) => "rslave",
+        (Propagation::Shared, false) => "shared",
+        (Propagation::Shared, true) => "rshared",
+    }
+}
+
+/// As `-v` takes it.
+fn bind_text(bind: &Bind) -> String {
+    let access = match bind.read_only {
+        true => "ro",
+        false => "rw",
+    };
+    let options = [access, propagation(bind)].into_iter().chain(options(bind));
+    let options: Vec<_> = options.collect();
+    let (source, target) = (shown(&bind.source), shown(&bind.target));
+    format!("{source}:{target}:{}", options.join(","))
+}
+
+fn graph_driver(root: &RootSource) -> GraphDriver {
+    let data = match root {
+        RootSource::InPlace(dir) => GraphData {
+            lower_dir: None,
+            upper_dir: Some(shown(dir)),
+            work_dir: None,
+        },
+        RootSource::Overlay(overlay) => GraphData {
+            lower_dir: joined(&overlay.lowers),
+            upper_dir: Some(shown(&overlay.upper)),
+            work_dir: Some(shown(&overlay.work)),
+        },
+    };
+    GraphDriver {
+        name: "overlay",
+        data,
+    }
+}
+
+fn bindings(container: &Container) -> PortBindings {
+    let mut bindings = PortBindings::new();
+    let rules = container.publish.iter();
+    for rule in rules.filter_map(|rule| rule.parse::<Publish>().ok()) {
+        for (host, guest) in rule.pairs() {
+            let places = bindings.entry(format!("{guest}/{}", rule.protocol));
+            places.or_default().push(HostPort {
+                host_ip: rule.host_addr.map(|ip| ip.to_string()).unwrap_or_default(),
+                host_port: host.to_string(),
+            });
+        }
+    }
+    bindings
+}
+
+/// What a container has more, and less, than the default.
+fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
+    let (own, default) = (capabilities.names(), Capabilities::DEFAULT.names());
+    let without = |all: &[String], less: &[String]| {
+        let rest = all.iter().filter(|name| !less.contains(name));
+        rest.cloned().collect::<Vec<_>>()
+    };
+    (without(&own, &default), without(&default, &own))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
