@@ -4,7 +4,8 @@
 //! RFC 4787 REQ-1) and lets in only what comes from an address that it sent to (address-dependent
 //! filtering, REQ-8). Packets to an address that stands for another one (DNS forwarder, gateway)
 //! have a mapping of their own, so that the answer comes from the address that was asked. A
-//! published UDP client has a mapping with its real address as the remote.
+//! published UDP client has a mapping with its real address as the remote, or another port of that
+//! where it has one already.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,14 @@ const DNS_IDLE: Duration = Duration::from_secs(20);
 const ECHO_IDLE: Duration = Duration::from_secs(30);
 /// Remote addresses that one mapping remembers as let in; beyond that it starts over.
 const MAX_PEERS: usize = 4096;
+
+/// Who sends datagrams to a published port, and which of the host's ends has been asked. A client
+/// that asks two of them has a mapping with each, so that each answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Visit {
+    pub client: SocketAddr,
+    pub asked: SocketAddr,
+}
 
 /// A UDP or echo flow.
 pub struct Mapping {
@@ -45,10 +54,10 @@ pub enum Role {
         appears: SocketAddr,
         questions: Questions,
     },
-    /// `client` of a published port, which the guest sees as `appears`.
+    /// A client of a published port, which the guest sees as `appears`.
     Published {
         appears: SocketAddr,
-        client: SocketAddr,
+        visit: Visit,
         /// The mapping that reaches the guest in the other family, since the guest refused in this
         /// one.
         detour: Option<FlowId>,
@@ -98,7 +107,7 @@ impl Mapping {
                 Some(remote)
             }
             Role::Translated { host, .. } => Some(*host),
-            Role::Published { client, .. } => Some(*client),
+            Role::Published { visit, .. } => Some(visit.client),
             Role::Dns { questions, .. } => questions.ask(payload, forwarder),
             Role::Echo { .. } => None,
         }
@@ -110,9 +119,7 @@ impl Mapping {
         match &self.role {
             Role::Direct { peers } => peers.contains(&from.ip()).then_some(from),
             Role::Translated { appears, host } => (from == *host).then_some(*appears),
-            Role::Published {
-                appears, client, ..
-            } => (from == *client).then_some(*appears),
+            Role::Published { appears, visit, .. } => (from == visit.client).then_some(*appears),
             Role::Dns { appears, questions } => questions.were_put_to(from).then_some(*appears),
             Role::Echo { .. } => None,
         }

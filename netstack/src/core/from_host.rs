@@ -7,9 +7,9 @@ use std::num::NonZeroU16;
 use smoltcp::socket::tcp::State;
 use tracing::debug;
 
-use super::datagram::Role;
+use super::datagram::{Role, Visit};
 use super::dns::Forwarder;
-use super::flow::{Cause, FlowId, Protocol, Tuple};
+use super::flow::{Cause, FlowId, Protocol};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::policy::Verdict;
@@ -160,32 +160,33 @@ impl Core {
     /// new or known.
     pub fn handle_published_datagram(
         &mut self,
-        client: SocketAddr,
+        visit: Visit,
         service: impl Into<Service>,
         payload: &[u8],
         segment: Option<NonZeroU16>,
         now: Instant,
         link: &mut impl Link,
     ) -> Option<FlowId> {
-        let (guest, appears) = self.published_addresses(client, service.into())?;
-        let tuple = Tuple {
-            protocol: Protocol::Udp,
-            guest,
-            remote: Some(appears),
-        };
-        let id = match self.flows.find(&tuple) {
-            Some(id) => self.detour_of(id, now),
+        let (guest, appears) = self.published_addresses(visit.client, service.into())?;
+        let id = match self.visits.get(&(visit, guest)) {
+            Some(id) => self.detour_of(*id, now),
             None => {
+                let Some(tuple) = self.free_tuple(Protocol::Udp, guest, appears) else {
+                    self.counters.out_of_ports += 1;
+                    return None;
+                };
                 let role = Role::Published {
-                    appears,
-                    client,
+                    appears: tuple.remote?,
+                    visit,
                     detour: None,
                     is_detour: false,
                 };
-                self.insert_mapping(tuple, self.guest_mac?, role, now)?
+                let id = self.insert_mapping(tuple, self.guest_mac?, role, now)?;
+                self.visits.insert((visit, guest), id);
+                id
             }
         };
-        self.handle_datagram(id, client, payload, segment, now, link);
+        self.handle_datagram(id, visit.client, payload, segment, now, link);
         Some(id)
     }
 

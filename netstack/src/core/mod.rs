@@ -44,7 +44,7 @@ mod timers;
 pub mod vnet;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -58,7 +58,7 @@ use tracing::{Span, debug};
 
 use self::addresses::Addresses;
 use self::autoconf::{Autoconf, Servers};
-use self::datagram::{Mapping, Role};
+use self::datagram::{Mapping, Role, Visit};
 use self::dns::Forwarder;
 use self::eviction::Holder;
 use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
@@ -177,6 +177,8 @@ pub struct Core {
     guest_mac: Option<MacAddr>,
     engine: Engine,
     flows: FlowTable<Entry>,
+    /// The mappings of clients of published UDP ports, each with the guest's end.
+    visits: HashMap<(Visit, SocketAddr), FlowId, HashKey>,
     shares: Shares,
     timers: Timers,
     touched: VecDeque<FlowId>,
@@ -234,6 +236,7 @@ impl Core {
             guest_mac: config.guest_mac,
             engine: Engine::new(config.mtu, config.random_seed, now),
             flows: FlowTable::new(config.hash_key),
+            visits: HashMap::with_hasher(config.hash_key),
             shares: Shares::new(&config.limits, !config.addresses.behind.is_empty()),
             timers: Timers::default(),
             touched: VecDeque::new(),
@@ -510,6 +513,14 @@ impl Core {
         let Some(entry) = self.flows.remove(id) else {
             return;
         };
+        if let Kind::Mapping(mapping) = &entry.kind
+            && let Role::Published { visit, .. } = mapping.role
+        {
+            let key = (visit, mapping.guest);
+            if self.visits.get(&key) == Some(&id) {
+                self.visits.remove(&key);
+            }
+        }
         span.in_scope(|| debug!(?cause, "ends"));
         self.timers.cancel(id, entry.scheduled);
         self.shares.end(&entry);

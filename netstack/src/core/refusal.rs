@@ -95,7 +95,7 @@ impl Core {
     ) -> Option<Action<'f>> {
         let guest_mac = self.flows.get(id)?.guest_mac;
         let Role::Published {
-            client,
+            visit,
             detour,
             is_detour,
             ..
@@ -114,7 +114,7 @@ impl Core {
         let tuple = self.other_family(&self.flows.tuple(id)?)?;
         let role = Role::Published {
             appears: tuple.remote?,
-            client,
+            visit,
             detour: None,
             is_detour: true,
         };
@@ -124,7 +124,7 @@ impl Core {
             *detour = Some(new);
         }
         if let Some(payload) = payload {
-            self.handle_datagram(new, client, payload, None, now, link);
+            self.handle_datagram(new, visit.client, payload, None, now, link);
         }
         Some(Action::ShareSocket {
             flow: new,

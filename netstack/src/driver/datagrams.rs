@@ -10,15 +10,23 @@ use tracing::{debug, warn};
 use super::listeners::Lead;
 use super::poller::{Interest, ListenerId, Token};
 use super::shard::Shard;
-use super::sockets::HostSocket;
+use super::sockets::{HostSocket, Visited};
 use crate::core::Instant;
+use crate::core::datagram::Visit;
 use crate::core::flow::FlowId;
 use crate::device::Device;
 use crate::host::{PingSocket, UdpSocket, udp};
-use crate::sys::Received;
 
 /// Echo replies read from one socket in one turn.
 const REPLIES_PER_TURN: usize = 32;
+
+/// A datagram at a published port, or several of `segment` bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Arrived<'b> {
+    pub visit: Visit,
+    pub payload: &'b [u8],
+    pub segment: Option<NonZeroU16>,
+}
 
 impl<D: Device> Shard<D> {
     /// Sends what [`Shard::perform`](super::shard::Shard) has gathered of the guest's datagrams.
@@ -66,19 +74,19 @@ impl<D: Device> Shard<D> {
             }
         }
         let shared;
-        let socket = match self.sockets.get_mut(id) {
-            Some(HostSocket::Udp(socket)) => &*socket,
-            Some(HostSocket::PublishedUdp(port)) => match port.upgrade() {
+        let (socket, from) = match self.sockets.get_mut(id) {
+            Some(HostSocket::Udp(socket)) => (&*socket, None),
+            Some(HostSocket::PublishedUdp(Visited { port, asked })) => match port.upgrade() {
                 Some(socket) => {
                     shared = socket;
-                    &*shared
+                    (&*shared, Some(*asked))
                 }
                 // It is not published any more.
                 None => return,
             },
             _ => return,
         };
-        let Err(error) = socket.send(payload, segment, to) else {
+        let Err(error) = socket.send(payload, segment, from, to) else {
             return;
         };
         // The kernel reports an earlier datagram's ICMP error by failing the next send; that one
@@ -90,7 +98,7 @@ impl<D: Device> Shard<D> {
                 .handle_datagram_error(id, failed, why, &mut self.link);
         }
         let error = match retry {
-            true => socket.send(payload, segment, to).err(),
+            true => socket.send(payload, segment, from, to).err(),
             false => Some(error),
         };
         if let Some(why) = error.and_then(udp::send_error) {
@@ -172,9 +180,9 @@ impl<D: Device> Shard<D> {
 
     /// Lets a mapping talk through the published port of another one.
     pub(super) fn share_socket(&mut self, id: FlowId, with: FlowId) {
-        if let Some(HostSocket::PublishedUdp(socket)) = self.sockets.get_mut(with) {
-            let socket = socket.clone();
-            self.sockets.insert(id, HostSocket::PublishedUdp(socket));
+        if let Some(HostSocket::PublishedUdp(visited)) = self.sockets.get_mut(with) {
+            let visited = visited.clone();
+            self.sockets.insert(id, HostSocket::PublishedUdp(visited));
         }
     }
 
@@ -191,20 +199,24 @@ impl<D: Device> Shard<D> {
         while socket.take_error().is_some() {}
         let mut buffer = std::mem::take(&mut self.datagrams);
         if let Ok(datagrams) = socket.receive(&mut buffer) {
-            let mut gathered = std::mem::take(&mut self.to_guest);
-            let mut take = |from, payload: &[u8], segment| {
-                let received = Received {
+            let mut gathered = std::mem::take(&mut self.from_clients);
+            let mut take = |visit, payload: &[u8], segment| {
+                let arrived = Arrived {
+                    visit,
                     payload,
-                    from,
                     segment,
                 };
-                self.take_published(port, socket, lead, received, now);
+                self.take_published(port, socket, lead, arrived, now);
             };
             for one in datagrams {
-                gathered.add(one.from, one.payload, one.segment, &mut take);
+                if let Some(asked) = socket.asked(&one) {
+                    let client = one.from;
+                    let visit = Visit { client, asked };
+                    gathered.add(visit, one.payload, one.segment, &mut take);
+                }
             }
             gathered.flush(&mut take);
-            self.to_guest = gathered;
+            self.from_clients = gathered;
         }
         self.datagrams = buffer;
     }
@@ -215,27 +227,30 @@ impl<D: Device> Shard<D> {
         port: ListenerId,
         socket: &Arc<UdpSocket>,
         lead: Lead,
-        received: Received<'_>,
+        arrived: Arrived<'_>,
         now: Instant,
     ) {
-        let service = match (self.splices.ways.of(lead, received.from.ip()), lead) {
+        let service = match (self.splices.ways.of(lead, arrived.visit.client.ip()), lead) {
             (None, Lead::Guest(service)) => service,
             (None, Lead::Host(_)) => return,
-            (Some(way), _) => return self.pass_on(port, socket, way, received, now),
+            (Some(way), _) => return self.pass_on(port, socket, way, arrived, now),
         };
         let flow = self.core.handle_published_datagram(
-            received.from,
+            arrived.visit,
             service,
-            received.payload,
-            received.segment,
+            arrived.payload,
+            arrived.segment,
             now,
             &mut self.link,
         );
         if let Some(id) = flow
             && self.sockets.get_mut(id).is_none()
         {
-            self.sockets
-                .insert(id, HostSocket::PublishedUdp(Arc::downgrade(socket)));
+            let visited = Visited {
+                port: Arc::downgrade(socket),
+                asked: arrived.visit.asked,
+            };
+            self.sockets.insert(id, HostSocket::PublishedUdp(visited));
         }
     }
 }

@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::core::autoconf::Autoconf;
+    use crate::core::datagram::Visit;
     use crate::core::flow::HashKey;
     use crate::core::link::Link;
     use crate::core::policy::Policy;
@@ -301,7 +302,11 @@ mod tests {
         const REMOTE: [u8; 4] = [198, 51, 100, 7];
         let client = |port| (Ipv4Addr::new(203, 0, 113, 9), port).into();
         let published = |core: &mut Core, port| {
-            core.handle_published_datagram(client(port), 53, b"?", None, NOW, &mut Nobody);
+            let visit = Visit {
+                client: client(port),
+                asked: client(53),
+            };
+            core.handle_published_datagram(visit, 53, b"?", None, NOW, &mut Nobody);
         };
         type Step<'s> = (&'s str, &'s dyn Fn(&mut Core));
         let steps: [Step; 10] = [

@@ -26,6 +26,7 @@ use super::sockets::{HostSocket, HostSockets};
 use super::splice_table::Splices;
 use super::{DriverError, RETRY, report};
 use crate::control::{DeviceStatus, Status};
+use crate::core::datagram::Visit;
 use crate::core::egress::Egress;
 use crate::core::flow::{Cause, FlowId};
 use crate::core::link::Link;
@@ -61,6 +62,8 @@ pub struct Shard<D> {
     /// Datagrams of one flow to one remote, and of one remote to one flow.
     pub(super) to_host: Gathered<(FlowId, SocketAddr)>,
     pub(super) to_guest: Gathered<SocketAddr>,
+    /// Those at published ports.
+    pub(super) from_clients: Gathered<Visit>,
     pub(super) warned_about_ping: bool,
     /// What the device's events have told since the last turn.
     has_frames: bool,
@@ -96,6 +99,7 @@ impl<D: Device> Shard<D> {
             datagrams: ReceiveBuffer::default(),
             to_host: Gathered::default(),
             to_guest: Gathered::default(),
+            from_clients: Gathered::default(),
             warned_about_ping: false,
             has_frames: false,
             is_gone: false,

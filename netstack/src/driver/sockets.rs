@@ -1,6 +1,7 @@
 //! The host sockets of all flows, by flow id, and the stream half that the core reads and writes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Weak;
 
@@ -21,9 +22,16 @@ pub enum HostSocket {
     Promoted(KernelFlow),
     Udp(UdpSocket),
     Ping(PingSocket),
-    /// A client of a published UDP port: the port's socket, which all its clients share as long as
-    /// the port is published.
-    PublishedUdp(Weak<UdpSocket>),
+    /// A client of a published UDP port.
+    PublishedUdp(Visited),
+}
+
+/// The socket of a published port, which all its clients share as long as the port is published.
+#[derive(Clone)]
+pub struct Visited {
+    pub port: Weak<UdpSocket>,
+    /// Which of its addresses the client has asked, and is answered from.
+    pub asked: SocketAddr,
 }
 
 impl HostSocket {

@@ -1,18 +1,18 @@
 //! UDP that is passed on from socket to socket, where TCP is spliced (`splice`): a mapping for each
 //! client of such a port, with a socket of its own in the other namespace.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::debug;
 
+use super::datagrams::Arrived;
 use super::poller::{Interest, ListenerId, SpliceId, Token};
 use super::shard::Shard;
 use super::splice_table::{Joined, Mapping, Way};
+use crate::core::datagram::Visit;
 use crate::core::{Duration, Instant};
 use crate::device::Device;
 use crate::host::{Outbound, UdpSocket};
-use crate::sys::Received;
 
 /// Most mappings. One more, and the one that was not used for longest goes.
 const MAX_MAPPINGS: usize = 1024;
@@ -22,19 +22,24 @@ const IDLE: Duration = Duration::from_secs(300);
 const SWEEP: Duration = Duration::from_secs(10);
 
 impl<D: Device> Shard<D> {
-    /// Passes on what was `received` from a client of the port that `back` is the socket of.
+    /// Passes on what has `arrived` from a client of the port that `back` is the socket of.
     pub(super) fn pass_on(
         &mut self,
         port: ListenerId,
         back: &Arc<UdpSocket>,
         way: Way,
-        received: Received<'_>,
+        arrived: Arrived<'_>,
         now: Instant,
     ) {
-        let known = self.splices.datagrams.by_client.get(&(port, received.from));
+        let Arrived {
+            visit,
+            payload,
+            segment,
+        } = arrived;
+        let known = self.splices.datagrams.by_client.get(&(port, visit));
         let id = match known {
             Some(id) => *id,
-            None => match self.begin_mapping(port, back, way, received.from, now) {
+            None => match self.begin_mapping(port, back, way, visit, now) {
                 Some(id) => id,
                 None => return,
             },
@@ -43,13 +48,12 @@ impl<D: Device> Shard<D> {
             return;
         };
         mapping.last_used = now;
-        let payload = received.payload;
         mapping.joined.moved[0] += payload.len() as u64;
         let (place, to) = (mapping.joined.way.place, mapping.joined.way.to);
         // An earlier datagram's error says that nobody listens, which the client cannot be told.
-        if mapping.socket.send(payload, received.segment, to).is_err() {
+        if mapping.socket.send(payload, segment, None, to).is_err() {
             while mapping.socket.take_error().is_some() {}
-            let _ = mapping.socket.send(payload, received.segment, to);
+            let _ = mapping.socket.send(payload, segment, None, to);
         }
         let (to_guest, from_guest) = place.to_and_from_guest([payload.len() as u64, 0]);
         self.core.splice_moved(to_guest, from_guest);
@@ -60,7 +64,7 @@ impl<D: Device> Shard<D> {
         port: ListenerId,
         back: &Arc<UdpSocket>,
         way: Way,
-        client: SocketAddr,
+        visit: Visit,
         now: Instant,
     ) -> Option<SpliceId> {
         if self.splices.datagrams.mappings.len() >= MAX_MAPPINGS || !self.core.admits_any() {
@@ -82,10 +86,11 @@ impl<D: Device> Shard<D> {
         let datagrams = &mut self.splices.datagrams;
         datagrams.begun += 1;
         datagrams.next_sweep.get_or_insert(now + SWEEP);
-        datagrams.by_client.insert((port, client), id);
+        datagrams.by_client.insert((port, visit), id);
         let mapping = Mapping {
             port,
-            joined: Joined::new(client, way, now),
+            joined: Joined::new(visit.client, way, now),
+            asked: visit.asked,
             socket,
             back: Arc::downgrade(back),
             last_used: now,
@@ -107,7 +112,8 @@ impl<D: Device> Shard<D> {
         match mapping.socket.receive(&mut self.datagrams) {
             Ok(datagrams) => {
                 for one in datagrams.filter(|one| one.from == way.to) {
-                    let _ = back.send(one.payload, one.segment, mapping.joined.client);
+                    let (from, to) = (Some(mapping.asked), mapping.joined.client);
+                    let _ = back.send(one.payload, one.segment, from, to);
                     moved += one.payload.len() as u64;
                 }
             }
@@ -150,9 +156,7 @@ impl<D: Device> Shard<D> {
     fn end_mapping(&mut self, id: SpliceId) {
         let datagrams = &mut self.splices.datagrams;
         if let Some(mapping) = datagrams.mappings.remove(&id) {
-            datagrams
-                .by_client
-                .remove(&(mapping.port, mapping.joined.client));
+            datagrams.by_client.remove(&(mapping.port, mapping.visit()));
             self.core.splice_ends(1);
         }
     }

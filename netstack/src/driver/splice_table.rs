@@ -10,6 +10,7 @@ use portfwd::relay::Relay;
 
 use super::listeners::Lead;
 use super::poller::{ListenerId, SpliceId};
+use crate::core::datagram::Visit;
 use crate::core::{Instant, Service};
 use crate::guest::GuestThread;
 use crate::host::UdpSocket;
@@ -170,7 +171,7 @@ impl Splices {
 #[derive(Default)]
 pub struct SplicedDatagrams {
     pub mappings: BTreeMap<SpliceId, Mapping>,
-    pub by_client: HashMap<(ListenerId, SocketAddr), SpliceId>,
+    pub by_client: HashMap<(ListenerId, Visit), SpliceId>,
     /// How many there have ever been.
     pub begun: u64,
     pub next_sweep: Option<Instant>,
@@ -180,11 +181,22 @@ pub struct SplicedDatagrams {
 pub struct Mapping {
     pub port: ListenerId,
     pub joined: Joined,
+    /// The port's end that the client has asked.
+    pub asked: SocketAddr,
     /// In the other namespace.
     pub socket: UdpSocket,
     /// The port's, as long as that is there.
     pub back: Weak<UdpSocket>,
     pub last_used: Instant,
+}
+
+impl Mapping {
+    pub fn visit(&self) -> Visit {
+        Visit {
+            client: self.joined.client,
+            asked: self.asked,
+        }
+    }
 }
 
 impl SplicedDatagrams {

@@ -69,7 +69,7 @@ mod tests {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let remote = receiver.local_addr().unwrap();
         let socket = crate::host::UdpSocket::open(remote, outbound).unwrap();
-        socket.send(b"?", None, remote).unwrap();
+        socket.send(b"?", None, None, remote).unwrap();
         let (_, sender) = receiver.recv_from(&mut [0]).unwrap();
         assert_eq!(sender.ip(), outbound.v4.unwrap());
     }

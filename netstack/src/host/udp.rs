@@ -1,5 +1,7 @@
 //! One UDP socket per mapping: unconnected, with segmentation in both directions (UDP_SEGMENT since
-//! kernel 4.18, UDP_GRO since 5.0) and ICMP errors from the error queue (IP_RECVERR).
+//! kernel 4.18, UDP_GRO since 5.0) and ICMP errors from the error queue (IP_RECVERR). And the
+//! socket of a published port, which all its clients share: a host may have many addresses, and the
+//! client of one would not know an answer that comes from another (IP_PKTINFO).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -29,7 +31,11 @@ const ORIGIN_ICMP6: u8 = 3;
 
 /// A non-blocking UDP socket of either family.
 #[derive(Debug)]
-pub struct UdpSocket(OwnedFd);
+pub struct UdpSocket {
+    socket: OwnedFd,
+    /// Of a published port: where it is bound.
+    published: Option<SocketAddr>,
+}
 
 impl UdpSocket {
     /// A socket that can talk to addresses of the family of `like`, from an address of `outbound`
@@ -42,42 +48,73 @@ impl UdpSocket {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Datagram, flags, None)?;
         outbound.bind(&socket, like.ip())?;
-        Self::adopt(socket, like)
+        Self::prepare(&socket, like.is_ipv4())?;
+        Ok(Self {
+            socket,
+            published: None,
+        })
     }
 
-    /// Takes over a bound socket, as of a published port.
+    /// Takes over the socket of a published port, which is bound to `local`. If that means every
+    /// address of the host's, each datagram tells which one its sender has asked.
     pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<Self> {
+        Self::prepare(&socket, local.is_ipv4())?;
+        match local {
+            _ if !local.ip().is_unspecified() => {}
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+        Ok(Self {
+            socket,
+            published: Some(local),
+        })
+    }
+
+    fn prepare(socket: &OwnedFd, is_ipv4: bool) -> io::Result<()> {
         // Without GRO datagrams come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         // With the default size a few super-datagrams fill it.
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
-        match local {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        match is_ipv4 {
+            true => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            false => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
         }
-        Ok(Self(socket))
+        Ok(())
     }
 
-    /// Sends `payload` as datagrams of `segment` bytes, or as one.
+    /// The end that the sender of `received` has asked, where this is the socket of a published
+    /// port.
+    pub fn asked(&self, received: &Received) -> Option<SocketAddr> {
+        let mut asked = received.to.or(self.published)?;
+        asked.set_port(self.published?.port());
+        Some(asked)
+    }
+
+    /// Sends `payload` as datagrams of `segment` bytes, or as one; from the host's address `from`,
+    /// or from the one that the kernel chooses.
     ///
     /// An error may be an earlier datagram's; see [`UdpSocket::take_error`].
     pub fn send(
         &self,
         payload: &[u8],
         segment: Option<NonZeroU16>,
+        from: Option<SocketAddr>,
         to: SocketAddr,
     ) -> io::Result<()> {
+        let source = from.map(Source::of);
+        let source = source.as_ref().map(Source::message);
         let Some(segment) = segment.map(|size| size.get()) else {
-            return self.send_message(payload, &[], to);
+            return self.send_message(payload, source.as_slice(), to);
         };
         for batch in payload.chunks(usize::from(segment) * MAX_SEGMENTS) {
-            let cut = [ControlMessage::UdpGsoSegments(&segment)];
+            let cut = Some(ControlMessage::UdpGsoSegments(&segment));
+            let cut: Vec<_> = cut.into_iter().chain(source).collect();
             match self.send_message(batch, &cut, to) {
                 // No such offload here, or a segment that needs fragmentation (EMSGSIZE from Linux
                 // 6.14 on).
                 Err(error) if is_of_segmentation(&error) => {
                     for datagram in batch.chunks(usize::from(segment)) {
-                        self.send_message(datagram, &[], to)?;
+                        self.send_message(datagram, source.as_slice(), to)?;
                     }
                 }
                 result => result?,
@@ -103,7 +140,7 @@ impl UdpSocket {
             let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
             let mut slices = [IoSliceMut::new(&mut data)];
             let message = recvmsg::<SockaddrStorage>(
-                self.0.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 &mut slices,
                 Some(&mut space),
                 MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
@@ -132,8 +169,41 @@ impl UdpSocket {
         let to = SockaddrStorage::from(to);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let slices = [IoSlice::new(payload)];
-        retry(|| sendmsg(self.0.as_raw_fd(), &slices, control, flags, Some(&to)))?;
+        retry(|| sendmsg(self.socket.as_raw_fd(), &slices, control, flags, Some(&to)))?;
         Ok(())
+    }
+}
+
+/// The address that a datagram is to come from, as sendmsg(2) wants it.
+enum Source {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+impl Source {
+    fn of(from: SocketAddr) -> Self {
+        match from {
+            SocketAddr::V4(from) => Self::V4(libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: from.ip().to_bits().to_be(),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            }),
+            SocketAddr::V6(from) => Self::V6(libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: from.ip().octets(),
+                },
+                ipi6_ifindex: from.scope_id(),
+            }),
+        }
+    }
+
+    fn message(&self) -> ControlMessage<'_> {
+        match self {
+            Self::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+            Self::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        }
     }
 }
 
@@ -153,7 +223,7 @@ pub fn send_error(error: io::Error) -> Option<Unreachable> {
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Published ports (`-p`): who reaches the service, and whom the service sees.
 
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -41,6 +42,14 @@ pub const CASES: &[Case] = &[
     ),
     case("published::inherited_listener", inherited_listener),
     case("published::udp_shows_the_source", udp_shows_the_source),
+    case(
+        "published::udp_answers_from_the_address_that_was_asked",
+        udp_answers_from_the_address_that_was_asked,
+    ),
+    case(
+        "published::udp_bursts_to_two_addresses",
+        udp_bursts_to_two_addresses,
+    ),
     case("published::clash_is_exit_126", clash_is_exit_126),
     case(
         "published::clash_in_range_binds_nothing",
@@ -281,6 +290,65 @@ fn udp_shows_the_source(world: &mut World) {
             assert_eq!(&buffer[..count], b"answer");
         }
     }
+}
+
+/// A host with several addresses: a client knows an answer by the address that it has asked.
+fn udp_answers_from_the_address_that_was_asked(world: &mut World) {
+    let _helper = world.helper().publish("5300:53/udp").start();
+    for (family, second, prefix) in [
+        (Family::V4, "198.51.100.9", 24),
+        (Family::V6, "2001:db8::9", 64),
+    ] {
+        let second: IpAddr = second.parse().unwrap();
+        world
+            .host
+            .link(|links| links.add_address("up0", second, prefix));
+        world.host.wait_until_local(second);
+        let service = udp(&world.guest.net, family.guest(), 53);
+        let client = udp(&world.elsewhere, family.elsewhere(), 0);
+        let mut buffer = [0; 64];
+        let mut sources = HashSet::new();
+        for round in 0..3 {
+            for asked in [second, family.host()] {
+                let asked = SocketAddr::new(asked, 5300);
+                client.send_to(&[round], asked).unwrap();
+                let (_, source) = service.recv_from(&mut buffer).expect("the question");
+                assert_eq!(source.ip(), family.elsewhere());
+                sources.insert(source);
+                service.send_to(b"answer", source).unwrap();
+                let (count, answerer) = client.recv_from(&mut buffer).expect("the answer");
+                assert_eq!((&buffer[..count], answerer), (&b"answer"[..], asked));
+            }
+        }
+        assert_eq!(sources.len(), 2, "a flow with each: {sources:?}");
+    }
+}
+
+/// Datagrams that come in a row stay in their order, and each with whom it was sent to.
+fn udp_bursts_to_two_addresses(world: &mut World) {
+    const EACH: usize = 50;
+    let _helper = world.helper().publish("5300:53/udp").start();
+    let second: IpAddr = "198.51.100.9".parse().unwrap();
+    world
+        .host
+        .link(|links| links.add_address("up0", second, 24));
+    let service = udp(&world.guest.net, Family::V4.guest(), 53);
+    let client = udp(&world.elsewhere, Family::V4.elsewhere(), 0);
+    let asked = [Family::V4.host(), second].map(|ip| SocketAddr::new(ip, 5300));
+    for number in 0..EACH {
+        for asked in asked {
+            client.send_to(&number.to_be_bytes(), asked).unwrap();
+        }
+    }
+    let mut next = HashMap::new();
+    for _ in 0..2 * EACH {
+        let mut number = [0; 8];
+        let (_, source) = service.recv_from(&mut number).expect("each arrives");
+        let expected = next.entry(source).or_insert(0usize);
+        assert_eq!(usize::from_be_bytes(number), *expected, "{source}");
+        *expected += 1;
+    }
+    assert_eq!(next.len(), 2, "{next:?}");
 }
 
 fn clash_is_exit_126(world: &mut World) {

@@ -13,7 +13,7 @@ use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Packet, RST, SYN, Segment, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config_of};
+use crate::world::{World, address, config_of, visit};
 
 /// The ends of one family: guest, gateway, forwarder, a remote host.
 struct Family {
@@ -232,7 +232,7 @@ fn a_guest_may_share_the_hosts_address() {
 #[test]
 fn a_service_may_answer_the_gateway_by_its_link_local_address() {
     let mut world = World::new(on(&shared()));
-    let client: SocketAddr = address("[::1]:4000");
+    let client = visit(address("[::1]:4000"));
     let (now, core, wire) = (world.now, &mut world.core, &mut world.wire);
     let flow = core.handle_published_datagram(client, 53, b"q", None, now, wire);
     let question = world.datagram();
@@ -240,7 +240,7 @@ fn a_service_may_answer_the_gateway_by_its_link_local_address() {
     assert_eq!(question.destination, address("[2001:db8:1::10]:53"));
     world.send_udp("[fe80::77]:53", "[fe80::1]:4000", b"a");
     let answer = world.sent();
-    assert_eq!((Some(answer.flow), answer.to), (flow, client));
+    assert_eq!((Some(answer.flow), answer.to), (flow, client.client));
     // It is not what was asked.
     world.send_udp("[fe80::77]:54", "[fe80::1]:4000", b"a");
     assert!(world.datagrams.is_empty());

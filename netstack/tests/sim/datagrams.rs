@@ -12,7 +12,7 @@ use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, Icmp, Packet, RST, SYN, echo};
 use crate::peer::Peer;
-use crate::world::{World, address, config_with_gateway_as_host};
+use crate::world::{World, address, config_with_gateway_as_host, visit};
 
 const GUESTS: [&str; 2] = ["10.0.2.100:5000", "[fd00::100]:5000"];
 const REMOTES: [&str; 2] = ["198.51.100.7:7000", "[2001:db8::7]:7000"];
@@ -275,7 +275,7 @@ fn host_loopback_answers_as_the_gateway_when_allowed() {
 fn a_client_of_a_published_port_has_a_mapping_of_its_own() {
     let mut world = World::default();
     let deliver = |world: &mut World, client: &str, payload: &[u8]| {
-        let (now, client) = (world.now, address(client));
+        let (now, client) = (world.now, visit(address(client)));
         let wire = &mut world.wire;
         let core = &mut world.core;
         core.handle_published_datagram(client, 53, payload, None, now, wire)

@@ -8,7 +8,7 @@ use testbed::core_config;
 
 use crate::packet::{ACK, RST, SYN, echo};
 use crate::peer::Peer;
-use crate::world::World;
+use crate::world::{World, visit};
 
 const REMOTE: &str = "198.51.100.7:443";
 const CLIENT: &str = "203.0.113.9:50123";
@@ -76,7 +76,7 @@ fn clients_of_a_published_port_do_not_end_the_guests_own_mappings() {
         let (now, wire) = (world.now, &mut world.wire);
         let flow = world
             .core
-            .handle_published_datagram(client, 53, b"?", None, now, wire);
+            .handle_published_datagram(visit(client), 53, b"?", None, now, wire);
         assert!(flow.is_some());
     }
     world.turn();

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use netstack::core::datagram::Visit;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::{CoreConfig, Duration, MAX_CLASHES};
 use smoltcp::socket::tcp::State;
@@ -11,7 +12,7 @@ use testbed::core_config;
 
 use crate::packet::{ACK, Datagram, FIN, RST, SYN, Segment, unreachable};
 use crate::peer::Peer;
-use crate::world::{World, address, config_of, guest_address};
+use crate::world::{World, address, config_of, guest_address, visit};
 
 const CLIENT: &str = "203.0.113.9:50123";
 
@@ -21,8 +22,19 @@ impl World {
     fn client_sends(&mut self, client: &str, payload: &[u8]) -> FlowId {
         let (now, wire) = (self.now, &mut self.wire);
         self.core
-            .handle_published_datagram(address(client), 53, payload, None, now, wire)
+            .handle_published_datagram(visit(address(client)), 53, payload, None, now, wire)
             .expect("a mapping")
+    }
+
+    /// The same, of a client that asks the host's end `asked`.
+    fn client_asks(&mut self, client: &str, asked: &str) -> Option<FlowId> {
+        let visit = Visit {
+            client: address(client),
+            asked: address(asked),
+        };
+        let (now, wire) = (self.now, &mut self.wire);
+        self.core
+            .handle_published_datagram(visit, 53, b"?", None, now, wire)
     }
 }
 
@@ -34,6 +46,59 @@ fn service(world: &mut World, client: &str) -> (Peer, Segment) {
     service.rcv_nxt = syn.seq;
     assert_eq!(service.hear(&syn), SYN);
     (service, syn)
+}
+
+/// A client that asks two addresses of the host's, or two ports that lead to one service, has a
+/// flow with each; the service tells them apart by the client's port.
+#[test]
+fn each_end_that_a_client_asks_answers_by_itself() {
+    let mut world = World::default();
+    let asked = ["198.51.100.1:53", "198.51.100.2:53", "198.51.100.1:54"];
+    let mut sources = HashSet::new();
+    let flows: HashSet<_> = asked
+        .iter()
+        .map(|asked| {
+            let flow = world.client_asks(CLIENT, asked).expect("a mapping");
+            let question = world.datagram();
+            assert_eq!(question.source.ip(), address::<SocketAddr>(CLIENT).ip());
+            assert!(sources.insert(question.source), "{question:?}");
+            assert_eq!(world.client_asks(CLIENT, asked), Some(flow));
+            assert_eq!(world.datagram().source, question.source);
+            world.send_udp("10.0.2.100:53", &question.source.to_string(), b"!");
+            let answer = world.sent();
+            assert_eq!((answer.flow, answer.to), (flow, address(CLIENT)));
+            flow
+        })
+        .collect();
+    assert_eq!(flows.len(), 3);
+    assert!(
+        sources.contains(&address(CLIENT)),
+        "its own port comes first"
+    );
+    // Once forgotten, it is the first again.
+    world.wait(Duration::from_secs(301));
+    assert_eq!(world.closed.len(), 3);
+    world.client_asks(CLIENT, asked[1]).expect("a mapping");
+    assert_eq!(world.datagram().source, address(CLIENT));
+}
+
+/// Clients on the host's loopback all appear as the gateway, with their own ports or others.
+#[test]
+fn clients_that_look_alike_are_told_apart() {
+    let mut world = World::default();
+    let clients = ["127.0.0.1:4000", "127.0.0.2:4000"];
+    let [first, second] = clients.map(|client| {
+        world
+            .client_asks(client, "127.0.0.1:53")
+            .expect("a mapping");
+        world.datagram().source
+    });
+    assert_eq!(first.ip(), second.ip());
+    assert_ne!(first, second);
+    for (client, source) in clients.iter().zip([first, second]) {
+        world.send_udp("10.0.2.100:53", &source.to_string(), b"!");
+        assert_eq!(world.sent().to, address(client));
+    }
 }
 
 #[test]

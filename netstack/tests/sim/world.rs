@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use netstack::core::addresses::Addresses;
+use netstack::core::datagram::Visit;
 use netstack::core::flow::{Cause, FlowId};
 use netstack::core::link::Link;
 use netstack::core::tcp::{NotPromoted, Snapshot, Stragglers};
@@ -93,6 +94,14 @@ pub fn config_with_gateway_as_host() -> CoreConfig {
     CoreConfig {
         addresses: Network::default().with_gateway_as_host().addresses(),
         ..core_config()
+    }
+}
+
+/// `client` asks the host's one address.
+pub fn visit(client: SocketAddr) -> Visit {
+    Visit {
+        client,
+        asked: address("198.51.100.1:5300"),
     }
 }
 

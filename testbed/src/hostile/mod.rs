@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netstack::core::addresses::Addresses;
 use netstack::core::autoconf::Autoconf;
+use netstack::core::datagram::Visit;
 use netstack::core::flow::{Cause, FlowId, HashKey};
 use netstack::core::icmp::Unreachable;
 use netstack::core::link::Link;
@@ -368,8 +369,11 @@ impl World {
                 .core
                 .handle_datagram(flow, client, &payload, segment, now, wire),
             3 => {
+                let asked = entropy.choose(&["198.51.100.1:53", "198.51.100.2:53"]);
+                let asked = asked.parse().expect("address");
+                let visit = Visit { client, asked };
                 self.core
-                    .handle_published_datagram(client, 53, &payload, segment, now, wire);
+                    .handle_published_datagram(visit, 53, &payload, segment, now, wire);
             }
             4 => self.core.handle_echo_reply(flow, 1, &payload, now, wire),
             _ => {
