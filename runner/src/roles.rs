@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use crate::engine;
 use crate::engine::OWNER_ROLE;
 use crate::images::{STORAGE_ROLE, storage_main};
-use crate::process::selfexec::{EXEC_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE};
-use crate::process::{exec, init, monitor};
+use crate::process::selfexec::{EXEC_ROLE, HOLDER_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE};
+use crate::process::{exec, holder, init, monitor};
 
 /// Plays the role that `args`, those of the process, name. `None` when they name none, and the
 /// program is what its user has started.
@@ -23,6 +23,7 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         EXEC_ROLE => Some(exec::main(args)),
         MONITOR_ROLE => Some(monitor::main(args)),
         LAUNCHER_ROLE => Some(exec::launcher_main(args)),
+        HOLDER_ROLE => Some(holder::main()),
         OWNER_ROLE => Some(engine::owner_main()),
         STORAGE_ROLE => Some(storage_main()),
         _ => None,

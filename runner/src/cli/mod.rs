@@ -12,6 +12,7 @@ mod image;
 mod read;
 mod run;
 mod security_opt;
+mod system;
 mod values;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ pub use image::{
 pub use read::{Unread, read};
 pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};
 pub use security_opt::{SeccompChoice, SecurityOpt};
+pub use system::{SystemArgs, SystemCommand};
 pub use values::TailLines;
 
 use crate::logging::LogLevel;
@@ -87,6 +89,8 @@ pub enum Command {
     Unshare(UnshareArgs),
     /// Tell all that is known of containers and images
     Inspect(InspectArgs),
+    /// Look after what coracle keeps
+    System(SystemArgs),
     /// List images
     Images(ImagesArgs),
     /// Remove images, or names of images
@@ -281,7 +285,8 @@ pub struct RmArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing but the users and the mounts are the command's own:
+The users and the mounts are other ones than the host's, and the same for all commands of `coracle unshare`, until `coracle \
+system migrate` ends them:
   coracle unshare cat /proc/self/uid_map      how IDs are mapped
   coracle unshare chown -R 33:33 ./site       give files to a user of the container
   coracle unshare rm -rf ./tree               remove files of the container's users

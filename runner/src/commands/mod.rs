@@ -22,6 +22,7 @@ mod rows;
 mod run;
 mod save;
 mod stop;
+mod system;
 mod table;
 mod tag;
 mod unshare;
@@ -49,6 +50,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Rm(args) => rm::rm(args),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
+        Command::System(args) => system::system(args),
         Command::Images(args) => images::images(args),
         Command::Rmi(args) => rmi::rmi(args),
         Command::Tag(args) => tag::tag(args),

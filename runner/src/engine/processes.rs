@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::EngineError;
@@ -51,10 +52,22 @@ pub(super) fn wait_for_monitor(container: &Container) {
 }
 
 /// Kills the first process of a container, and with it all others, frozen ones included.
-pub(super) fn kill_init(container: &Container, init: &OwnedFd) {
-    // Fails only when it has ended.
-    let _ = pidfd_send_signal(init, Signal::KILL);
-    cgroup::thaw(&container.cgroups);
+///
+/// # Errors
+/// [`EngineError::Signal`] for root of a user namespace, where the container's IDs are out of reach.
+pub(super) fn kill_init(container: &Container, init: &OwnedFd) -> Result<(), EngineError> {
+    match pidfd_send_signal(init, Signal::KILL) {
+        // Or it has ended.
+        Ok(()) | Err(Errno::SRCH) => {
+            cgroup::thaw(&container.cgroups);
+            Ok(())
+        }
+        Err(errno) => Err(EngineError::Signal {
+            signal: "SIGKILL".to_owned(),
+            name: container.name.clone(),
+            source: errno.into(),
+        }),
+    }
 }
 
 /// Kills a container through whoever answers for it: one that has not started yet, or whose record

@@ -55,7 +55,7 @@ impl Engine {
                     wanted: wanted.to_owned(),
                 });
             }
-            kill_init(&container, &init);
+            kill_init(&container, &init)?;
             wait_for_end(&init, None);
             wait_for_monitor(&container);
         }

@@ -76,20 +76,21 @@ impl Stop {
         let deadline = self.deadline;
         self.asked
             .into_iter()
-            .map(move |asked| asked.map(|stopping| stopping.finish(deadline)))
+            .map(move |asked| asked?.finish(deadline))
     }
 }
 
 impl Stopping {
-    fn finish(&self, deadline: Option<Instant>) {
+    fn finish(&self, deadline: Option<Instant>) -> Result<(), EngineError> {
         let Some(init) = &self.init else {
-            return;
+            return Ok(());
         };
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         if !wait_for_end(init, left) {
-            kill_init(&self.container, init);
+            kill_init(&self.container, init)?;
             wait_for_end(init, None);
         }
         wait_for_monitor(&self.container);
+        Ok(())
     }
 }

@@ -232,6 +232,18 @@ pub fn fork_with_fallback(
     }
 }
 
+/// Joins the user and mount namespaces of the process that `pidfd` refers to, as their root, and
+/// stays in the working directory as far as paths lead there.
+pub fn join_as_root(pidfd: BorrowedFd) -> io::Result<()> {
+    let here = std::env::current_dir()?;
+    // The user namespace comes first, as always, and gives the rights that the other takes.
+    let kinds = ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT;
+    move_into_thread_name_spaces(pidfd, kinds)?;
+    become_root()?;
+    // Another mount namespace has another root, which is the working directory now.
+    std::env::set_current_dir(here)
+}
+
 /// Makes this process root of the user namespace that it is in. Whoever comes from outside keeps an
 /// ID that the namespace may have no name for: the host's root, whose containers have other IDs.
 pub fn become_root() -> rustix::io::Result<()> {

@@ -87,17 +87,6 @@ impl Signals {
     }
 }
 
-impl Signals {
-    /// Those that have come and are to be passed on.
-    pub fn take(&self) -> Vec<i32> {
-        let next = || self.0.read_signal().ok().flatten();
-        std::iter::from_fn(next)
-            .map(|info| info.ssi_signo.cast_signed())
-            .filter(|signal| *signal != libc::SIGWINCH)
-            .collect()
-    }
-}
-
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -6,6 +6,9 @@
 //!   [`program`], which becomes what [`user`] is to run, with the [`rights`] that it is to have.
 //!   [`reaper`] is PID 1 for `--init`.
 //!
+//! - [`holder`] keeps the namespaces that a user's commands share, and [`owner`] is for work on
+//!   files of sub-IDs.
+//!
 //! They talk through [`channel`] in the words of [`messages`], and hand over longer things as a
 //! [`task`]. [`selfexec`] starts this program again in one of its roles. [`inherited`] puts in
 //! order what the caller handed down.
@@ -13,6 +16,7 @@
 pub mod channel;
 pub mod exec;
 pub mod foreground;
+pub mod holder;
 pub mod inherited;
 pub mod init;
 pub mod messages;

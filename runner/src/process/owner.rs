@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::selfexec;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::{NamespaceError, become_root};
+use crate::stdio::ProgramEnds;
 use crate::sys::{self, NewNamespaces};
 
 const MADE: u8 = b'+';
@@ -23,6 +24,16 @@ const DONE: &str = "ok";
 
 /// Has the process of the role `role` do `job` with the IDs of `maps`, and waits for its end.
 pub fn run(role: &str, job: &impl Serialize, maps: &IdMaps) -> Result<(), NamespaceError> {
+    ask(role, job, maps)?.wait().map(drop).map_err(handshake)
+}
+
+/// As [`run`], for a process that stays when its job is done, and does not depend on this one.
+pub fn start(role: &str, job: &impl Serialize, maps: &IdMaps) -> Result<(), NamespaceError> {
+    ask(role, job, maps).map(drop)
+}
+
+/// Returns the process once its job is done.
+fn ask(role: &str, job: &impl Serialize, maps: &IdMaps) -> Result<Child, NamespaceError> {
     let job = serde_json::to_vec(job).expect("jobs have only strings, numbers and lists");
     let mut owner = selfexec::command(role)
         .stdin(Stdio::piped())
@@ -30,17 +41,17 @@ pub fn run(role: &str, job: &impl Serialize, maps: &IdMaps) -> Result<(), Namesp
         .spawn()
         .map_err(|source| NamespaceError::Start { source })?;
     let said = converse(&mut owner, &job, maps);
+    if let Ok(DONE) = said.as_deref() {
+        return Ok(owner);
+    }
     if said.is_err() {
         // It waits for its IDs, or has ended.
         let _ = owner.kill();
     }
     owner.wait().map_err(handshake)?;
-    match &*said? {
-        DONE => Ok(()),
-        "" => Err(NamespaceError::Killed),
-        message => Err(NamespaceError::Told {
-            message: message.to_owned(),
-        }),
+    match said? {
+        message if message.is_empty() => Err(NamespaceError::Killed),
+        message => Err(NamespaceError::Told { message }),
     }
 }
 
@@ -73,13 +84,39 @@ fn handshake(source: io::Error) -> NamespaceError {
 
 /// The process itself.
 pub fn main<J: DeserializeOwned>(work: impl FnOnce(J) -> Result<(), String>) -> ExitCode {
-    let last_word = match receive().and_then(work) {
-        Ok(()) => DONE.to_owned(),
+    say(&receive().and_then(work));
+    ExitCode::SUCCESS
+}
+
+/// The process itself, where it stays: `rest` comes after the job, without anything of the caller's.
+pub fn main_staying<J: DeserializeOwned, T>(
+    work: impl FnOnce(J) -> Result<T, String>,
+    rest: impl FnOnce(T),
+) -> ExitCode {
+    let done = receive().and_then(work).and_then(|done| {
+        let streams = ProgramEnds::null();
+        let streams = streams.map_err(|error| format!("cannot open the null device: {error}"))?;
+        Ok((done, streams))
+    });
+    say(&done);
+    if let Ok((done, streams)) = done {
+        // The caller waits for the end of what is said. Cannot fail: all are open.
+        let _ = streams.install();
+        rest(done);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The last word. Nobody listens where the caller has gone.
+fn say<T>(result: &Result<T, String>) {
+    let word = match result {
+        Ok(_) => DONE,
         Err(message) => message,
     };
-    // Nobody listens where the caller has gone.
-    let _ = io::stdout().write_all(last_word.as_bytes());
-    ExitCode::SUCCESS
+    let mut stdout = io::stdout();
+    let _ = stdout
+        .write_all(word.as_bytes())
+        .and_then(|()| stdout.flush());
 }
 
 fn receive<J: DeserializeOwned>() -> Result<J, String> {

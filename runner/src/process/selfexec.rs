@@ -31,6 +31,7 @@ pub const EXEC_ROLE: &str = "coracle-exec";
 /// Of those that run beside one.
 pub const MONITOR_ROLE: &str = "coracle-monitor";
 pub const LAUNCHER_ROLE: &str = "coracle-launcher";
+pub const HOLDER_ROLE: &str = "coracle-holder";
 
 /// For executing this program in a role outside of containers, with the same file behind it even
 /// when that has been replaced or removed.

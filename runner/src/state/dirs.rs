@@ -16,6 +16,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
+use crate::isolation::idmap::caller_uid;
 use crate::path_text;
 
 /// Mode of both directories: their owner's alone, since a setuid file in an image would otherwise
@@ -34,19 +35,20 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// Finds and creates the directories of the calling user. Call it before entering a user
-    /// namespace: inside, everybody is root.
+    /// Finds and creates the directories of the calling user, who is root in a user namespace of
+    /// `coracle unshare` and has the same ones.
     ///
     /// Root has /run/coracle and /var/lib/coracle. Others have $XDG_RUNTIME_DIR/coracle, or
     /// /tmp/coracle-run-UID when the variable is unset or names somebody else's directory (`su`
     /// leaves it so), and $XDG_DATA_HOME/coracle or ~/.local/share/coracle.
     pub fn discover() -> Result<Self, StateError> {
-        let uid = geteuid().as_raw();
-        if uid == 0 && owner(Path::new("/run")) == Some(0) {
+        let own = |path: &Path| owner(path) == Some(geteuid().as_raw());
+        if geteuid().is_root() && own(Path::new("/run")) {
             return Self::at("/run/coracle", "/var/lib/coracle");
         }
+        let uid = caller_uid();
         let run = match absolute_from_env("XDG_RUNTIME_DIR") {
-            Some(base) if owner(&base) == Some(uid) => base.join("coracle"),
+            Some(base) if own(&base) => base.join("coracle"),
             _ => PathBuf::from(format!("/tmp/coracle-run-{uid}")),
         };
         let data_home = match absolute_from_env("XDG_DATA_HOME") {
@@ -94,6 +96,11 @@ impl Dirs {
             }
             other => other,
         }
+    }
+
+    /// Refuses a run directory that cannot be had, or that somebody else may have prepared.
+    pub fn ensure_run(&self) -> Result<(), StateError> {
+        claim_run(&self.run).map_err(|error| self.with_way_out(error))
     }
 
     /// Where the built-in image is unpacked.

@@ -16,6 +16,7 @@ mod library;
 mod lifecycle;
 mod network;
 mod seccomp;
+mod shared;
 mod streams;
 mod words;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         damage::CASES,
         diagnostics::CASES,
         boundaries::CASES,
+        shared::CASES,
         streams::CASES,
         handed_down::CASES,
         isolation::CASES,

@@ -189,15 +189,12 @@ pub fn place() -> PathBuf {
     }
     match env("XDG_RUNTIME_DIR") {
         Some(dir) => dir.join("containers/auth.json"),
-        None => {
-            let uid = rustix::process::geteuid().as_raw();
-            match uid {
-                0 => PathBuf::from("/run/containers/0/auth.json"),
-                _ => env("HOME")
-                    .unwrap_or_default()
-                    .join(".config/containers/auth.json"),
-            }
-        }
+        None => match crate::isolation::idmap::caller_uid() {
+            0 => PathBuf::from("/run/containers/0/auth.json"),
+            _ => env("HOME")
+                .unwrap_or_default()
+                .join(".config/containers/auth.json"),
+        },
     }
 }
 

@@ -72,7 +72,7 @@ impl IdMapError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     pub inside: u32,
-    /// As the process that writes the map sees it.
+    /// As the user namespace around the other one sees it.
     pub outside: u32,
     pub count: u32,
 }
@@ -85,7 +85,8 @@ pub enum Kind {
 }
 
 /// The ID maps of a user namespace that is about to be made. Kept with a container, for another
-/// namespace with the same IDs.
+/// namespace with the same IDs. A process inside of such a namespace has the same maps as one
+/// outside, so that what either of them keeps is of use to both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMaps {
     uids: Vec<Extent>,
@@ -144,11 +145,7 @@ impl IdMaps {
             return Ok((Self::range()?, None));
         }
         if geteuid().is_root() && may_set_ids() {
-            let maps = Self {
-                uids: own_unchanged(Kind::User)?,
-                gids: own_unchanged(Kind::Group)?,
-                method: Method::Own,
-            };
+            let maps = Self::own()?;
             let single = [&maps.uids, &maps.gids]
                 .into_iter()
                 .any(|extents| last_contiguous(extents) == 0);
@@ -157,6 +154,33 @@ impl IdMaps {
         match Self::subordinate(geteuid(), getegid()) {
             Ok(maps) => Ok((maps, None)),
             Err(reason) => Ok((Self::single(), Some(reason))),
+        }
+    }
+
+    /// This process's own, for a namespace below in which every ID is what it is here.
+    fn own() -> Result<Self, IdMapError> {
+        let (uids, gids) = (read_own(Kind::User)?, read_own(Kind::Group)?);
+        let all_unchanged = |extents: &[Extent]| extents.iter().all(|e| e.inside == e.outside);
+        // How a process outside would make a namespace with these IDs.
+        let method = match () {
+            () if all_unchanged(&uids) && all_unchanged(&gids) => Method::Own,
+            () if is_single(&uids) && is_single(&gids) => Method::Single,
+            () => Method::Subordinate,
+        };
+        Ok(Self { uids, gids, method })
+    }
+
+    /// The maps as this process has to write them: in a namespace that has these very IDs, they are
+    /// passed on unchanged.
+    fn here(&self) -> Self {
+        let is_own = |kind, extents: &[Extent]| read_own(kind).is_ok_and(|own| own == extents);
+        if !is_own(Kind::User, &self.uids) || !is_own(Kind::Group, &self.gids) {
+            return self.clone();
+        }
+        Self {
+            uids: unchanged(&self.uids),
+            gids: unchanged(&self.gids),
+            method: Method::Own,
         }
     }
 
@@ -220,7 +244,8 @@ impl IdMaps {
             let extent = extents.iter().find(|extent| extent.inside == 0);
             extent.expect("maps start at 0 inside").outside
         };
-        (root(&self.uids), root(&self.gids))
+        let here = self.here();
+        (root(&here.uids), root(&here.gids))
     }
 
     fn subordinate(uid: Uid, gid: Gid) -> Result<Self, SingleReason> {
@@ -262,9 +287,19 @@ impl IdMaps {
 
     /// Whether an ID of the caller's namespace has a place in the container.
     pub fn maps_host_uid(&self, uid: u32) -> bool {
-        self.uids
+        self.here()
+            .uids
             .iter()
             .any(|e| (e.outside..e.outside.saturating_add(e.count)).contains(&uid))
+    }
+
+    /// Whether the user namespace of process `pid` has these IDs.
+    pub fn are_of(&self, pid: i32) -> bool {
+        let is = |file: &str, extents: &Vec<Extent>| {
+            read_map(Path::new(&format!("/proc/{pid}/{file}"))).is_ok_and(|own| own == *extents)
+        };
+        let here = self.here();
+        is("uid_map", &here.uids) && is("gid_map", &here.gids)
     }
 
     /// Writes the maps of the user namespace that `pid`, a child of this process, has just been
@@ -279,14 +314,15 @@ impl IdMaps {
             let path = proc_file(name);
             std::fs::write(&path, text).map_err(|source| IdMapError::Write { path, source })
         };
-        match self.method {
+        let Self { uids, gids, method } = &self.here();
+        match method {
             Method::Subordinate => {
                 // Where one is missing now, the attempt to run it says so.
                 let found = |tool| find_in_path(tool).unwrap_or_else(|| tool.into());
                 let (newuidmap, newgidmap) = (found(NEWUIDMAP), found(NEWGIDMAP));
                 let (uids, gids) = (
-                    start_tool(&newuidmap, pid, &self.uids)?,
-                    start_tool(&newgidmap, pid, &self.gids),
+                    start_tool(&newuidmap, pid, uids)?,
+                    start_tool(&newgidmap, pid, gids),
                 );
                 // Both are reaped, whichever fails.
                 let uids = finish_tool(&newuidmap, uids);
@@ -295,12 +331,12 @@ impl IdMaps {
             }
             Method::Single => {
                 put("setgroups", "deny")?;
-                put("uid_map", &to_map_text(&self.uids))?;
-                put("gid_map", &to_map_text(&self.gids))
+                put("uid_map", &to_map_text(uids))?;
+                put("gid_map", &to_map_text(gids))
             }
             Method::Own | Method::Range => {
-                put("uid_map", &to_map_text(&self.uids))?;
-                put("gid_map", &to_map_text(&self.gids))
+                put("uid_map", &to_map_text(uids))?;
+                put("gid_map", &to_map_text(gids))
             }
         }
     }
@@ -345,13 +381,30 @@ pub fn root_of(pid: i32) -> Result<(u32, u32), IdMapError> {
     Ok((root("uid_map")?, root("gid_map")?))
 }
 
-/// This process's own map for a namespace below, where every ID is to be what it is here.
-fn own_unchanged(kind: Kind) -> Result<Vec<Extent>, IdMapError> {
-    let unchanged = |extent: Extent| Extent {
+/// The IDs that are inside, as they are.
+fn unchanged(extents: &[Extent]) -> Vec<Extent> {
+    let unchanged = |extent: &Extent| Extent {
         outside: extent.inside,
-        ..extent
+        ..*extent
     };
-    Ok(read_own(kind)?.into_iter().map(unchanged).collect())
+    extents.iter().map(unchanged).collect()
+}
+
+/// Whether this process may be in the host's own user namespace, where every ID is itself.
+pub fn is_initial() -> bool {
+    let all = |own: Vec<Extent>| {
+        own.iter()
+            .any(|e| e.inside == e.outside && e.count == u32::MAX)
+    };
+    read_own(Kind::User).map_or(true, all)
+}
+
+/// The user who has started this process: in a user namespace, as the one around it sees them.
+pub fn caller_uid() -> u32 {
+    let uid = geteuid().as_raw();
+    let own = read_own(Kind::User).unwrap_or_default();
+    let extent = own.iter().find(|e| is_mapped(&[**e], uid));
+    extent.map_or(uid, |extent| extent.outside + (uid - extent.inside))
 }
 
 /// Whether `id`, as seen inside, is one of `extents`.

@@ -98,6 +98,7 @@ impl World {
     /// What this world's containers have left behind: processes, records, files in the run
     /// directory, mounts. For the end of a body, which should have removed them all.
     pub fn left(&self) -> Vec<String> {
+        self.end_shared_namespaces();
         let mut left = Vec::new();
         if !all_reaped(GRACE) {
             left.extend(
@@ -120,6 +121,13 @@ impl World {
         let new = mounts.iter().filter(|line| !self.mounts.contains(line));
         left.extend(new.map(|place| format!("mount {place}")));
         left
+    }
+
+    /// What `coracle unshare` leaves on purpose.
+    pub fn end_shared_namespaces(&self) {
+        if self.path("run/coracle/holder").exists() {
+            self.try_coracle(&["system", "migrate"]).success();
+        }
     }
 
     /// Ends and removes everything that is still there, the directory included.
