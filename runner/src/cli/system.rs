@@ -10,7 +10,7 @@ pub struct SystemArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
-    /// End the namespaces of `coracle unshare`, so that the next command has new ones: after a change
-    /// of /etc/subuid or /etc/subgid
+    /// End the namespaces of `coracle unshare`, so that the next command has new ones: after a
+    /// change of /etc/subuid or /etc/subgid
     Migrate,
 }

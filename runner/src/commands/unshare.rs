@@ -29,8 +29,8 @@ pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, F
     Err(execute_program(words, env))
 }
 
-/// Makes this process root of the namespaces, unless it is so already. Returns what else there is to
-/// be in the environment.
+/// Makes this process root of the namespaces, unless it is so already. Returns what else there is
+/// to be in the environment.
 fn enter() -> Result<Vec<Variable>, Failure> {
     let variables = for_container_tools();
     let dirs = Dirs::discover()?;

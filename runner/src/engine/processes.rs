@@ -54,7 +54,7 @@ pub(super) fn wait_for_monitor(container: &Container) {
 /// Kills the first process of a container, and with it all others, frozen ones included.
 ///
 /// # Errors
-/// [`EngineError::Signal`] for root of a user namespace, where the container's IDs are out of reach.
+/// [`EngineError::Signal`] for root of a user namespace that has not got the container's IDs.
 pub(super) fn kill_init(container: &Container, init: &OwnedFd) -> Result<(), EngineError> {
     match pidfd_send_signal(init, Signal::KILL) {
         // Or it has ended.

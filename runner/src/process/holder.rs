@@ -94,8 +94,8 @@ pub fn find(run: &Path) -> Option<Holder> {
     (claim::holder(&file) == Some(pid)).then_some(Holder { pid, pidfd })
 }
 
-/// Ends the holder, and with it the namespaces and all that is mounted there, unless some process is
-/// still in them. Returns whether there was one.
+/// Ends the holder, and with it the namespaces and all that is mounted there, unless some process
+/// is still in them. Returns whether there was one.
 pub fn end(run: &Path) -> io::Result<bool> {
     let holder = find(run);
     let file = run.join(FILE);

@@ -88,7 +88,7 @@ pub fn main<J: DeserializeOwned>(work: impl FnOnce(J) -> Result<(), String>) -> 
     ExitCode::SUCCESS
 }
 
-/// The process itself, where it stays: `rest` comes after the job, without anything of the caller's.
+/// The process itself, where it stays: `rest` comes after the job, with nothing of the caller's.
 pub fn main_staying<J: DeserializeOwned, T>(
     work: impl FnOnce(J) -> Result<T, String>,
     rest: impl FnOnce(T),
