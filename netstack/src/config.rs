@@ -16,6 +16,7 @@ use crate::control::HeededSignals;
 use crate::core::MacAddr;
 use crate::core::addresses::Prefix;
 use crate::core::autoconf::Autoconf;
+use crate::core::dns::{HostNameError, HostNames};
 use crate::core::egress::EgressError;
 use crate::core::policy::Policy;
 use crate::core::special_purpose::{is_another_host, stands_for};
@@ -62,6 +63,8 @@ pub struct Config {
     /// Networks of containers that the guest routes, which keep their own addresses.
     pub behind: Vec<Prefix>,
     pub outbound: Outbound,
+    /// What the forwarder answers itself.
+    pub names: HostNames,
     /// Those that answer the guest's queries; none for those of resolv.conf, which is followed.
     pub resolvers: Vec<SocketAddr>,
     pub publish: Vec<PublishTo>,
@@ -123,6 +126,8 @@ pub enum ConfigError {
     ManyNetworks(usize),
     #[error("port published at {0}: that is neither the guest's nor in a --guest-network")]
     PublishAddress(IpAddr),
+    #[error(transparent)]
+    HostName(#[from] HostNameError),
     #[error(transparent)]
     Egress(#[from] EgressError),
     #[error("{0} cannot stand for the host: {1}")]
@@ -323,6 +328,7 @@ impl Config {
             beyond: Vec::new(),
             behind: Vec::new(),
             outbound: Outbound::default(),
+            names: HostNames::default(),
             resolvers: Vec::new(),
             publish: Vec::new(),
             publish_fds: Vec::new(),

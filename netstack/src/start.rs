@@ -199,7 +199,8 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     confine(guest.as_deref(), kept, &config)?;
     info!(interface = device.name(), device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
 
-    let core = Core::new(core, clock.now());
+    let mut core = Core::new(core, clock.now());
+    core.set_names(config.names);
     let device_status = DeviceStatus {
         kind: device.kind(),
         reason: device.reason().map(ToString::to_string),

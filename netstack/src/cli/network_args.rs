@@ -10,6 +10,7 @@ use crate::config::{
     Config, ConfigError, DEFAULT_SUBNET_V4, DEFAULT_SUBNET_V6, MTU_RANGE, parse_guest_network,
     parse_host, parse_publish, parse_subnet_v4, parse_subnet_v6,
 };
+use crate::core::dns::{HostName, HostNames};
 use crate::core::egress::{Egress, EgressRule};
 use crate::core::policy::Policy;
 use crate::core::tcp::Promote;
@@ -84,11 +85,22 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "RULE")]
     egress: Vec<EgressRule>,
 
-    /// Publish ports and set egress rules while the program runs: slirp4netns's API
+    /// Answer for a name: NAME=ADDRESS[,ADDRESS][@NETWORK[,NETWORK]] (repeatable)
+    ///
+    /// The DNS forwarder tells the addresses of NAME, and the name of each ADDRESS, itself; nobody
+    /// outside is asked, also not for what a NAME has not. With NETWORKs only who asks from one of
+    /// them sees it. Where the host has an address in the guest, host.containers.internal and
+    /// host.docker.internal are names of it. The API socket adds names and removes them while the
+    /// program runs.
+    #[arg(long, value_name = "NAME=A", conflicts_with = "disable_dns")]
+    host_name: Vec<HostName>,
+
+    /// Publish ports, set egress rules and names while the program runs: slirp4netns's API
     ///
     /// Its requests are {"execute": "add_hostfwd"}, list_hostfwd and remove_hostfwd, as
     /// slirp4netns(1) has them; besides, list_egress, and set_egress with the argument "rules", a
-    /// list. Flows that new rules prohibit are reset.
+    /// list: flows that new rules prohibit are reset; and list_names, remove_name with the argument
+    /// "id", and add_name with "name", the list "addresses" and, if need be, the list "networks".
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
 
@@ -200,6 +212,7 @@ impl NetworkArgs {
                 .with_host_at(ip)
                 .map_err(|why| ConfigError::HostAddress(ip, why))?;
         }
+        let names = names_of_host(&network).into_iter().chain(self.host_name);
         let behind = self.guest_network.iter();
         let behind = behind.map(|network| parse_guest_network(network));
         let publish = self.publish.iter().map(|rule| parse_publish(rule));
@@ -210,6 +223,7 @@ impl NetworkArgs {
                 egress: Egress::new(self.egress)?,
                 ..Policy::default()
             },
+            names: HostNames::new(names)?,
             behind: behind.collect::<Result<_, _>>()?,
             publish: publish.collect::<Result<_, _>>()?,
             status_socket: self.status_socket,
@@ -222,4 +236,14 @@ impl NetworkArgs {
             ..Config::new(target, tap, network)
         })
     }
+}
+
+/// What engines call the host, where it has an address on `network`.
+fn names_of_host(network: &Network) -> Vec<HostName> {
+    let aliases = network.addresses().aliases;
+    let loopback = aliases.iter().filter(|alias| alias.host.is_loopback());
+    let addresses: Vec<IpAddr> = loopback.map(|alias| alias.shown).collect();
+    let names = ["host.containers.internal", "host.docker.internal"];
+    let name = |name: &str| HostName::new(name.parse().ok()?, addresses.clone(), Vec::new()).ok();
+    names.into_iter().filter_map(name).collect()
 }

@@ -130,6 +130,14 @@ fn summary(status: &Status) -> String {
         ("guest", guest.join(", ")),
         networks,
         (
+            "names",
+            format!(
+                "{}, {} queries answered",
+                status.names.len(),
+                status.names_answered
+            ),
+        ),
+        (
             "device",
             format!("{}{}", device.kind, reason(&device.reason)),
         ),
@@ -285,6 +293,7 @@ mod tests {
         for line in [
             "guest           10.0.2.100, fd00::100",
             "networks behind 10.89.0.0/24",
+            "names           1, 23 queries answered",
             "device          tap",
             "hand-over       8 promoted, 9 failed",
             "udp            17    100   2",

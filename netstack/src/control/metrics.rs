@@ -37,6 +37,11 @@ pub fn text(status: &Status) -> String {
         status.frames_lost,
     );
     metrics.counter(
+        "names_answered",
+        "Queries that were answered by names of the engine",
+        status.names_answered,
+    );
+    metrics.counter(
         "prohibited",
         "Packets to where the guest may not send",
         status.prohibited,

@@ -19,6 +19,12 @@ pub struct Status {
     /// Networks behind it, as in 10.89.0.0/24.
     #[serde(default)]
     pub guest_networks: Vec<String>,
+    /// What the forwarder answers itself, as in db=10.89.0.5@10.89.0.0/24.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Queries, ever, that were answered so.
+    #[serde(default)]
+    pub names_answered: u64,
     pub device: DeviceStatus,
     /// TCP connections ever made, both ways.
     pub connections_total: u64,
@@ -269,6 +275,8 @@ impl Status {
             version: "0.1.0".into(),
             guest: vec!["10.0.2.100".parse().unwrap(), "fd00::100".parse().unwrap()],
             guest_networks: vec!["10.89.0.0/24".to_owned()],
+            names: vec!["db=10.89.0.5".to_owned()],
+            names_answered: 23,
             device: DeviceStatus::TAP,
             connections_total: 4,
             bytes_to_guest: 5,
@@ -311,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_documented_form() {
-        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"guest_networks":["10.89.0.0/24"],"device":{"kind":"tap"},"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100,"reached":2},"waiting":{"used":20,"limit":100,"reached":2},"dials":{"used":15,"limit":100,"reached":2},"half_open":{"used":16,"limit":100,"reached":2},"udp":{"used":17,"limit":100,"reached":2},"published_udp":{"used":18,"limit":100,"reached":2},"icmp":{"used":19,"limit":100,"reached":2},"out_of_descriptors":21,"out_of_ports":22},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
+        let expected = r#"{"version":"0.1.0","guest":["10.0.2.100","fd00::100"],"guest_networks":["10.89.0.0/24"],"names":["db=10.89.0.5"],"names_answered":23,"device":{"kind":"tap"},"connections_total":4,"bytes_to_guest":5,"bytes_from_guest":6,"frames_dropped":10,"frames_lost":11,"prohibited":12,"limit_reached":13,"limits":{"connections":{"used":14,"limit":100,"reached":2},"waiting":{"used":20,"limit":100,"reached":2},"dials":{"used":15,"limit":100,"reached":2},"half_open":{"used":16,"limit":100,"reached":2},"udp":{"used":17,"limit":100,"reached":2},"published_udp":{"used":18,"limit":100,"reached":2},"icmp":{"used":19,"limit":100,"reached":2},"out_of_descriptors":21,"out_of_ports":22},"promotion":{"promoted":8,"failed":9},"memory":{"limit":10,"receive":11,"send":12,"owed":13,"exhausted":14},"flows":[{"protocol":"tcp","initiator":"guest","guest":"10.0.2.100:43210","remote":"198.51.100.7:443","state":"ESTABLISHED","path":"kernel","reason":"hauls","promoted_ms_ago":7,"promoted_after_bytes":262144,"promoted_pause_us":90,"bytes_to_guest":1,"bytes_from_guest":2,"age_ms":3}]}"#;
         let status = Status::of_the_tests(1);
         assert_eq!(serde_json::to_string(&status).unwrap(), expected);
         assert_eq!(serde_json::from_str::<Status>(expected).unwrap(), status);

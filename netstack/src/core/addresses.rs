@@ -192,6 +192,16 @@ impl Prefix {
         Self { network, len }
     }
 
+    /// Reads `10.89.0.0/24` or `fd89::/64`. `None` for anything else, and if there are bits behind
+    /// the prefix.
+    pub fn read(text: &str) -> Option<Self> {
+        let (network, len) = text.split_once('/')?;
+        let (network, len) = (network.parse::<IpAddr>().ok()?, len.parse().ok()?);
+        let most = Self::host(network).len;
+        let prefix = Self::around(network, len);
+        (len <= most && prefix.network == network).then_some(prefix)
+    }
+
     pub fn contains(&self, ip: IpAddr) -> bool {
         Self::around(ip, self.len) == *self
     }

@@ -168,6 +168,18 @@ impl Core {
         if remote.port() == 0 || remote.ip().is_multicast() {
             return None;
         }
+        let payload = udp.payload();
+        let segment = packet
+            .offload
+            .super_frame
+            .filter(|super_frame| super_frame.kind == Segmentation::Udp)
+            .map(|super_frame| super_frame.size);
+        let size = segment.map_or(payload.len(), |size| size.get().into());
+        let queries = payload.chunks(size.max(1));
+        let hardware = self.hardware_of(packet);
+        if self.answer_queries(guest, remote, queries, hardware, link) {
+            return None;
+        }
         let with = |remote| Tuple {
             protocol: Protocol::Udp,
             guest,
@@ -209,17 +221,11 @@ impl Core {
                 }
             }
         };
-        let payload = udp.payload();
         let mapping = self.flows.mapping_mut(flow)?;
         let to = mapping.route(remote, payload, &self.forwarder)?;
         mapping.last_used = now;
         mapping.bytes_from_guest += payload.len() as u64;
         self.counters.bytes_from_guest += payload.len() as u64;
-        let segment = packet
-            .offload
-            .super_frame
-            .filter(|super_frame| super_frame.kind == Segmentation::Udp)
-            .map(|super_frame| super_frame.size);
         Some(Action::SendDatagram {
             flow,
             to,

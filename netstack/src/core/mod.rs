@@ -47,6 +47,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 pub use self::packet::MacAddr;
 pub use self::shares::{
@@ -59,7 +60,7 @@ use tracing::{Span, debug};
 use self::addresses::Addresses;
 use self::autoconf::{Autoconf, Servers};
 use self::datagram::{Mapping, Role, Visit};
-use self::dns::Forwarder;
+use self::dns::{Forwarder, HostNames};
 use self::eviction::Holder;
 use self::flow::{Cause, FlowId, FlowTable, HashKey, Protocol, Tuple};
 use self::icmp::Unreachable;
@@ -166,6 +167,8 @@ pub struct Counters {
     pub out_of_ports: u64,
     /// Packets to addresses that the guest may not reach.
     pub prohibited: u64,
+    /// Queries that were answered by names of the engine.
+    pub names_answered: u64,
     /// Flows that the kernel has taken over, and attempts that failed.
     pub promotions: u64,
     pub promotions_failed: u64,
@@ -188,6 +191,8 @@ pub struct Core {
     superseded: VecDeque<FlowId>,
     servers: Servers,
     forwarder: Forwarder,
+    /// Connections that ask keep those that there were when they began.
+    names: Arc<HostNames>,
     reassembly: Reassembly,
     counters: Counters,
 }
@@ -246,6 +251,7 @@ impl Core {
             superseded: VecDeque::new(),
             servers,
             forwarder: Forwarder::default(),
+            names: Arc::default(),
             reassembly: Reassembly::default(),
             counters: Counters::default(),
             config,
@@ -455,12 +461,15 @@ impl Core {
 
     /// Whether a connection of these ends may be handed over. The guest's sockets know a link-local
     /// address by the interface that it is on, and would not take segments that come by another.
+    /// Queries are to be looked at.
     fn may_promote(&self, tuple: &Tuple) -> Promote {
         let is_link_local = |end: SocketAddr| match end.ip() {
             IpAddr::V4(_) => false,
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        match is_link_local(tuple.guest) || tuple.remote.is_some_and(is_link_local) {
+        let asks = |remote| self.is_forwarder(tuple.protocol, remote);
+        let stays = |remote| is_link_local(remote) || asks(remote);
+        match is_link_local(tuple.guest) || tuple.remote.is_some_and(stays) {
             true => Promote::Off,
             false => self.config.promote,
         }

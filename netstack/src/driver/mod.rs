@@ -24,6 +24,7 @@ mod listeners;
 mod pause;
 mod poller;
 mod promotion;
+mod query_stream;
 mod report;
 mod scarcity;
 mod shard;

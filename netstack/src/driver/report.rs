@@ -34,6 +34,12 @@ pub fn status(
             .iter()
             .map(ToString::to_string)
             .collect(),
+        names: core
+            .names()
+            .iter()
+            .map(|(_, name)| name.to_string())
+            .collect(),
+        names_answered: counters.names_answered,
         device,
         connections_total: counters.connections,
         bytes_to_guest: counters.bytes_to_guest,

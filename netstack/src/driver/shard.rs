@@ -22,6 +22,7 @@ use super::gather::Gathered;
 use super::kernel_flow::Relays;
 use super::poller::{Event, Interest, Poller, Token};
 use super::promotion::{Promotion, PromotionUnavailable};
+use super::query_stream::News;
 use super::sockets::{HostSocket, HostSockets};
 use super::splice_table::Splices;
 use super::{DriverError, RETRY, report};
@@ -251,7 +252,9 @@ impl<D: Device> Shard<D> {
     fn handle_socket(&mut self, id: FlowId, event: Event, now: Instant, promotion: &mut Promotion) {
         match self.sockets.get_mut(id) {
             Some(HostSocket::Dialling(_)) => self.finish_dial(id, event, now),
-            Some(HostSocket::Stream(_)) => self.core.host_ready(id, event.readiness()),
+            Some(HostSocket::Stream(_) | HostSocket::Queries(_)) => {
+                self.core.host_ready(id, event.readiness());
+            }
             Some(HostSocket::Promoted(_)) => self.handle_promoted(id, event, promotion),
             Some(HostSocket::Udp(_)) => self.read_datagrams(id, event.error, now),
             Some(HostSocket::Ping(_)) => self.read_echo_replies(id, now),
@@ -267,8 +270,23 @@ impl<D: Device> Shard<D> {
             let Some(id) = self.core.poll_touched() else {
                 return;
             };
-            if let Some(HostSocket::Stream(stream)) = self.sockets.get_mut(id) {
-                self.core.serve(id, now, stream, &mut self.link);
+            match self.sockets.get_mut(id) {
+                Some(HostSocket::Stream(stream)) => {
+                    self.core.serve(id, now, stream, &mut self.link);
+                }
+                Some(HostSocket::Queries(stream)) => {
+                    stream.go_on();
+                    self.core.serve(id, now, &mut **stream, &mut self.link);
+                    let News {
+                        answered,
+                        readiness,
+                    } = stream.take_news();
+                    self.core.names_answered(answered);
+                    if let Some(readiness) = readiness {
+                        self.core.host_ready(id, readiness);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -285,10 +303,12 @@ impl<D: Device> Shard<D> {
         while let Some((id, cause)) = self.core.poll_closed() {
             // Closing a descriptor takes it out of the epoll and sends the FIN that may be due.
             let socket = self.sockets.remove(id);
-            if let Cause::ResetByGuest | Cause::GuestSilent | Cause::Prohibited = cause
-                && let Some(HostSocket::Stream(stream)) = socket
-            {
-                stream.reset();
+            if let Cause::ResetByGuest | Cause::GuestSilent | Cause::Prohibited = cause {
+                match socket {
+                    Some(HostSocket::Stream(stream)) => stream.reset(),
+                    Some(HostSocket::Queries(stream)) => stream.reset(),
+                    _ => {}
+                }
             }
         }
         self.trim_memory();

@@ -14,6 +14,7 @@ use super::promotion::Promotion;
 use super::shard::Shard;
 use crate::broker::Broker;
 use crate::control::{Forward, Publisher, SlirpApi};
+use crate::core::dns::{HostName, HostNameError, HostNames};
 use crate::core::egress::Egress;
 use crate::core::{Instant, Service};
 use crate::device::Device;
@@ -137,5 +138,17 @@ impl<D: Device> Publisher for Publishing<'_, D> {
 
     fn set_egress(&mut self, egress: Egress) {
         self.shard.set_egress(egress, self.now, self.promotion);
+    }
+
+    fn names(&self) -> &HostNames {
+        self.shard.core.names()
+    }
+
+    fn add_name(&mut self, name: HostName) -> Result<u64, HostNameError> {
+        self.shard.core.add_name(name)
+    }
+
+    fn remove_name(&mut self, id: u64) -> bool {
+        self.shard.core.remove_name(id)
     }
 }

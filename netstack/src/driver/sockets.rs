@@ -9,6 +9,8 @@ use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::kernel_flow::KernelFlow;
+use super::query_stream::QueryStream;
+use crate::core::dns::NamedQueries;
 use crate::core::flow::FlowId;
 use crate::core::tcp::HostStream;
 use crate::host::{PingSocket, UdpSocket};
@@ -18,6 +20,8 @@ pub enum HostSocket {
     /// A stream whose connect is under way.
     Dialling(OwnedFd),
     Stream(Stream),
+    /// To a resolver, or to none: names of the engine answer some of the guest's queries.
+    Queries(Box<QueryStream>),
     /// Both sockets of a flow that the kernel carries.
     Promoted(KernelFlow),
     Udp(UdpSocket),
@@ -37,6 +41,16 @@ pub struct Visited {
 impl HostSocket {
     pub fn stream(socket: OwnedFd) -> Self {
         Self::Stream(Stream(socket))
+    }
+
+    /// A stream that was connected for the guest, which may carry `queries`.
+    pub fn dialled(socket: OwnedFd, queries: Option<NamedQueries>) -> Self {
+        match queries {
+            None => Self::stream(socket),
+            Some(queries) => {
+                Self::Queries(Box::new(QueryStream::new(queries, Some(Stream(socket)))))
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::listeners::Lead;
 use super::poller::{Event, Interest, Token};
+use super::query_stream::QueryStream;
 use super::scarcity::is_out_of_descriptors;
 use super::shard::Shard;
 use super::sockets::{HostSocket, Stream};
@@ -51,7 +52,8 @@ impl<D: Device> Shard<D> {
         let result = match dialled {
             Ok(Dial::Connected(socket)) => {
                 self.local_leg.settle(&socket);
-                self.register(id, socket, HostSocket::stream)
+                let queries = self.core.named_queries(id);
+                self.register(id, socket, |socket| HostSocket::dialled(socket, queries))
             }
             Ok(Dial::UnderWay(socket)) => {
                 if self.register(id, socket, HostSocket::Dialling).is_ok() {
@@ -61,7 +63,17 @@ impl<D: Device> Shard<D> {
             }
             Err(error) => Err(error),
         };
+        let result = result.or_else(|error| self.do_without_resolver(id).ok_or(error));
         self.core.handle_dialled(id, result, now, &mut self.link);
+    }
+
+    /// A dial of flow `id` has failed. If it is to carry queries, some may be answered by names.
+    fn do_without_resolver(&mut self, id: FlowId) -> Option<()> {
+        let queries = self.core.named_queries(id)?;
+        self.core.resolver_failed(id);
+        let stream = Box::new(QueryStream::new(queries, None));
+        self.sockets.insert(id, HostSocket::Queries(stream));
+        Some(())
     }
 
     /// The socket of a dial has become writable or failed.
@@ -73,8 +85,11 @@ impl<D: Device> Shard<D> {
         let connected = result.is_ok();
         if connected {
             self.local_leg.settle(&socket);
-            self.sockets.insert(id, HostSocket::stream(socket));
+            let queries = self.core.named_queries(id);
+            self.sockets
+                .insert(id, HostSocket::dialled(socket, queries));
         }
+        let result = result.or_else(|error| self.do_without_resolver(id).ok_or(error));
         self.core.handle_dialled(id, result, now, &mut self.link);
         if connected {
             // The remote may have spoken already, and an edge is told only once.

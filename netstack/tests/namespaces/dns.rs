@@ -50,15 +50,8 @@ fn over_tcp(world: &mut World) {
         let mut stream = connect(&world.guest.net, (family.dns(), 53).into());
         for id in [7, 8] {
             let query = query(id);
-            stream
-                .write_all(&(query.len() as u16).to_be_bytes())
-                .unwrap();
-            stream.write_all(&query).unwrap();
-            let mut length = [0; 2];
-            stream.read_exact(&mut length).expect("an answer over TCP");
-            let mut answer = vec![0; u16::from_be_bytes(length).into()];
-            stream.read_exact(&mut answer).unwrap();
-            assert_eq!(parse_answer(&query, &answer), 1);
+            ask_over_tcp(&mut stream, &query);
+            assert_eq!(parse_answer(&query, &answer_over_tcp(&mut stream)), 1);
         }
     }
 }
@@ -164,13 +157,13 @@ fn disabled(world: &mut World) {
 }
 
 /// Makes the case's resolv.conf name one resolver.
-fn set_resolvers(write: fn(&str), address: &str) {
+pub fn set_resolvers(write: fn(&str), address: &str) {
     write(&format!(
         "# changed by a test\nsearch example\nnameserver {address}\noptions edns0\n"
     ));
 }
 
-fn write_in_place(text: &str) {
+pub fn write_in_place(text: &str) {
     fs::write("/etc/resolv.conf", text).expect("rewrite resolv.conf");
 }
 
@@ -200,10 +193,56 @@ pub fn ask_udp(netns: &Netns, server: IpAddr, id: u16) -> Option<u8> {
 
 /// A query for `example.test. IN A`, RFC 1035 section 4.1, recursion desired.
 fn query(id: u16) -> Vec<u8> {
+    query_for(id, "example.test", A)
+}
+
+/// Types of records (RFC 1035 3.2.2, RFC 3596 2.1).
+pub const A: u8 = 1;
+pub const PTR: u8 = 12;
+pub const AAAA: u8 = 28;
+
+/// A query for the records of `kind` that `name` has.
+pub fn query_for(id: u16, name: &str, kind: u8) -> Vec<u8> {
     let mut query = id.to_be_bytes().to_vec();
     query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    query.extend(b"\x07example\x04test\0\0\x01\0\x01");
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, kind, 0, 1]);
     query
+}
+
+/// The answer of the forwarder at `server` over UDP.
+pub fn answer_over_udp(netns: &Netns, server: IpAddr, query: &[u8]) -> Vec<u8> {
+    let any = match server.is_ipv4() {
+        true => Family::V4,
+        false => Family::V6,
+    };
+    let client = udp(netns, any.unspecified(), 0);
+    client.connect((server, 53)).unwrap();
+    client.send(query).expect("ask");
+    let mut answer = vec![0; 1500];
+    let count = client.recv(&mut answer).expect("an answer");
+    answer.truncate(count);
+    answer
+}
+
+/// Puts a query behind its length on `stream`.
+pub fn ask_over_tcp(stream: &mut impl Write, query: &[u8]) {
+    stream
+        .write_all(&(query.len() as u16).to_be_bytes())
+        .unwrap();
+    stream.write_all(query).unwrap();
+}
+
+/// The next answer on `stream`.
+pub fn answer_over_tcp(stream: &mut impl Read) -> Vec<u8> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).expect("an answer over TCP");
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer).unwrap();
+    answer
 }
 
 /// The last octet of the one A record in `answer`, which must match `query`.

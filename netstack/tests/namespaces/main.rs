@@ -15,6 +15,7 @@ mod hook;
 mod icmp;
 mod lifecycle;
 mod load;
+mod names;
 mod networks;
 mod options;
 mod outbound;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         policy::CASES,
         ports::CASES,
         ports::pesto::CASES,
+        names::CASES,
         networks::CASES,
         options::CASES,
         autoconf::CASES,

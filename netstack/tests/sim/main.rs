@@ -23,6 +23,7 @@ mod flow_control;
 mod limits;
 mod link_layer;
 mod memory;
+mod names;
 mod networks;
 mod offloads;
 mod promoted;

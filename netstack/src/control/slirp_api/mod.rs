@@ -1,6 +1,6 @@
 //! The API socket of slirp4netns, by which callers publish ports while the helper is at work:
-//! `add_hostfwd`, `list_hostfwd`, `remove_hostfwd`. Two requests are our own: `list_egress` and
-//! `set_egress`.
+//! `add_hostfwd`, `list_hostfwd`, `remove_hostfwd`. Some requests are our own: `list_egress` and
+//! `set_egress`; `list_names`, `add_name` and `remove_name`.
 //!
 //! A connection is one request, one JSON object of less than [`MAX_REQUEST`] bytes, and its answer.
 //! A request is answered as soon as it is whole, and at the end of what a client sends. Answers are
@@ -163,13 +163,14 @@ mod tests {
 
     use super::*;
     use crate::control::clients::MAX_CLIENTS;
+    use crate::core::dns::{HostName, HostNameError, HostNames};
     use crate::core::egress::Egress;
 
     const NOW: Instant = Instant::ZERO;
 
     /// Publishes everything but port 1.
     #[derive(Default)]
-    struct Ports(Vec<u64>, Egress);
+    struct Ports(Vec<u64>, Egress, HostNames);
 
     impl Publisher for Ports {
         fn publish(&mut self, id: u64, forward: &Forward) -> bool {
@@ -187,6 +188,18 @@ mod tests {
 
         fn set_egress(&mut self, egress: Egress) {
             self.1 = egress;
+        }
+
+        fn names(&self) -> &HostNames {
+            &self.2
+        }
+
+        fn add_name(&mut self, name: HostName) -> Result<u64, HostNameError> {
+            self.2.add(name)
+        }
+
+        fn remove_name(&mut self, id: u64) -> bool {
+            self.2.remove(id)
         }
     }
 
@@ -313,6 +326,47 @@ mod tests {
         assert_eq!(place.ask(list), listed);
         assert_eq!(place.ask(&set("[]")), r#"{"return":{}}"#);
         assert_eq!(place.ask(list), r#"{"return":{"rules":[]}}"#);
+    }
+
+    #[test]
+    fn names_come_and_go_and_are_listed() {
+        let mut place = Place::new();
+        let list = br#"{"execute":"list_names"}"#;
+        assert_eq!(place.ask(list), r#"{"return":{"names":[]}}"#);
+        let add = |arguments: &str| {
+            format!(r#"{{"execute":"add_name","arguments":{{{arguments}}}}}"#).into_bytes()
+        };
+        let db =
+            add(r#""name":"db","addresses":["10.89.0.5","fd89::5"],"networks":["10.89.0.0/24"]"#);
+        assert_eq!(place.ask(&db), r#"{"return":{"id":1}}"#);
+        let web = add(r#""name":"web","addresses":["10.89.0.6"]"#);
+        assert_eq!(place.ask(&web), r#"{"return":{"id":2}}"#);
+        let remove = br#"{"execute":"remove_name","arguments":{"id":2}}"#;
+        assert_eq!(place.ask(remove), r#"{"return":{}}"#);
+        assert!(place.ask(remove).contains("remove_name: bad arguments.id"));
+        let left = r#"{"return":{"names":[{"addresses":["10.89.0.5","fd89::5"],"id":1,"name":"db","networks":["10.89.0.0/24"]}]}}"#;
+        assert_eq!(place.ask(list), left);
+        for (bad, why) in [
+            (
+                r#""addresses":["10.0.0.1"]"#,
+                "add_name: bad arguments.name",
+            ),
+            (r#""name":"a b","addresses":["10.0.0.1"]"#, "arguments.name"),
+            (
+                r#""name":"a","addresses":"10.0.0.1""#,
+                "arguments.addresses",
+            ),
+            (r#""name":"a","addresses":["x"]"#, "arguments.addresses"),
+            (r#""name":"a","addresses":[]"#, "has no address"),
+            (
+                r#""name":"a","addresses":["10.0.0.1"],"networks":["10.0.0.1/8"]"#,
+                "arguments.networks",
+            ),
+        ] {
+            let answer = place.ask(&add(bad));
+            assert!(answer.contains(why), "{bad}: {answer}");
+        }
+        assert_eq!(place.ask(list), left);
     }
 
     #[test]

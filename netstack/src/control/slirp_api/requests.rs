@@ -7,6 +7,8 @@ use portfwd::Protocol;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::core::addresses::Prefix;
+use crate::core::dns::{HostName, HostNameError, HostNames};
 use crate::core::egress::{Egress, EgressError, EgressRule};
 
 /// A published port, as clients name it.
@@ -29,6 +31,15 @@ pub trait Publisher {
 
     /// What the guest has open must obey the new rules, too.
     fn set_egress(&mut self, egress: Egress);
+
+    /// The names that the forwarder answers for.
+    fn names(&self) -> &HostNames;
+
+    /// As [`HostNames::add`].
+    fn add_name(&mut self, name: HostName) -> Result<u64, HostNameError>;
+
+    /// As [`HostNames::remove`].
+    fn remove_name(&mut self, id: u64) -> bool;
 }
 
 /// The published ports, and what requests do to them.
@@ -69,6 +80,15 @@ impl Table {
                 publisher.set_egress(parse_egress(arguments)?);
                 Ok(b"{\"return\":{}}".to_vec())
             }
+            "list_names" => Ok(list_names(publisher.names())),
+            "add_name" => {
+                let id = publisher.add_name(parse_name(arguments)?)?;
+                Ok(format!("{{\"return\":{{\"id\":{id}}}}}").into_bytes())
+            }
+            "remove_name" => match arguments["id"].as_u64() {
+                Some(id) if publisher.remove_name(id) => Ok(b"{\"return\":{}}".to_vec()),
+                _ => Err(BadRequest::NoSuchName),
+            },
             _ => Err(BadRequest::UnknownExecute),
         }
     }
@@ -179,6 +199,48 @@ fn parse_egress(arguments: &Value) -> Result<Egress, BadRequest> {
     Ok(Egress::new(rules)?)
 }
 
+fn list_names(names: &HostNames) -> Vec<u8> {
+    let entry = |(id, name): (u64, &HostName)| {
+        json!({
+            "id": id,
+            "name": name.name.as_str(),
+            "addresses": name.addresses,
+            "networks": texts(&name.networks),
+        })
+    };
+    let entries: Vec<Value> = names.iter().map(entry).collect();
+    json!({"return": {"names": entries}})
+        .to_string()
+        .into_bytes()
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+fn parse_name(arguments: &Value) -> Result<HostName, BadRequest> {
+    let name = arguments["name"]
+        .as_str()
+        .and_then(|name| name.parse().ok());
+    let addresses = parse_list(&arguments["addresses"], |text| text.parse().ok());
+    let networks = match &arguments["networks"] {
+        Value::Null => Some(Vec::new()),
+        networks => parse_list(networks, Prefix::read),
+    };
+    Ok(HostName::new(
+        name.ok_or(BadRequest::Name("name"))?,
+        addresses.ok_or(BadRequest::Name("addresses"))?,
+        networks.ok_or(BadRequest::Name("networks"))?,
+    )?)
+}
+
+fn parse_list<T>(list: &Value, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    list.as_array()?
+        .iter()
+        .map(|item| parse(item.as_str()?))
+        .collect()
+}
+
 /// As a list shows it; the order of fields is the peer's.
 #[derive(Serialize)]
 struct Entry {
@@ -239,6 +301,12 @@ pub enum BadRequest {
     Rules,
     #[error("set_egress: bad arguments.rules: {0}")]
     Rule(#[from] EgressError),
+    #[error("add_name: bad arguments.{0}")]
+    Name(&'static str),
+    #[error("add_name: {0}")]
+    NotAdded(#[from] HostNameError),
+    #[error("remove_name: bad arguments.id")]
+    NoSuchName,
 }
 
 impl BadRequest {

@@ -1,13 +1,21 @@
 //! The DNS forwarder: what counts as a query to it, and which of the host's resolvers gets that.
+//! Names that the engine has handed over (`names`) it answers itself (`answer`).
 //!
-//! A query is passed on as it is; all that is read of it is its ID (RFC 1035 4.1.1), over UDP. A
-//! guest that asks the same again has had no answer, so the next resolver gets it; one that cannot
-//! be reached comes last from then on. Over TCP a repeated question is a new connection, which
-//! nothing tells from the first one: there only a failed dial brings the next resolver. A resolver
-//! may serve UDP and not TCP, so each has an order of its own.
+//! Any other query is passed on as it is; all that is read of it is its ID (RFC 1035 4.1.1), over
+//! UDP. A guest that asks the same again has had no answer, so the next resolver gets it; one that
+//! cannot be reached comes last from then on. Over TCP a repeated question is a new connection,
+//! which nothing tells from the first one: there only a failed dial brings the next resolver. A
+//! resolver may serve UDP and not TCP, so each has an order of its own.
+
+mod answer;
+mod local;
+pub mod names;
 
 use std::net::SocketAddr;
 
+pub use self::answer::{Carrier, answer, failure};
+pub use self::local::NamedQueries;
+pub use self::names::{HostName, HostNameError, HostNames};
 use super::flow::Protocol;
 
 /// Port of DNS (RFC 1035 4.2).
