@@ -8,7 +8,8 @@ use clap::Parser;
 use super::network_args::NetworkArgs;
 use crate::config::{Config, ConfigError, TargetKind, parse_publish_fd, parse_target};
 use crate::control::HeededSignals;
-use crate::core::autoconf::Autoconf;
+use crate::core::autoconf::{Autoconf, SearchList};
+use crate::host::search_domains;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -30,8 +31,9 @@ pub struct Args {
     /// Bring up lo and the tap, with addresses and default routes
     ///
     /// Without it the tap is only opened, and attached to if it exists already. A guest may then
-    /// configure itself, by DHCP (10.0.2.15), router advertisements and DHCPv6, or be told its
-    /// addresses by somebody else; ports are published at the address that it shows to have.
+    /// configure itself, by DHCP (10.0.2.15), router advertisements and DHCPv6, which tell the
+    /// host's search domains as well, or be told its addresses by somebody else; ports are
+    /// published at the address that it shows to have.
     #[arg(short, long)]
     configure: bool,
 
@@ -123,7 +125,7 @@ impl TryFrom<Args> for Config {
             configure: args.configure,
             autoconf: match args.configure {
                 true => Autoconf::default(),
-                false => config.network.autoconf(config.mtu),
+                false => own_configuration(&config),
             },
             publish_fds: args
                 .publish_fd
@@ -136,6 +138,17 @@ impl TryFrom<Args> for Config {
         }
         .check()
     }
+}
+
+/// What a guest is told that configures itself. What completes names on the host, completes them
+/// there, too; a file that cannot be read names no domain.
+fn own_configuration(config: &Config) -> Autoconf {
+    let mut autoconf = config.network.autoconf(config.mtu);
+    if !autoconf.names.resolvers.is_empty() {
+        let domains = search_domains().unwrap_or_default();
+        autoconf.names.search = SearchList::first_of(&domains);
+    }
+    autoconf
 }
 
 #[cfg(test)]
@@ -251,6 +264,28 @@ mod tests {
     }
 
     #[test]
+    fn names_are_those_that_are_given_and_the_hosts() {
+        let names = |line| {
+            let config = config(line).unwrap();
+            let names = config.names.iter().map(|(_, name)| name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names("1"), [] as [&str; 0]);
+        assert_eq!(
+            names("--map-host 192.0.2.1 --host-name db=10.89.0.5@10.89.0.0/24 1"),
+            [
+                "host.containers.internal=192.0.2.1",
+                "host.docker.internal=192.0.2.1",
+                "db=10.89.0.5@10.89.0.0/24"
+            ]
+        );
+        assert_eq!(
+            names("--allow-host-loopback 1")[0],
+            "host.containers.internal=10.0.2.2,fd00::2"
+        );
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (line, part) in [
             ("", "PID|PATH"),
@@ -296,6 +331,11 @@ mod tests {
             (
                 "--ipv4-only --guest-network fd89::/64 1",
                 "no address of this family",
+            ),
+            ("--host-name db 1", "is not a name with addresses"),
+            (
+                "--disable-dns --host-name db=10.0.0.1 1",
+                "cannot be used with",
             ),
             ("--egress block 1", "\"block\" is not an egress rule"),
             ("--no-such-option 1", "--no-such-option"),

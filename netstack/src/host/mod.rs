@@ -16,7 +16,7 @@ use portfwd::Keepalive;
 pub use local_leg::LocalLeg;
 pub use outbound::Outbound;
 pub use ping::PingSocket;
-pub use resolv::{RESOLV_CONF, ResolvConf};
+pub use resolv::{RESOLV_CONF, ResolvConf, search_domains};
 pub use udp::UdpSocket;
 
 /// What the host's sockets take, for the sandbox; `socket` for IP besides.

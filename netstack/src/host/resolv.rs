@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use tracing::{debug, warn};
 
+use crate::core::autoconf::DomainName;
 use crate::core::dns::DNS_PORT;
 
 /// Where the host's resolvers are listed.
@@ -192,8 +193,21 @@ fn is_about_us(error: &io::Error) -> bool {
     )
 }
 
-/// The `nameserver` lines; a resolver on this machine if there is none (resolv.conf(5)). Search
-/// lists are of no use here: names are completed by the guest.
+/// The domains that the host searches, by the last `search` line of resolv.conf(5), without what is
+/// no name.
+pub fn search_domains() -> io::Result<Vec<DomainName>> {
+    let text = fs::read_to_string(RESOLV_CONF)?;
+    let last = text
+        .lines()
+        .map(str::split_whitespace)
+        .filter_map(|mut words| (words.next() == Some("search")).then_some(words))
+        .next_back();
+    let words = last.into_iter().flatten();
+    Ok(words.filter_map(|word| word.parse().ok()).collect())
+}
+
+/// The `nameserver` lines; a resolver on this machine if there is none (resolv.conf(5)). Names are
+/// completed by the guest, so that search lists are for it ([`search_domains`]).
 fn parse(text: &str) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = text
         .lines()

@@ -15,6 +15,7 @@ use crate::slirp4netns::{Who, both};
 pub const CASES: &[Case] = &[
     case("autoconf::dhclient", |world| both(world, dhclient)),
     case("autoconf::udhcpc", |world| both(world, udhcpc)),
+    case("autoconf::search_domains", search_domains),
     case("autoconf::kernel", |world| both(world, kernel)),
     case("autoconf::dhclient_v6", dhclient_v6),
     case("autoconf::published_at_a_lease", published_at_a_lease),
@@ -46,6 +47,20 @@ fn udhcpc(world: &World, who: Who) {
     let _helper = bare(world, who.on(world));
     let client = Client::udhcpc(world);
     expect_lease(world, who);
+    client.end();
+}
+
+/// The domains that the host searches are for the guest to search, too.
+fn search_domains(world: &mut World) {
+    let text = "search old.test\nnameserver 198.51.100.7\nsearch corp.test lab.test\n";
+    fs::write("/etc/resolv.conf", text).expect("write resolv.conf");
+    let _helper = bare(world, world.helper());
+    let client = Client::udhcpc(world);
+    let told = world.dir.join("told");
+    eventually("they are told", LONG, || {
+        fs::read_to_string(&told).is_ok_and(|told| told.contains("search=corp.test lab.test"))
+    });
+    fs::remove_file(told).expect("remove what was told");
     client.end();
 }
 
@@ -186,7 +201,7 @@ impl Client {
         let script = world.dir.join("script");
         write_script(&script);
         let mut command = Command::new("udhcpc");
-        command.args(["-f", "-n", "-i", "tap0", "-O", "mtu", "-s"]);
+        command.args(["-f", "-n", "-i", "tap0", "-O", "mtu", "-O", "search", "-s"]);
         Self::start(world, command.arg(&script), vec![script.clone()])
     }
 
@@ -223,6 +238,7 @@ fn write_script(path: &std::path::Path) {
         r#"#!/bin/sh
 ip=${{new_ip_address:-$ip}} mask=${{new_subnet_mask:-$subnet}} router=${{new_routers:-$router}}
 mtu=${{new_interface_mtu:-$mtu}} dns=${{new_domain_name_servers:-$dns}}
+search=${{new_domain_search:-$search}}
 case "${{reason:-$1}}" in
     PREINIT | PREINIT6 | deconfig) exit 0 ;;
 esac
@@ -231,7 +247,7 @@ if [ -n "$ip" ]; then
     [ -z "$mtu" ] || ip link set tap0 mtu "$mtu"
     ip route replace default via "$router"
 fi
-echo "ip=$ip mtu=$mtu dns=$dns dns6=$new_dhcp6_name_servers" >>{}
+echo "ip=$ip mtu=$mtu dns=$dns dns6=$new_dhcp6_name_servers search=$search" >>{}
 "#,
         path.with_file_name("told").display()
     );

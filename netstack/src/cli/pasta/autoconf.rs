@@ -1,13 +1,12 @@
 //! pasta's options for guests that configure themselves: which services there are, and which names
 //! they tell. Without an option all services answer, and none of them tells a name.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::core::autoconf::{Autoconf, DomainName, NameError, Names, SearchList};
-use crate::host::{RESOLV_CONF, ResolvConf};
+use crate::host::{RESOLV_CONF, ResolvConf, search_domains};
 
 /// The options.
 #[derive(Debug, clap::Args)]
@@ -90,7 +89,7 @@ impl Services {
         let search = match (self.dhcp_search, values(self.search)) {
             (false, _) => Vec::new(),
             (true, Some(given)) => given,
-            (true, None) => host_search().map_err(ServicesError::ResolvConf)?,
+            (true, None) => search_domains().map_err(ServicesError::ResolvConf)?,
         };
         Ok(Autoconf {
             pool: whole.pool.filter(|_| !self.no_dhcp),
@@ -135,18 +134,6 @@ fn host_resolvers() -> io::Result<Vec<IpAddr>> {
     let resolvers = ResolvConf::open(Path::new(RESOLV_CONF))?;
     let addresses = resolvers.addresses().iter().map(|resolver| resolver.ip());
     Ok(addresses.filter(|ip| !ip.is_loopback()).collect())
-}
-
-/// The last `search` of resolv.conf(5), without what is no name.
-fn host_search() -> io::Result<Vec<DomainName>> {
-    let text = fs::read_to_string(RESOLV_CONF)?;
-    let last = text
-        .lines()
-        .map(str::split_whitespace)
-        .filter_map(|mut words| (words.next() == Some("search")).then_some(words))
-        .next_back();
-    let words = last.into_iter().flatten();
-    Ok(words.filter_map(|word| word.parse().ok()).collect())
 }
 
 #[cfg(test)]

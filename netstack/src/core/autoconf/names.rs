@@ -112,6 +112,13 @@ impl SearchList {
         }
     }
 
+    /// The first of `domains`, as many as there is room for.
+    pub fn first_of(domains: &[DomainName]) -> Self {
+        let lists = (0..=domains.len()).rev();
+        let mut lists = lists.filter_map(|count| Self::new(&domains[..count]).ok());
+        lists.next().unwrap_or_default()
+    }
+
     /// `None` if there are no domains.
     pub fn encoded(&self) -> Option<&[u8]> {
         Some(self.0.as_slice()).filter(|encoded| !encoded.is_empty())
@@ -146,5 +153,7 @@ mod tests {
         );
         let more = [most.as_slice(), &[domain(1)]].concat();
         assert_eq!(SearchList::new(&more), Err(NameError::SearchTooLong(258)));
+        assert_eq!(Ok(SearchList::first_of(&more)), SearchList::new(&most));
+        assert_eq!(SearchList::first_of(&[]), SearchList::default());
     }
 }
