@@ -5,13 +5,14 @@
 //!
 //! - `process`: the processes of a container and what they tell each other,
 //! - `isolation`, `rootfs`, `network`, `stdio`: what they are given,
-//! - `images`: what containers are made from,
+//! - `images`: what containers are made from, and `build`: how images are made,
 //! - `state`, `logs`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `roles` knows what else the
 //! program may be started as. What is said to the user goes through `printable`, what coracle logs
 //! about itself through `logging`; what `--format` asks for is `template`'s.
 
+mod build;
 pub mod cli;
 pub mod commands;
 pub mod engine;

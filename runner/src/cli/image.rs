@@ -152,7 +152,7 @@ pub enum SaveFormat {
 }
 
 /// How secure the talk with a registry is.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct TlsArgs {
     /// Whether the registry has to speak TLS, and show a certificate that is trusted; without, what
     /// registries.conf says
@@ -174,7 +174,7 @@ pub struct TlsArgs {
 }
 
 /// How images are got from registries.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RegistryArgs {
     /// Get the image for another kind of machine: OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT
     #[arg(long, value_parser = text(str::parse::<Platform>), value_name = "PLATFORM")]

@@ -5,6 +5,7 @@
 //! single values; `elsewhere` knows the names that other
 //! engines have.
 
+mod build;
 mod container;
 mod elsewhere;
 mod filter;
@@ -20,6 +21,9 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::Protocol;
 
+pub use build::{
+    CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
+};
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use filter::Filter;
 pub use image::{
@@ -91,6 +95,23 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Look after what coracle keeps
     System(SystemArgs),
+    /// Begin a working container, to make an image of
+    From(FromArgs),
+    /// Mount working containers, for other programs to change
+    Mount(MountArgs),
+    /// Unmount working containers
+    #[command(alias = "unmount")]
+    Umount(UmountArgs),
+    /// Say how the image of a working container is to be run
+    Config(Box<ConfigArgs>),
+    /// Copy files into a working container
+    Copy(CopyArgs),
+    /// Copy files into a working container, and unpack archives there
+    Add(CopyArgs),
+    /// Make an image of a working container
+    Commit(CommitArgs),
+    /// List working containers
+    Containers(ContainersArgs),
     /// List images
     Images(ImagesArgs),
     /// Remove images, or names of images

@@ -1,7 +1,12 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
+mod commit;
+mod config;
+mod containers;
+mod copy;
 mod exec;
 mod filter;
+mod from;
 mod history;
 mod human;
 mod images;
@@ -11,6 +16,7 @@ mod kill;
 mod load;
 mod login;
 mod logs;
+mod mount;
 mod port;
 mod progress;
 mod ps;
@@ -26,6 +32,7 @@ mod system;
 mod table;
 mod tag;
 mod unshare;
+mod workshop;
 
 use netstack::logging::Filter;
 
@@ -47,12 +54,20 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Logs(args) => logs::logs(args),
         Command::Stop(args) => stop::stop(args),
         Command::Kill(args) => kill::kill(args),
-        Command::Rm(args) => rm::rm(args),
+        Command::Rm(args) => rm::rm(args, inherited),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
         Command::System(args) => system::system(args),
+        Command::From(args) => from::from(args, inherited),
+        Command::Mount(args) => mount::mount(args, inherited),
+        Command::Umount(args) => mount::umount(args, inherited),
+        Command::Config(args) => config::config(*args, inherited),
+        Command::Copy(args) => copy::copy(args, false, inherited),
+        Command::Add(args) => copy::copy(args, true, inherited),
+        Command::Commit(args) => commit::commit(args, inherited),
+        Command::Containers(args) => containers::containers(args),
         Command::Images(args) => images::images(args),
-        Command::Rmi(args) => rmi::rmi(args),
+        Command::Rmi(args) => rmi::rmi(args, inherited),
         Command::Tag(args) => tag::tag(args),
         Command::Untag(args) => tag::untag(args),
         Command::History(args) => history::history(args),

@@ -1,12 +1,17 @@
 //! `coracle rmi`: takes names from images, and removes images.
 
-use super::{for_each, open_engine, print_line};
+use super::{for_each, open_engine, print_line, unshare};
 use crate::cli::RmiArgs;
 use crate::engine::{Engine, ErrorKind};
 use crate::failure::Failure;
+use crate::process::inherited::Inherited;
 
-pub fn rmi(args: RmiArgs) -> Result<u8, Failure> {
+pub fn rmi(args: RmiArgs, inherited: &Inherited) -> Result<u8, Failure> {
     let engine = open_engine()?;
+    if args.force && !engine.working().list()?.is_empty() {
+        // Those of the images go as well.
+        unshare::go_on_as_root(inherited)?;
+    }
     let wanted = match args.all {
         false => args.images.clone(),
         true => {

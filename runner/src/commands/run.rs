@@ -5,13 +5,19 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use netstack::logging::Filter;
 use portfwd::spec::Protocol;
 use tracing::{debug, error_span};
 
 use super::pull::provide;
+use super::workshop::Workshop;
 use super::{open_engine, print_line, repair};
+use crate::build::config::RunConfig;
+use crate::build::copy::ensure_directory;
+use crate::build::placeholders::Placeholders;
+use crate::build::store::Working;
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{
     Attach, ContainerRequest, Engine, Launch, Place, PublishedPort, Source, published_ports,
@@ -22,17 +28,20 @@ use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
-use crate::spec::Variable;
+use crate::spec::{Variable, split_variable};
 use crate::state::Container;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
+    if let Some(container) = working(&args)? {
+        return run_working(args, &container, inherited, filter);
+    }
     // In the foreground a signal that comes while the container starts is kept for it.
     let signals = match args.detach {
         true => None,
         false => Some(Signals::block()?),
     };
     let engine = open_engine()?.logging(filter);
-    let request = request(&args, &engine, inherited.limits)?;
+    let request = request(&args, source(&args, &engine)?, inherited.limits)?;
     let attach = signals.is_some().then(|| Attach {
         stdin: args.reads_stdin(),
         stdout: args.attaches(AttachStream::Stdout),
@@ -55,14 +64,86 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     }
 }
 
-/// What the flags ask for.
-fn request(
-    args: &RunArgs,
-    engine: &Engine,
-    limits: SoftLimits,
-) -> Result<ContainerRequest, Failure> {
+/// The working container that is meant: the first word is its name, or its whole id. An image of the
+/// same name is meant by its whole name, as localhost/NAME.
+fn working(args: &RunArgs) -> Result<Option<Working>, Failure> {
+    let name = args.words.first().and_then(|name| name.to_str());
+    match (name, &args.rootfs) {
+        (Some(name), None) => Ok(open_engine()?.working().find_exactly(name)?),
+        _ => Ok(None),
+    }
+}
+
+/// Runs a command in a working container, and keeps what it changes there.
+fn run_working(
+    args: RunArgs,
+    container: &Working,
+    inherited: &Inherited,
+    filter: Filter,
+) -> Result<u8, Failure> {
+    if args.detach {
+        let text =
+            "a working container runs its command in the foreground: there is no --detach for it";
+        return Err(Failure::runner(text));
+    }
+    let workshop = Workshop::enter(inherited)?;
+    let mut command = args.words[1..].to_vec();
+    if command.first().is_some_and(|word| word == "--") {
+        command.remove(0);
+    }
+    let mounted = workshop.mount(container)?;
+    let source = Source::Directory {
+        dir: mounted.path(),
+        in_place: true,
+        command,
+    };
+    let request = request(&args, source, inherited.limits)?;
+    let request = of_config(request, &container.config.config);
+    let root = mounted.open()?;
+    let targets: Vec<_> = args
+        .volumes
+        .iter()
+        .map(|volume| volume.bind.target.clone())
+        .collect();
+    let placeholders = Placeholders::missing_in(&root, targets.iter().map(PathBuf::as_path));
+    if let Some(dir) = &request.workdir {
+        ensure_directory(dir, workshop.owners, &root)?;
+    }
+    let signals = Signals::block()?;
+    let attach = Attach {
+        stdin: args.reads_stdin(),
+        stdout: args.attaches(AttachStream::Stdout),
+        stderr: args.attaches(AttachStream::Stderr),
+    };
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let engine = workshop.engine.logging(filter);
+    let ended = engine
+        .run(request, Some(attach), &mut warn)
+        .map_err(Failure::from)
+        .and_then(|launch| follow(&args, launch, signals, &engine));
+    placeholders.remove(&root);
+    ended
+}
+
+/// With what a configuration says, where the flags say nothing else.
+fn of_config(request: ContainerRequest, config: &RunConfig) -> ContainerRequest {
+    let of_config = config.env.iter();
+    let of_config = of_config.filter_map(|entry| split_variable(entry.as_ref()));
+    ContainerRequest {
+        env: of_config.chain(request.env).collect(),
+        workdir: request.workdir.or_else(|| Some(config.working_dir())),
+        user: request.user.or_else(|| Some(config.user.clone())),
+        // The tree has the owners of the image, and so has the container.
+        host_root: true,
+        remove: true,
+        ..request
+    }
+}
+
+/// What the words name.
+fn source(args: &RunArgs, engine: &Engine) -> Result<Source, Failure> {
     let words = args.words.clone();
-    let source = match &args.rootfs {
+    Ok(match &args.rootfs {
         Some(rootfs) => Source::Directory {
             dir: rootfs.dir.clone(),
             in_place: rootfs.in_place,
@@ -76,7 +157,15 @@ fn request(
                 args: words.collect(),
             }
         }
-    };
+    })
+}
+
+/// What the flags ask for.
+fn request(
+    args: &RunArgs,
+    source: Source,
+    limits: SoftLimits,
+) -> Result<ContainerRequest, Failure> {
     let proxies = args.http_proxy.then(proxies).into_iter().flatten();
     Ok(ContainerRequest {
         source,

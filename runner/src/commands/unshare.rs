@@ -5,6 +5,8 @@
 //! it makes are seen by all such commands of the user, and by nobody else ([`holder`]). Tools that
 //! make user namespaces themselves are told that they are in one.
 
+use std::ffi::OsString;
+
 use rustix::process::{getegid, geteuid};
 use rustix::thread::CapabilitySet;
 
@@ -23,10 +25,30 @@ pub fn unshare_command(args: UnshareArgs, inherited: &Inherited) -> Result<u8, F
     if words.is_empty() {
         words.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     }
+    Err(become_inside(words, inherited)?)
+}
+
+/// Executes this command line anew as root of the namespaces, unless this process is the root of a
+/// user namespace already, or the host's, and may mount where it is.
+pub fn go_on_as_root(inherited: &Inherited) -> Result<(), Failure> {
+    if is_mount_root() {
+        return Ok(());
+    }
+    // By its name, which process listings show.
+    let program = std::env::current_exe();
+    let program = program.map_err(Failure::context("cannot find the running program"))?;
+    let words = std::env::args_os().skip(1);
+    let words = std::iter::once(program.into_os_string()).chain(words);
+    let words = words.collect();
+    Err(become_inside(words, inherited)?)
+}
+
+/// Returns only on failure.
+fn become_inside(words: Vec<OsString>, inherited: &Inherited) -> Result<Failure, Failure> {
     let variables = enter()?;
     let env = environment(std::env::vars_os().chain(variables));
     inherited.restore();
-    Err(execute_program(words, env))
+    Ok(execute_program(words, env))
 }
 
 /// Makes this process root of the namespaces, unless it is so already. Returns what else there is
@@ -46,7 +68,7 @@ fn enter() -> Result<Vec<Variable>, Failure> {
 }
 
 /// Whether this process may mount what it likes where it is.
-fn is_mount_root() -> bool {
+pub fn is_mount_root() -> bool {
     let capabilities = rustix::thread::capabilities(None);
     geteuid().is_root()
         && capabilities.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use crate::build::BuildError;
 use crate::failure::{Failure, FailureKind};
 use crate::images::builtin::ImageError;
 use crate::images::error::StorageError;
@@ -68,6 +69,8 @@ pub enum EngineError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error(transparent)]
@@ -194,6 +197,7 @@ impl EngineError {
             | Self::Signal { .. }
             | Self::Log { .. }
             | Self::Image(_)
+            | Self::Build(_)
             | Self::File(_)
             | Self::Make { .. }
             | Self::Write { .. }

@@ -1,6 +1,8 @@
 //! The images that containers are made of, as far as containers have a say in them.
 
 use super::{Engine, EngineError};
+use crate::build::BuildError;
+use crate::build::store::{Working, WorkingStore};
 use crate::images::error::StorageError;
 use crate::images::reference::ImageRef;
 use crate::images::store::{Image, ImageStore, Removed};
@@ -10,6 +12,18 @@ impl Engine {
     /// The images of the same user.
     pub fn images(&self) -> Result<ImageStore, EngineError> {
         Ok(ImageStore::open(self.store.dirs().storage())?)
+    }
+
+    /// The working containers of the same user.
+    pub fn working(&self) -> WorkingStore {
+        WorkingStore::new(self.store.dirs().working())
+    }
+
+    /// Those that have begun with an image.
+    fn working_of(&self, image: &Image) -> Result<Vec<Working>, BuildError> {
+        let mut containers = self.working().list()?;
+        containers.retain(|container| container.image_id.as_ref() == Some(&image.id));
+        Ok(containers)
     }
 
     /// The containers that were made of an image.
@@ -28,7 +42,7 @@ impl Engine {
 
     /// Takes a name from an image or, where that was its last or its id was given, removes it, and
     /// with it what no other image needs. `force` removes containers of the image as well, and all
-    /// its names.
+    /// its names; working containers take a caller who may remove files of sub-IDs.
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchImage`](super::ErrorKind::NoSuchImage); without `force`,
@@ -41,6 +55,9 @@ impl Engine {
             for container in self.containers_of(&image)? {
                 self.remove(container.id.as_str(), true)?;
             }
+            for container in self.working_of(&image)? {
+                self.working().remove(&container)?;
+            }
         }
         self.remove_found(&images, image, name, force)
     }
@@ -52,17 +69,24 @@ impl Engine {
         name: Option<ImageRef>,
         force: bool,
     ) -> Result<(Image, Removed), EngineError> {
-        let unused = || match self.containers_of(&image) {
-            Ok(containers) => match containers.first() {
-                None => Ok(()),
-                Some(container) => Err(StorageError::InUse {
-                    id: image.id.clone(),
-                    container: container.name.clone(),
-                }),
-            },
-            Err(error) => Err(StorageError::Containers {
-                source: Box::new(error),
-            }),
+        let in_use = |container: &str| {
+            Err(StorageError::InUse {
+                id: image.id.clone(),
+                container: container.to_owned(),
+            })
+        };
+        let untold =
+            |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Containers { source };
+        let unused = || {
+            let containers = self.containers_of(&image);
+            let containers = containers.map_err(|error| untold(error.into()))?;
+            let working = self.working_of(&image);
+            let working = working.map_err(|error| untold(error.into()))?;
+            match (&containers[..], &working[..]) {
+                ([], []) => Ok(()),
+                ([first, ..], _) => in_use(&first.name),
+                ([], [first, ..]) => in_use(&first.name),
+            }
         };
         let removed = images.remove(&image.id, name.as_ref(), force, unused)?;
         images.sweep()?;

@@ -13,7 +13,7 @@ pub mod digest;
 pub mod error;
 pub mod files;
 pub mod import;
-mod layers;
+pub mod layers;
 pub mod platform;
 pub mod reference;
 pub mod registries;

@@ -108,6 +108,11 @@ impl Dirs {
         self.data.join("images")
     }
 
+    /// Where images are made.
+    pub fn working(&self) -> PathBuf {
+        self.data.join("working")
+    }
+
     /// Where all other images are kept.
     pub fn storage(&self) -> PathBuf {
         self.data.join("storage")

@@ -31,7 +31,7 @@ use crate::failure::Explained;
 
 pub use dirs::Dirs;
 pub use process::ProcessRef;
-pub use record::{Container, ContainerId, InvalidId, NewContainer, Status};
+pub use record::{Container, ContainerId, InvalidId, NewContainer, Status, is_valid_name};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
 pub use tree::remove_tree;

@@ -226,6 +226,11 @@ pub struct InvalidId;
 impl ContainerId {
     const DIGITS: usize = 64;
 
+    /// One that nobody else has.
+    pub fn random() -> Result<Self, StateError> {
+        Ok(Self::from_random(super::store::random()?))
+    }
+
     pub(super) fn from_random(bytes: [u8; Self::DIGITS / 2]) -> Self {
         Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -275,7 +280,7 @@ impl From<ContainerId> for String {
 
 /// Whether a user may give a container this name. Names go into paths of messages and scripts,
 /// never into file names.
-pub(super) fn is_valid_name(name: &str) -> bool {
+pub fn is_valid_name(name: &str) -> bool {
     const MAX_LEN: usize = 128;
     name.len() <= MAX_LEN
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())

@@ -14,6 +14,7 @@ mod recipe;
 mod server;
 
 mod archives;
+mod building;
 mod crashes;
 mod hostile;
 mod inspect;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let subjects = [
         archives::CASES,
+        building::CASES,
         crashes::CASES,
         hostile::CASES,
         inspect::CASES,

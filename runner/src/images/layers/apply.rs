@@ -35,15 +35,15 @@ const DIR_PATHS_MAX: usize = 64 << 20;
 pub(super) const DEPTH_MAX: u32 = 256;
 
 /// Before the name of what a layer takes away.
-const WHITEOUT: &[u8] = b".wh.";
+pub const WHITEOUT: &[u8] = b".wh.";
 /// Takes away all that lower layers have in this directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs kept for itself.
 const AUFS: &[u8] = b".wh..wh.";
 
 /// Where the owner of a file is kept where there is but one ID: `UID:GID:MODE`, as fuse-overlayfs
 /// does.
-const OVERRIDE_STAT: &str = "user.containers.override_stat";
+pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -450,7 +450,7 @@ fn clean(path: &[u8]) -> PathBuf {
 
 /// Attributes that an image may give its files: not those by which overlayfs, or coracle, knows
 /// what they are, nor those of the host's security modules.
-fn is_kept(name: &[u8]) -> bool {
+pub fn is_kept(name: &[u8]) -> bool {
     match name.strip_prefix(b"user.") {
         Some(rest) => !rest.starts_with(b"overlay.") && !rest.starts_with(b"containers."),
         None => {

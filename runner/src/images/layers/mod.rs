@@ -9,7 +9,7 @@
 //! there as a whole or not at all: it is unpacked beside its place, brought to the disk, and
 //! renamed.
 
-mod apply;
+pub mod apply;
 pub mod decompress;
 pub mod role;
 pub mod tar;

@@ -106,6 +106,13 @@ impl Adding {
     }
 }
 
+impl BlobWriter {
+    /// How many bytes were written so far.
+    pub fn len(&self) -> u64 {
+        self.file.len()
+    }
+}
+
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)

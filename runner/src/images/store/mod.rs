@@ -35,7 +35,7 @@ use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
 use crate::state::read_regular;
 
-pub use blobs::Adding;
+pub use blobs::{Adding, BlobWriter};
 pub use image::{Image, JSON_LEN_MAX, index, read_manifest};
 
 /// Of the layout described above.

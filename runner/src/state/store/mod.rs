@@ -569,7 +569,7 @@ fn free_name(taken: &[Container]) -> Result<String, StateError> {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], StateError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], StateError> {
     let mut bytes = [0; N];
     // Requests of up to 256 bytes are never cut short (getrandom(2)).
     const { assert!(N <= 256) };
