@@ -29,6 +29,10 @@ pub struct CommitRequest {
     pub timestamp: Option<i64>,
     /// Whether nothing but the configuration can have changed.
     pub config_only: bool,
+    /// Whether a step that changes nothing gets a layer all the same.
+    pub keep_empty: bool,
+    /// Whether the history tells of all steps already.
+    pub is_told: bool,
 }
 
 /// The layer that a commit has made.
@@ -75,30 +79,27 @@ pub fn commit(
         }
     };
     // An image has one layer at least.
-    let layer = layer.filter(|layer| base.is_none() || !layer.is_empty);
+    let layer = layer.filter(|layer| base.is_none() || request.keep_empty || !layer.is_empty);
 
     let created = match request.timestamp {
         None => Timestamp::now(),
         Some(seconds) => Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH),
     };
     let mut config = container.config.clone();
-    if base.is_none() {
+    if base.is_none() && container.image_id.is_some() {
         config.rootfs.diff_ids.clear();
         config.history.clear();
     }
     config.created = Some(created.to_string());
-    config.history.push(Step {
+    let created_by = container.created_by.as_deref().unwrap_or("/bin/sh");
+    let step = Step {
         created: config.created.clone(),
-        created_by: Some(
-            container
-                .created_by
-                .clone()
-                .unwrap_or_else(|| "/bin/sh".to_owned()),
-        ),
+        created_by: Some(created_by.to_owned()),
         author: config.author.clone(),
         comment: container.comment.clone(),
         empty_layer: layer.is_none(),
-    });
+    };
+    config.history.extend((!request.is_told).then_some(step));
     let mut layers = base.as_ref().map(layers_of).unwrap_or_default();
     if let Some(layer) = layer {
         config.rootfs.diff_ids.push(layer.digest.clone());

@@ -158,6 +158,22 @@ impl ImageConfig {
     }
 }
 
+impl ImageConfig {
+    /// Whether two say the same but for the times at which they were made.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let timeless = |step: &Step| Step {
+            created: None,
+            author: None,
+            ..step.clone()
+        };
+        let history = |config: &Self| config.history.iter().map(timeless).collect::<Vec<_>>();
+        self.config == other.config
+            && self.author == other.author
+            && (&self.architecture, &self.os) == (&other.architecture, &other.os)
+            && history(self) == history(other)
+    }
+}
+
 impl RunConfig {
     /// Sets a variable, in the place where it is set already.
     pub fn set_env(&mut self, name: &str, value: &str) {

@@ -118,9 +118,10 @@ pub fn digest(request: &CopyRequest) -> Result<Digest, BuildError> {
             ..request.changes
         },
     );
+    let several = found.len() > 1;
     for source in found {
         let path = source.path.clone();
-        pack(request, &mut packer, source, Path::new("x"), true)
+        pack(request, &mut packer, source, Path::new("x"), several)
             .map_err(|source| BuildError::Pack { path, source })?;
     }
     let written = packer.finish();

@@ -1,6 +1,6 @@
 //! Patterns of paths, as Go's `filepath.Match` reads them and Containerfiles use them: `*` and `?`
-//! stop at slashes, `[a-z]` and `[^a-z]` mean one character, `\` takes the next one as it is. A part
-//! that is `**` stands for any number of parts.
+//! stop at slashes, `[a-z]` and `[^a-z]` mean one character, `\` takes the next one as it is. A
+//! part that is `**` stands for any number of parts.
 
 /// Whether `path` is what `pattern` says.
 pub fn matches(pattern: &str, path: &str) -> bool {

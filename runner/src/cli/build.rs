@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::image::{PullPolicy, RegistryArgs};
 use super::values::text;
+use crate::build::values;
+use crate::spec::Network;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -132,15 +134,15 @@ pub struct ConfigArgs {
     pub healthcheck: Option<String>,
 
     /// Time between health checks, as 30s or 1m30s
-    #[arg(long, value_parser = text(parse_duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
     pub healthcheck_interval: Option<u64>,
 
     /// How long a health check may take
-    #[arg(long, value_parser = text(parse_duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
     pub healthcheck_timeout: Option<u64>,
 
     /// How long failed health checks mean nothing after a start
-    #[arg(long, value_parser = text(parse_duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
     pub healthcheck_start_period: Option<u64>,
 
     /// How many health checks have to fail
@@ -171,7 +173,7 @@ pub struct CopyArgs {
     pub chown: Option<String>,
 
     /// Permissions of the copies, in octal digits
-    #[arg(long, value_parser = text(parse_mode), value_name = "MODE")]
+    #[arg(long, value_parser = text(values::mode), value_name = "MODE")]
     pub chmod: Option<u32>,
 
     /// Copy from this working container or image
@@ -220,77 +222,70 @@ pub struct CommitArgs {
     pub image: Option<String>,
 }
 
-/// In octal digits, as `chmod(1)` takes it.
-pub fn parse_mode(text: &str) -> Result<u32, &'static str> {
-    let mode = u32::from_str_radix(text, 8).ok();
-    mode.filter(|mode| *mode <= 0o7777)
-        .ok_or("expected a mode in octal digits, as 0755")
-}
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What a Containerfile asks for that coracle does not have is refused by its name and its line: ONBUILD, RUN --mount, \
+here-documents, ADD from addresses.
 
-/// Go's durations, as `1h2m3.5s`, in nanoseconds.
-pub fn parse_duration(text: &str) -> Result<u64, &'static str> {
-    const EXPECTED: &str = "expected a duration, as 30s, 1m30s or 500ms";
-    const UNITS: [(&str, f64); 6] = [
-        ("ns", 1.0),
-        ("us", 1e3),
-        ("ms", 1e6),
-        ("s", 1e9),
-        ("m", 60e9),
-        ("h", 3600e9),
-    ];
-    if text == "0" {
-        return Ok(0);
-    }
-    let mut rest = text;
-    let mut nanos = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
-        let (number, tail) = rest.split_at(end.ok_or(EXPECTED)?);
-        let number: f64 = number.parse().map_err(|_| EXPECTED)?;
-        let end = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let unit = UNITS.iter().find(|(name, _)| *name == unit);
-        nanos += number * unit.ok_or(EXPECTED)?.1;
-        rest = tail;
-    }
-    match text.is_empty() {
-        true => Err(EXPECTED),
-        false => Ok(nanos as u64),
-    }
-}
+Each RUN, COPY and ADD makes a layer. One that an earlier build has made of the same is used again.")]
+pub struct BuildArgs {
+    /// Name for the image; may be repeated. One without a registry is localhost's
+    #[arg(short, long = "tag", value_parser = text(str::parse::<String>), value_name = "NAME")]
+    pub tags: Vec<String>,
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+    /// The Containerfile, `-` for the standard input; without, Containerfile or Dockerfile of the
+    /// context
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 
-    use super::*;
+    /// Value of an ARG; without a value, the caller's variable. May be repeated
+    #[arg(long = "build-arg", value_parser = text(str::parse::<String>), value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
 
-    #[test]
-    fn durations_are_go_s() {
-        assert_eq!(parse_duration("30s"), Ok(30_000_000_000));
-        assert_eq!(parse_duration("1m30s"), Ok(90_000_000_000));
-        assert_eq!(parse_duration("1.5ms"), Ok(1_500_000));
-        assert_eq!(parse_duration("0"), Ok(0));
-        for wrong in ["", "3", "s", "1d", "1m3", "-1s", "1..2s"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
-    }
+    /// Stop at this stage, by its name or its number from 0 on
+    #[arg(long, value_parser = text(str::parse::<String>), value_name = "STAGE")]
+    pub target: Option<String>,
 
-    #[test]
-    fn modes_are_octal() {
-        assert_eq!(parse_mode("755"), Ok(0o755));
-        assert_eq!(parse_mode("04711"), Ok(0o4711));
-        for wrong in ["", "u+x", "8", "77777"] {
-            assert!(parse_mode(wrong).is_err(), "{wrong}");
-        }
-    }
+    /// Put a label on the image; may be repeated
+    #[arg(long = "label", value_parser = text(super::container::parse_label), value_name = "KEY[=VALUE]")]
+    pub labels: Vec<(String, String)>,
 
-    proptest! {
-        #[test]
-        fn any_text_is_read_without_panic(text in "\\PC*") {
-            let _ = (parse_duration(&text), parse_mode(&text));
-        }
-    }
+    /// Make all layers anew
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// When to get images from their registries; without a value, always
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "missing",
+        default_missing_value = "always",
+        value_name = "POLICY"
+    )]
+    pub pull: PullPolicy,
+
+    /// Network of what is run, as `coracle run --network` takes it
+    #[arg(long, alias = "net", value_parser = text(super::values::parse_network), default_value = "default", value_name = "NETWORK")]
+    pub network: Network,
+
+    /// Let the image and its new files be made at this time, in seconds since 1970
+    #[arg(long, value_parser = text(str::parse::<i64>), value_name = "SECONDS")]
+    pub timestamp: Option<i64>,
+
+    /// Write the image's id to this file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+
+    /// Print the image's id only
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+
+    /// Directory that COPY and ADD take files from
+    #[arg(default_value = ".")]
+    pub context: PathBuf,
 }

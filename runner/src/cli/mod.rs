@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use portfwd::spec::Protocol;
 
 pub use build::{
-    CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
+    BuildArgs, CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
 };
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use filter::Filter;
@@ -95,6 +95,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Look after what coracle keeps
     System(SystemArgs),
+    /// Make an image of a Containerfile
+    #[command(visible_alias = "bud")]
+    Build(Box<BuildArgs>),
     /// Begin a working container, to make an image of
     From(FromArgs),
     /// Mount working containers, for other programs to change

@@ -21,7 +21,7 @@ pub fn commit(args: CommitArgs, inherited: &Inherited) -> Result<u8, Failure> {
         names: name.into_iter().collect(),
         squash: args.squash,
         timestamp: args.timestamp,
-        config_only: false,
+        ..CommitRequest::default()
     };
     let (working, images) = (&workshop.working, &workshop.images);
     let image = make_image(working, images, &container, request, &mut warn)?;

@@ -4,13 +4,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::print_line;
-use super::workshop::Workshop;
+use super::workshop::{Passing, Workshop};
 use crate::build::copy::{self, CopyRequest, Nothing};
 use crate::build::pack::Changes;
 use crate::build::tree::{Mounted, open_directory};
-use crate::cli::{CopyArgs, PullPolicy};
+use crate::cli::{CopyArgs, PullPolicy, RegistryArgs};
 use crate::failure::Failure;
-use crate::process::foreground::warn;
 use crate::process::inherited::Inherited;
 
 /// `unpack` is `add`'s way with archives.
@@ -77,7 +76,10 @@ impl Origin {
         let (container, passing) = match there {
             Some(container) => (container, None),
             None => {
-                let passing = Passing::begin(workshop, from)?;
+                let registry = RegistryArgs::default();
+                let policy = PullPolicy::Missing;
+                let container = workshop.begin(from, None, policy, &registry, false)?;
+                let passing = Passing::new(workshop, container);
                 (passing.container.clone(), Some(passing))
             }
         };
@@ -88,30 +90,5 @@ impl Origin {
             _mounted: Some(mounted),
             _passing: passing,
         })
-    }
-}
-
-/// A working container that is removed when it is dropped.
-struct Passing {
-    container: crate::build::store::Working,
-    working: crate::build::store::WorkingStore,
-}
-
-impl Passing {
-    fn begin(workshop: &Workshop, image: &str) -> Result<Self, Failure> {
-        let registry = crate::cli::RegistryArgs::default();
-        let policy = PullPolicy::Missing;
-        Ok(Self {
-            container: workshop.begin(image, None, policy, &registry, false)?,
-            working: workshop.working.clone(),
-        })
-    }
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        if let Err(error) = self.working.remove(&self.container) {
-            warn(&error.to_string());
-        }
     }
 }

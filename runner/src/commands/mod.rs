@@ -1,5 +1,6 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
+mod build;
 mod commit;
 mod config;
 mod containers;
@@ -58,6 +59,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
         Command::System(args) => system::system(args),
+        Command::Build(args) => build::build(&args, inherited, filter),
         Command::From(args) => from::from(args, inherited),
         Command::Mount(args) => mount::mount(args, inherited),
         Command::Umount(args) => mount::umount(args, inherited),

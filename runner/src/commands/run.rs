@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 
 use netstack::logging::Filter;
 use portfwd::spec::Protocol;
@@ -14,9 +13,6 @@ use tracing::{debug, error_span};
 use super::pull::provide;
 use super::workshop::Workshop;
 use super::{open_engine, print_line, repair};
-use crate::build::config::RunConfig;
-use crate::build::copy::ensure_directory;
-use crate::build::placeholders::Placeholders;
 use crate::build::store::Working;
 use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
 use crate::engine::{
@@ -28,7 +24,7 @@ use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
-use crate::spec::{Variable, split_variable};
+use crate::spec::Variable;
 use crate::state::Container;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
@@ -64,8 +60,8 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     }
 }
 
-/// The working container that is meant: the first word is its name, or its whole id. An image of the
-/// same name is meant by its whole name, as localhost/NAME.
+/// The working container that is meant: the first word is its name, or its whole id. An image of
+/// the same name is meant by its whole name, as localhost/NAME.
 fn working(args: &RunArgs) -> Result<Option<Working>, Failure> {
     let name = args.words.first().and_then(|name| name.to_str());
     match (name, &args.rootfs) {
@@ -98,46 +94,21 @@ fn run_working(
         command,
     };
     let request = request(&args, source, inherited.limits)?;
-    let request = of_config(request, &container.config.config);
-    let root = mounted.open()?;
-    let targets: Vec<_> = args
-        .volumes
-        .iter()
-        .map(|volume| volume.bind.target.clone())
-        .collect();
-    let placeholders = Placeholders::missing_in(&root, targets.iter().map(PathBuf::as_path));
-    if let Some(dir) = &request.workdir {
-        ensure_directory(dir, workshop.owners, &root)?;
-    }
     let signals = Signals::block()?;
     let attach = Attach {
         stdin: args.reads_stdin(),
         stdout: args.attaches(AttachStream::Stdout),
         stderr: args.attaches(AttachStream::Stderr),
     };
-    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    let engine = workshop.engine.logging(filter);
-    let ended = engine
-        .run(request, Some(attach), &mut warn)
-        .map_err(Failure::from)
-        .and_then(|launch| follow(&args, launch, signals, &engine));
-    placeholders.remove(&root);
-    ended
-}
-
-/// With what a configuration says, where the flags say nothing else.
-fn of_config(request: ContainerRequest, config: &RunConfig) -> ContainerRequest {
-    let of_config = config.env.iter();
-    let of_config = of_config.filter_map(|entry| split_variable(entry.as_ref()));
-    ContainerRequest {
-        env: of_config.chain(request.env).collect(),
-        workdir: request.workdir.or_else(|| Some(config.working_dir())),
-        user: request.user.or_else(|| Some(config.user.clone())),
-        // The tree has the owners of the image, and so has the container.
-        host_root: true,
-        remove: true,
-        ..request
-    }
+    let config = &container.config.config;
+    workshop.run_in(
+        &mounted,
+        config,
+        request,
+        attach,
+        filter,
+        |launch, engine| follow(&args, launch, signals, engine),
+    )
 }
 
 /// What the words name.

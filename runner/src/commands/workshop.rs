@@ -3,18 +3,24 @@
 
 use std::path::Path;
 
+use netstack::logging::Filter;
+
 use super::{open_engine, unshare};
 use crate::build::BuildError;
-use crate::build::config::ImageConfig;
+use crate::build::config::{ImageConfig, RunConfig};
+use crate::build::copy::ensure_directory;
+use crate::build::placeholders::Placeholders;
 use crate::build::store::{Working, WorkingStore};
 use crate::build::tree::{self, Mounted};
 use crate::cli::{PullPolicy, RegistryArgs};
-use crate::engine::{Engine, ImageRef, ImageStore};
+use crate::engine::{Attach, ContainerRequest, Engine, ImageRef, ImageStore, Launch};
 use crate::failure::Failure;
+use crate::images::digest::Digest;
 use crate::images::layers::apply::Owners;
 use crate::isolation::idmap::IdMaps;
 use crate::process::foreground::warn;
 use crate::process::inherited::Inherited;
+use crate::spec::split_variable;
 
 /// Begins with nothing.
 pub const SCRATCH: &str = "scratch";
@@ -53,6 +59,38 @@ impl Workshop {
         tree::mount(&self.working, &self.images, container, &mut warn)
     }
 
+    /// Runs a command in a mounted tree, with what the configuration says where `request` says
+    /// nothing else; `serve` sees it to its end.
+    pub fn run_in(
+        &self,
+        mounted: &Mounted,
+        config: &RunConfig,
+        request: ContainerRequest,
+        attach: Attach,
+        filter: Filter,
+        serve: impl FnOnce(Launch, &Engine) -> Result<u8, Failure>,
+    ) -> Result<u8, Failure> {
+        let request = of_config(request, config);
+        let root = mounted.open()?;
+        let targets = request
+            .volumes
+            .iter()
+            .map(|volume| volume.bind.target.as_path());
+        let placeholders = Placeholders::missing_in(&root, targets);
+        if let Some(dir) = &request.workdir {
+            ensure_directory(dir, self.owners, &root)?;
+        }
+        // The monitor belongs to this process, and ends before it.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let engine = self.engine.clone().logging(filter);
+        let ended = engine
+            .run(request, Some(attach), &mut warn)
+            .map_err(Failure::from)
+            .and_then(|launch| serve(launch, &engine));
+        placeholders.remove(&root);
+        ended
+    }
+
     /// Begins a container with an image, which is pulled if need be, or with nothing.
     pub fn begin(
         &self,
@@ -89,6 +127,64 @@ impl Workshop {
         )))?;
         let image = Some((shown.clone(), found.id.clone()));
         Ok(self.working.create(name, &stem(&shown), image, config)?)
+    }
+}
+
+/// With what a configuration says, where the request says nothing else.
+fn of_config(request: ContainerRequest, config: &RunConfig) -> ContainerRequest {
+    let of_config = config.env.iter();
+    let of_config = of_config.filter_map(|entry| split_variable(entry.as_ref()));
+    ContainerRequest {
+        env: of_config.chain(request.env).collect(),
+        workdir: request.workdir.or_else(|| Some(config.working_dir())),
+        user: request.user.or_else(|| Some(config.user.clone())),
+        // The tree has the owners of the image, and so has the container.
+        host_root: true,
+        remove: true,
+        ..request
+    }
+}
+
+/// A working container that is removed when it is dropped.
+pub struct Passing {
+    pub container: Working,
+    working: WorkingStore,
+}
+
+impl Passing {
+    pub fn new(workshop: &Workshop, container: Working) -> Self {
+        Self {
+            container,
+            working: workshop.working.clone(),
+        }
+    }
+
+    /// Of an image that is there.
+    pub fn of_image(
+        workshop: &Workshop,
+        id: &Digest,
+        config: ImageConfig,
+    ) -> Result<Self, Failure> {
+        let _held = workshop.images.hold(id)?;
+        let image = Some((id.short().to_owned(), id.clone()));
+        let made = workshop.working.create(None, BUILD, image, config)?;
+        Ok(Self::new(workshop, made))
+    }
+
+    pub fn of_nothing(workshop: &Workshop, config: ImageConfig) -> Result<Self, Failure> {
+        let made = workshop.working.create(None, BUILD, None, config)?;
+        Ok(Self::new(workshop, made))
+    }
+}
+
+/// What containers of a build are named after.
+const BUILD: &str = "build-step";
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if let Err(error) = self.working.remove(&self.container) {
+            warn(&error.to_string());
+        }
     }
 }
 

@@ -65,7 +65,7 @@ fn run_in(world: &World, container: &str, script: &str) -> Outcome {
 }
 
 /// Of an image, as another tool would find it.
-fn saved(world: &World, image: &str) -> (Value, Vec<Vec<u8>>) {
+pub fn saved(world: &World, image: &str) -> (Value, Vec<Vec<u8>>) {
     let dir = world.path("saved");
     let _ = fs::remove_dir_all(&dir);
     let dir_text = dir.to_str().expect("plain");
@@ -405,7 +405,7 @@ fn files_are_copied_as_buildah_copies_them(world: &World) {
     assert_eq!(copy(&["-q", &name, "context/f", "/new/dir/"]).success(), "");
     copy(&["--chmod", "4711", &name, "context/f", "/renamed"]).success();
     copy(&[&name, "context/d", "/tree"]).success();
-    copy(&[&name, "context/[df]", "context/a.tar", "several"]).success();
+    copy(&[&name, "context/[df]", "context/a.tar", "/several"]).success();
     ok(world, &["add", &name, "context/a.tar", "/added/"]);
     let owner = if world.has_single_id() {
         "0:0"
@@ -474,7 +474,7 @@ fn what_cannot_be_is_refused(world: &World) {
         assert!(refused.stderr.contains(text), "{words:?}: {refused:?}");
     };
     refuse(&["from", "--name", &name, "scratch"], "is in use");
-    refuse(&["from", "--name", "-x y", "scratch"], "name");
+    refuse(&["from", "--name", "a b", "scratch"], "cannot name");
     refuse(&["from", "--pull", "never", "no/such"], "image not known");
     refuse(&["config", "--port", "x", &name], "--port x");
     refuse(&["config", "--stop-signal", "SIGNONE", &name], "SIGNONE");

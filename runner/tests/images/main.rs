@@ -15,6 +15,7 @@ mod server;
 
 mod archives;
 mod building;
+mod containerfile;
 mod crashes;
 mod hostile;
 mod inspect;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let subjects = [
         archives::CASES,
         building::CASES,
+        containerfile::CASES,
         crashes::CASES,
         hostile::CASES,
         inspect::CASES,
