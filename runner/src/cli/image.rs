@@ -44,7 +44,7 @@ pub struct ImagesArgs {
     #[arg(long, value_enum, default_value = "created")]
     pub sort: ImageOrder,
 
-    /// All images, which is so in any case: coracle has none of those between
+    /// Also those without a name that a build has made on the way to others
     #[arg(short, long)]
     pub all: bool,
 

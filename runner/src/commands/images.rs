@@ -21,11 +21,15 @@ pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let store = engine.images()?;
     let mut lines: Vec<Line> = Vec::new();
-    for image in store.list()? {
-        if !admits(&args.filters, |filter| has(&image, filter, &store, &engine))? {
+    let images = store.list()?;
+    for image in &images {
+        if !args.all && images.iter().any(|other| is_step_of(image, other)) {
             continue;
         }
-        let size = store.size(&image);
+        if !admits(&args.filters, |filter| has(image, filter, &store, &engine))? {
+            continue;
+        }
+        let size = store.size(image);
         let names = image.names.iter().cloned().map(Some);
         let names = match image.names.is_empty() {
             true => vec![None],
@@ -66,6 +70,19 @@ pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
         Some(Format::Table(None)) | None => print_table(&lines, &args)?,
     }
     Ok(0)
+}
+
+/// Whether a build has made an image without a name on the way to another: that has its layers and
+/// its history, and more.
+fn is_step_of(image: &Image, other: &Image) -> bool {
+    let layers = |image: &Image| image.config.rootfs().diff_ids().clone();
+    let history = |image: &Image| image.config.history().clone().unwrap_or_default();
+    let (own, others) = (history(image), history(other));
+    image.names.is_empty()
+        && !own.is_empty()
+        && others.len() > own.len()
+        && others.starts_with(&own)
+        && layers(other).starts_with(&layers(image))
 }
 
 /// Those of the image or the repository that is meant.

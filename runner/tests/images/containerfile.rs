@@ -172,6 +172,12 @@ fn what_was_made_before_is_used_again(world: &World) {
     let anew = built(world, &["-t", "c", "--no-cache"], file);
     assert_eq!(count(&anew), 0);
     assert_ne!(uuid("a"), uuid("c"));
+    let listed = |flags: &[&str]| {
+        let listed = world.try_coracle(&[&["images", "-q"], flags].concat());
+        listed.success().lines().count()
+    };
+    // Those in between are shown when they are asked for.
+    assert!(listed(&[]) < listed(&["-a"]));
     let quiet = built(world, &["-q"], file);
     assert_eq!(quiet.len(), 1);
 }
