@@ -186,7 +186,7 @@ pub struct CopyArgs {
 
     /// The container, the sources and, where it is not the container's working directory, the
     /// destination
-    #[arg(value_parser = text(str::parse::<String>), required = true, num_args = 2.., value_name = "CONTAINER SOURCE [DESTINATION]")]
+    #[arg(value_parser = text(str::parse::<String>), required = true, value_name = "CONTAINER SOURCE [DESTINATION]")]
     pub words: Vec<String>,
 }
 

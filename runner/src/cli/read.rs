@@ -69,6 +69,10 @@ impl Command {
                 "exec needs a container and a command: coracle exec CONTAINER COMMAND [ARG]..."
                     .into(),
             ),
+            Self::Copy(args) | Self::Add(args) if args.words.len() < 2 => {
+                Err("a container and a source are needed: CONTAINER SOURCE [DESTINATION]".into())
+            }
+            Self::Umount(args) => check_selection("umount", &args.containers, args.all),
             Self::Ps(ps) if ps.quiet && ps.format.is_some() => {
                 Err("--quiet and --format cannot be given together".into())
             }
@@ -362,7 +366,7 @@ mod tests {
         for command in cli.get_subcommands() {
             let words = match command.get_name() {
                 "exec" | "tag" => " web x",
-                "ps" | "load" => "",
+                "ps" | "load" | "containers" => "",
                 _ => " web",
             };
             for arg in command.get_arguments() {
@@ -442,7 +446,7 @@ mod tests {
 
     #[test]
     fn what_others_have_is_told_from_a_slip() {
-        for name in ["top", "search", "commit", "compose", "pause"] {
+        for name in ["top", "search", "healthcheck", "compose", "pause"] {
             let said = refused(
                 &format!("coracle {name} web"),
                 &format!("does not have `{name}` yet"),
@@ -548,7 +552,9 @@ mod tests {
                     words.extend([format!("--{long}").into(), garbage(prefix)]);
                     let rest: &[&str] = match command.get_name() {
                         "ps" | "load" => &[],
-                        "images" | "login" | "logout" | "history" => &["web"],
+                        "images" | "login" | "logout" | "history" | "build" | "from" | "config" => {
+                            &["web"]
+                        }
                         _ => &["web", "x"],
                     };
                     words.extend(rest.iter().map(Into::into));
@@ -575,6 +581,13 @@ mod tests {
                 "rootfs",
                 "env",
                 "workdir",
+                "file",
+                "iidfile",
+                "cert-dir",
+                "authfile",
+                "cert-dir",
+                "authfile",
+                "iidfile",
                 "cert-dir",
                 "authfile",
                 "digestfile",

@@ -20,7 +20,7 @@ pub fn copy(args: CopyArgs, unpack: bool, inherited: &Inherited) -> Result<u8, F
     let (sources, dest) = match &args.words[1..] {
         [source] => (std::slice::from_ref(source), ""),
         [sources @ .., dest] => (sources, &**dest),
-        [] => unreachable!("clap asks for two words"),
+        [] => unreachable!("checked when the command line was read"),
     };
     let origin = Origin::open(&workshop, args.from.as_deref())?;
     let mounted = workshop.mount(&container)?;
