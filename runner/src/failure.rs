@@ -25,6 +25,10 @@ pub enum FailureKind {
     NoSuchImage,
     /// A container uses the image.
     ImageInUse,
+    /// No volume has that name.
+    NoSuchVolume,
+    /// A container uses the volume.
+    VolumeInUse,
     /// coracle itself could not do it: 125.
     Runner,
     /// The command was found and cannot be executed: 126.
@@ -42,17 +46,20 @@ impl FailureKind {
             | Self::StillRunning
             | Self::NoSuchImage
             | Self::ImageInUse
+            | Self::NoSuchVolume
+            | Self::VolumeInUse
             | Self::Runner => 125,
             Self::NotExecutable | Self::PortUnavailable => 126,
             Self::NotFound => 127,
         }
     }
 
-    /// The code of `rm` and `rmi`, which tell two failures apart that are like others elsewhere.
+    /// The code of `rm`, `rmi` and `volume rm`, which tell two failures apart that are like others
+    /// elsewhere.
     pub fn exit_code_of_rm(self) -> u8 {
         match self {
-            Self::NoSuchContainer | Self::NoSuchImage => 1,
-            Self::StillRunning | Self::ImageInUse => 2,
+            Self::NoSuchContainer | Self::NoSuchImage | Self::NoSuchVolume => 1,
+            Self::StillRunning | Self::ImageInUse | Self::VolumeInUse => 2,
             other => other.exit_code(),
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! - `process`: the processes of a container and what they tell each other,
 //! - `isolation`, `rootfs`, `network`, `stdio`: what they are given,
-//! - `images`: what containers are made from, and `build`: how images are made,
+//! - `images`: what containers are made from, `build`: how images are made, `volumes`: what
+//!   outlives containers,
 //! - `state`, `logs`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `roles` knows what else the
@@ -34,6 +35,7 @@ pub mod state;
 mod stdio;
 mod sys;
 mod template;
+mod volumes;
 
 // What the program and its tests need of the inner rooms.
 pub use process::inherited;

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use runner::cli::{self, Command, Unread};
+use runner::cli::{self, Command, ImageCommand, Unread, VolumeCommand};
 use runner::failure::{Failure, FailureKind};
 use runner::inherited::Inherited;
 use runner::logging;
@@ -33,7 +33,10 @@ fn coracle(args: &[OsString]) -> ExitCode {
     let filter = logging::filter(cli.log_level);
     logging::to_stderr(&filter);
     let exit_code = match cli.command {
-        Command::Rm(_) | Command::Rmi(_) => FailureKind::exit_code_of_rm,
+        Command::Rm(_)
+        | Command::Rmi(_)
+        | Command::Image(ImageCommand::Rm(_))
+        | Command::Volume(VolumeCommand::Rm(_)) => FailureKind::exit_code_of_rm,
         _ => FailureKind::exit_code,
     };
     match runner::commands::dispatch(cli.command, &inherited, filter) {

@@ -7,21 +7,31 @@
 /// command.
 const NAMES: &str = include_str!("elsewhere.txt");
 
-/// Whether another engine has this command.
-pub fn has_command(name: &str) -> bool {
-    names("commands").any(|known| known == name)
+/// Whether another engine has this command, in the group `group` or in none.
+pub fn has_command(group: Option<&str>, name: &str) -> bool {
+    let key = group.map_or("commands".to_owned(), |group| format!("{group}-commands"));
+    names(&key).any(|known| known == name)
 }
 
 /// Whether another engine's command of the same name has this flag, which is given with its dashes.
-/// `None` for flags that stand before the command.
-pub fn has_flag(command: Option<&str>, flag: &str) -> bool {
-    names(command.unwrap_or("coracle")).any(|known| known == flag)
+/// `path` is the command, behind its group if it is in one; empty for flags that stand before it.
+pub fn has_flag(path: &[&str], flag: &str) -> bool {
+    let key = match path {
+        [] => "coracle".to_owned(),
+        // The same as a command of its own.
+        ["image", "ls"] => "images".to_owned(),
+        ["image", "rm"] => "rmi".to_owned(),
+        ["image", name] if *name != "prune" => (*name).to_owned(),
+        path => path.join("-"),
+    };
+    names(&key).any(|known| known == flag)
 }
 
 fn names(key: &str) -> impl Iterator<Item = &'static str> {
+    let beginning = format!("{key}: ");
     NAMES
         .lines()
-        .filter_map(move |line| line.strip_prefix(key)?.strip_prefix(": "))
+        .filter_map(move |line| line.strip_prefix(&*beginning))
         .flat_map(str::split_ascii_whitespace)
 }
 
@@ -53,28 +63,31 @@ mod tests {
     fn nothing_of_ours_is_listed_as_missing() {
         let mut cli = Cli::command();
         cli.build();
-        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+        check_flags(&cli, &[]);
+        for command in cli.get_subcommands() {
             let name = command.get_name();
-            assert!(!has_command(name), "{name}");
-            for arg in command.get_arguments() {
-                let longs = arg.get_long().into_iter();
-                for long in longs.chain(arg.get_all_aliases().unwrap_or_default()) {
-                    assert!(
-                        !has_flag(Some(name), &format!("--{long}")),
-                        "{name} --{long}"
-                    );
-                }
-                if let Some(short) = arg.get_short() {
-                    assert!(
-                        !has_flag(Some(name), &format!("-{short}")),
-                        "{name} -{short}"
-                    );
-                }
+            assert!(!has_command(None, name), "{name}");
+            check_flags(command, &[name]);
+            for below in command.get_subcommands() {
+                assert!(!has_command(Some(name), below.get_name()), "{name}");
+                check_flags(below, &[name, below.get_name()]);
             }
         }
-        assert!(
-            has_command("top") && has_flag(Some("run"), "--memory") && has_flag(None, "--root")
-        );
+        assert!(has_command(None, "top") && has_command(Some("image"), "tree"));
+        assert!(has_flag(&["run"], "--memory") && has_flag(&[], "--root"));
+        assert!(has_flag(&["image", "ls"], "--history"));
+    }
+
+    fn check_flags(command: &clap::Command, path: &[&str]) {
+        for arg in command.get_arguments() {
+            let longs = arg.get_long().into_iter();
+            let longs = longs.chain(arg.get_all_aliases().unwrap_or_default());
+            let longs = longs.map(|long| format!("--{long}"));
+            let shorts = arg.get_short().map(|short| format!("-{short}"));
+            for flag in longs.chain(shorts) {
+                assert!(!has_flag(path, &flag), "{path:?} {flag}");
+            }
+        }
     }
 
     #[test]

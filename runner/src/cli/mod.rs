@@ -1,6 +1,7 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `run` has the flags of `run` and `exec`, `image` those about images. `read` makes a [`Cli`] of
+//! `run` has the flags of `run` and `exec`, `image` those about images, `groups` the commands that
+//! are in groups. `read` makes a [`Cli`] of
 //! the words and one line of what is wrong with them; `values`, `container` and `security_opt` read
 //! single values; `elsewhere` knows the names that other
 //! engines have.
@@ -9,6 +10,7 @@ mod build;
 mod container;
 mod elsewhere;
 mod filter;
+mod groups;
 mod image;
 mod read;
 mod run;
@@ -26,6 +28,10 @@ pub use build::{
 };
 pub use container::{Entrypoint, EnvArg, RootfsArg};
 pub use filter::Filter;
+pub use groups::{
+    ExistsArgs, ImageCommand, ImagePruneArgs, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs,
+    VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
+};
 pub use image::{
     HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
     PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, TlsArgs, UntagArgs,
@@ -33,7 +39,7 @@ pub use image::{
 pub use read::{Unread, read};
 pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};
 pub use security_opt::{SeccompChoice, SecurityOpt};
-pub use system::{SystemArgs, SystemCommand};
+pub use system::{CheckArgs, SystemArgs, SystemCommand};
 pub use values::TailLines;
 
 use crate::logging::LogLevel;
@@ -119,6 +125,12 @@ pub enum Command {
     Images(ImagesArgs),
     /// Remove images, or names of images
     Rmi(RmiArgs),
+    /// What can be done with images, in one place
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Look after volumes: directories that outlive containers
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Give an image more names
     Tag(TagArgs),
     /// Take names from an image
@@ -184,7 +196,7 @@ pub struct PsArgs {
     pub format: Option<Format>,
 
     /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
-    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=PATH; may
+    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=NAME or a path; may
     /// be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
     pub filters: Vec<Filter>,
@@ -301,6 +313,10 @@ pub struct RmArgs {
     /// All; without -f those that have ended
     #[arg(short, long)]
     pub all: bool,
+
+    /// Remove their anonymous volumes as well
+    #[arg(short, long)]
+    pub volumes: bool,
 
     /// Names or ids
     #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]

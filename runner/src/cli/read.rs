@@ -11,7 +11,9 @@ use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatch
 
 use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
-use super::{Cli, Command, InspectKind, SaveFormat};
+use super::{
+    Cli, Command, ImageCommand, InspectKind, SaveFormat, SystemArgs, SystemCommand, VolumeCommand,
+};
 use crate::failure::Failure;
 use crate::rootfs::volume::check_places;
 
@@ -90,18 +92,36 @@ impl Command {
             Self::Stop(args) => check_selection("stop", &args.containers, args.all),
             Self::Kill(args) => check_selection("kill", &args.containers, args.all),
             Self::Rm(args) => check_selection("rm", &args.containers, args.all),
-            Self::Rmi(args) => match (&args.images[..], args.all) {
-                ([], false) => Err("rmi needs the name or id of an image, or --all".into()),
-                ([_, ..], true) => Err("--all and names of images cannot be given together".into()),
-                _ => Ok(()),
-            },
-            Self::Images(args) if args.quiet && args.format.is_some() => {
+            Self::Rmi(args) | Self::Image(ImageCommand::Rm(args)) => {
+                match (&args.images[..], args.all) {
+                    ([], false) => Err("rmi needs the name or id of an image, or --all".into()),
+                    ([_, ..], true) => {
+                        Err("--all and names of images cannot be given together".into())
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Images(args) | Self::Image(ImageCommand::Ls(args))
+                if args.quiet && args.format.is_some() =>
+            {
                 Err("--quiet and --format cannot be given together".into())
             }
+            Self::Volume(VolumeCommand::Rm(args)) => check_volumes("rm", &args.names, args.all),
+            Self::Volume(VolumeCommand::Inspect(args)) => {
+                check_volumes("inspect", &args.names, args.all)
+            }
+            Self::Volume(VolumeCommand::Ls(args)) if args.quiet && args.format.is_some() => {
+                Err("--quiet and --format cannot be given together".into())
+            }
+            Self::System(SystemArgs {
+                command: SystemCommand::Check(args),
+            }) if args.force && !args.repair => Err("--force goes with --repair".into()),
             Self::Login(args) if args.password.is_some() && args.password_stdin => {
                 Err("--password and --password-stdin cannot be given together".into())
             }
-            Self::Save(args) if args.format == SaveFormat::OciDir && args.output.is_none() => {
+            Self::Save(args) | Self::Image(ImageCommand::Save(args))
+                if args.format == SaveFormat::OciDir && args.output.is_none() =>
+            {
                 Err("--format oci-dir needs a directory to make: --output DIR".into())
             }
             _ => Ok(()),
@@ -119,16 +139,29 @@ fn check_selection(command: &str, names: &[String], all: bool) -> Result<(), Str
     }
 }
 
+fn check_volumes(command: &str, names: &[String], all: bool) -> Result<(), String> {
+    match (names, all) {
+        ([], false) => Err(format!(
+            "volume {command} needs the name of a volume, or --all"
+        )),
+        ([_, ..], true) => Err("--all and names of volumes cannot be given together".into()),
+        _ => Ok(()),
+    }
+}
+
 fn explain(error: &Error, words: &[OsString]) -> Unread {
-    let command = command_of(words);
+    let path = path_of(words);
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match error.kind() {
         ErrorKind::DisplayVersion => Unread::Answer(help(&["--version"])),
-        ErrorKind::DisplayHelp => Unread::Answer(match command {
-            Some(command) => help(&[command, "--help"]),
-            None => help(&["--help"]),
-        }),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Unread::Answer(help(&[])),
-        _ => Unread::Wrong(Failure::runner(one_line(error, command, words))),
+        ErrorKind::DisplayHelp => Unread::Answer(help(&[&path[..], &["--help"]].concat())),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if path.is_empty() => {
+            Unread::Answer(help(&[]))
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Unread::Answer(help(&[&path[..], &["--help"]].concat()))
+        }
+        _ => Unread::Wrong(Failure::runner(one_line(error, &path, words))),
     }
 }
 
@@ -140,26 +173,44 @@ fn help(args: &[&str]) -> Error {
         .expect_err("help and versions are errors to clap")
 }
 
-/// The command that was typed, if it is one of ours.
-fn command_of(words: &[OsString]) -> Option<&str> {
+/// The command that was typed, if it is one of ours, behind its group if it is in one.
+fn path_of(words: &[OsString]) -> Vec<String> {
     let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
-    let word = loop {
-        match words.next()? {
+    let mut path = Vec::new();
+    let mut definition = Cli::command();
+    while let Some(word) = words.next() {
+        match word {
             // The one flag before it that there is, with its value. Any other is wrong, and no flag
             // of the command's.
-            "--log-level" => drop(words.next()?),
+            "--log-level" => drop(words.next()),
             "help" => {}
             word if word.starts_with("--log-level=") => {}
-            word => break word,
+            word => match definition.find_subcommand(word) {
+                Some(found) => {
+                    path.push(found.get_name().to_owned());
+                    definition = found.clone();
+                }
+                None => break,
+            },
         }
-    };
-    Cli::command()
-        .find_subcommand(word)
-        .is_some()
-        .then_some(word)
+    }
+    path
 }
 
-fn one_line(error: &Error, command: Option<&str>, words: &[OsString]) -> String {
+/// The definition of a command.
+fn defined(path: &[&str]) -> Definition {
+    path.iter().fold(Cli::command(), |definition, name| {
+        let found = definition.find_subcommand(name).cloned();
+        found.unwrap_or(definition)
+    })
+}
+
+/// As it is typed.
+fn shown(path: &[&str]) -> String {
+    [&["coracle"], path].concat().join(" ")
+}
+
+fn one_line(error: &Error, path: &[&str], words: &[OsString]) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
@@ -175,14 +226,13 @@ fn one_line(error: &Error, command: Option<&str>, words: &[OsString]) -> String 
         .filter(|option| !option.is_empty())
         .unwrap_or(arg);
     let value = context(ContextKind::InvalidValue);
-    let who = match command {
-        Some(command) => format!("coracle {command}"),
-        None => "coracle".to_owned(),
-    };
+    let who = shown(path);
     match error.kind() {
-        ErrorKind::UnknownArgument if arg.starts_with('-') => unknown_flag(arg, command, words),
+        ErrorKind::UnknownArgument if arg.starts_with('-') => unknown_flag(arg, path, words),
         ErrorKind::UnknownArgument => format!("{who} has no use for {arg:?}"),
-        ErrorKind::InvalidSubcommand => unknown_command(context(ContextKind::InvalidSubcommand)),
+        ErrorKind::InvalidSubcommand => {
+            unknown_command(path, context(ContextKind::InvalidSubcommand))
+        }
         ErrorKind::InvalidValue if value.is_empty() => format!("{who}: {option} needs a value"),
         ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
             Some(ContextValue::Strings(valid)) => format!(
@@ -212,23 +262,22 @@ fn one_line(error: &Error, command: Option<&str>, words: &[OsString]) -> String 
     }
 }
 
-fn unknown_command(name: &str) -> String {
-    if elsewhere::has_command(name) {
-        return format!("coracle does not have `{name}` yet; `coracle --help` lists what it has");
+fn unknown_command(path: &[&str], name: &str) -> String {
+    let who = shown(path);
+    if elsewhere::has_command(path.first().copied(), name) {
+        return format!("{who} does not have `{name}` yet; `{who} --help` lists what it has");
     }
-    let cli = Cli::command();
-    match nearest(name, cli.get_subcommands().map(Definition::get_name)) {
-        Some(near) => format!("coracle has no command `{name}`; did you mean `{near}`?"),
-        None => format!("coracle has no command `{name}`; `coracle --help` lists all"),
+    let definition = defined(path);
+    let ours = definition.get_subcommands().map(Definition::get_name);
+    match nearest(name, ours) {
+        Some(near) => format!("{who} has no command `{name}`; did you mean `{near}`?"),
+        None => format!("{who} has no command `{name}`; `{who} --help` lists all"),
     }
 }
 
-fn unknown_flag(flag: &str, command: Option<&str>, words: &[OsString]) -> String {
-    let who = command.map_or("coracle".to_owned(), |command| format!("coracle {command}"));
-    let cli = Cli::command();
-    let definition = command
-        .and_then(|name| cli.find_subcommand(name))
-        .unwrap_or(&cli);
+fn unknown_flag(flag: &str, path: &[&str], words: &[OsString]) -> String {
+    let who = shown(path);
+    let definition = defined(path);
     let longs = || definition.get_arguments().filter_map(|arg| arg.get_long());
     // `-name` is read as a row of short flags, the first of which is wrong or not.
     let single_dash = words
@@ -244,7 +293,7 @@ fn unknown_flag(flag: &str, command: Option<&str>, words: &[OsString]) -> String
     if let Some(name) = single_dash.and_then(|name| longs().find(|long| *long == name)) {
         return format!("{who} has no option {flag}; did you mean --{name}?");
     }
-    if elsewhere::has_flag(command, flag) {
+    if elsewhere::has_flag(path, flag) {
         return format!("{who} does not have {flag} yet; `{who} --help` lists what it has");
     }
     match nearest(flag.trim_start_matches('-'), longs()) {

@@ -123,7 +123,7 @@ pub fn has(
     Ok(match &*filter.key {
         "after" | "since" => image.created() > store.find(value)?.0.created(),
         "before" => image.created() < store.find(value)?.0.created(),
-        "containers" => engine.containers_of(image)?.is_empty() != truth(filter)?,
+        "containers" => engine.containers_of(&image.id)?.is_empty() != truth(filter)?,
         "dangling" => image.names.is_empty() == truth(filter)?,
         "id" => image
             .id
@@ -204,7 +204,7 @@ impl Line {
             shared_size: 0,
             virtual_size: self.size,
             labels: labels.into_iter().collect(),
-            containers: engine.containers_of(image)?.len(),
+            containers: engine.containers_of(&image.id)?.len(),
             names,
             digest: image.manifest_digest.to_string(),
             created,

@@ -1,6 +1,7 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
 mod build;
+mod check;
 mod commit;
 mod config;
 mod containers;
@@ -20,6 +21,7 @@ mod logs;
 mod mount;
 mod port;
 mod progress;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -33,11 +35,12 @@ mod system;
 mod table;
 mod tag;
 mod unshare;
+mod volume;
 mod workshop;
 
 use netstack::logging::Filter;
 
-use crate::cli::Command;
+use crate::cli::{Command, ImageCommand};
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::{Failure, FailureKind, chain};
 use crate::printable::complain;
@@ -58,6 +61,8 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Rm(args) => rm::rm(args, inherited),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
+        Command::Image(command) => dispatch_image(command, inherited),
+        Command::Volume(command) => volume::volume(command),
         Command::System(args) => system::system(args),
         Command::Build(args) => build::build(&args, inherited, filter),
         Command::From(args) => from::from(args, inherited),
@@ -83,6 +88,24 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
     }
 }
 
+fn dispatch_image(command: ImageCommand, inherited: &Inherited) -> Result<u8, Failure> {
+    match command {
+        ImageCommand::Exists(args) => prune::image_exists(&args),
+        ImageCommand::History(args) => history::history(args),
+        ImageCommand::Import(args) => import::import(args),
+        ImageCommand::Inspect(args) => inspect::inspect(args.into()),
+        ImageCommand::Load(args) => load::load(args),
+        ImageCommand::Ls(args) => images::images(args),
+        ImageCommand::Prune(args) => prune::image_prune(&args),
+        ImageCommand::Pull(args) => pull::pull(args),
+        ImageCommand::Push(args) => push::push(args),
+        ImageCommand::Rm(args) => rmi::rmi(args, inherited),
+        ImageCommand::Save(args) => save::save(args),
+        ImageCommand::Tag(args) => tag::tag(args),
+        ImageCommand::Untag(args) => tag::untag(args),
+    }
+}
+
 /// What the engine could not do, as the command line tells it.
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
@@ -91,6 +114,8 @@ impl From<EngineError> for Failure {
             ErrorKind::StillRunning => FailureKind::StillRunning,
             ErrorKind::NoSuchImage => FailureKind::NoSuchImage,
             ErrorKind::ImageInUse => FailureKind::ImageInUse,
+            ErrorKind::NoSuchVolume => FailureKind::NoSuchVolume,
+            ErrorKind::VolumeInUse => FailureKind::VolumeInUse,
             ErrorKind::PortUnavailable => FailureKind::PortUnavailable,
             ErrorKind::CommandNotFound => FailureKind::NotFound,
             ErrorKind::CommandNotExecutable => FailureKind::NotExecutable,

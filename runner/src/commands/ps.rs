@@ -105,11 +105,14 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             _ => return Err(wrong(filter, "there are created, running and exited")),
         },
         "until" => i64::try_from(container.created).unwrap_or(i64::MAX) < moment(filter)?,
-        "volume" => engine.spec(container)?.tree.binds.iter().any(|bind| {
-            [&bind.source, &bind.target]
-                .iter()
-                .any(|p| p.as_os_str() == &**value)
-        }),
+        "volume" => {
+            let spec = engine.spec(container)?;
+            let is_place = spec.tree.binds.iter().any(|bind| {
+                let places = [&bind.source, &bind.target];
+                places.iter().any(|place| place.as_os_str() == &**value)
+            });
+            is_place || engine.volumes().used_by(&spec).contains(value)
+        }
         other => unreachable!("{other} is not among those that were checked"),
     })
 }

@@ -17,12 +17,16 @@ pub fn rm(args: RmArgs, inherited: &Inherited) -> Result<u8, Failure> {
         // Their files may belong to sub-IDs, and they may be mounted.
         unshare::go_on_as_root(inherited)?;
     }
+    let remove = |name: &str| match args.volumes {
+        true => engine.remove_with_volumes(name, args.force),
+        false => engine.remove(name, args.force),
+    };
     for_each(&names, |name| {
         if let Some(container) = working(&engine, name) {
             engine.working().remove(&container)?;
             return print_line(name);
         }
-        match engine.remove(name, args.force)? {
+        match remove(name)? {
             Removed::Removed => print_line(name),
             Removed::WasNotThere => Ok(()),
         }

@@ -1,5 +1,6 @@
 //! `coracle system`: what is kept beside containers and images.
 
+use super::check::check;
 use crate::cli::{SystemArgs, SystemCommand};
 use crate::failure::Failure;
 use crate::process::holder;
@@ -8,6 +9,7 @@ use crate::state::Dirs;
 pub fn system(args: SystemArgs) -> Result<u8, Failure> {
     match args.command {
         SystemCommand::Migrate => migrate(),
+        SystemCommand::Check(args) => check(&args),
     }
 }
 

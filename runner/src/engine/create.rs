@@ -175,8 +175,30 @@ impl Engine {
             id_maps: Some(maps.clone()),
         })?;
         let dir = self.store.dir(&container);
-        make_files(request, &container, &dir, base, &maps, warn)
-            .inspect_err(|_| drop(self.store.remove(&container)))?;
+        let volumes = self.volumes();
+        let mut anonymous = Vec::new();
+        // Until the specification says which are in use.
+        let held = volumes.hold();
+        let made = held.map_err(EngineError::from).and_then(|_held| {
+            let mut data_of = |name: Option<&str>| -> Result<PathBuf, EngineError> {
+                let volume = match name {
+                    Some(name) => volumes.ensure(name, &maps)?,
+                    None => volumes.create(None, BTreeMap::new(), &maps)?,
+                };
+                anonymous.extend(volume.kept.anonymous.then(|| volume.clone()));
+                Ok(volume.data)
+            };
+            let binds = volume::binds(&base.volumes(&request)?, &mut data_of)?;
+            make_files(request, &container, &dir, base, binds, &maps, warn)
+        });
+        if let Err(error) = made {
+            // Another failure would only hide this one.
+            let _ = self.store.remove(&container);
+            for volume in &anonymous {
+                let _ = volumes.remove(volume, &self.store);
+            }
+            return Err(error);
+        }
         Ok(container)
     }
 }
@@ -216,6 +238,8 @@ pub(super) struct Base {
     labels: BTreeMap<String, String>,
     /// Where its program listens, as `PORT[-PORT][/PROTOCOL]`.
     exposed: Vec<String>,
+    /// Where it wants volumes.
+    volumes: Vec<String>,
     stop_signal: Signal,
     /// Where the image looks for what the network helper knows.
     status_dir: Option<PathBuf>,
@@ -305,6 +329,7 @@ impl Base {
             user: String::new(),
             labels: BTreeMap::new(),
             exposed: Vec::new(),
+            volumes: Vec::new(),
             stop_signal: Signal::TERM,
             status_dir: None,
         }
@@ -385,6 +410,7 @@ impl Base {
                 .into_iter()
                 .collect(),
             exposed: config.exposed_ports().clone().unwrap_or_default(),
+            volumes: config.volumes().clone().unwrap_or_default(),
             stop_signal,
             ..Self::named(label.map_or_else(|| image.id.short().to_owned(), ToString::to_string))
         })
@@ -414,6 +440,23 @@ impl Base {
             }
         }
         Ok(rules)
+    }
+
+    /// The request's, and those of the image that it says nothing about.
+    fn volumes(&self, request: &ContainerRequest) -> Result<Vec<VolumeArg>, EngineError> {
+        let mut volumes = request.volumes.clone();
+        for path in &self.volumes {
+            let volume = VolumeArg::anonymous(path.as_ref());
+            let volume = volume.map_err(|source| EngineError::ImageVolume {
+                path: path.clone(),
+                source,
+            })?;
+            let place = &volume.bind.target;
+            if !volumes.iter().any(|other| other.bind.target == *place) {
+                volumes.push(volume);
+            }
+        }
+        Ok(volumes)
     }
 
     /// The image's, and over them the request's.
@@ -448,10 +491,11 @@ fn make_files(
     container: &Container,
     dir: &ContainerDir,
     base: Base,
+    binds: Vec<Bind>,
     maps: &IdMaps,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let spec = specify(request, container, dir, base)?;
+    let spec = specify(request, container, dir, base, binds);
     if maps.root_is_another() {
         if let RootSource::Overlay(overlay) = &spec.tree.root {
             give_away([&overlay.upper, &overlay.work], maps)?;
@@ -472,7 +516,8 @@ fn specify(
     container: &Container,
     dir: &ContainerDir,
     mut base: Base,
-) -> Result<ContainerSpec, EngineError> {
+    mut binds: Vec<Bind>,
+) -> ContainerSpec {
     let root = match base.in_place {
         true => RootSource::InPlace(base.dirs.swap_remove(0)),
         false => RootSource::Overlay(Overlay {
@@ -482,7 +527,6 @@ fn specify(
             volatile: container.remove,
         }),
     };
-    let mut binds = volume::binds(&request.volumes)?;
     if let (Some(target), Network::Coracle(_)) = (base.status_dir, &request.network) {
         // The directory and not the socket, which is another one after each start of a helper.
         binds.push(Bind {
@@ -505,7 +549,7 @@ fn specify(
     let of_image = base.env.iter();
     env.extend(of_image.filter_map(|entry| split_variable(entry.as_ref())));
     env.extend(request.env);
-    Ok(ContainerSpec {
+    ContainerSpec {
         hostname: container.hostname.clone(),
         tree: Tree {
             root,
@@ -530,7 +574,7 @@ fn specify(
             init: request.init,
             single_id: false,
         },
-    })
+    }
 }
 
 /// Makes the container's root the owner of what coracle has made for the container.

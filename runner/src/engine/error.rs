@@ -18,6 +18,7 @@ use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
 use crate::spec::SpecFileError;
 use crate::state::StateError;
+use crate::volumes::VolumesError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -73,6 +74,10 @@ pub enum EngineError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Volumes(#[from] VolumesError),
+    #[error("the image wants a volume at {path:?}, which cannot be: {source}")]
+    ImageVolume { path: String, source: VolumeError },
     #[error(transparent)]
     File(#[from] WriteError),
     #[error("the command and its environment are too long to be recorded")]
@@ -139,6 +144,10 @@ pub enum ErrorKind {
     NoSuchImage,
     /// A container is made of the image, or it has several names.
     ImageInUse,
+    /// There is no volume of that name.
+    NoSuchVolume,
+    /// A container uses the volume.
+    VolumeInUse,
     /// The machine, or a file of the engine's own, is at fault.
     Internal,
 }
@@ -176,6 +185,7 @@ impl EngineError {
             | Self::ImageStopSignal { .. }
             | Self::ImageExposes { .. }
             | Self::Volume(_)
+            | Self::ImageVolume { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
             Self::Start(failure) => match failure.kind {
@@ -191,6 +201,13 @@ impl EngineError {
                 StorageError::InUse { .. } | StorageError::SeveralNames { .. } => {
                     ErrorKind::ImageInUse
                 }
+                _ => ErrorKind::Internal,
+            },
+            Self::Volumes(error) => match error {
+                VolumesError::NotFound { .. } => ErrorKind::NoSuchVolume,
+                VolumesError::InUse { .. } => ErrorKind::VolumeInUse,
+                VolumesError::Name { .. } => ErrorKind::Invalid,
+                VolumesError::Exists { .. } => ErrorKind::InUse,
                 _ => ErrorKind::Internal,
             },
             Self::RunsOn { .. }

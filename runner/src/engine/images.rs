@@ -3,6 +3,7 @@
 use super::{Engine, EngineError};
 use crate::build::BuildError;
 use crate::build::store::{Working, WorkingStore};
+use crate::images::digest::Digest;
 use crate::images::error::StorageError;
 use crate::images::reference::ImageRef;
 use crate::images::store::{Image, ImageStore, Removed};
@@ -26,10 +27,10 @@ impl Engine {
         Ok(containers)
     }
 
-    /// The containers that were made of an image.
-    pub fn containers_of(&self, image: &Image) -> Result<Vec<Container>, EngineError> {
+    /// The containers that were made of the image with this id.
+    pub fn containers_of(&self, image: &Digest) -> Result<Vec<Container>, EngineError> {
         let mut containers = self.list()?.containers;
-        containers.retain(|container| container.image_id.as_deref() == Some(image.id.hex()));
+        containers.retain(|container| container.image_id.as_deref() == Some(image.hex()));
         Ok(containers)
     }
 
@@ -52,7 +53,7 @@ impl Engine {
         let (image, name) = images.find(wanted)?;
         let goes = name.is_none() || image.names.len() <= 1;
         if force && goes {
-            for container in self.containers_of(&image)? {
+            for container in self.containers_of(&image.id)? {
                 self.remove(container.id.as_str(), true)?;
             }
             for container in self.working_of(&image)? {
@@ -78,7 +79,7 @@ impl Engine {
         let untold =
             |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Containers { source };
         let unused = || {
-            let containers = self.containers_of(&image);
+            let containers = self.containers_of(&image.id);
             let containers = containers.map_err(|error| untold(error.into()))?;
             let working = self.working_of(&image);
             let working = working.map_err(|error| untold(error.into()))?;

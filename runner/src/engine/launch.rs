@@ -86,7 +86,12 @@ impl Engine {
             warn,
         )?;
         self.launch(container.clone(), listeners, attach, Unstarted::Forget)
-            .inspect_err(|_| drop(self.store.remove(&container)))
+            .inspect_err(|_| {
+                // Where there was no monitor to do it.
+                let anonymous = self.anonymous_volumes(&container);
+                drop(self.store.remove(&container));
+                drop(self.remove_volumes(&anonymous));
+            })
     }
 
     /// Starts a container that has been created, with `attach` attached to this process. Where it

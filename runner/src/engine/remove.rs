@@ -105,9 +105,14 @@ impl Engine {
 
     /// Removes a container that has ended, files of its sub-IDs among the rest.
     fn remove_ended(&self, container: &Container) -> Result<(), EngineError> {
+        let anonymous = match container.remove {
+            true => self.anonymous_volumes(container),
+            false => Vec::new(),
+        };
         let removed = self.store.remove(container);
         let maps = container.id_maps.as_ref();
-        self.or_as_owner(removed, &container.id, &container.run_dir, maps)
+        self.or_as_owner(removed, &container.id, &container.run_dir, maps)?;
+        self.remove_volumes(&anonymous)
     }
 
     /// Goes on with a removal where it takes the rights of the container's own users. Those whose

@@ -48,6 +48,8 @@ pub enum StorageError {
     },
     #[error("{} is damaged: {defect}", path.display())]
     Damaged { path: PathBuf, defect: String },
+    #[error("somebody is just adding images: try again when that is done")]
+    Busy,
     #[error("cannot write the archive: {source}")]
     Archive { source: io::Error },
     #[error("cannot use the image in {origin}: {defect}")]

@@ -20,4 +20,5 @@ pub mod registries;
 pub mod registry;
 pub mod store;
 
+pub use layers::remove_as_owner;
 pub use layers::role::{ROLE as STORAGE_ROLE, main as storage_main};

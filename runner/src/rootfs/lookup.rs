@@ -158,6 +158,18 @@ pub fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> io::Result<Ow
     open(dir, path, flags, resolve)
 }
 
+/// As [`open_beneath`], without entering another mount.
+///
+/// # Errors
+/// As there; EXDEV for a mount.
+pub fn open_on_mount(dir: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    open(dir, path, flags, resolve)
+}
+
 /// Opens `path` with the symbolic links in it followed, seen from this process's root directory.
 fn open_path(dir: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     open(dir, path, flags | OFlags::PATH, ResolveFlags::NO_MAGICLINKS)

@@ -5,6 +5,7 @@
 //! makes the container's root file system this process's root, and only then looks up places to
 //! attach them to. From that moment no path can lead outside, whatever the image holds.
 
+mod copy_up;
 mod dev;
 pub mod give;
 pub mod lookup;
@@ -81,6 +82,8 @@ pub enum RootfsError {
         path: PathBuf,
         why: String,
     },
+    #[error("cannot copy what the image has at {} to the volume for it: {source}", path.display())]
+    CopyUp { path: PathBuf, source: io::Error },
     #[error("cannot set {name} in the container: {source}")]
     Sysctl {
         name: &'static str,
@@ -129,6 +132,8 @@ pub struct BindOptions {
     pub propagates_below: bool,
     /// Gives the files to the user that the container's command runs as.
     pub give_to_user: bool,
+    /// Whether an empty directory gets what the image has at its place.
+    pub copy_up: bool,
     /// Shows the owners of files as the container's of the same number, and what it makes as
     /// theirs.
     pub map_ids: bool,

@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::lookup::{Missing, Root, file_type};
 use super::mounts::Detached;
-use super::{Bind, RootfsError};
+use super::{Bind, RootfsError, copy_up};
 
 /// The container's tree, with the kernel's file systems in place.
 pub struct Places {
@@ -75,6 +75,12 @@ impl Places {
                 bind,
                 format!("the first is {upper}, the second {lower}"),
             ));
+        }
+        if bind.options.copy_up && !bind.read_only && upper == "a directory" {
+            copy_up::fill(&mount, &place).map_err(|source| RootfsError::CopyUp {
+                path: bind.target.clone(),
+                source,
+            })?;
         }
         attach(mount, place, bind)?;
         self.taken.push((name, bind.target.clone()));

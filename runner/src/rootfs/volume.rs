@@ -1,8 +1,8 @@
-//! `-v SRC:DST[:OPTIONS]`, as Podman and Docker have it.
+//! `-v [SRC:]DST[:OPTIONS]`, as Podman and Docker have it.
 //!
 //! Owns the grammar and what may not be asked for; `rootfs` carries the options out. A source is a
-//! path when it begins with `/` or `.`. Any other is the name of a volume elsewhere, and taking it
-//! for a directory would show a program the wrong files.
+//! path when it begins with `/` or `.`. Any other is the name of a volume, and without one it is a
+//! volume that nobody has named (`volumes`).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,28 +10,37 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::failure::Explained;
 use crate::rootfs::{Bind, BindOptions, Propagation};
+use crate::volumes::is_valid_name;
 
-/// One `-v`. The source is as typed; the target has no `.` and no `..` left.
+/// One `-v`. The target has no `.` and no `..` left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeArg {
+    pub source: VolumeSource,
+    /// Its source is the path as typed, and empty for a volume.
     pub bind: Bind,
     /// `z` or `Z`: labels for SELinux.
     pub relabel: bool,
+}
+
+/// What is shown in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A file or directory of the host's.
+    Path,
+    /// The volume of that name, made where there is none.
+    Named(String),
+    /// A new volume.
+    Anonymous,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     #[error("expected SRC:DST or SRC:DST:OPTIONS")]
     Form,
-    #[error(
-        "a path alone asks for an anonymous volume, which coracle does not have yet; SRC:{0} binds a \
-         file or directory"
-    )]
-    Anonymous(String),
-    #[error(
-        "{0:?} is a named volume, which coracle does not have yet; for a directory write ./{0}"
-    )]
+    #[error("{0:?} cannot name a volume; for a directory write ./{0}")]
     Named(String),
+    #[error("{0} is for volumes, and {1:?} is a path of the host's")]
+    CopyOfPath(String, String),
     #[error("{0:?} is not an absolute path")]
     NotAbsolute(String),
     #[error("the container's own {0} cannot be mounted over")]
@@ -40,7 +49,7 @@ pub enum VolumeError {
     OptionElsewhere(String),
     #[error(
         "unknown option {0:?}; there are ro, rw, [no]exec, [no]suid, [no]dev, bind, rbind, \
-         [r]private, [r]slave, [r]shared, U, z and Z"
+         [r]private, [r]slave, [r]shared, [no]copy, U, z and Z"
     )]
     UnknownOption(String),
     #[error("{0} and {1} cannot be given together")]
@@ -72,31 +81,71 @@ impl VolumeArg {
             .map(OsStr::from_bytes);
         let source = fields.next().unwrap_or_default();
         let Some(target) = fields.next() else {
-            return Err(match source.as_bytes() {
-                [b'/', ..] => VolumeError::Anonymous(lossy(source)),
-                _ => VolumeError::Form,
-            });
+            return match source.as_bytes() {
+                [b'/', ..] => Self::anonymous(source),
+                _ => Err(VolumeError::Form),
+            };
         };
         let options = fields.next();
         if source.is_empty() || target.is_empty() || fields.next().is_some() {
             return Err(VolumeError::Form);
         }
-        if !matches!(source.as_bytes(), [b'/' | b'.', ..]) {
-            return Err(VolumeError::Named(lossy(source)));
-        }
-        let mut volume = Self {
-            bind: Bind {
-                source: source.into(),
-                target: checked_target(target)?,
-                read_only: false,
-                options: BindOptions::default(),
+        let mut volume = match source.as_bytes() {
+            [b'/' | b'.', ..] => Self {
+                source: VolumeSource::Path,
+                bind: Bind {
+                    source: source.into(),
+                    target: checked_target(target)?,
+                    read_only: false,
+                    options: BindOptions::default(),
+                },
+                relabel: false,
             },
-            relabel: false,
+            _ => {
+                let name = lossy(source);
+                if !is_valid_name(&name) {
+                    return Err(VolumeError::Named(name));
+                }
+                Self::volume(VolumeSource::Named(name), target)?
+            }
         };
         if let Some(options) = options {
             volume.set_options(options)?;
         }
         Ok(volume)
+    }
+
+    /// A new volume for this place.
+    pub fn anonymous(target: &OsStr) -> Result<Self, VolumeError> {
+        Self::volume(VolumeSource::Anonymous, target)
+    }
+
+    fn volume(source: VolumeSource, target: &OsStr) -> Result<Self, VolumeError> {
+        Ok(Self {
+            source,
+            bind: Bind {
+                source: PathBuf::new(),
+                target: checked_target(target)?,
+                read_only: false,
+                // As Podman has it.
+                options: BindOptions {
+                    suid: Some(false),
+                    dev: Some(false),
+                    copy_up: true,
+                    ..BindOptions::default()
+                },
+            },
+            relabel: false,
+        })
+    }
+
+    /// For messages.
+    fn name(&self) -> String {
+        match &self.source {
+            VolumeSource::Path => self.bind.source.display().to_string(),
+            VolumeSource::Named(name) => name.clone(),
+            VolumeSource::Anonymous => "a volume without a name".to_owned(),
+        }
     }
 
     fn set_options(&mut self, options: &OsStr) -> Result<(), VolumeError> {
@@ -144,6 +193,13 @@ impl VolumeArg {
                 };
                 options.propagates_below = option.starts_with('r');
                 Kind::Propagation
+            }
+            "copy" | "nocopy" => {
+                options.copy_up = option == "copy";
+                if self.source == VolumeSource::Path {
+                    return Err(VolumeError::CopyOfPath(option.to_owned(), self.name()));
+                }
+                Kind::Copy
             }
             "U" => {
                 options.give_to_user = true;
@@ -197,6 +253,7 @@ enum Kind {
     Owner,
     Mapping,
     Label,
+    Copy,
 }
 
 fn not_an_option(option: &str) -> VolumeError {
@@ -204,10 +261,8 @@ fn not_an_option(option: &str) -> VolumeError {
     match name {
         // Maps that are spelled out.
         "idmap" => VolumeError::OptionElsewhere(option.to_owned()),
-        "O" | "upperdir" | "workdir" | "copy" | "nocopy" | "cached" | "delegated"
-        | "consistent" | "unbindable" | "runbindable" => {
-            VolumeError::OptionElsewhere(name.to_owned())
-        }
+        "O" | "upperdir" | "workdir" | "cached" | "delegated" | "consistent" | "unbindable"
+        | "runbindable" => VolumeError::OptionElsewhere(name.to_owned()),
         _ => VolumeError::UnknownOption(option.to_owned()),
     }
 }
@@ -244,12 +299,21 @@ fn normalised(path: &Path) -> PathBuf {
 }
 
 /// The mounts that the volumes ask for, from real paths, those of a place before those below it.
-pub fn binds(volumes: &[VolumeArg]) -> Result<Vec<Bind>, VolumeError> {
+/// `data_of` tells where the files of a volume are, by its name or of a new one.
+pub fn binds<E: From<VolumeError>>(
+    volumes: &[VolumeArg],
+    mut data_of: impl FnMut(Option<&str>) -> Result<PathBuf, E>,
+) -> Result<Vec<Bind>, E> {
     let mut binds = Vec::new();
     for volume in volumes {
         let bind = volume.bind.clone();
-        let source = std::fs::canonicalize(&bind.source).map_err(|error| VolumeError::Source {
-            source_path: bind.source.clone(),
+        let source = match &volume.source {
+            VolumeSource::Path => bind.source.clone(),
+            VolumeSource::Named(name) => data_of(Some(name))?,
+            VolumeSource::Anonymous => data_of(None)?,
+        };
+        let source = std::fs::canonicalize(&source).map_err(|error| VolumeError::Source {
+            source_path: source,
             source: error,
         })?;
         volume.check(&source)?;
@@ -267,9 +331,8 @@ pub fn check_places(volumes: &[VolumeArg]) -> Result<(), VolumeError> {
             .iter()
             .find(|other| other.bind.target == one.bind.target)
         {
-            let name = |volume: &VolumeArg| volume.bind.source.display().to_string();
             let place = one.bind.target.display().to_string();
-            return Err(VolumeError::SamePlace(name(other), name(one), place));
+            return Err(VolumeError::SamePlace(other.name(), one.name(), place));
         }
     }
     Ok(())
@@ -301,6 +364,7 @@ mod tests {
                 options,
             };
             VolumeArg {
+                source: VolumeSource::Path,
                 bind,
                 relabel: false,
             }
@@ -319,8 +383,8 @@ mod tests {
             (":/b", VolumeError::Form),
             ("/a:", VolumeError::Form),
             ("/a:/b:ro:x", VolumeError::Form),
-            ("/a", VolumeError::Anonymous("/a".into())),
-            ("vol:/v", VolumeError::Named("vol".into())),
+            ("vol:/proc", VolumeError::Forbidden("/proc")),
+            ("/sys", VolumeError::Forbidden("/sys")),
             ("a/b:/v", VolumeError::Named("a/b".into())),
             ("~/a:/v:ro", VolumeError::Named("~/a".into())),
             ("/a:b", VolumeError::NotAbsolute("b".into())),
@@ -335,8 +399,17 @@ mod tests {
             let found = parse(text).expect_err(text);
             assert_eq!(format!("{found:?}"), format!("{error:?}"), "{text}");
         }
-        let message = parse("vol:/v").expect_err("named").to_string();
-        assert!(message.contains("./vol"), "{message}");
+        let message = parse("a/b:/v").expect_err("no name").to_string();
+        assert!(message.contains("./a/b"), "{message}");
+        let named = parse("vol:/v/:ro,nocopy").expect("a volume");
+        assert_eq!(named.source, VolumeSource::Named("vol".into()));
+        assert!(named.bind.read_only && !named.bind.options.copy_up);
+        assert_eq!(named.bind.target, PathBuf::from("/v"));
+        let anonymous = parse("/v").expect("a volume");
+        assert_eq!(anonymous.source, VolumeSource::Anonymous);
+        assert!(anonymous.bind.options.copy_up);
+        let error = parse("/a:/b:copy").expect_err("a path").to_string();
+        assert!(error.contains("copy is for volumes"), "{error}");
     }
 
     #[test]
@@ -381,7 +454,7 @@ mod tests {
                 "{both}: {error}"
             );
         }
-        for elsewhere in ["O", "idmap=uids=0-1-2", "upperdir=/x", "nocopy"] {
+        for elsewhere in ["O", "idmap=uids=0-1-2", "upperdir=/x"] {
             let error = parse(&format!("/a:/b:{elsewhere}")).expect_err(elsewhere);
             assert!(
                 matches!(error, VolumeError::OptionElsewhere(_)),
@@ -412,14 +485,15 @@ mod tests {
     #[test]
     fn a_place_comes_before_what_is_below_it() {
         let volumes = ["/:/a/b/c", "/:/d", "/:/a"].map(|text| parse(text).expect(text));
-        let targets: Vec<_> = binds(&volumes)
+        let none = |_: Option<&str>| -> Result<PathBuf, VolumeError> { panic!("all are paths") };
+        let targets: Vec<_> = binds(&volumes, none)
             .expect("binds")
             .into_iter()
             .map(|b| b.target)
             .collect();
         assert_eq!(targets, ["/d", "/a", "/a/b/c"].map(PathBuf::from));
         let missing = parse("/no/such/file:/x").expect("a volume");
-        let error = binds(&[missing]).expect_err("no source").to_string();
+        let error = binds(&[missing], none).expect_err("no source").to_string();
         assert!(error.contains("/no/such/file"), "{error}");
     }
 

@@ -113,6 +113,11 @@ impl Dirs {
         self.data.join("working")
     }
 
+    /// Where volumes are kept.
+    pub fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
     /// Where all other images are kept.
     pub fn storage(&self) -> PathBuf {
         self.data.join("storage")

@@ -254,8 +254,8 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
         (&["top", "web"], "coracle does not have `top` yet"),
         (&["compose"], "coracle does not have `compose` yet"),
         (&["run", "--detech", "x"], "--detach"),
-        (&["run", "-v", "vol:/v", "x"], "./vol"),
-        (&["run", "-v", "/v", "x"], "anonymous volume"),
+        (&["run", "-v", "a/b:/v", "x"], "./a/b"),
+        (&["run", "-v", "/proc", "x"], "/proc"),
         (
             &["run", "-v", "/tmp:/a", "-v", "/etc:/b/../a/", "x"],
             "both for /a",

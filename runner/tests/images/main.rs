@@ -25,6 +25,8 @@ mod names;
 mod push;
 mod registry;
 mod running;
+mod upkeep;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         push::CASES,
         registry::CASES,
         running::CASES,
+        upkeep::CASES,
+        volumes::CASES,
     ];
     harness::run(&subjects.concat())
 }

@@ -63,6 +63,9 @@ struct State {
 #[serde(rename_all = "PascalCase")]
 struct Mount {
     r#type: &'static str,
+    /// Of a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     source: String,
     destination: String,
     driver: &'static str,
@@ -137,6 +140,7 @@ impl Seen {
         let spec = engine.spec(container)?;
         let dir = engine.store().dir(container);
         let image = image_of(container, engine)?;
+        let volumes = engine.volumes();
         let mut command = container.command.iter().cloned();
         let ports = bindings(container);
         let in_run = |name: &str| shown(&container.run_dir.join(name));
@@ -172,7 +176,12 @@ impl Seen {
             effective_caps: capabilities.names(),
             bounding_caps: capabilities.names(),
             graph_driver: graph_driver(&spec.tree.root),
-            mounts: spec.tree.binds.iter().map(Mount::of).collect(),
+            mounts: spec
+                .tree
+                .binds
+                .iter()
+                .map(|bind| Mount::of(bind, volumes.name_of(&bind.source)))
+                .collect(),
             network_settings: NetworkSettings {
                 ports: ports.clone(),
             },
@@ -263,12 +272,17 @@ impl Config {
 }
 
 impl Mount {
-    fn of(bind: &Bind) -> Self {
+    fn of(bind: &Bind, volume: Option<String>) -> Self {
+        let (kind, driver) = match volume {
+            Some(_) => ("volume", "local"),
+            None => ("bind", ""),
+        };
         Self {
-            r#type: "bind",
+            r#type: kind,
+            name: volume,
             source: shown(&bind.source),
             destination: shown(&bind.target),
-            driver: "",
+            driver,
             mode: "",
             options: options(bind),
             rw: !bind.read_only,

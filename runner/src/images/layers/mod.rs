@@ -139,6 +139,30 @@ impl LayerDirs {
         Ok((dirs.collect(), first_missing.is_some()))
     }
 
+    /// How many layers are complete, and the chains of those that are not.
+    pub fn survey(&self) -> Result<(usize, Vec<String>), StorageError> {
+        let (mut complete, mut incomplete) = (0, Vec::new());
+        for dir in self.maps_dirs()? {
+            for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
+                let path = entry.map_err(io_error("list", &dir))?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if *name == *MAPS_FILE
+                    || name.starts_with(UNFINISHED)
+                    || name.starts_with(CONDEMNED)
+                {
+                    continue;
+                }
+                let kept = fs::read(path.join(KEPT_FILE)).unwrap_or_default();
+                let is_whole = serde_json::from_slice::<Kept>(&kept).is_ok();
+                match is_whole && path.join(DIFF).is_dir() {
+                    true => complete += 1,
+                    false => incomplete.push(name.into_owned()),
+                }
+            }
+        }
+        Ok((complete, incomplete))
+    }
+
     /// The directories of `layers`, the lowest first, where all are unpacked for somebody.
     pub fn find(&self, layers: &[Layer]) -> Option<Vec<PathBuf>> {
         let places = |dir: PathBuf| {
@@ -190,8 +214,7 @@ impl LayerDirs {
             let text = fs::read(&maps).map_err(io_error("read", &maps))?;
             let recorded: IdMaps = serde_json::from_slice(&text)
                 .map_err(|error| io_error("read", &maps)(io::Error::other(error)))?;
-            let remove = role::Job::Remove { paths: condemned };
-            owner::run(role::ROLE, &remove, &recorded)?;
+            remove_as_owner(condemned, &recorded)?;
         }
         Ok(())
     }
@@ -206,6 +229,11 @@ impl LayerDirs {
             .collect::<Result<_, _>>()
             .map_err(io_error("list", &self.root))
     }
+}
+
+/// Removes trees of the users of a user namespace with these IDs.
+pub fn remove_as_owner(paths: Vec<PathBuf>, maps: &IdMaps) -> Result<(), NamespaceError> {
+    owner::run(role::ROLE, &role::Job::Remove { paths }, maps)
 }
 
 /// Two user namespaces with the same IDs have the same key.

@@ -16,6 +16,7 @@
 //! has reached the disk.
 
 mod blobs;
+pub mod check;
 mod image;
 
 use std::collections::HashSet;

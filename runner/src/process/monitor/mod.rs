@@ -41,6 +41,7 @@ use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, 
 use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
+use crate::volumes::{Volumes, VolumesError};
 
 /// Whoever has started the container. In the foreground it serves the caller's streams.
 type Main = Channel<FromMonitor, ToMonitor>;
@@ -108,7 +109,11 @@ impl Monitor<'_> {
         cgroup::remove(&self.container.cgroups);
         let _ = match self.unstarted {
             // The next attempt may use its name.
-            Unstarted::Forget => self.store.remove(&self.container),
+            Unstarted::Forget => {
+                let removed = self.store.remove(&self.container);
+                let _ = remove_volumes(self);
+                removed
+            }
             Unstarted::Keep => {
                 let at_rest = |container: &mut Container| {
                     container.monitor = None;
@@ -323,15 +328,16 @@ struct Ready {
 fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure> {
     cgroup::remove(&monitor.container.cgroups);
     if monitor.container.remove {
-        return match monitor.store.remove(&monitor.container) {
+        match monitor.store.remove(&monitor.container) {
             Err(StateError::NotOurs { .. }) => {
-                Ok(namespaces::in_that_user_namespace(user_namespace, || {
+                namespaces::in_that_user_namespace(user_namespace, || {
                     let removed = monitor.store.remove(&monitor.container);
                     removed.map_err(|error| error.to_string())
-                })?)
+                })?;
             }
-            other => Ok(other?),
-        };
+            other => other?,
+        }
+        return remove_volumes(monitor);
     }
     let ended = Status::exited_now(code);
     match monitor.store.enter(&monitor.container.id, ended, |_| {}) {
@@ -343,6 +349,19 @@ fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), 
         }
         other => Ok(other.map(drop)?),
     }
+}
+
+/// Those that were made for the container go with it.
+fn remove_volumes(monitor: &Monitor) -> Result<(), Failure> {
+    let volumes = Volumes::of(&monitor.store);
+    for volume in volumes.anonymous_of(&monitor.spec) {
+        match volumes.remove(&volume, &monitor.store) {
+            // Another container was told to use it by its name.
+            Err(VolumesError::InUse { .. }) => {}
+            removed => removed?,
+        }
+    }
+    Ok(())
 }
 
 fn kill(pidfd: BorrowedFd) {

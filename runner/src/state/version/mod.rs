@@ -19,7 +19,8 @@ use serde_json::{Map, Value, json};
 /// - 5: the specification has options of the network.
 /// - 6: the record has the id of the container's image; the specification says whether the working
 ///   directory is made.
-pub const VERSION: u32 = 6;
+/// - 7: the specification says which volumes get what the image has at their place.
+pub const VERSION: u32 = 7;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,8 @@ impl Kept {
             (Self::Spec, 4) => spec_from_4(fields),
             (Self::Record, 5) => add_missing(fields, [("image_id", Value::Null)]),
             (Self::Spec, 5) => spec_from_5(fields),
+            (Self::Record, 6) => {}
+            (Self::Spec, 6) => spec_from_6(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -196,6 +199,20 @@ fn spec_from_4(spec: &mut Map<String, Value>) {
 fn spec_from_5(spec: &mut Map<String, Value>) {
     if let Some(Value::Object(process)) = spec.get_mut("process") {
         add_missing(process, [("make_workdir", json!(false))]);
+    }
+}
+
+fn spec_from_6(spec: &mut Map<String, Value>) {
+    let Some(Value::Object(tree)) = spec.get_mut("tree") else {
+        return;
+    };
+    for list in ["binds", "files"] {
+        let binds = tree.get_mut(list).and_then(Value::as_array_mut);
+        for bind in binds.into_iter().flatten() {
+            if let Some(Value::Object(options)) = bind.get_mut("options") {
+                add_missing(options, [("copy_up", json!(false))]);
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ const RECORD_4: &str = include_str!("config-4.json");
 const SPEC_4: &str = include_str!("spec-4.json");
 const RECORD_5: &str = include_str!("config-5.json");
 const SPEC_5: &str = include_str!("spec-5.json");
+const SPEC_6: &str = include_str!("spec-6.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -53,6 +54,7 @@ fn a_specification_of_version_0_is_read() {
     name_root(&mut expected);
     name_network(&mut expected);
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
@@ -88,6 +90,7 @@ fn a_specification_of_version_1_is_read() {
     name_root(&mut expected);
     name_network(&mut expected);
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -109,6 +112,7 @@ fn a_specification_of_version_2_is_read() {
     name_root(&mut expected);
     name_network(&mut expected);
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     assert_eq!(object(&written), expected);
 
     let mut changed_in_place = object(SPEC_2);
@@ -144,6 +148,7 @@ fn files_of_version_3_are_read() {
     expected.insert("version".to_owned(), json!(VERSION));
     name_network(&mut expected);
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -161,6 +166,7 @@ fn files_of_version_4_are_read() {
     expected.insert("version".to_owned(), json!(VERSION));
     name_network(&mut expected);
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     assert_eq!(object(&written), expected);
     assert_eq!(spec.network, Network::default());
 }
@@ -178,7 +184,19 @@ fn files_of_version_5_are_read() {
     let mut expected = object(SPEC_5);
     expected.insert("version".to_owned(), json!(VERSION));
     refuse_workdir(&mut expected);
+    copy_nothing(&mut expected);
     assert_eq!(object(&written), expected);
+}
+
+#[test]
+fn a_specification_of_version_6_is_read() {
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_6.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_6);
+    expected.insert("version".to_owned(), json!(VERSION));
+    copy_nothing(&mut expected);
+    assert_eq!(object(&written), expected);
+    assert!(spec.process.make_workdir);
 }
 
 /// What was one directory with changes to it is now what the root file system is made of.
@@ -191,6 +209,16 @@ fn name_root(spec: &mut Map<String, Value>) {
         ("root".to_owned(), root),
         ("read_only".to_owned(), json!(false)),
     ]);
+}
+
+/// Nothing of the image's was copied to what is mounted over it.
+fn copy_nothing(spec: &mut Map<String, Value>) {
+    let tree = spec["tree"].as_object_mut().unwrap();
+    for list in ["binds", "files"] {
+        for bind in tree[list].as_array_mut().unwrap() {
+            bind["options"]["copy_up"] = json!(false);
+        }
+    }
 }
 
 /// There was one network, which had no options.

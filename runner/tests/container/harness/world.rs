@@ -147,6 +147,11 @@ impl World {
             let _ = remove.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
             let _ = all_reaped(GRACE) || end_children(GRACE);
         }
+        if self.data().join("volumes").exists() {
+            let mut remove = self.coracle(["volume", "rm", "-a", "-f"]);
+            let _ = remove.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+            let _ = all_reaped(GRACE) || end_children(GRACE);
+        }
         let working = fs::read_dir(self.storage().with_file_name("working"));
         for entry in working.into_iter().flatten().flatten() {
             let mut remove = self.coracle([OsStr::new("rm"), &entry.file_name()]);

@@ -1,0 +1,251 @@
+//! `coracle volume`: volumes by their names.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::filter::{admits, check, has_label, moment, pattern, truth};
+use super::prune::confirm;
+use super::rows::{print_filled, print_rows};
+use super::table::table;
+use super::{for_each, human, images, open_engine, print_line};
+use crate::cli::{
+    Filter, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs,
+    VolumeRmArgs,
+};
+use crate::engine::{Engine, EngineError, ErrorKind, Volume};
+use crate::failure::Failure;
+use crate::isolation::idmap::IdMaps;
+use crate::printable::{escape, escape_json};
+use crate::template::{Format, Template};
+
+pub fn volume(command: VolumeCommand) -> Result<u8, Failure> {
+    let engine = open_engine()?;
+    match command {
+        VolumeCommand::Create(args) => create(args, &engine),
+        VolumeCommand::Exists(args) => match find(&engine, &args.name) {
+            Ok(_) => Ok(0),
+            Err(error) if error.kind() == ErrorKind::NoSuchVolume => Ok(1),
+            Err(error) => Err(error.into()),
+        },
+        VolumeCommand::Inspect(args) => inspect(&args, &engine),
+        VolumeCommand::Ls(args) => ls(&args, &engine),
+        VolumeCommand::Prune(args) => prune(&args, &engine),
+        VolumeCommand::Rm(args) => rm(&args, &engine),
+    }
+}
+
+fn find(engine: &Engine, name: &str) -> Result<Volume, EngineError> {
+    Ok(engine.volumes().find(name)?)
+}
+
+fn create(args: VolumeCreateArgs, engine: &Engine) -> Result<u8, Failure> {
+    let (maps, _) = IdMaps::discover(false)?;
+    let labels = args.labels.into_iter().collect();
+    let volume = engine
+        .volumes()
+        .create(args.name.as_deref(), labels, &maps)?;
+    print_line(&volume.name)?;
+    Ok(0)
+}
+
+fn rm(args: &VolumeRmArgs, engine: &Engine) -> Result<u8, Failure> {
+    let names = match args.all {
+        false => args.names.clone(),
+        true => {
+            let all = engine.volumes().list()?;
+            all.into_iter().map(|volume| volume.name).collect()
+        }
+    };
+    for_each(&names, |name| {
+        engine.remove_volume(name, args.force)?;
+        print_line(name)
+    })
+}
+
+fn prune(args: &VolumePruneArgs, engine: &Engine) -> Result<u8, Failure> {
+    check(&args.filters, "volume prune", &["label", "name", "until"])?;
+    let mut unused = Vec::new();
+    for volume in engine.volumes().list()? {
+        let is_meant = admits(&args.filters, |filter| has(&volume, filter, engine))?;
+        if is_meant && engine.users_of(&volume).is_empty() {
+            unused.push(volume.name);
+        }
+    }
+    if unused.is_empty() {
+        return Ok(0);
+    }
+    let warning = format!(
+        "This will remove all volumes not used by at least one container. The following volumes will be removed:\n{}",
+        unused.join("\n")
+    );
+    if args.force || confirm(&warning)? {
+        for name in unused {
+            match engine.remove_volume(&name, false) {
+                Ok(()) => print_line(&name)?,
+                // Somebody has begun to use it, or was faster.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::VolumeInUse | ErrorKind::NoSuchVolume
+                    ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Whether a volume has the value of a filter.
+fn has(volume: &Volume, filter: &Filter, engine: &Engine) -> Result<bool, Failure> {
+    Ok(match &*filter.key {
+        "dangling" => engine.users_of(volume).is_empty() == truth(filter)?,
+        "label" => has_label(volume.kept.labels.iter(), &filter.value),
+        "name" => pattern(filter)?.is_match(&volume.name),
+        "until" => created(volume) < moment(filter)?,
+        other => unreachable!("{other} is not among those that were checked"),
+    })
+}
+
+fn ls(args: &VolumeLsArgs, engine: &Engine) -> Result<u8, Failure> {
+    check(
+        &args.filters,
+        "volume ls",
+        &["dangling", "label", "name", "until"],
+    )?;
+    let mut volumes = Vec::new();
+    for volume in engine.volumes().list()? {
+        if admits(&args.filters, |filter| has(&volume, filter, engine))? {
+            volumes.push(volume);
+        }
+    }
+    if args.quiet {
+        volumes
+            .iter()
+            .try_for_each(|volume| print_line(&volume.name))?;
+        return Ok(0);
+    }
+    let heads = !args.noheading;
+    match &args.format {
+        Some(Format::Json) => {
+            let rows: Vec<_> = volumes.iter().map(Seen::from).collect();
+            print_json(&rows)?;
+        }
+        Some(Format::Table(Some(template))) => {
+            print_rows(template, true, &HEADERS, heads, &fields(&volumes))?;
+        }
+        Some(Format::Template(template)) => {
+            print_rows(template, false, &HEADERS, false, &fields(&volumes))?;
+        }
+        Some(Format::Table(None)) | None => {
+            let row = |volume: &Volume| ["local".to_owned(), escape(&volume.name)];
+            let rows: Vec<_> = volumes.iter().map(row).collect();
+            let header = heads.then_some(["DRIVER", "VOLUME NAME"]);
+            table(header, &rows, images::WIDTH_MIN)
+                .lines()
+                .try_for_each(print_line)?;
+        }
+    }
+    Ok(0)
+}
+
+fn inspect(args: &VolumeInspectArgs, engine: &Engine) -> Result<u8, Failure> {
+    let (mut found, mut last) = (Vec::new(), None);
+    match args.all {
+        true => found = engine.volumes().list()?,
+        false => {
+            for name in &args.names {
+                match find(engine, name) {
+                    Ok(volume) => found.push(volume),
+                    Err(error) => last = Some(error),
+                }
+            }
+        }
+    }
+    match &args.format {
+        None | Some(Format::Json) => {
+            let rows: Vec<_> = found.iter().map(Seen::from).collect();
+            print_json(&rows)?;
+        }
+        Some(Format::Table(_)) => {
+            return Err(Failure::runner(
+                "inspect makes no tables: --format takes json, or a template as {{.Name}}",
+            ));
+        }
+        Some(Format::Template(template)) => {
+            let template = Template::parse(template)?;
+            for volume in &found {
+                print_filled(&template.fill(&Seen::from(volume))?)?;
+            }
+        }
+    }
+    match last {
+        Some(error) => Err(error.into()),
+        None => Ok(0),
+    }
+}
+
+fn print_json(rows: &[Seen]) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(rows);
+    print_line(&escape_json(&text.expect("it has only strings and lists")))
+}
+
+/// With the names of Podman's fields.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Seen<'a> {
+    name: &'a str,
+    driver: &'static str,
+    mountpoint: String,
+    created_at: String,
+    labels: &'a BTreeMap<String, String>,
+    scope: &'static str,
+    options: BTreeMap<String, String>,
+    anonymous: bool,
+}
+
+impl<'a> From<&'a Volume> for Seen<'a> {
+    fn from(volume: &'a Volume) -> Self {
+        let created = Timestamp::from_second(created(volume)).unwrap_or_default();
+        Self {
+            name: &volume.name,
+            driver: "local",
+            mountpoint: volume.data.display().to_string(),
+            created_at: created.to_string(),
+            labels: &volume.kept.labels,
+            scope: "local",
+            options: BTreeMap::new(),
+            anonymous: volume.kept.anonymous,
+        }
+    }
+}
+
+fn created(volume: &Volume) -> i64 {
+    i64::try_from(volume.kept.created).unwrap_or(i64::MAX)
+}
+
+/// The fields of a template, and what stands over their columns.
+const HEADERS: [(&str, &str); 8] = [
+    ("Name", "VOLUME NAME"),
+    ("Driver", "DRIVER"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("CreatedAt", "CREATED AT"),
+    ("Labels", "LABELS"),
+    ("Scope", "SCOPE"),
+    ("Options", "OPTIONS"),
+    ("Anonymous", "ANONYMOUS"),
+];
+
+fn fields(volumes: &[Volume]) -> Vec<Value> {
+    let fields = |volume: &Volume| {
+        let seen = Seen::from(volume);
+        json!({
+            "Name": seen.name, "Driver": seen.driver, "Mountpoint": seen.mountpoint,
+            "CreatedAt": human::moment(created(volume)), "Labels": seen.labels,
+            "Scope": seen.scope, "Options": seen.options, "Anonymous": seen.anonymous,
+        })
+    };
+    volumes.iter().map(fields).collect()
+}

@@ -1,0 +1,68 @@
+//! The volumes of the same user, as far as containers have a say in them.
+
+use super::{Engine, EngineError, Removed};
+use crate::spec::ContainerSpec;
+use crate::state::Container;
+use crate::volumes::{Volume, Volumes, VolumesError};
+
+impl Engine {
+    pub fn volumes(&self) -> Volumes {
+        Volumes::of(&self.store)
+    }
+
+    /// The containers that use a volume.
+    pub fn users_of(&self, volume: &Volume) -> Vec<Container> {
+        self.volumes().users(volume, &self.store)
+    }
+
+    /// Removes a volume. `force` removes the containers that use it as well.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchVolume`](super::ErrorKind::NoSuchVolume); without `force`,
+    /// [`ErrorKind::VolumeInUse`](super::ErrorKind::VolumeInUse).
+    pub fn remove_volume(&self, name: &str, force: bool) -> Result<(), EngineError> {
+        let volume = self.volumes().find(name)?;
+        if force {
+            for container in self.users_of(&volume) {
+                self.remove(container.id.as_str(), true)?;
+            }
+        }
+        match self.volumes().remove(&volume, &self.store) {
+            // An anonymous one has gone with its container.
+            Err(_) if force && self.volumes().find(name).is_err() => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// As [`Engine::remove`], with the container's anonymous volumes.
+    pub fn remove_with_volumes(&self, wanted: &str, force: bool) -> Result<Removed, EngineError> {
+        let anonymous = match self.find(wanted) {
+            Ok(container) => self.anonymous_volumes(&container),
+            // What is wrong with it is told below.
+            Err(_) => Vec::new(),
+        };
+        let removed = self.remove(wanted, force)?;
+        self.remove_volumes(&anonymous)?;
+        Ok(removed)
+    }
+
+    /// Those that go with a container. One whose specification cannot be read tells of none.
+    pub(super) fn anonymous_volumes(&self, container: &Container) -> Vec<Volume> {
+        let spec = ContainerSpec::load(&self.store.dir(container).data);
+        spec.map(|spec| self.volumes().anonymous_of(&spec))
+            .unwrap_or_default()
+    }
+
+    /// Removes volumes that nobody uses; those that somebody uses stay.
+    pub(super) fn remove_volumes(&self, volumes: &[Volume]) -> Result<(), EngineError> {
+        for volume in volumes {
+            let is_there = self.volumes().find(&volume.name).is_ok();
+            match self.volumes().remove(volume, &self.store) {
+                Err(VolumesError::InUse { .. }) => {}
+                Err(_) if !is_there => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
+    }
+}

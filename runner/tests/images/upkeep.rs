@@ -1,0 +1,214 @@
+//! Looking after the storage: the group `image`, what `prune` takes away, and damage that `system
+//! check` finds and mends.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::{Outcome, World, cases, finish_with_input, unique};
+use crate::recipe::{Layer, Recipe, layer_dirs, run_image};
+
+cases![
+    the_group_has_the_same_commands,
+    prune_takes_what_nobody_uses,
+    damage_is_found_and_mended,
+    an_image_in_use_is_not_forgotten,
+];
+
+fn image(world: &World, name: &str, content: &str) -> Recipe {
+    let upper = Layer::new().file("etc/upper", 0o644, 0, content.as_bytes());
+    let image = Recipe::new(name, [Layer::busybox(world), upper]);
+    image.config(json!({"Cmd": ["cat", "/etc/upper"]}))
+}
+
+#[track_caller]
+fn refused(outcome: &Outcome, said: &str) {
+    assert_eq!(outcome.code(), Some(125), "{outcome:?}");
+    assert!(outcome.stderr.contains(said), "{said}: {outcome:?}");
+}
+
+fn the_group_has_the_same_commands(world: &World) {
+    let id = image(world, "localhost/one:1", "1").load(world);
+    let image = |words: &[&str]| world.try_coracle(&[&["image"], words].concat());
+    let listed = image(&["ls", "-q", "--no-trunc"]);
+    assert_eq!(listed.success(), format!("sha256:{id}\n"));
+    assert_eq!(image(&["list", "-q"]).success(), format!("{}\n", &id[..12]));
+    assert_eq!(
+        image(&["inspect", "-f", "{{.Id}}", "one:1"]).success(),
+        format!("{id}\n")
+    );
+    image(&["tag", "one:1", "two"]).success();
+    assert_eq!(image(&["exists", "two"]).code(), Some(0));
+    image(&["untag", "one:1", "two"]).success();
+    let gone = image(&["exists", "two"]);
+    assert_eq!((gone.code(), &*gone.stderr), (Some(1), ""));
+    image(&["save", "-o", "saved.tar", "one:1"]).success();
+    image(&["history", "-q", "one:1"]).success();
+    image(&["push", "-q", "one:1", "oci:layout"]).success();
+    let removed = image(&["rm", "one:1"]);
+    assert!(removed.success().ends_with(&format!("Deleted: {id}\n")));
+    assert_eq!(
+        image(&["load", "-i", "saved.tar"]).success(),
+        "Loaded image: localhost/one:1\n"
+    );
+    for (words, said) in [
+        (&["tree", "x"][..], "coracle image does not have `tree` yet"),
+        (
+            &["prnue"],
+            "coracle image has no command `prnue`; did you mean `prune`?",
+        ),
+        (
+            &["ls", "--history"],
+            "coracle image ls does not have --history yet",
+        ),
+        (&["rm"], "rmi needs"),
+        (&["exists"], "coracle image exists needs"),
+    ] {
+        refused(&image(words), said);
+    }
+    let help = world.try_coracle(&["image"]);
+    assert!(
+        help.stdout.contains("prune") || help.stderr.contains("prune"),
+        "{help:?}"
+    );
+}
+
+fn prune_takes_what_nobody_uses(world: &World) {
+    let used = image(world, "localhost/used:1", "used").load(world);
+    let named = image(world, "localhost/named:1", "named").load(world);
+    let nameless = image(world, "localhost/x:1", "nameless").load(world);
+    world.try_coracle(&["untag", "x:1"]).success();
+    let name = unique("user");
+    let words = [
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        &name,
+        "used:1",
+        "sleep",
+        "60",
+    ];
+    world.try_coracle(&words).success();
+
+    let prune = |words: &[&str]| world.try_coracle(&[&["image", "prune"], words].concat());
+    let asked = prune(&[]);
+    assert!(
+        asked.success().contains("dangling images.\nAre you sure"),
+        "{asked:?}"
+    );
+    let images = || {
+        world
+            .try_coracle(&["images", "-q"])
+            .success()
+            .lines()
+            .count()
+    };
+    assert_eq!(images(), 3);
+    assert_eq!(prune(&["-f", "--filter", "label=none"]).success(), "");
+    let said_yes = finish_with_input(world.coracle(["image", "prune"]), b"y\n");
+    assert!(
+        said_yes.success().ends_with(&format!("{nameless}\n")),
+        "{said_yes:?}"
+    );
+    assert_eq!(prune(&["-a", "-f"]).success(), format!("{named}\n"));
+    let left = world.try_coracle(&["images", "-q", "--no-trunc"]);
+    assert_eq!(left.success(), format!("sha256:{used}\n"));
+    refused(&prune(&["-f", "--filter", "nope=1"]), "no filter \"nope\"");
+    world.try_coracle(&["rm", "-f", &name]).success();
+}
+
+fn damage_is_found_and_mended(world: &World) {
+    let check = |words: &[&str]| world.try_coracle(&[&["system", "check"], words].concat());
+    let one = image(world, "localhost/one:1", "1");
+    one.load(world);
+    let two = image(world, "localhost/two:1", "2");
+    two.load(world);
+    let sound = check(&[]);
+    assert_eq!(
+        sound.success(),
+        "no damage in 2 images, 7 blobs and 3 layers\n"
+    );
+
+    // A blob that rots, a layer without its end, and a configuration that is gone.
+    let blobs = world.storage().join("oci/blobs/sha256");
+    let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));
+    let shared = blob(&one.diff_ids[0]);
+    let mut content = fs::read(&shared).expect("a blob");
+    content[700] ^= 1;
+    fs::write(&shared, &content).expect("written");
+    fs::remove_file(blob(&two.id())).expect("removed");
+    let layer = layer_dirs(world).into_iter().next().expect("a layer");
+    let layer = layer.parent().expect("its directory").to_owned();
+    fs::remove_file(layer.join("layer.json")).expect("removed");
+    let quick = check(&["--quick"]);
+    assert_eq!(quick.code(), Some(125));
+    assert!(
+        !quick.stdout.contains("not what its name says"),
+        "{quick:?}"
+    );
+    let found = check(&[]);
+    refused(&found, "damaged in 3 places");
+    for said in [
+        "its content is not what its name says",
+        "image localhost/two:1",
+        "it is not complete",
+    ] {
+        assert!(found.stdout.contains(said), "{said}: {found:?}");
+    }
+    assert_eq!(
+        world.try_coracle(&["images"]).code(),
+        Some(125),
+        "one is unreadable"
+    );
+
+    let mended = check(&["--repair"]);
+    assert!(mended.success().contains("forgotten"), "{mended:?}");
+    check(&[]).success();
+    // Both need the blob that has rotted.
+    assert_eq!(world.try_coracle(&["images", "-q"]).success(), "");
+    one.load(world);
+    assert_eq!(run_image(world, &["one:1"]).success(), "1");
+    check(&[]).success();
+    refused(&check(&["--force"]), "--repair");
+}
+
+fn an_image_in_use_is_not_forgotten(world: &World) {
+    let one = image(world, "localhost/one:1", "1");
+    let id = one.load(world);
+    let name = unique("user");
+    let words = [
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        &name,
+        "one:1",
+        "sleep",
+        "60",
+    ];
+    world.try_coracle(&words).success();
+    let blob = one.diff_ids[0].trim_start_matches("sha256:").to_owned();
+    fs::remove_file(world.storage().join("oci/blobs/sha256").join(blob)).expect("removed");
+    let check = |words: &[&str]| world.try_coracle(&[&["system", "check"], words].concat());
+    let left = check(&["--repair"]);
+    refused(&left, "still damaged");
+    assert!(
+        left.stdout.contains("a container uses the image"),
+        "{left:?}"
+    );
+    world
+        .try_coracle(&["exec", &name, "cat", "/etc/upper"])
+        .success();
+    // What brings it back mends it.
+    one.load(world);
+    check(&[]).success();
+    let blob = one.diff_ids[1].trim_start_matches("sha256:").to_owned();
+    fs::remove_file(world.storage().join("oci/blobs/sha256").join(blob)).expect("removed");
+    let forced = check(&["--repair", "--force"]);
+    assert!(forced.success().contains(&name), "{forced:?}");
+    assert!(world.inspect(&name).is_none());
+    assert_eq!(world.try_coracle(&["image", "exists", &id]).code(), Some(1));
+}
