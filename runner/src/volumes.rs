@@ -84,6 +84,13 @@ pub enum VolumesError {
 
 impl Explained for VolumesError {}
 
+impl Volume {
+    /// To whose IDs its files belong.
+    pub fn id_maps(&self) -> &IdMaps {
+        &self.kept.id_maps
+    }
+}
+
 /// The volumes of one user. Cheap to make.
 #[derive(Debug, Clone)]
 pub struct Volumes {

@@ -5,8 +5,8 @@ use clap::{Args, Subcommand};
 use super::container::parse_label;
 use super::filter::Filter;
 use super::image::{
-    HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
-    UntagArgs,
+    HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, PullArgs, PushArgs, RmiArgs, SaveArgs,
+    SearchArgs, TagArgs, UntagArgs,
 };
 use super::values::text;
 use super::{InspectArgs, InspectKind};
@@ -37,6 +37,8 @@ pub enum ImageCommand {
     Rm(RmiArgs),
     /// Write images to a file, a pipe or a directory
     Save(SaveArgs),
+    /// Look for images in registries
+    Search(SearchArgs),
     /// Give an image more names
     Tag(TagArgs),
     /// Take names from an image
@@ -158,6 +160,7 @@ impl From<ImageInspectArgs> for InspectArgs {
             kind: InspectKind::Image,
             format: args.format,
             latest: false,
+            size: false,
             names: args.names,
         }
     }

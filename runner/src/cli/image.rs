@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::filter::Filter;
-use super::values::{parse_bool, text};
+use super::values::{parse_bool, parse_count, text};
 use crate::images::destination::Destination;
 use crate::images::import::Change;
 use crate::images::platform::Platform;
@@ -253,6 +253,8 @@ A name without a registry is looked up among the aliases of registries.conf, and
 searched by unqualified-search-registries. Where there are none or several it is refused: docker.io/library/NAME is \
 Docker Hub's.
 
+containers-storage:IMAGE is one that Podman or buildah has; oci-archive:FILE, docker-archive:FILE and oci:DIR are loaded.
+
 Downloads that broke off go on where they ended. Passwords are those of `coracle login`, `podman login` and `docker login`.")]
 pub struct PullArgs {
     /// Print the id only
@@ -307,6 +309,48 @@ pub struct PushArgs {
     /// Where it goes
     #[arg(value_parser = text(str::parse::<Destination>))]
     pub destination: Option<Destination>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A term is REGISTRY/TEXT, REGISTRY/ for all that it has, or text that is looked for in the registries of \
+unqualified-search-registries. The registry's catalogue is read, which not every registry has; Docker Hub has none.")]
+pub struct SearchArgs {
+    /// At most so many of each registry
+    #[arg(long, value_parser = text(parse_count), default_value = "25", value_name = "N")]
+    pub limit: usize,
+
+    /// List the tags of the repository that the term names
+    #[arg(long)]
+    pub list_tags: bool,
+
+    /// Nothing is shortened, whether this is given or not
+    #[arg(long)]
+    pub no_trunc: bool,
+
+    /// Leave out the names of the columns
+    #[arg(long)]
+    pub noheading: bool,
+
+    /// How to print: json, table, or a template of Go's with .Index, .Name, .Description and .Tag;
+    /// `table TEMPLATE` makes columns
+    #[arg(long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Read user names and passwords from this file only
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+
+    /// User name and password for the registry
+    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
+    pub creds: Option<Credentials>,
+
+    /// What is looked for
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub term: String,
 }
 
 /// When `run` pulls.

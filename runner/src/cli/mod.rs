@@ -34,12 +34,13 @@ pub use groups::{
 };
 pub use image::{
     HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
-    PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs, TlsArgs, UntagArgs,
+    PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs, TagArgs,
+    TlsArgs, UntagArgs,
 };
 pub use read::{Unread, read};
 pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};
 pub use security_opt::{SeccompChoice, SecurityOpt};
-pub use system::{CheckArgs, SystemArgs, SystemCommand};
+pub use system::{CheckArgs, DfArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use values::TailLines;
 
 use crate::logging::LogLevel;
@@ -143,6 +144,8 @@ pub enum Command {
     Pull(PullArgs),
     /// Send an image to a registry, or write it to a file or a directory
     Push(PushArgs),
+    /// Look for images in registries
+    Search(SearchArgs),
     /// Keep a user name and a password for a registry
     Login(LoginArgs),
     /// Forget the password for a registry
@@ -196,8 +199,8 @@ pub struct PsArgs {
     pub format: Option<Format>,
 
     /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
-    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=NAME or a path; may
-    /// be repeated
+    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=NAME or
+    /// a path; may be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
     pub filters: Vec<Filter>,
 }
@@ -226,6 +229,10 @@ pub struct InspectArgs {
     /// The container that was made last
     #[arg(short, long)]
     pub latest: bool,
+
+    /// Measure the files of containers as well: .SizeRw and .SizeRootFs
+    #[arg(short, long)]
+    pub size: bool,
 
     /// Names or ids
     #[arg(value_parser = text(str::parse::<String>), value_name = "NAME")]

@@ -2,6 +2,10 @@
 
 use clap::{Args, Subcommand};
 
+use super::filter::Filter;
+use super::values::text;
+use crate::template::Format;
+
 #[derive(Debug, Args)]
 pub struct SystemArgs {
     #[command(subcommand)]
@@ -13,6 +17,10 @@ pub enum SystemCommand {
     /// End the namespaces of `coracle unshare`, so that the next command has new ones: after a
     /// change of /etc/subuid or /etc/subgid
     Migrate,
+    /// Tell what takes room on the disk
+    Df(DfArgs),
+    /// Remove containers that do not run, and images and volumes that nobody needs
+    Prune(SystemPruneArgs),
     /// Look for damage in the storage of images, and mend it
     Check(CheckArgs),
 }
@@ -33,4 +41,37 @@ pub struct CheckArgs {
     /// With --repair, remove containers of images that lack a part
     #[arg(short, long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Images are counted as they lie on the disk: packed, as they came, and unpacked.")]
+pub struct DfArgs {
+    /// Each image, container and volume
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// How to print: json, table, or a template of Go's with .Type, .Total, .Active, .Size and
+    /// .Reclaimable; `table TEMPLATE` makes columns
+    #[arg(long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
+}
+
+#[derive(Debug, Args)]
+pub struct SystemPruneArgs {
+    /// All images that no container uses, whatever names they have
+    #[arg(short, long)]
+    pub all: bool,
+
+    /// Volumes that no container uses as well
+    #[arg(long)]
+    pub volumes: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Only what has this: label=KEY[=VALUE], until=TIME; may be repeated
+    #[arg(long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
+    pub filters: Vec<Filter>,
 }

@@ -6,6 +6,7 @@ mod commit;
 mod config;
 mod containers;
 mod copy;
+mod df;
 mod exec;
 mod filter;
 mod from;
@@ -30,6 +31,7 @@ mod rmi;
 mod rows;
 mod run;
 mod save;
+mod search;
 mod stop;
 mod system;
 mod table;
@@ -81,6 +83,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Import(args) => import::import(args),
         Command::Pull(args) => pull::pull(args),
         Command::Push(args) => push::push(args),
+        Command::Search(args) => search::search(&args),
         Command::Login(args) => login::login(args),
         Command::Logout(args) => login::logout(args),
         Command::Load(args) => load::load(args),
@@ -101,6 +104,7 @@ fn dispatch_image(command: ImageCommand, inherited: &Inherited) -> Result<u8, Fa
         ImageCommand::Push(args) => push::push(args),
         ImageCommand::Rm(args) => rmi::rmi(args, inherited),
         ImageCommand::Save(args) => save::save(args),
+        ImageCommand::Search(args) => search::search(&args),
         ImageCommand::Tag(args) => tag::tag(args),
         ImageCommand::Untag(args) => tag::untag(args),
     }

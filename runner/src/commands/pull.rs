@@ -3,7 +3,7 @@
 use super::progress::progress;
 use super::{for_each, open_engine, print_line};
 use crate::cli::{PullArgs, PullPolicy, RegistryArgs, TlsArgs};
-use crate::engine::{Access, Engine, Image, ImageName, ImageRef, PullRequest, Registries};
+use crate::engine::{Access, Engine, Image, ImageName, ImageRef, Place, PullRequest, Registries};
 use crate::failure::{Failure, chain};
 use crate::images::error::StorageError;
 use crate::process::foreground::warn;
@@ -14,6 +14,12 @@ pub fn pull(args: PullArgs) -> Result<u8, Failure> {
     let mut request = request(&args.registry);
     request.access.credentials.clone_from(&args.creds);
     for_each(&args.images, |name| {
+        if let Some(place) = Place::parse(name) {
+            let images = store.load(&place, &mut warn)?;
+            return images
+                .iter()
+                .try_for_each(|image| print_line(image.id.hex()));
+        }
         let image = remote(name.parse()?)?;
         let pulled = store.pull(&image, &request, &*progress(args.quiet), &mut warn)?;
         print_line(pulled.id.hex())

@@ -1,6 +1,7 @@
 //! `coracle system`: what is kept beside containers and images.
 
 use super::check::check;
+use super::df::{df, prune};
 use crate::cli::{SystemArgs, SystemCommand};
 use crate::failure::Failure;
 use crate::process::holder;
@@ -9,6 +10,8 @@ use crate::state::Dirs;
 pub fn system(args: SystemArgs) -> Result<u8, Failure> {
     match args.command {
         SystemCommand::Migrate => migrate(),
+        SystemCommand::Df(args) => df(&args),
+        SystemCommand::Prune(args) => prune(&args),
         SystemCommand::Check(args) => check(&args),
     }
 }

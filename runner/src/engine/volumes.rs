@@ -1,6 +1,7 @@
 //! The volumes of the same user, as far as containers have a say in them.
 
 use super::{Engine, EngineError, Removed};
+use crate::isolation::idmap::IdMaps;
 use crate::spec::ContainerSpec;
 use crate::state::Container;
 use crate::volumes::{Volume, Volumes, VolumesError};
@@ -13,6 +14,21 @@ impl Engine {
     /// The containers that use a volume.
     pub fn users_of(&self, volume: &Volume) -> Vec<Container> {
         self.volumes().users(volume, &self.store)
+    }
+
+    /// The lengths of a volume's files, in bytes.
+    pub fn volume_size(&self, volume: &Volume) -> Result<u64, EngineError> {
+        Ok(self.images()?.measure(&volume.data, volume.id_maps())?)
+    }
+
+    /// The lengths of the files that a container has written to its root file system, in bytes.
+    pub fn size(&self, container: &Container) -> Result<u64, EngineError> {
+        let maps = match &container.id_maps {
+            Some(maps) => maps.clone(),
+            None => IdMaps::discover(false)?.0,
+        };
+        let upper = self.store.dir(container).upper();
+        Ok(self.images()?.measure(&upper, &maps)?)
     }
 
     /// Removes a volume. `force` removes the containers that use it as well.

@@ -35,6 +35,8 @@ pub enum StorageError {
         "{name} says of no registry where it is to go: name a destination, as docker://REGISTRY/NAME"
     )]
     NoDestination { name: String },
+    #[error("containers-storage:{name}: Podman has no such image in {}", place.display())]
+    NotInPodman { name: String, place: PathBuf },
     #[error("{prefix} begins the ids of several images: give more digits")]
     Ambiguous { prefix: String },
     #[error(

@@ -1,13 +1,14 @@
 //! What containers are made from.
 //!
 //! `builtin` is the image that comes with the program. All others are in the `store` (whose `files`
-//! are replaced as a whole or not at all), under names
-//! that `reference` reads and `registries` completes; `layers` makes directories of them, `archive`
-//! reads them from files, `registry` gets them from elsewhere; `destination` says where a push
-//! goes.
+//! are replaced as a whole or not at all), under names that `reference` reads and `registries`
+//! completes; `layers` makes directories of them, `archive` reads them from files,
+//! `containers_storage` from Podman's, `registry` gets them from elsewhere; `destination` says
+//! where a push goes.
 
 pub mod archive;
 pub mod builtin;
+mod containers_storage;
 pub mod destination;
 pub mod digest;
 pub mod error;

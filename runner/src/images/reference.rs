@@ -117,7 +117,7 @@ impl FromStr for ImageRef {
 
     /// Reads a whole name. A short one is one of Docker Hub's here: [`ImageName`] tells them apart.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let reference: Reference = text.parse().map_err(|source| NameError::Malformed {
+        let reference = parse(text).map_err(|source| NameError::Malformed {
             name: text.to_owned(),
             source,
         })?;
@@ -128,6 +128,105 @@ impl FromStr for ImageRef {
         })?;
         Ok(Self { reference, digest })
     }
+}
+
+/// Takes a name apart, by the grammar of distribution's package `reference`. The crate's own parser
+/// is a regular expression, which takes longer to compile than a container to start.
+fn parse(text: &str) -> Result<Reference, ParseError> {
+    const REGISTRY: &str = "docker.io";
+    const LEN_MAX: usize = 255;
+    if text.is_empty() {
+        return Err(ParseError::NameEmpty);
+    }
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest.to_owned())),
+        None => (text, None),
+    };
+    // A colon before the last slash is a port's.
+    let last = rest.rfind('/').map_or(0, |at| at + 1);
+    let (name, tag) = match rest[last..].split_once(':') {
+        Some((end, tag)) => (&rest[..last + end.len()], Some(tag)),
+        None => (rest, None),
+    };
+    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let (registry, repository) = match name.split_once('/') {
+        Some((first, rest)) if is_registry(first) => (first, rest),
+        _ => (REGISTRY, name),
+    };
+    let registry = match registry {
+        "index.docker.io" => REGISTRY,
+        other => other,
+    };
+    let repository = match registry == REGISTRY && !repository.contains('/') {
+        true => format!("library/{repository}"),
+        false => repository.to_owned(),
+    };
+    if repository.len() > LEN_MAX {
+        return Err(ParseError::NameTooLong);
+    }
+    if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(ParseError::NameContainsUppercase);
+    }
+    if !is_host(registry) || !repository.split('/').all(is_component) {
+        return Err(ParseError::ReferenceInvalidFormat);
+    }
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err(ParseError::TagInvalidFormat);
+    }
+    let registry = registry.to_owned();
+    let tag = tag.map(str::to_owned);
+    Ok(match (tag, digest) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(registry, repository, tag, digest)
+        }
+        (None, Some(digest)) => Reference::with_digest(registry, repository, digest),
+        (tag, None) => {
+            let tag = tag.unwrap_or_else(|| "latest".to_owned());
+            Reference::with_tag(registry, repository, tag)
+        }
+    })
+}
+
+/// Labels with dots between, and a port or none.
+fn is_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let is_label = |label: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty()
+            && label.bytes().all(is_inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port && host.split('.').all(is_label)
+}
+
+/// Lower-case letters and digits, with `.`, `_`, `__` or any number of `-` between.
+fn is_component(text: &str) -> bool {
+    let is_end = |byte: Option<&u8>| {
+        byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let bytes = text.as_bytes();
+    let is_between = |part: &str| matches!(part, "" | "." | "_" | "__") || is_dashes(part);
+    is_end(bytes.first())
+        && is_end(bytes.last())
+        && text
+            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            .all(is_between)
+}
+
+fn is_dashes(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'-')
+}
+
+fn is_tag(text: &str) -> bool {
+    const LEN_MAX: usize = 128;
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    text.len() <= LEN_MAX
+        && text.bytes().next().is_some_and(is_word)
+        && text
+            .bytes()
+            .all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'))
 }
 
 impl fmt::Display for ImageRef {
@@ -361,6 +460,16 @@ mod tests {
                 prop_assert!(!name.local_candidates(&registries).is_empty());
                 let _ = (name.remote(&registries), name.to_tag());
             }
+        }
+
+        /// Theirs allows letters of other alphabets in tags, and registries that are no hosts.
+        #[test]
+        fn names_are_taken_apart_as_by_the_crate(
+            text in "(([a-z.:-]{1,6}|localhost|a.b:80)/)?[a-z0-9._/-]{1,12}(:[a-zA-Z0-9._-]{1,9})?"
+        ) {
+            let theirs = text.parse::<Reference>().ok();
+            let theirs = theirs.filter(|reference| is_host(reference.registry()));
+            prop_assert_eq!(parse(&text).ok(), theirs);
         }
 
         #[test]

@@ -22,6 +22,7 @@ mod record;
 mod regular;
 mod store;
 mod tree;
+mod usage;
 pub mod version;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use record::{Container, ContainerId, InvalidId, NewContainer, Status, is_val
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};
 pub use tree::remove_tree;
+pub use usage::tree_size;
 use version::VERSION;
 
 /// Exit code of a container whose end nobody saw, because its monitor was killed: 128 + SIGKILL,

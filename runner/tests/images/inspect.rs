@@ -136,6 +136,13 @@ fn a_container_is_told_with_podmans_fields(world: &World) {
     crate::harness::eventually("it has ended", || {
         filled(world, "{{.State.Status}} {{.State.ExitCode}}", &name) == "exited 137"
     });
+    let sizes = world.try_coracle(&["inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", &name]);
+    let sizes: Vec<u64> = sizes
+        .success()
+        .split_whitespace()
+        .flat_map(str::parse)
+        .collect();
+    assert!(sizes[0] < 1000 && sizes[1] > 1_000_000, "{sizes:?}");
     let latest = world.try_coracle(&["inspect", "-l", "-f", "{{.Name}}"]);
     assert_eq!(latest.success(), format!("{name}\n"));
     world.try_coracle(&["rm", &name]).success();

@@ -15,6 +15,7 @@ cases![
     skopeo_writes_what_is_loaded,
     umoci_unpacks_the_same_tree;
     podman_loads_what_is_saved,
+    what_podman_has_is_run,
 ];
 
 fn image(world: &World) -> Recipe {
@@ -162,6 +163,80 @@ fn listing(root: &Path) -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// By its name and by its id, with both drivers, and after Podman has built on it.
+fn what_podman_has_is_run(world: &World) {
+    if !world.is_root() {
+        return;
+    }
+    let image = image(world);
+    put(world, "image.tar", &image.docker_archive());
+    for driver in ["vfs", "overlay"] {
+        let root = world.path(&format!("podman-{driver}"));
+        let run_root = world.path("podman-run");
+        let (shown, run) = (root.display().to_string(), run_root.display().to_string());
+        let base = [
+            "--root",
+            &shown,
+            "--runroot",
+            &run,
+            "--storage-driver",
+            driver,
+        ];
+        let base = [
+            &base[..],
+            &["--cgroup-manager", "cgroupfs", "--runtime", "runc"],
+        ]
+        .concat();
+        other(
+            world,
+            "podman",
+            &[&base[..], &["load", "-q", "-i", "image.tar"]].concat(),
+        );
+        let conf = format!("[storage]\ndriver = \"{driver}\"\ngraphroot = \"{shown}\"\n");
+        let conf = put(world, "storage.conf", conf.as_bytes());
+        let coracle = |words: &[&str]| {
+            let mut command = world.coracle(words);
+            command.env("CONTAINERS_STORAGE_CONF", &conf);
+            finish(command)
+        };
+        let run = ["run", "--rm", "--network", "none"];
+        for name in ["judged:1", "localhost/judged:1", &image.id()[..12]] {
+            let place = format!("containers-storage:{name}");
+            let ran = coracle(&[&run[..], &[&place]].concat());
+            assert_eq!(ran.success(), "upper", "{driver} {name}: {ran:?}");
+        }
+        let pulled = coracle(&["pull", "containers-storage:judged:1"]);
+        assert_eq!(pulled.success(), format!("{}\n", image.id()));
+        let listed = world.try_coracle(&["images", "--format", "{{.Names}}"]);
+        assert_eq!(listed.success(), "[localhost/judged:1]\n");
+        let missing = coracle(&["pull", "containers-storage:none"]);
+        assert!(
+            missing.stderr.contains("Podman has no such image"),
+            "{missing:?}"
+        );
+        world.try_coracle(&["rmi", "-a", "-f"]).success();
+        // What has changed is not what was pulled.
+        let files = match driver {
+            "vfs" => root.join("vfs/dir"),
+            _ => root.join("overlay"),
+        };
+        for layer in fs::read_dir(files).expect("layers").flatten() {
+            for below in ["etc/upper", "diff/etc/upper"] {
+                let path = layer.path().join(below);
+                if path.exists() {
+                    fs::write(path, "UPPER").expect("written");
+                }
+            }
+        }
+        let changed = coracle(&["pull", "containers-storage:judged:1"]);
+        assert!(
+            changed.stderr.contains("cannot use the image"),
+            "{changed:?}"
+        );
+        other(world, "podman", &[&base[..], &["rmi", "-a", "-f"]].concat());
+    }
 }
 
 /// Podman with a store of the world's. For root, since it takes a session of its own from others.

@@ -17,7 +17,8 @@ cases![
     a_layout_holds_several_images,
     passwords_and_certificates_are_asked_for,
     an_upload_that_breaks_off_says_so,
-    what_cannot_be_pushed_is_refused;
+    what_cannot_be_pushed_is_refused,
+    a_registry_is_searched;
     podman_pulls_what_is_pushed,
 ];
 
@@ -276,6 +277,44 @@ fn what_cannot_be_pushed_is_refused(world: &World) {
         assert_eq!(refused.code(), Some(125), "{words:?}: {refused:?}");
         assert!(refused.stderr.contains(said), "{words:?}: {refused:?}");
     }
+}
+
+fn a_registry_is_searched(world: &World) {
+    load_packed(world);
+    let registry = Registry::start(world);
+    let address = &registry.address;
+    for name in ["team/app:1", "team/app:2", "other/web:1"] {
+        let name = format!("{address}/{name}");
+        push(world, &["-q", INSECURE, "pushed:1", &name]).success();
+    }
+    let search = |words: &[&str]| world.try_coracle(&[&["search", INSECURE], words].concat());
+    let found = search(&["--format", "{{.Name}}", &format!("{address}/app")]);
+    assert_eq!(found.success(), format!("{address}/team/app\n"));
+    let all = search(&["--noheading", &format!("{address}/")]);
+    assert_eq!(all.success().lines().count(), 2, "{all:?}");
+    let one = search(&["--limit", "1", "--format", "json", &format!("{address}/")]);
+    let one: Value = serde_json::from_str(one.success()).expect("JSON");
+    assert_eq!(one.as_array().map(Vec::len), Some(1));
+    assert_eq!(one[0]["Index"], json!(address));
+    let tags = search(&["--list-tags", &format!("{address}/team/app")]);
+    let mut tags: Vec<_> = tags.success().lines().collect();
+    tags.sort_unstable();
+    let of = |tag: &str| format!("{address}/team/app  {tag}");
+    assert!(
+        tags.contains(&&*of("1")) && tags.contains(&&*of("2")),
+        "{tags:?}"
+    );
+    assert!(
+        tags.iter()
+            .any(|line| line.starts_with("NAME ") && line.ends_with("  TAG"))
+    );
+    let missing = search(&["--list-tags", &format!("{address}/none")]);
+    assert_eq!(missing.code(), Some(125), "{missing:?}");
+    let nowhere = search(&["app"]);
+    assert!(
+        nowhere.stderr.contains("no registry is to be searched"),
+        "{nowhere:?}"
+    );
 }
 
 fn podman_pulls_what_is_pushed(world: &World) {

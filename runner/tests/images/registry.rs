@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use crate::docker_registry::Registry;
-use crate::harness::{Outcome, World, cases, finish, finish_with_input, unique};
+use crate::harness::{Outcome, World, cases, collect, finish, finish_with_input, unique};
 use crate::judges::other;
 use crate::recipe::{Layer, Packed, Recipe, digest, put};
 use crate::server::Server;
@@ -21,6 +24,10 @@ cases![
     passwords_are_kept_and_shown,
     names_are_completed_and_mirrors_asked,
     docker_registry_and_skopeo_agree,
+    tokens_are_got_and_shown,
+    a_proxy_is_asked,
+    two_pulls_at_once_do_no_harm;
+    a_full_disk_is_told,
 ];
 
 fn image(world: &World) -> Recipe {
@@ -490,6 +497,94 @@ fn docker_registry_and_skopeo_agree(world: &World) {
         "oci-archive:back.tar",
         &format!("docker://{}/team/back:1", registry.address),
     );
+}
+
+fn tokens_are_got_and_shown(world: &World) {
+    let image = image(world);
+    let server = Server::start(&image);
+    let id = format!("{}\n", image.id());
+    server.answers.lock().expect("a lock").token = Some("T0ken");
+    assert_eq!(pull(world, &server).success(), id);
+    assert!(server.asked("/token?") >= 1 && server.asked("repository%3Ateam%2Fapp%3Apull") >= 1);
+    world.try_coracle(&["rmi", "-a"]).success();
+    // One that is given to those with a password only.
+    server.answers.lock().expect("a lock").password = Some("bWU6c2VjcmV0".to_owned());
+    let refused = pull(world, &server);
+    assert!(refused.stderr.contains("coracle login"), "{refused:?}");
+    let words = [
+        "pull",
+        "-q",
+        "--tls-verify=false",
+        "--creds",
+        "me:secret",
+        &server.name(),
+    ];
+    assert_eq!(world.try_coracle(&words).success(), id);
+}
+
+fn a_proxy_is_asked(world: &World) {
+    let image = image(world);
+    let server = Server::start(&image);
+    // Nobody listens there.
+    let words = ["pull", "-q", "--tls-verify=false", "127.0.0.1:1/team/app:1"];
+    let direct = world.try_coracle(&words);
+    assert!(direct.stderr.contains("cannot reach"), "{direct:?}");
+    let mut command = world.coracle(words);
+    command.env("http_proxy", format!("http://{}", server.registry()));
+    assert_eq!(finish(command).success(), format!("{}\n", image.id()));
+    assert!(server.asked("/v2/team/app/manifests/1") >= 1);
+}
+
+fn two_pulls_at_once_do_no_harm(world: &World) {
+    let image = image(world);
+    let server = Server::start(&image);
+    server.answers.lock().expect("a lock").cut_after = Some(150_000);
+    let name = server.name();
+    let pulls: Vec<_> = (0..3)
+        .map(|_| {
+            let words = ["pull", "-q", "--tls-verify=false", &name];
+            let mut command = world.coracle(words);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.stdin(Stdio::null()).spawn().expect("coracle")
+        })
+        .collect();
+    for child in pulls {
+        assert_eq!(collect(child).success(), format!("{}\n", image.id()));
+    }
+    assert_eq!(run(world, &["--pull", "never"], &name).success(), "upper");
+    world.try_coracle(&["system", "check"]).success();
+}
+
+/// Less room than an image takes.
+fn a_full_disk_is_told(world: &World) {
+    let image = image(world);
+    let server = Server::start(&image);
+    let place = world.store().join("storage");
+    fs::create_dir_all(&place).expect("a directory");
+    world.give_away(world.store().as_path());
+    let options = format!("size=600k,mode=700,uid={}", world.uid());
+    let tmpfs = Some("tmpfs");
+    mount(tmpfs, &place, tmpfs, MsFlags::empty(), Some(&*options)).expect("a tmpfs");
+    let unmount = Unmount(place);
+    let full = pull(world, &server);
+    assert_eq!(full.code(), Some(125), "{full:?}");
+    assert!(full.stderr.contains("No space left"), "{full:?}");
+    let loaded = crate::recipe::load(world, &image.docker_archive());
+    assert_eq!(loaded.code(), Some(125), "{loaded:?}");
+    assert!(loaded.stderr.contains("No space left"), "{loaded:?}");
+    assert_eq!(world.try_coracle(&["images", "-q"]).success(), "");
+    // What there was no room for is no damage.
+    world.try_coracle(&["system", "check"]).success();
+    drop(unmount);
+    assert_eq!(pull(world, &server).success(), format!("{}\n", image.id()));
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }
 
 fn pull_by_name(world: &World, name: &str) -> Outcome {

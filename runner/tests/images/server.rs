@@ -17,8 +17,10 @@ pub struct Answers {
     pub cut_after: Option<usize>,
     /// Parts are not sent: a request for one gets the whole.
     pub no_parts: bool,
-    /// `Basic` credentials that every request needs.
+    /// `Basic` credentials that every request needs, or the one for a token.
     pub password: Option<String>,
+    /// Every request needs this token, which is got from the same server.
+    pub token: Option<&'static str>,
     /// Answers everything with this status.
     pub status: Option<(u16, &'static str)>,
 }
@@ -153,18 +155,37 @@ fn answer(stream: &TcpStream, answers: &Mutex<Answers>, requests: &Mutex<Vec<Str
             }
         }
         let _ = reader.by_ref().take(len).read_to_end(&mut Vec::new());
-        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        // A proxy is told where to ask, which is here.
+        let uri = line.split(' ').nth(1).unwrap_or_default();
+        let path = match uri.strip_prefix("http://").and_then(|uri| uri.find('/')) {
+            Some(at) => uri["http://".len() + at..].to_owned(),
+            None => uri.to_owned(),
+        };
         let now = answers.lock().expect("a lock").clone();
         let shown = format!("{path} from {}", range.unwrap_or(0));
         requests.lock().expect("a lock").push(shown);
-        let wanted = now
-            .password
-            .as_ref()
-            .map(|password| format!("Basic {password}"));
+        let asks_for_token = path.starts_with("/token");
+        let wanted = match (now.token, &now.password) {
+            (Some(token), _) if !asks_for_token => Some(format!("Bearer {token}")),
+            (_, Some(password)) => Some(format!("Basic {password}")),
+            _ => None,
+        };
+        let address = stream.local_addr().expect("connected");
+        let challenge = match now.token {
+            Some(_) if !asks_for_token => {
+                format!("Bearer realm=\"http://{address}/token\",service=\"test\"")
+            }
+            _ => "Basic realm=\"test\"".to_owned(),
+        };
+        let challenge = format!("text/plain\r\nWWW-Authenticate: {challenge}");
         let (status, media_type, content) = match (now.status, now.files.get(&path)) {
             _ if wanted.is_some_and(|wanted| wanted != auth) => {
-                let challenge = "text/plain\r\nWWW-Authenticate: Basic realm=\"test\"";
-                ("401 Unauthorized".to_owned(), challenge, Vec::new())
+                ("401 Unauthorized".to_owned(), &*challenge, Vec::new())
+            }
+            _ if asks_for_token => {
+                let token = now.token.unwrap_or_default();
+                let body = format!("{{\"token\":\"{token}\"}}").into_bytes();
+                ("200 OK".to_owned(), "application/json", body)
             }
             (Some((code, body)), _) if path != "/v2/" => {
                 (format!("{code} Said"), "application/json", body.into())

@@ -12,6 +12,7 @@ cases![
     the_group_has_the_same_commands,
     prune_takes_what_nobody_uses,
     damage_is_found_and_mended,
+    room_is_told_and_given_back,
     an_image_in_use_is_not_forgotten,
 ];
 
@@ -172,6 +173,71 @@ fn damage_is_found_and_mended(world: &World) {
     assert_eq!(run_image(world, &["one:1"]).success(), "1");
     check(&[]).success();
     refused(&check(&["--force"]), "--repair");
+}
+
+fn room_is_told_and_given_back(world: &World) {
+    image(world, "localhost/used:1", "used").load(world);
+    image(world, "localhost/named:1", "named").load(world);
+    let name = unique("user");
+    let script = "mkdir -m 700 /tmp/x; busybox dd if=/dev/zero of=/tmp/x/zeros bs=1000 count=3000";
+    let words = [
+        "run",
+        "--network",
+        "none",
+        "--name",
+        &name,
+        "-v",
+        "kept:/kept",
+        "used:1",
+        "sh",
+        "-c",
+        script,
+    ];
+    world.try_coracle(&words).success();
+    world.try_coracle(&["volume", "create", "unused"]).success();
+    let df = |words: &[&str]| world.try_coracle(&[&["system", "df"], words].concat());
+    let told = df(&["--format", "json"]);
+    let told: serde_json::Value = serde_json::from_str(told.success()).expect("JSON");
+    let of = |row: usize| (&told[row]["Total"], &told[row]["Active"]);
+    assert_eq!(of(0), (&json!(2), &json!(1)), "{told}");
+    assert_eq!(of(1), (&json!(1), &json!(0)), "{told}");
+    assert_eq!(of(2), (&json!(2), &json!(1)), "{told}");
+    let container = told[1]["Size"].as_u64().expect("bytes");
+    assert!((3_000_000..3_010_000).contains(&container), "{told}");
+    assert_eq!(told[1]["Reclaimable"], told[1]["Size"]);
+    let table = df(&[]);
+    assert!(
+        table
+            .success()
+            .starts_with("TYPE           TOTAL       ACTIVE"),
+        "{table:?}"
+    );
+    let verbose = df(&["-v"]);
+    for said in ["localhost/named", "used:1", "kept", "UNIQUE SIZE"] {
+        assert!(verbose.success().contains(said), "{said}: {verbose:?}");
+    }
+
+    let prune = |words: &[&str]| world.try_coracle(&[&["system", "prune"], words].concat());
+    let asked = prune(&[]);
+    assert!(
+        asked.success().contains("all stopped containers"),
+        "{asked:?}"
+    );
+    let done = prune(&["-a", "-f", "--volumes"]);
+    for said in [
+        "Deleted Containers\n",
+        "Deleted Volumes\nkept\nunused\n",
+        "Deleted Images\n",
+    ] {
+        assert!(done.success().contains(said), "{said}: {done:?}");
+    }
+    let last = done.stdout.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("Total reclaimed space: ") && last.ends_with(" MB"),
+        "{last}"
+    );
+    let left = df(&["--format", "{{.Total}} {{.Size}}"]);
+    assert_eq!(left.success(), "0 0 B\n0 0 B\n0 0 B\n");
 }
 
 fn an_image_in_use_is_not_forgotten(world: &World) {

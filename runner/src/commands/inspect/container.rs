@@ -35,6 +35,11 @@ pub struct Seen {
     #[serde(rename = "OCIRuntime")]
     oci_runtime: &'static str,
     name: String,
+    /// Bytes of what it has written to its root file system, and of that as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_rw: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_root_fs: Option<u64>,
     driver: &'static str,
     effective_caps: Vec<String>,
     bounding_caps: Vec<String>,
@@ -136,11 +141,17 @@ struct LogConfig {
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl Seen {
-    pub fn look(container: &Container, engine: &Engine) -> Result<Self, EngineError> {
+    /// `size` asks for its files to be measured.
+    pub fn look(container: &Container, size: bool, engine: &Engine) -> Result<Self, EngineError> {
         let spec = engine.spec(container)?;
         let dir = engine.store().dir(container);
         let image = image_of(container, engine)?;
         let volumes = engine.volumes();
+        let size_rw = size.then(|| engine.size(container)).transpose()?;
+        let size_of_image = match &image {
+            Some((image, _)) => engine.images()?.size(image),
+            None => 0,
+        };
         let mut command = container.command.iter().cloned();
         let ports = bindings(container);
         let in_run = |name: &str| shown(&container.run_dir.join(name));
@@ -172,6 +183,8 @@ impl Seen {
             log_path: shown(&dir.log()),
             oci_runtime: "coracle",
             name: container.name.clone(),
+            size_rw,
+            size_root_fs: size_rw.map(|size| size + size_of_image),
             driver: "overlay",
             effective_caps: capabilities.names(),
             bounding_caps: capabilities.names(),

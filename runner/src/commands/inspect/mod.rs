@@ -31,7 +31,7 @@ pub fn inspect(args: InspectArgs) -> Result<u8, Failure> {
     }
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in &names {
-        match look(name, kind, &engine) {
+        match look(name, kind, args.size, &engine) {
             Ok(seen) => found.push(seen),
             Err(failure) => failures.push(failure),
         }
@@ -48,10 +48,10 @@ enum Seen {
     Image(Box<image::Seen>),
 }
 
-fn look(name: &str, kind: InspectKind, engine: &Engine) -> Result<Seen, Failure> {
+fn look(name: &str, kind: InspectKind, size: bool, engine: &Engine) -> Result<Seen, Failure> {
     let container = || match engine.find(name) {
         Ok(container) => {
-            let seen = container::Seen::look(&container, engine)?;
+            let seen = container::Seen::look(&container, size, engine)?;
             Ok(Some(Seen::Container(Box::new(seen))))
         }
         Err(error) if kind == InspectKind::All && error.kind() == ErrorKind::NoSuchContainer => {

@@ -12,7 +12,7 @@ mod save;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use docker::descriptor;
 use files::Files;
@@ -31,6 +31,8 @@ pub enum Place {
     DockerArchive(PathBuf),
     OciArchive(PathBuf),
     OciDirectory(PathBuf),
+    /// The name or id of an image that Podman or buildah of the same user has.
+    ContainersStorage(String),
 }
 
 /// Which form is expected.
@@ -50,9 +52,13 @@ struct Found {
 }
 
 impl Place {
-    /// Reads `oci-archive:FILE`, `docker-archive:FILE` or `oci:DIR`; `None` for anything else.
+    /// Reads `oci-archive:FILE`, `docker-archive:FILE`, `oci:DIR` or `containers-storage:IMAGE`;
+    /// `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (transport, path) = text.split_once(':')?;
+        if transport == "containers-storage" && !path.is_empty() {
+            return Some(Self::ContainersStorage(path.to_owned()));
+        }
         let place = match transport {
             "docker-archive" => Self::DockerArchive,
             "oci-archive" => Self::OciArchive,
@@ -60,15 +66,6 @@ impl Place {
             _ => return None,
         };
         (!path.is_empty()).then(|| place(path.into()))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::File(path)
-            | Self::DockerArchive(path)
-            | Self::OciArchive(path)
-            | Self::OciDirectory(path) => path,
-        }
     }
 }
 
@@ -79,13 +76,13 @@ impl ImageStore {
         place: &Place,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Vec<Image>, StorageError> {
-        let path = place.path();
-        let origin = path.display().to_string();
-        let form = match place {
-            Place::File(_) => Form::Any,
-            Place::DockerArchive(_) => Form::Docker,
-            Place::OciArchive(_) | Place::OciDirectory(_) => Form::Oci,
+        let (path, form) = match place {
+            Place::File(path) => (path, Form::Any),
+            Place::DockerArchive(path) => (path, Form::Docker),
+            Place::OciArchive(path) | Place::OciDirectory(path) => (path, Form::Oci),
+            Place::ContainersStorage(name) => return Ok(vec![self.load_from_podman(name, warn)?]),
         };
+        let origin = path.display().to_string();
         let file = File::open(path).map_err(super::error::io_error("open", path))?;
         let is_dir = file.metadata().is_ok_and(|found| found.is_dir());
         let adding = self.add_content()?;

@@ -13,6 +13,7 @@ pub mod apply;
 pub mod decompress;
 pub mod role;
 pub mod tar;
+pub mod tar_split;
 mod whiteout;
 
 use std::fs;
@@ -27,6 +28,7 @@ use super::files::{replace, to_json};
 use crate::isolation::idmap::{IdMapError, IdMaps};
 use crate::isolation::namespaces::NamespaceError;
 use crate::process::owner;
+use tar_split::Rebuild;
 
 /// One layer of an image, as its manifest and its configuration tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +236,26 @@ impl LayerDirs {
 /// Removes trees of the users of a user namespace with these IDs.
 pub fn remove_as_owner(paths: Vec<PathBuf>, maps: &IdMaps) -> Result<(), NamespaceError> {
     owner::run(role::ROLE, &role::Job::Remove { paths }, maps)
+}
+
+/// The lengths of all files of a tree of these users. `report` is a file to be made for the answer.
+pub fn measure_as_owner(path: &Path, report: &Path, maps: &IdMaps) -> Result<u64, StorageError> {
+    let job = role::Job::Measure {
+        path: path.to_owned(),
+        report: report.to_owned(),
+    };
+    owner::run(role::ROLE, &job, maps)?;
+    let text = fs::read(report).map_err(io_error("read", report))?;
+    super::files::parse(report, &text)
+}
+
+/// Puts tars together, of files that may belong to the caller's sub-IDs.
+pub fn rebuild_tars(jobs: &[Rebuild]) -> Result<(), StorageError> {
+    let (maps, _) = IdMaps::discover(true)?;
+    let job = role::Job::Rebuild {
+        jobs: jobs.to_vec(),
+    };
+    Ok(owner::run(role::ROLE, &job, &maps)?)
 }
 
 /// Two user namespaces with the same IDs have the same key.

@@ -1,4 +1,4 @@
-//! The process that unpacks and removes layers, as root of a user namespace.
+//! The process that unpacks, reads and removes layers, as root of a user namespace.
 //!
 //! It holds a share of the storage's lock while it unpacks, so that nobody takes the layers for
 //! left over should its caller die.
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::apply::{Owners, Tree};
 use super::decompress::decompress;
 use super::tar::Members;
+use super::tar_split::{self, Rebuild};
 use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED};
 use crate::images::digest::{Digest, Hashing};
 use crate::images::files::{self, to_json};
@@ -23,7 +24,7 @@ use crate::path_text;
 use crate::process::owner;
 use crate::rootfs::mounts::Detached;
 use crate::rootfs::overlay::{self, Overlay, RootSource};
-use crate::state::remove_tree;
+use crate::state::{remove_tree, tree_size};
 use crate::sys::{self, NewNamespaces};
 
 /// `argv[0]` of the process.
@@ -50,6 +51,16 @@ pub enum Job {
         #[serde(with = "path_text::list")]
         paths: Vec<PathBuf>,
     },
+    /// Writes the lengths of all files below `path` to the file `report`.
+    Measure {
+        #[serde(with = "path_text")]
+        path: PathBuf,
+        #[serde(with = "path_text")]
+        report: PathBuf,
+    },
+    Rebuild {
+        jobs: Vec<Rebuild>,
+    },
 }
 
 pub fn main() -> ExitCode {
@@ -58,6 +69,13 @@ pub fn main() -> ExitCode {
             let remove = |path: &PathBuf| remove_tree(path).map_err(failed("remove", path));
             paths.iter().try_for_each(remove)
         }
+        Job::Measure { path, report } => {
+            let size = tree_size(&path).map_err(failed("measure", &path))?;
+            fs::write(&report, to_json(&size)).map_err(failed("write", &report))
+        }
+        Job::Rebuild { jobs } => jobs.iter().try_for_each(|job| {
+            tar_split::rebuild(job).map_err(|error| tar_split::failed(job, &error))
+        }),
         Job::Unpack {
             dir,
             blobs,

@@ -131,6 +131,44 @@ impl Connection {
         }
     }
 
+    /// A page of the names of repositories, behind `last`.
+    pub async fn repositories(
+        &self,
+        count: usize,
+        last: Option<&str>,
+    ) -> Result<Vec<String>, RegistryError> {
+        let asked = self
+            .client
+            .catalog(&self.reference, &self.auth, Some(count), last);
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => Ok(answer.repositories),
+            Ok(Err(error)) => Err(match self.failed(&error) {
+                RegistryError::NotFound { .. } | RegistryError::NoAccess { .. } => {
+                    RegistryError::NoCatalogue {
+                        registry: self.registry.clone(),
+                    }
+                }
+                other => other,
+            }),
+            Err(_) => Err(self.unreachable("it does not answer in time")),
+        }
+    }
+
+    /// A page of the tags of the image's repository, behind `last`.
+    pub async fn tags(
+        &self,
+        count: usize,
+        last: Option<&str>,
+    ) -> Result<Vec<String>, RegistryError> {
+        let asked = self
+            .client
+            .list_tags(&self.reference, &self.auth, Some(count), last);
+        match timeout(PATIENCE, asked).await {
+            Ok(answer) => Ok(answer.map_err(|error| self.failed(&error))?.tags),
+            Err(_) => Err(self.unreachable("it does not answer in time")),
+        }
+    }
+
     /// The manifest, or index, that the image's name stands for, or the one with this digest.
     pub async fn manifest(&self, digest: Option<&Digest>) -> Result<Chosen, RegistryError> {
         let reference = match digest {

@@ -73,6 +73,10 @@ pub enum RegistryError {
         image: String,
         cause: String,
     },
+    #[error(
+        "registry {registry} does not list what it has: only the tags of a repository can be asked for, by --list-tags"
+    )]
+    NoCatalogue { registry: String },
     #[error("registries.conf blocks {image}")]
     Blocked { image: String },
     #[error("cannot {action} {}: {source}", path.display())]

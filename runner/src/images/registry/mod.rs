@@ -10,6 +10,7 @@ mod client;
 mod download;
 mod error;
 mod push;
+pub mod search;
 mod upload;
 
 use std::path::PathBuf;

@@ -129,8 +129,13 @@ pub fn read_manifest(path: &Path, text: &[u8]) -> Result<ImageManifest, StorageE
 
 pub(super) fn read_blob(path: &Path, digest: &Digest) -> Result<Vec<u8>, StorageError> {
     let file = std::fs::File::open(path).map_err(io_error("open", path))?;
+    let len = file
+        .metadata()
+        .map_or(0, |found| found.len())
+        .min(JSON_LEN_MAX);
     let mut hashing = Hashing::new(file.take(JSON_LEN_MAX));
-    let mut text = Vec::new();
+    // One byte more, so that a single read meets the end.
+    let mut text = Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1);
     hashing
         .read_to_end(&mut text)
         .map_err(io_error("read", path))?;

@@ -31,10 +31,11 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
 use super::files::{Lock, clear, lock, parse, replace, to_json, try_lock_alone};
-use super::layers::{Layer, LayerDirs};
+use super::layers::{Layer, LayerDirs, measure_as_owner};
 use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
-use crate::state::read_regular;
+use crate::isolation::idmap::IdMaps;
+use crate::state::{read_regular, tree_size};
 
 pub use blobs::{Adding, BlobWriter};
 pub use image::{Image, JSON_LEN_MAX, index, read_manifest};
@@ -437,6 +438,36 @@ impl ImageStore {
         };
         let unpacked = self.layers().size(&layer.chain);
         unpacked.unwrap_or_else(|| packed().unwrap_or(0))
+    }
+
+    /// What an image has on the disk: blobs and unpacked layers, each with a name that it has in
+    /// all images, and its length in bytes.
+    pub fn parts(&self, image: &Image) -> Vec<(String, u64)> {
+        let len = |blob: &Digest| {
+            let found = fs::metadata(self.blobs().join(blob.hex()));
+            found.map_or(0, |found| found.len())
+        };
+        let blobs = image.blobs();
+        let blobs = blobs
+            .iter()
+            .map(|blob| (format!("blob {}", blob.hex()), len(blob)));
+        let layers = image.layers();
+        let layers = layers.iter().filter_map(|layer| {
+            let size = self.layers().size(&layer.chain)?;
+            Some((format!("layer {}", layer.chain.hex()), size))
+        });
+        blobs.chain(layers).collect()
+    }
+
+    /// The lengths of all files of a tree that users of these IDs have written.
+    pub fn measure(&self, path: &Path, maps: &IdMaps) -> Result<u64, StorageError> {
+        match tree_size(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let dir = self.add_content()?.dir()?;
+                measure_as_owner(path, &dir.path().join("size"), maps)
+            }
+            size => size.map_err(io_error("measure", path)),
+        }
     }
 
     /// How many bytes an image takes: unpacked where that is known.

@@ -1,0 +1,132 @@
+//! `coracle search`: what registries have.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::pull::{access, remote};
+use super::rows::print_rows;
+use super::table::table;
+use super::{images, print_line};
+use crate::cli::SearchArgs;
+use crate::engine::{Access, ImageName, Registries};
+use crate::failure::Failure;
+use crate::images::registry::search;
+use crate::printable::{escape, escape_json};
+use crate::template::Format;
+
+pub fn search(args: &SearchArgs) -> Result<u8, Failure> {
+    let access = Access {
+        credentials: args.creds.clone(),
+        auth_file: args.authfile.clone(),
+        ..access(&args.tls)
+    };
+    let found = match args.list_tags {
+        true => tags(args, &access)?,
+        false => repositories(args, &access)?,
+    };
+    let heads = !args.noheading;
+    match &args.format {
+        Some(Format::Json) => {
+            let text = serde_json::to_string_pretty(&found);
+            print_line(&escape_json(&text.expect("it has only strings")))?;
+        }
+        Some(Format::Table(Some(template))) => {
+            print_rows(template, true, &HEADERS, heads, &fields(&found))?;
+        }
+        Some(Format::Template(template)) => {
+            print_rows(template, false, &HEADERS, false, &fields(&found))?;
+        }
+        Some(Format::Table(None)) | None => {
+            let second = |found: &Found| match args.list_tags {
+                true => escape(&found.tag),
+                false => escape(&found.description),
+            };
+            let row = |found: &Found| [escape(&found.name), second(found)];
+            let rows: Vec<_> = found.iter().map(row).collect();
+            let header = match args.list_tags {
+                true => ["NAME", "TAG"],
+                false => ["NAME", "DESCRIPTION"],
+            };
+            table(heads.then_some(header), &rows, images::WIDTH_MIN)
+                .lines()
+                .try_for_each(print_line)?;
+        }
+    }
+    Ok(0)
+}
+
+/// With the names of Podman's fields.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Found {
+    index: String,
+    name: String,
+    /// Catalogues have none.
+    description: String,
+    tag: String,
+}
+
+impl Found {
+    fn new(index: &str, name: String, tag: String) -> Self {
+        Self {
+            index: index.to_owned(),
+            name,
+            description: String::new(),
+            tag,
+        }
+    }
+}
+
+/// In the registry that the term begins with, or in all that are to be searched.
+fn repositories(args: &SearchArgs, access: &Access) -> Result<Vec<Found>, Failure> {
+    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let (places, term) = match args.term.split_once('/') {
+        Some((first, rest)) if is_registry(first) => (vec![first.to_owned()], rest),
+        _ => {
+            let registries = Registries::load()?;
+            if registries.searched().is_empty() {
+                return Err(Failure::runner(format!(
+                    "no registry is to be searched for {:?}: name one, as REGISTRY/{}, or set unqualified-search-registries in {}",
+                    args.term,
+                    args.term,
+                    registries.place().display()
+                )));
+            }
+            (registries.searched().to_vec(), &*args.term)
+        }
+    };
+    let mut found = Vec::new();
+    for registry in places {
+        let names = search::repositories(&registry, term, args.limit, access)?;
+        let names = names.into_iter();
+        found.extend(
+            names.map(|name| Found::new(&registry, format!("{registry}/{name}"), String::new())),
+        );
+    }
+    Ok(found)
+}
+
+fn tags(args: &SearchArgs, access: &Access) -> Result<Vec<Found>, Failure> {
+    let image = remote(args.term.parse::<ImageName>()?)?;
+    let tags = search::tags(&image, args.limit, access)?.into_iter();
+    let found = tags.map(|tag| Found::new(image.registry(), image.name(), tag));
+    Ok(found.collect())
+}
+
+/// The fields of a template, and what stands over their columns.
+const HEADERS: [(&str, &str); 4] = [
+    ("Index", "INDEX"),
+    ("Name", "NAME"),
+    ("Description", "DESCRIPTION"),
+    ("Tag", "TAG"),
+];
+
+fn fields(found: &[Found]) -> Vec<Value> {
+    let fields = |found: &Found| {
+        json!({
+            "Index": found.index, "Name": found.name, "Description": found.description,
+            "Tag": found.tag,
+        })
+    };
+    found.iter().map(fields).collect()
+}
