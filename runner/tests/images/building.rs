@@ -7,13 +7,15 @@ use std::io::Read;
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::harness::{Outcome, World, cases, coracle, finish};
+use crate::harness::caller::program;
+use crate::harness::{Outcome, World, cases, coracle, finish, skip};
 use crate::judges::other;
 use crate::recipe::{Layer, Recipe, put, run_image};
 
 cases![
     an_image_is_made_by_hand,
     a_script_of_buildahs_works,
+    a_package_manager_of_the_host_installs,
     a_mount_takes_the_shared_namespaces,
     a_layer_holds_what_has_changed,
     the_same_content_is_the_same_image,
@@ -200,6 +202,49 @@ fn a_script_of_buildahs_works(world: &World) {
     assert_eq!((page.1, page.2.to_string()), (0o600, owner.to_owned()));
     let words = ["inspect", "oci:saved"];
     other(world, "skopeo", &words);
+}
+
+/// dnf, from a repository of one package.
+fn a_package_manager_of_the_host_installs(world: &World) {
+    for name in ["dnf", "rpmbuild", "createrepo_c"] {
+        if program(name).is_none() {
+            skip(format!("{name} is not installed"));
+        }
+    }
+    if world.has_single_id() {
+        skip("packages have files of several users");
+    }
+    let spec = "Name: toy\nVersion: 1\nRelease: 1\nSummary: A toy\nLicense: MIT\nBuildArch: noarch\nAutoReqProv: no\n\
+                %description\nA toy.\n%install\nmkdir -p %{buildroot}/usr/bin %{buildroot}/srv/mine\n\
+                printf '#!/bin/sh\\necho toy\\n' >%{buildroot}/usr/bin/toy\n\
+                %files\n%attr(4755,root,root) /usr/bin/toy\n%dir %attr(2770,root,root) /srv/mine\n";
+    put(world, "toy.spec", spec.as_bytes());
+    let script = r#"set -e
+        here=$PWD
+        rpmbuild --quiet -bb --define "_rpmdir $here/repo" --define "_topdir $here/top" toy.spec
+        createrepo_c -q repo
+        ctr=$("$CORACLE" from scratch)
+        mnt=$("$CORACLE" mount $ctr)
+        mkdir -p $mnt/bin && cp rootfs/bin/busybox $mnt/bin/sh
+        dnf -y -q --installroot $mnt --releasever 1 --repofrompath toys,file://$here/repo --repo toys --nogpgcheck \
+            --setopt=reposdir=/none --setopt=cachedir=$here/cache --setopt=pluginpath=/none install toy
+        "$CORACLE" config --entrypoint '["/usr/bin/toy"]' $ctr
+        "$CORACLE" commit --rm -q $ctr toys
+    "#;
+    put(world, "buildimage.sh", script.as_bytes());
+    let mut command = world.coracle(["unshare", "sh", "./buildimage.sh"]);
+    command.env("CORACLE", coracle());
+    let made = finish(command);
+    assert_eq!(made.code(), Some(0), "{made:?}");
+    assert_eq!(run_image(world, &["toys"]).success(), "toy\n");
+    let (_, layers) = saved(world, "toys");
+    let found = entries(&layers[0]);
+    assert_eq!(
+        (found["usr/bin/toy"].1, found["usr/bin/toy"].2),
+        (0o4755, 0)
+    );
+    assert_eq!(found["srv/mine/"].1, 0o2770);
+    ok(world, &["unshare", "rm", "-rf", "repo", "top", "cache"]);
 }
 
 fn a_mount_takes_the_shared_namespaces(world: &World) {
