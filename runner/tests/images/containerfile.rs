@@ -205,6 +205,20 @@ fn arguments_are_for_the_build(world: &World) {
     assert_eq!(said(&flags), "mine w w-n\nn\n");
     let ran = run_image(world, &["said", "sh", "-c", "echo $W-$KEPT"]);
     assert_eq!(ran.success(), "-w-n\n");
+    // So it is for an owner.
+    put(world, "context/f", b"f");
+    let owners = if world.has_single_id() {
+        ["0", "0:0"]
+    } else {
+        ["48", "1001"]
+    };
+    for owner in owners {
+        let argument = format!("OWNER={owner}");
+        let file = "FROM base:1\nARG OWNER\nCOPY --chown=$OWNER f /f\n";
+        built(world, &["-t", "owned", "--build-arg", &argument], file);
+        let ran = run_image(world, &["owned", "stat", "-c", "%u", "/f"]);
+        assert_eq!(ran.success().trim(), owner.trim_end_matches(":0"));
+    }
     let unused = build(world, &["--build-arg", "NOBODY=x"], file);
     assert!(unused.stderr.contains("NOBODY"), "{unused:?}");
 }

@@ -148,7 +148,7 @@ impl Build<'_> {
         match &instruction.action {
             Action::Arg(text) => Ok(self.declare(progress, text)?),
             Action::Run(command) => self.run(progress, command, instruction),
-            Action::Copy(request) => self.copy(progress, request, instruction),
+            Action::Copy(request) => self.copy(progress, request),
             action => {
                 self.configure(progress, action)?;
                 progress.tell(&nop(&instruction.text), true);
@@ -366,12 +366,7 @@ impl Build<'_> {
         ended
     }
 
-    fn copy(
-        &mut self,
-        progress: &mut Progress,
-        request: &Copy,
-        instruction: &Instruction,
-    ) -> Result<(), Ended> {
+    fn copy(&mut self, progress: &mut Progress, request: &Copy) -> Result<(), Ended> {
         let words = request
             .words
             .expand(self.file.escape, &|name| progress.lookup(name));
@@ -407,15 +402,11 @@ impl Build<'_> {
         };
         let content = copy::digest(&copy_request)?;
         let kind = if request.unpack { "ADD" } else { "COPY" };
-        let flags = instruction
-            .text
-            .split_whitespace()
-            .filter(|word| word.starts_with("--"));
-        let flags = flags.map(|flag| format!("{flag} ")).collect::<String>();
-        let told = format!(
-            "/bin/sh -c #(nop) {kind} {flags}{} in {dest}",
-            content.hex()
-        );
+        // With values: another argument may mean another owner.
+        let chown_told = chown.as_ref().map(|owner| format!("--chown={owner} "));
+        let chown_told = chown_told.unwrap_or_default();
+        let content = content.hex();
+        let told = format!("/bin/sh -c #(nop) {kind} {chown_told}{content} in {dest}");
         if self.take_cached(progress, &told)? {
             return Ok(());
         }
