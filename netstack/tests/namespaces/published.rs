@@ -1,16 +1,17 @@
 //! Published ports (`-p`): who reaches the service, and whom the service sees.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::harness::traffic::{
-    EchoServer, accept, assert_echo, assert_end, assert_never_reached, connect, listen,
+    EchoServer, STALL, accept, assert_echo, assert_end, assert_never_reached, connect, listen,
     try_connect, udp,
 };
-use crate::harness::{Case, Family, World, case, sys};
+use crate::harness::{Case, Family, Netns, World, case, eventually, sys};
 use crate::outbound::errno;
 
 pub const CASES: &[Case] = &[
@@ -45,6 +46,10 @@ pub const CASES: &[Case] = &[
     case(
         "published::udp_answers_from_the_address_that_was_asked",
         udp_answers_from_the_address_that_was_asked,
+    ),
+    case(
+        "published::udp_answers_a_neighbour",
+        udp_answers_a_neighbour,
     ),
     case(
         "published::udp_bursts_to_two_addresses",
@@ -323,6 +328,51 @@ fn udp_answers_from_the_address_that_was_asked(world: &mut World) {
         assert_eq!(sources.len(), 2, "a flow with each: {sources:?}");
     }
 }
+
+/// A neighbour of the host's that has no other address asks by a link-local one.
+fn udp_answers_a_neighbour(world: &mut World) {
+    let _helper = world.helper().publish("5300:53/udp").start();
+    let (host, _) = link_local(&world.host);
+    let (own, interface) = link_local(&world.elsewhere);
+    let service = udp(&world.guest.net, Family::V6.guest(), 53);
+    let bound = SocketAddrV6::new(own, 0, 0, interface);
+    let client = world.elsewhere.run(|| UdpSocket::bind(bound));
+    let client = client.expect("bind to a link-local address");
+    client.set_read_timeout(Some(STALL)).unwrap();
+    let asked = SocketAddrV6::new(host, 5300, 0, interface);
+    let mut buffer = [0; 64];
+    client.send_to(b"query", asked).unwrap();
+    let (_, source) = service.recv_from(&mut buffer).expect("the question");
+    assert_eq!(source.ip(), Family::V6.gateway());
+    service.send_to(b"answer", source).unwrap();
+    let (count, answerer) = client.recv_from(&mut buffer).expect("the answer");
+    assert_eq!((&buffer[..count], answerer), (&b"answer"[..], asked.into()));
+}
+
+/// The link-local address of `up0` in `netns`, once it is known that nobody else has it (RFC 4862
+/// 5.4), and the interface's index there.
+fn link_local(netns: &Netns) -> (Ipv6Addr, u32) {
+    /// IFA_F_TENTATIVE (linux/if_addr.h).
+    const TENTATIVE: u32 = 0x40;
+    let mut found = None;
+    eventually("up0 has a link-local address", LONG, || {
+        let table = netns.run(|| fs::read_to_string("/proc/thread-self/net/if_inet6"));
+        let table = table.expect("the IPv6 addresses");
+        let mut lines = table.lines().filter(|line| line.starts_with("fe80"));
+        found = lines.find(|line| line.ends_with(" up0")).and_then(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |word: &str| u32::from_str_radix(word, 16).expect("a number");
+            let bits = u128::from_str_radix(words[0], 16).expect("an address");
+            let is_ready = number(words[4]) & TENTATIVE == 0;
+            is_ready.then(|| (Ipv6Addr::from_bits(bits), number(words[1])))
+        });
+        found.is_some()
+    });
+    found.expect("just seen")
+}
+
+/// Duplicates are looked for during a second or two.
+const LONG: Duration = Duration::from_secs(10);
 
 /// Datagrams that come in a row stay in their order, and each with whom it was sent to.
 fn udp_bursts_to_two_addresses(world: &mut World) {
