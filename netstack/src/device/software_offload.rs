@@ -5,6 +5,7 @@
 use std::io;
 
 use etherparse::Ethernet2Header;
+use etherparse::checksum::Sum16BitWords;
 
 use crate::core::link::pseudo_header_sum;
 use crate::core::vnet::{Checksum, Offload, Segmentation, SuperFrame};
@@ -110,7 +111,8 @@ impl<'f> Cut<'f> {
             put(ip, 2, u16::try_from(len - ETHERNET_HEADER_LEN).ok()?);
             put(ip, 4, word(ip, 4).wrapping_add(nth as u16));
             put(ip, 10, 0);
-            put(ip, 10, !fold(sum(ip)));
+            let checksum = Sum16BitWords::new().add_slice(ip).ones_complement();
+            ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
             &ip[12..20]
         } else {
             let headers = ETHERNET_HEADER_LEN + IPV6_HEADER_LEN;
@@ -146,29 +148,13 @@ const CWR: u8 = 0x80;
 /// stores the result there (RFC 1071). `None` if there is no such field.
 fn finish_checksum(frame: &mut [u8], start: usize, offset: usize) -> Option<()> {
     let summed = frame.get_mut(start..)?;
-    let checksum = !fold(sum(summed));
+    // Zero means "none" in UDP, and the same as its complement in every protocol (RFC 768).
+    let checksum = Sum16BitWords::new()
+        .add_slice(summed)
+        .to_ones_complement_with_no_zero();
     let field = summed.get_mut(offset..offset + 2)?;
-    // Zero means "none" in UDP, and the same as this in every protocol (RFC 768).
-    let checksum = if checksum == 0 { u16::MAX } else { checksum };
-    field.copy_from_slice(&checksum.to_be_bytes());
+    field.copy_from_slice(&checksum.to_ne_bytes());
     Some(())
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    let (pairs, last) = bytes.as_chunks::<2>();
-    let whole: u32 = pairs
-        .iter()
-        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
-        .sum();
-    // 64 KiB of ones are far below what the sum holds.
-    whole + last.first().map_or(0, |byte| u32::from(*byte) << 8)
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {
