@@ -5,8 +5,7 @@
 //! one thread, the privileges go when nothing is left to set up, and "ready" is said last. What
 //! each step does belongs to the module that it is of.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +13,8 @@ use std::sync::Arc;
 use libc::c_long;
 use portfwd::publish::AdoptError;
 use portfwd::{BindError, Direction, Listener};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
@@ -34,14 +35,14 @@ use crate::driver::{Clock, Driver, DriverError, ForwardParts, Parts, PromotionUn
 use crate::forwards::{Forwards, OpenPort, PortError};
 use crate::guest::promotion::Promoter;
 use crate::guest::{
-    GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Target,
-    configure, prepare,
+    GuestThread, GuestThreadEnded, InterfaceError, InterfaceSettings, NamespaceError, Pending,
+    Target, configure, prepare,
 };
 use crate::host::{self, RESOLV_CONF};
 use crate::netlink::ListeningSockets;
 use crate::network::Network;
 use crate::publish::PublishTo;
-use crate::sandbox::{self, Kept, SandboxError};
+use crate::sandbox::{self, Confined, Kept, RootDirectory, SandboxError};
 use crate::{control, descriptors, device, driver, guest, process, sys};
 
 /// What kept the helper from coming up, or from going on.
@@ -89,8 +90,8 @@ pub enum StartError {
     Companion(#[source] io::Error),
     #[error("cannot follow {RESOLV_CONF}: {0}")]
     Resolvers(#[source] io::Error),
-    #[error("cannot read random numbers from /dev/urandom: {0}")]
-    Random(#[source] io::Error),
+    #[error("the kernel gives no random numbers: {0}")]
+    Random(#[source] Errno),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -160,19 +161,24 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
             .map_err(|source| StartError::ExitFd { fd, source })?;
     }
 
-    let (guest, device, network) = match &config.attachment {
-        Attachment::Namespace { target, tap } => {
-            let target = Target::open(target, &config.user_namespace)?;
-            let guest = enter(target, &config, &mut exit)?;
-            let (device, network) = set_up_guest(&guest, Source::Name(tap.clone()), &config)?;
-            (Ok(guest), device, network)
+    let entered = enter_guest(&config, passed, &mut exit)?;
+    let kept = Kept::here(config.keep_host_net_admin);
+    let (guest, set_up, confined) = match entered {
+        Entered::Inside(guest, source) => {
+            let set_up = begin_set_up(&guest, source, &config)?;
+            let confined = confine_main(kept, &config)?;
+            (Ok(guest), set_up.wait()??, confined)
         }
-        Attachment::Tap(_) => {
-            let tap = Tap::passed(passed.expect("adopted above")).map_err(DeviceError::from)?;
-            set_up_passed(tap, &config, &mut exit)?
+        Entered::Outside(why, tap) => {
+            let set_up = SetUp::new(GuestDevice::Tap(tap), config.network.clone());
+            (Err(why), set_up, confine_main(kept, &config)?)
         }
     };
-    let kept = Kept::here(config.keep_host_net_admin);
+    let SetUp {
+        device,
+        capabilities,
+        network,
+    } = set_up;
     let (guest, forwards, promoter) = match guest {
         Ok(guest) => {
             let ports = &config.forwards;
@@ -186,17 +192,27 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     if let Err(why) = &promoter {
         info!("connections stay in user space: {why}");
     }
-    let promoter = match promoter {
+    let mut promoter = match promoter {
         Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
         promoter => promoter,
     };
-    let mut core = core_config(&config, &network, device.capabilities(), limits)?;
+    let mut core = core_config(&config, &network, capabilities, limits)?;
     if promoter.is_err() {
         core.promote = Promote::Off;
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
-    confine(guest.as_deref(), kept, &config)?;
+    if let Some(guest) = &guest {
+        confine_guest(guest, confined.root, kept, &config)?;
+    }
+    if confined.is_root {
+        warn!(
+            "the host's root is the only user of this user namespace, so the helper runs as that"
+        );
+    }
+    if let Ok(promoter) = &mut promoter {
+        promoter.make_ready()?;
+    }
     info!(interface = device.name(), device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
 
     let mut core = Core::new(core, clock.now());
@@ -228,6 +244,8 @@ struct Outside {
     port_control: Option<PortControl>,
     /// For forwarded ports.
     broker: Option<Broker>,
+    /// Who listens on the host, where ports of the guest follow that.
+    listening: Option<ListeningSockets>,
     companion: Companion,
 }
 
@@ -265,6 +283,9 @@ impl Outside {
             .transpose()?;
         let opens_later = config.forwards.may_open(Direction::Inbound);
         let broker = opens_later.then(start_broker).transpose()?;
+        let follows = config.forwards.may_open(Direction::Outbound);
+        let listening = follows.then(ListeningSockets::open).transpose();
+        let listening = listening.map_err(StartError::Listening)?;
         let resolvers = match &config.resolvers[..] {
             [] => Resolvers::Of(Path::new(RESOLV_CONF)),
             these => Resolvers::These(these.to_vec()),
@@ -275,6 +296,7 @@ impl Outside {
             slirp_api,
             port_control,
             broker,
+            listening,
             companion,
         })
     }
@@ -292,21 +314,13 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
     process::SYSTEM_CALLS,
 ];
 
-/// Gives up what is not needed any more, on both threads.
-fn confine(guest: Option<&GuestThread>, kept: Kept, config: &Config) -> Result<(), StartError> {
-    let (instead_of_root, empty_root) = (config.instead_of_root, config.must_have_empty_root);
-    let confine = move || sandbox::confine_thread(kept, instead_of_root, empty_root);
-    let is_root = confine()?;
-    if let Some(guest) = guest {
-        guest.run(confine)??;
-    }
-    // Again: changes of IDs have undone it.
-    sandbox::close_process()?;
-    if is_root {
-        warn!(
-            "the host's root is the only user of this user namespace, so the helper runs as that"
-        );
-    }
+/// Confines the main thread, once the guest is entered and there is nothing more to open here.
+fn confine_main(kept: Kept, config: &Config) -> Result<Confined, StartError> {
+    let root = match config.must_have_empty_root {
+        true => RootDirectory::Empty,
+        false => RootDirectory::EmptyIfPossible,
+    };
+    let confined = sandbox::confine_thread(kept, config.instead_of_root, root)?;
     // Woken by each segment, it would interrupt the program that sends them, and find one where it
     // could find ten.
     if let Err(error) = sys::wait_for_turn_when_woken() {
@@ -314,14 +328,28 @@ fn confine(guest: Option<&GuestThread>, kept: Kept, config: &Config) -> Result<(
     }
     // Last: what comes after needs no path and makes no process.
     sandbox::confine_helper_calls(SYSTEM_CALLS)?;
-    let Some(guest) = guest else {
-        return Ok(());
-    };
-    let mut in_guest = SYSTEM_CALLS.to_vec();
+    Ok(confined)
+}
+
+/// Confines the guest's thread, once everything there is set up.
+fn confine_guest(
+    guest: &GuestThread,
+    root: RootDirectory,
+    kept: Kept,
+    config: &Config,
+) -> Result<(), StartError> {
+    let instead_of_root = config.instead_of_root;
+    let mut calls = SYSTEM_CALLS.to_vec();
     if config.forwards.may_open(Direction::Outbound) {
-        in_guest.push(guest::LISTENING_CALLS);
+        calls.push(guest::LISTENING_CALLS);
     }
-    Ok(guest.run(move || sandbox::confine_helper_calls(&in_guest))??)
+    guest.run(move || {
+        sandbox::confine_thread(kept, instead_of_root, root)?;
+        // Again: changes of IDs, on either thread, have undone it.
+        sandbox::close_process()?;
+        sandbox::confine_helper_calls(&calls)
+    })??;
+    Ok(())
 }
 
 fn adopt(fd: RawFd) -> Result<OwnedFd, StartError> {
@@ -378,17 +406,10 @@ fn set_up_forwards(
     let limit = inbound.len() + more;
     let wanted = forwards.clone();
     let outbound = guest.run(move || wanted.open(Direction::Outbound))??;
-    let listening = |direction| match forwards.may_open(direction) {
-        true => {
-            let open = || ListeningSockets::open().map_err(StartError::Listening);
-            let opened = match direction {
-                Direction::Inbound => guest.run(open)??,
-                Direction::Outbound => open()?,
-            };
-            Ok::<_, StartError>(Some(opened))
-        }
-        false => Ok(None),
-    };
+    let follows = forwards.may_open(Direction::Inbound);
+    let listening = follows.then(|| guest.run(ListeningSockets::open));
+    let listening = listening.transpose()?.transpose();
+    let listening = listening.map_err(StartError::Listening)?;
     let inbound = inbound.into_iter().map(|port| (Direction::Inbound, port));
     let outbound = outbound.into_iter().map(|port| (Direction::Outbound, port));
     Ok(Some(ForwardParts {
@@ -397,10 +418,7 @@ fn set_up_forwards(
         broker: outside.broker.take(),
         guest: guest.clone(),
         from_loopback_to_loopback: forwards.from_loopback_to_loopback,
-        listening: [
-            listening(Direction::Inbound)?,
-            listening(Direction::Outbound)?,
-        ],
+        listening: [listening, outside.listening.take()],
         control: outside.port_control.take(),
         limit,
     }))
@@ -430,26 +448,35 @@ fn enter(
     Ok(Arc::new(GuestThread::spawn(network_namespace)?))
 }
 
-/// The guest's thread, or why there is none; its device, and the network that came of it.
-type Passed = (
-    Result<Arc<GuestThread>, NamespaceError>,
-    GuestDevice,
-    Network,
-);
+/// How far the helper gets into the guest.
+enum Entered {
+    Inside(Arc<GuestThread>, Source),
+    /// Not at all. The tap that was passed on is used as it is.
+    Outside(NamespaceError, Tap),
+}
 
-/// Enters the network namespace of a tap that was passed on, and sets it up as any other. Where
-/// that cannot be done the tap is used as it is.
-fn set_up_passed(tap: Tap, config: &Config, exit: &mut ExitWatch) -> Result<Passed, StartError> {
+/// Enters the guest's network namespace, which a tap that was `passed` on may be in. Where that
+/// cannot be done the tap is enough, unless there is something to configure.
+fn enter_guest(
+    config: &Config,
+    passed: Option<OwnedFd>,
+    exit: &mut ExitWatch,
+) -> Result<Entered, StartError> {
+    let tap = match &config.attachment {
+        Attachment::Namespace { target, tap } => {
+            let target = Target::open(target, &config.user_namespace)?;
+            let guest = enter(target, config, exit)?;
+            return Ok(Entered::Inside(guest, Source::Name(tap.clone())));
+        }
+        Attachment::Tap(_) => {
+            Tap::passed(passed.expect("adopted before")).map_err(DeviceError::from)?
+        }
+    };
     let target = Target::of_tap(tap.as_fd(), &config.user_namespace);
     let entered = target.map_err(StartError::Namespace);
     match entered.and_then(|target| enter(target, config, exit)) {
-        Ok(guest) => {
-            let (device, network) = set_up_guest(&guest, Source::Passed(tap), config)?;
-            Ok((Ok(guest), device, network))
-        }
-        Err(StartError::Namespace(why)) if !config.configure => {
-            Ok((Err(why), GuestDevice::Tap(tap), config.network.clone()))
-        }
+        Ok(guest) => Ok(Entered::Inside(guest, Source::Passed(tap))),
+        Err(StartError::Namespace(why)) if !config.configure => Ok(Entered::Outside(why, tap)),
         Err(error) => Err(error),
     }
 }
@@ -460,17 +487,37 @@ enum Source {
     Passed(Tap),
 }
 
+/// What comes of setting up the guest.
+struct SetUp {
+    device: GuestDevice,
+    /// Asked for in time: a confined thread may not.
+    capabilities: Capabilities,
+    /// The guest may be without IPv6.
+    network: Network,
+}
+
+impl SetUp {
+    fn new(device: GuestDevice, network: Network) -> Self {
+        Self {
+            capabilities: device.capabilities(),
+            device,
+            network,
+        }
+    }
+}
+
 /// Opens the device and configures the links, on the thread that is in the guest's network
-/// namespace. Returns the network that came of it: a guest may be without IPv6.
-fn set_up_guest(
+/// namespace.
+fn begin_set_up(
     guest: &GuestThread,
     source: Source,
     config: &Config,
-) -> Result<(GuestDevice, Network), StartError> {
+) -> Result<Pending<Result<SetUp, StartError>>, StartError> {
     let mut network = config.network.clone();
     let given = config.configure.then(|| network.clone());
     let mtu = config.mtu.map(u32::from);
     let (loopback_up, mac, choice) = (config.loopback_up, config.guest_mac, config.device);
+    let forwards = !config.behind.is_empty();
     let set_up = move || -> Result<_, StartError> {
         let device = match source {
             Source::Name(name) => GuestDevice::open(&name, mac, choice)?,
@@ -489,16 +536,15 @@ fn set_up_guest(
                 None
             }
         };
-        Ok((device, has_ipv6))
+        if let Some(has_ipv6) = has_ipv6.filter(|_| forwards) {
+            guest::forward(has_ipv6);
+        }
+        if has_ipv6 == Some(false) {
+            network.v6 = None;
+        }
+        Ok(SetUp::new(device, network))
     };
-    let (device, has_ipv6) = guest.run(set_up)??;
-    if let Some(has_ipv6) = has_ipv6.filter(|_| !config.behind.is_empty()) {
-        guest.run(move || guest::forward(has_ipv6))?;
-    }
-    if has_ipv6 == Some(false) {
-        network.v6 = None;
-    }
-    Ok((device, network))
+    Ok(guest.begin(set_up)?)
 }
 
 /// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay
@@ -533,9 +579,7 @@ fn core_config(
     limits: Limits,
 ) -> Result<CoreConfig, StartError> {
     let mut random = [0; 24];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(StartError::Random)?;
+    getrandom(&mut random[..], GetRandomFlags::empty()).map_err(StartError::Random)?;
     let [seed, key0, key1] = [0, 8, 16].map(|at| {
         let word = random[at..at + 8].try_into().expect("eight bytes");
         u64::from_ne_bytes(word)

@@ -82,9 +82,8 @@ pub fn prepare(name: &str, loopback: bool, mac: Option<MacAddr>) -> Result<(), I
         Some(mac) => tap.address(mac.to_vec()),
         None => tap,
     };
-    set_link(&mut netlink, name, tap.build())?;
     remove_queue(&mut netlink, name, index);
-    Ok(())
+    set_link(&mut netlink, name, tap.build())
 }
 
 /// Sets up loopback and the tap in the calling thread's network namespace. Repeating it changes
@@ -157,9 +156,10 @@ impl Link<'_> {
             tap = tap.address(mac.to_vec());
         }
         set_link(self.netlink, "lo", lo)?;
-        set_link(self.netlink, name, tap.build())?;
+        // While the link is down: the kernel waits for packets under way before it takes the queue
+        // of one that is up, more than a millisecond.
         remove_queue(self.netlink, name, index);
-        Ok(())
+        set_link(self.netlink, name, tap.build())
     }
 
     /// Addresses and routes of one family.

@@ -12,7 +12,7 @@ use libc::c_long;
 pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure, forward, prepare};
 pub use mount::NamespaceMount;
 pub use namespace::{Holders, NamespaceError, Target, TargetName, UserNamespace};
-pub use thread::{GuestThread, GuestThreadEnded};
+pub use thread::{GuestThread, GuestThreadEnded, Pending};
 
 /// What hand-overs call once everything is set up, for the sandbox; `socket` for IP besides.
 pub const SYSTEM_CALLS: &[c_long] = &[

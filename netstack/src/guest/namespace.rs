@@ -118,9 +118,16 @@ impl Target {
         };
         let process = process_in_path(&path).or_else(|| process_in_path(&followed(&path)));
         let process = process.map(open_process).transpose()?;
-        let mounts = NamespaceMount::list(&path).map_err(open_error(&path))?;
-        let network = open(&path)?;
-        let mount = NamespaceMount::find(mounts, network.as_fd()).map_err(open_error(&path))?;
+        let (network, mount) = match name {
+            // A process's own is mounted nowhere.
+            TargetName::Process(_) => (open(&path)?, None),
+            TargetName::Path(_) => {
+                let mounts = NamespaceMount::list(&path).map_err(open_error(&path))?;
+                let network = open(&path)?;
+                let mount = NamespaceMount::find(mounts, network.as_fd());
+                (network, mount.map_err(open_error(&path))?)
+            }
+        };
         // Unmounted since it was opened, it would look as if it had never been mounted.
         if mount.is_none() && !is_at(&network, &path) {
             return Err(gone(&path));

@@ -5,7 +5,7 @@
 //! dropped.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -62,18 +62,36 @@ impl GuestThread {
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, GuestThreadEnded> {
+        self.begin(job)?.wait()
+    }
+
+    /// Begins `job` in the namespace, while the caller goes on with something else.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Pending<T>, GuestThreadEnded> {
         let (sender, result) = channel();
         self.submit(move || {
-            // The caller waits below, unless it was killed by a panic of its own.
+            // Nobody may wait for it.
             let _ = sender.send(job());
         })?;
-        result.recv().map_err(|_| GuestThreadEnded)
+        Ok(Pending(result))
     }
 
     /// Queues `job` and returns at once. Jobs run one after another, in order.
     pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), GuestThreadEnded> {
         let jobs = self.jobs.as_ref().expect("only taken when dropped");
         jobs.send(Box::new(job)).map_err(|_| GuestThreadEnded)
+    }
+}
+
+/// A job's result to come.
+#[derive(Debug)]
+pub struct Pending<T>(Receiver<T>);
+
+impl<T> Pending<T> {
+    pub fn wait(self) -> Result<T, GuestThreadEnded> {
+        self.0.recv().map_err(|_| GuestThreadEnded)
     }
 }
 

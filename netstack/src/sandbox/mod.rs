@@ -28,6 +28,7 @@ use rustix::thread::{
 };
 use tracing::debug;
 
+use filesystem::EmptyRoot;
 use filter::{confine_broker_calls, confine_companion_calls};
 use root::Ids;
 
@@ -76,15 +77,35 @@ pub fn close_process() -> Result<(), SandboxError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(error("being dumpable"))
 }
 
+/// What a confined thread still is.
+#[derive(Debug)]
+pub struct Confined {
+    /// It could not help staying the host's root.
+    pub is_root: bool,
+    /// Its root directory, for the next thread.
+    pub root: RootDirectory,
+}
+
+/// The root directory that a thread is to have.
+#[derive(Debug)]
+pub enum RootDirectory {
+    /// A new one without anything in it, which takes CAP_SYS_ADMIN.
+    Empty,
+    /// The same; without the capability it stays as it is, and Landlock denies it.
+    EmptyIfPossible,
+    /// Another thread's.
+    Of(EmptyRoot),
+    /// It stays as it is.
+    Present,
+}
+
 /// For the calling thread and those it starts afterwards: no more capabilities than `kept`, none by
-/// executing a program, `instead_of_root` if it is the host's root, and no file. An empty root
-/// directory takes CAP_SYS_ADMIN; lacking that is an error only with `must_have_empty_root`.
-/// Returns whether the thread could not help staying the host's root.
+/// executing a program, `instead_of_root` if it is the host's root, and no file.
 pub fn confine_thread(
     kept: Kept,
     instead_of_root: Ids,
-    must_have_empty_root: bool,
-) -> Result<bool, SandboxError> {
+    root: RootDirectory,
+) -> Result<Confined, SandboxError> {
     bound(kept)?;
     root::leave(instead_of_root).map_err(|source| SandboxError {
         privilege: "being root",
@@ -92,14 +113,31 @@ pub fn confine_thread(
     })?;
     // Looks at /proc.
     let is_root = root::is_system_root();
-    match filesystem::leave() {
-        Err(source) if must_have_empty_root => return Err(file_error(source)),
-        Err(error) => debug!(%error, "the root directory stays as it is, out of reach"),
-        Ok(()) => {}
-    }
+    let root = root.enter().map_err(file_error)?;
     landlock::deny_files().map_err(|error| file_error(io::Error::other(error)))?;
     keep(kept)?;
-    Ok(is_root)
+    Ok(Confined { is_root, root })
+}
+
+impl RootDirectory {
+    /// Returns what another thread is to enter.
+    fn enter(self) -> io::Result<Self> {
+        match self {
+            Self::Empty => filesystem::leave().map(Self::Of),
+            Self::EmptyIfPossible => Ok(match filesystem::leave() {
+                Ok(root) => Self::Of(root),
+                Err(error) => {
+                    debug!(%error, "the root directory stays as it is, out of reach");
+                    Self::Present
+                }
+            }),
+            Self::Of(root) => {
+                filesystem::join(&root)?;
+                Ok(Self::Of(root))
+            }
+            Self::Present => Ok(Self::Present),
+        }
+    }
 }
 
 /// For the companion: no capability, no system calls but `calls` and what `confine_companion_calls`
@@ -118,7 +156,11 @@ pub fn confine_companion<'d>(
 /// For the broker: no capability but that to bind low ports, no file, and no system calls but
 /// `calls` and what `confine_broker_calls` adds. It is not the host's root.
 pub fn confine_broker(calls: &[c_long]) -> Result<(), SandboxError> {
-    confine_thread(Kept::LowPorts, Ids::default(), false)?;
+    confine_thread(
+        Kept::LowPorts,
+        Ids::default(),
+        RootDirectory::EmptyIfPossible,
+    )?;
     close_process()?;
     confine_broker_calls(calls)
 }
@@ -214,7 +256,12 @@ mod tests {
             let tun = File::options().read(true).write(true).open("/dev/net/tun");
             let tun = tun.unwrap();
             assert!(sets()[0].contains(network | CapabilitySet::SYS_ADMIN));
-            confine_thread(Kept::Network, Ids::default(), false).unwrap();
+            confine_thread(
+                Kept::Network,
+                Ids::default(),
+                RootDirectory::EmptyIfPossible,
+            )
+            .unwrap();
             close_process().unwrap();
             assert_eq!(sets(), [network, network, none, network]);
             let is_ambient = |one| capability_is_in_ambient_set(one).unwrap();
@@ -226,7 +273,12 @@ mod tests {
             assert_eq!(unshared, Err(nix::errno::Errno::EPERM));
             // No file, and so neither a tap of another name.
             assert!(File::open("/").is_err());
-            confine_thread(Kept::Nothing, Ids::default(), false).unwrap();
+            confine_thread(
+                Kept::Nothing,
+                Ids::default(),
+                RootDirectory::EmptyIfPossible,
+            )
+            .unwrap();
             assert_eq!(sets()[..2], [none, none]);
         });
     }

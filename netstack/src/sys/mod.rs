@@ -220,6 +220,8 @@ pub fn map_large_allocations() {
             // glibc falls back to its heap past this many mappings (65,536 by default); the
             // kernel's own limit, vm.max_map_count, still holds.
             libc::mallopt(libc::M_MMAP_MAX, c_int::MAX);
+            // The guest thread has little to allocate, and no need of a heap of its own.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }

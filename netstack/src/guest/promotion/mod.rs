@@ -102,7 +102,7 @@ impl Promoter {
         guest.run(move || divert_marked(&name, ipv6))??;
         let gate = Gate::install(&guest)?;
         let conntrack = Conntrack::open(&guest)?;
-        let sockets = SocketPool::new(&guest, sockets)?;
+        let sockets = SocketPool::new(sockets);
         let table = SocketTable::open(&guest)?;
         Ok(Self {
             guest,
@@ -111,6 +111,11 @@ impl Promoter {
             sockets,
             table,
         })
+    }
+
+    /// Has sockets made ready, in the background: to be called when the rest of the start is done.
+    pub fn make_ready(&mut self) -> Result<(), GuestThreadEnded> {
+        self.sockets.fill(&self.guest)
     }
 
     /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest.

@@ -32,15 +32,21 @@ pub struct SocketPool {
 }
 
 impl SocketPool {
-    /// Has the guest thread make the first sockets. There will be `most` at a time, and at least
-    /// four.
-    pub fn new(guest: &GuestThread, most: usize) -> Result<Self, GuestThreadEnded> {
+    /// An empty pool. There will be `most` sockets at a time, and at least four.
+    pub fn new(most: usize) -> Self {
         // A new batch comes when there is one left, for either family.
         let batch = (most / 4).clamp(1, MAX_BATCH);
-        Ok(Self {
-            v4: Shelf::new(AddressFamily::INET, batch, guest)?,
-            v6: Shelf::new(AddressFamily::INET6, batch, guest)?,
-        })
+        Self {
+            v4: Shelf::new(AddressFamily::INET, batch),
+            v6: Shelf::new(AddressFamily::INET6, batch),
+        }
+    }
+
+    /// Has the guest thread make the first sockets in the background, so that the first hand-over
+    /// need not wait for them.
+    pub fn fill(&mut self, guest: &GuestThread) -> Result<(), GuestThreadEnded> {
+        self.v4.order(guest)?;
+        self.v6.order(guest)
     }
 
     /// Takes a socket for IPv6 or else IPv4. When half of them are gone the guest thread makes new
@@ -66,22 +72,16 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn new(
-        family: AddressFamily,
-        batch: usize,
-        guest: &GuestThread,
-    ) -> Result<Self, GuestThreadEnded> {
+    fn new(family: AddressFamily, batch: usize) -> Self {
         let (sender, batches) = channel();
-        let mut shelf = Self {
+        Self {
             family,
             batch,
             ready: Vec::with_capacity(2 * batch),
             is_under_way: false,
             sender,
             batches,
-        };
-        shelf.order(guest)?;
-        Ok(shelf)
+        }
     }
 
     fn take(&mut self, guest: &GuestThread) -> Result<FreshSocket, SocketError> {

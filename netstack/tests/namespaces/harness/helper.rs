@@ -133,6 +133,9 @@ impl Setup {
             helper.ended = status.is_some();
             panic!("{command:?} was never ready and ended with {status:?}");
         }
+        eventually("the guest's thread is done", READY_WITHIN, || {
+            helper.guest_thread_sleeps()
+        });
         helper
     }
 
@@ -243,6 +246,17 @@ impl Helper {
         ids.into_iter()
             .map(|id| tasks.join(id.to_string()))
             .collect()
+    }
+
+    /// Whether what it does in the background after the start is done: sockets for hand-overs.
+    fn guest_thread_sleeps(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let stats = tasks.flatten().map(|task| {
+            let stat = fs::read_to_string(task.path().join("stat"));
+            stat.expect("a thread's state")
+        });
+        let mut of_guest = stats.filter(|stat| stat.contains("(coracle-guest)"));
+        of_guest.all(|stat| stat.contains(") S "))
     }
 
     /// How many descriptors the helper has open.

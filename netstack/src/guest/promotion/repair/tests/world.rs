@@ -63,7 +63,7 @@ impl World {
         Self {
             peer: Peer::start(tap, mtu),
             gate: Gate::install(&guest).unwrap(),
-            pool: SocketPool::new(&guest, 128).unwrap(),
+            pool: SocketPool::new(128),
             table: SocketTable::open(&guest).unwrap(),
             guest,
         }
