@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    ArpPacket, Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
-    TcpHeader, TcpOptionElement, TransportSlice,
+    ArpPacket, Icmpv4Type, Icmpv6Type, Ipv4HeaderSlice, NetSlice, PacketBuilder, PacketBuilderStep,
+    SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice,
 };
 use netstack::core::MacAddr;
 use netstack::core::vnet::{Offload, VNET_HEADER_LEN};
@@ -226,6 +226,20 @@ pub fn echo(source: &str, destination: &str, id: u16, sequence: u16, payload: &[
     };
     written.expect("the test's lengths fit");
     frame
+}
+
+/// Gives the packet in `frame`, virtio header first, a hop limit.
+pub fn limit_hops(frame: &mut [u8], hops: u8) {
+    let ip = &mut frame[VNET_HEADER_LEN + 14..];
+    if ip[0] >> 4 == 6 {
+        ip[7] = hops;
+        return;
+    }
+    ip[8] = hops;
+    ip[10..12].fill(0);
+    let header = Ipv4HeaderSlice::from_slice(ip).expect("an IPv4 header");
+    let checksum = header.to_header().calc_header_checksum();
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// The frame by which the guest says that nobody listens where `frame` was to go (port

@@ -14,7 +14,7 @@ use super::flow::{Cause, FlowId, Protocol, Tuple};
 use super::icmp::{self, Unreachable};
 use super::link::{Hardware, Link};
 use super::neighbour;
-use super::packet::{Packet, Transport};
+use super::packet::{HopsLeft, Packet, Transport};
 use super::policy::Verdict;
 use super::shares::Share;
 use super::tcp::{Initiator, Phase, Stragglers, TcpFlow};
@@ -30,6 +30,10 @@ impl Core {
     ) -> Option<Action<'f>> {
         if self.guest_mac.is_none() || self.config.addresses.is_guest(packet.source) {
             self.guest_mac = Some(packet.source_mac);
+        }
+        if packet.hops_left() == HopsLeft::None && self.is_passed_on(&packet) {
+            self.report(&packet, Unreachable::TimeExceeded, link);
+            return None;
         }
         match &packet.transport {
             Transport::Tcp(tcp) => self.handle_tcp(&packet, tcp, now, link),
@@ -229,6 +233,7 @@ impl Core {
         Some(Action::SendDatagram {
             flow,
             to,
+            hops: packet.hops_left().count(),
             payload: Cow::Borrowed(payload),
             segment,
         })
@@ -334,13 +339,31 @@ impl Core {
         Some(Action::SendEcho {
             flow,
             to: to.ip(),
+            hops: packet.hops_left().count(),
             sequence,
             payload: Cow::Borrowed(payload),
         })
     }
 
-    /// Tells the guest why a packet of it goes nowhere. Silent for packets that were not meant for
-    /// one host.
+    /// Whether it is for another host than us, who are a router to its sender.
+    fn is_passed_on(&self, packet: &Packet) -> bool {
+        let (protocol, port) = match &packet.transport {
+            Transport::Tcp(tcp) => (Protocol::Tcp, tcp.destination_port()),
+            Transport::Udp(udp) => (Protocol::Udp, udp.destination_port()),
+            Transport::Icmpv4(icmp) => match icmp.icmp_type() {
+                Icmpv4Type::EchoRequest(_) => (Protocol::Echo, 0),
+                _ => return false,
+            },
+            Transport::Icmpv6(icmp) => match icmp.icmp_type() {
+                Icmpv6Type::EchoRequest(_) => (Protocol::Echo, 0),
+                _ => return false,
+            },
+        };
+        let remote = packet.remote_addr(port);
+        self.judge(protocol, remote) == Verdict::Dial(remote)
+    }
+
+    /// Tells the guest why a packet of it goes nowhere.
     fn reject(&mut self, packet: &Packet, verdict: Verdict, link: &mut impl Link) {
         let why = match verdict {
             Verdict::Prohibit => {
@@ -351,6 +374,11 @@ impl Core {
             Verdict::NoRoute => Unreachable::Network,
             _ => Unreachable::Host,
         };
+        self.report(packet, why, link);
+    }
+
+    /// Says why `packet` does not arrive. Silent for one that was not meant for one host.
+    fn report(&mut self, packet: &Packet, why: Unreachable, link: &mut impl Link) {
         let reporter = match why {
             Unreachable::Port => Some(packet.destination),
             _ => self.config.addresses.gateway(packet.source),

@@ -1,7 +1,7 @@
 //! What events of the host set off: dials that end, clients that connect, datagrams and errors that
 //! arrive.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use smoltcp::socket::tcp::State;
@@ -10,7 +10,7 @@ use tracing::debug;
 use super::datagram::{Role, Visit};
 use super::dns::Forwarder;
 use super::flow::{Cause, FlowId, Protocol};
-use super::icmp::{self, Unreachable};
+use super::icmp::{self, DeliveryError, Unreachable};
 use super::link::{Hardware, Link};
 use super::policy::Verdict;
 use super::shares::Share;
@@ -219,37 +219,69 @@ impl Core {
         );
     }
 
-    /// A datagram or echo request of flow `id` to the host address `to` did not arrive.
+    /// A datagram of flow `id` did not arrive.
     pub fn handle_datagram_error(
         &mut self,
         id: FlowId,
-        to: SocketAddr,
-        why: Unreachable,
+        error: DeliveryError,
         link: &mut impl Link,
     ) {
-        let hardware = self.hardware(id);
         let Some(mapping) = self.flows.mapping_mut(id) else {
             return;
         };
         if let Role::Dns { questions, .. } = &mut mapping.role {
-            questions.failed(to, &mut self.forwarder);
+            questions.failed(error.to, &mut self.forwarder);
         }
         let guest = mapping.guest;
-        let (reporter, remote) = match mapping.role {
-            // Echo has no ports to quote; ping reports the loss by itself.
-            Role::Echo { .. } => return,
-            _ => match mapping.appearance(to) {
-                Some(remote) if why == Unreachable::Port => (remote.ip(), remote),
-                Some(remote) => match self.config.addresses.gateway(guest.ip()) {
-                    Some(gateway) => (gateway, remote),
-                    None => return,
-                },
-                None => return,
-            },
-        };
-        if let Some(quote) = icmp::quoted_datagram(guest, remote) {
-            icmp::send_unreachable(hardware, link, reporter, guest.ip(), why, &quote);
+        if let Some(remote) = mapping.appearance(error.to)
+            && let Some(quote) = icmp::quoted_datagram(guest, remote)
+        {
+            self.pass_error_on(id, guest.ip(), remote.ip(), error, &quote, link);
         }
+    }
+
+    /// The echo request `sequence` of flow `id` did not arrive.
+    pub fn handle_echo_error(
+        &mut self,
+        id: FlowId,
+        sequence: u16,
+        error: DeliveryError,
+        link: &mut impl Link,
+    ) {
+        let Some(mapping) = self.flows.mapping_mut(id) else {
+            return;
+        };
+        let guest = mapping.guest;
+        if let Role::Echo { remote } = mapping.role
+            && let Some(quote) = icmp::quoted_echo(guest.ip(), remote, guest.port(), sequence)
+        {
+            self.pass_error_on(id, guest.ip(), remote, error, &quote, link);
+        }
+    }
+
+    /// Tells `guest` of `error`, which the packet quoted in `quote` met on its way to `remote`.
+    fn pass_error_on(
+        &self,
+        id: FlowId,
+        guest: IpAddr,
+        remote: IpAddr,
+        error: DeliveryError,
+        quote: &[u8],
+        link: &mut impl Link,
+    ) {
+        let reporter = match error.why {
+            Unreachable::Port => Some(remote),
+            // A router of the path: the guest may be looking for it.
+            Unreachable::TimeExceeded => error
+                .reporter
+                .and_then(|router| self.config.addresses.appearance(router)),
+            _ => None,
+        };
+        let Some(reporter) = reporter.or_else(|| self.config.addresses.gateway(guest)) else {
+            return;
+        };
+        let hardware = self.hardware(id);
+        icmp::send_unreachable(hardware, link, reporter, guest, error.why, quote);
     }
 
     /// The host's resolvers, most preferred first.

@@ -1,11 +1,11 @@
 //! ICMP and ICMPv6 errors: what the guest is told when a packet of it cannot go where it wanted
-//! (RFC 792, RFC 1812 5.2.7, RFC 4443 3.1).
+//! (RFC 792, RFC 1812 5.2.7, RFC 4443 3).
 
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    Icmpv4Type, Icmpv6Type, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader, icmpv4,
-    icmpv6,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header,
+    Ipv6FlowLabel, Ipv6Header, UdpHeader, icmpv4, icmpv6,
 };
 
 use super::link::{HOP_LIMIT, Hardware, Link};
@@ -25,11 +25,27 @@ pub enum Unreachable {
     TooBig {
         mtu: u16,
     },
+    /// Its hop limit was used up on the way.
+    TimeExceeded,
+}
+
+/// A datagram or echo request that did not arrive, as the host has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryError {
+    /// Where it was sent.
+    pub to: SocketAddr,
+    pub why: Unreachable,
+    /// The host or router that says so. `None` if this host itself does.
+    pub reporter: Option<IpAddr>,
 }
 
 impl Unreachable {
     fn v4(self) -> Icmpv4Type {
         Icmpv4Type::DestinationUnreachable(match self {
+            Self::TimeExceeded => {
+                let code = icmpv4::TimeExceededCode::TtlExceededInTransit;
+                return Icmpv4Type::TimeExceeded(code);
+            }
             Self::Network => icmpv4::DestUnreachableHeader::Network,
             Self::Host => icmpv4::DestUnreachableHeader::Host,
             Self::Port => icmpv4::DestUnreachableHeader::Port,
@@ -42,6 +58,10 @@ impl Unreachable {
 
     fn v6(self) -> Icmpv6Type {
         Icmpv6Type::DestinationUnreachable(match self {
+            Self::TimeExceeded => {
+                let code = icmpv6::TimeExceededCode::HopLimitExceeded;
+                return Icmpv6Type::TimeExceeded(code);
+            }
             Self::Network => icmpv6::DestUnreachableCode::NoRoute,
             Self::Host => icmpv6::DestUnreachableCode::Address,
             Self::Port => icmpv6::DestUnreachableCode::Port,
@@ -85,24 +105,48 @@ pub fn quoted_datagram(guest: SocketAddr, remote: SocketAddr) -> Option<Vec<u8>>
         length: UdpHeader::LEN as u16,
         checksum: 0,
     };
-    let mut quote = match (guest.ip(), remote.ip()) {
+    let protocol = IpNumber::UDP;
+    quoted_packet(guest.ip(), remote.ip(), protocol, protocol, &udp.to_bytes())
+}
+
+/// The same of an echo request.
+pub fn quoted_echo(
+    guest: IpAddr,
+    remote: IpAddr,
+    identifier: u16,
+    sequence: u16,
+) -> Option<Vec<u8>> {
+    let echo = IcmpEchoHeader {
+        id: identifier,
+        seq: sequence,
+    };
+    let v4 = Icmpv4Header::new(Icmpv4Type::EchoRequest(echo)).to_bytes();
+    let v6 = Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).to_bytes();
+    let echo: &[u8] = if remote.is_ipv4() { &v4 } else { &v6 };
+    quoted_packet(guest, remote, IpNumber::ICMP, IpNumber::IPV6_ICMP, echo)
+}
+
+/// An IP header, of the protocol `v4` or `v6`, before `transport`. `None` if the families differ.
+fn quoted_packet(
+    from: IpAddr,
+    to: IpAddr,
+    v4: IpNumber,
+    v6: IpNumber,
+    transport: &[u8],
+) -> Option<Vec<u8>> {
+    let len = u16::try_from(transport.len()).ok()?;
+    let header = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut ip = Ipv4Header::new(
-                udp.length,
-                HOP_LIMIT,
-                IpNumber::UDP,
-                from.octets(),
-                to.octets(),
-            )
-            .ok()?;
+            let (from, to) = (from.octets(), to.octets());
+            let mut ip = Ipv4Header::new(len, HOP_LIMIT, v4, from, to).ok()?;
             ip.header_checksum = ip.calc_header_checksum();
             ip.to_bytes().to_vec()
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => Ipv6Header {
             traffic_class: 0,
             flow_label: Ipv6FlowLabel::ZERO,
-            payload_length: udp.length,
-            next_header: IpNumber::UDP,
+            payload_length: len,
+            next_header: v6,
             hop_limit: HOP_LIMIT,
             source: from.octets(),
             destination: to.octets(),
@@ -111,8 +155,7 @@ pub fn quoted_datagram(guest: SocketAddr, remote: SocketAddr) -> Option<Vec<u8>>
         .to_vec(),
         _ => return None,
     };
-    quote.extend(udp.to_bytes());
-    Some(quote)
+    Some([&header[..], transport].concat())
 }
 
 /// Answers an echo request.
@@ -125,7 +168,7 @@ pub fn send_echo_reply(
     sequence: u16,
     payload: &[u8],
 ) {
-    let echo = etherparse::IcmpEchoHeader {
+    let echo = IcmpEchoHeader {
         id: identifier,
         seq: sequence,
     };

@@ -46,7 +46,7 @@ pub mod vnet;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::sync::Arc;
 
 pub use self::packet::MacAddr;
@@ -123,17 +123,20 @@ pub enum Action<'f> {
     /// to `to`, and call [`Core::handle_dialled`].
     Dial { flow: FlowId, to: SocketAddr },
     /// Send `payload` to `to` from the flow's socket, made at its first datagram; cut into
-    /// datagrams of `segment` bytes if that is given.
+    /// datagrams of `segment` bytes if that is given, and with the hop limit `hops` if that is.
     SendDatagram {
         flow: FlowId,
         to: SocketAddr,
+        hops: Option<NonZeroU8>,
         payload: Cow<'f, [u8]>,
         segment: Option<NonZeroU16>,
     },
-    /// Send an echo request from the flow's ping socket.
+    /// Send an echo request from the flow's ping socket, with the hop limit `hops` if that is
+    /// given.
     SendEcho {
         flow: FlowId,
         to: IpAddr,
+        hops: Option<NonZeroU8>,
         sequence: u16,
         payload: Cow<'f, [u8]>,
     },
@@ -561,22 +564,26 @@ impl Action<'_> {
             Action::SendDatagram {
                 flow,
                 to,
+                hops,
                 payload,
                 segment,
             } => Action::SendDatagram {
                 flow,
                 to,
+                hops,
                 payload: Cow::Owned(payload.into_owned()),
                 segment,
             },
             Action::SendEcho {
                 flow,
                 to,
+                hops,
                 sequence,
                 payload,
             } => Action::SendEcho {
                 flow,
                 to,
+                hops,
                 sequence,
                 payload: Cow::Owned(payload.into_owned()),
             },

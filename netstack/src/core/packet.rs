@@ -7,6 +7,7 @@
 //! dropped by the caller.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 
 use etherparse::{
     ArpPacketSlice, EtherType, Icmpv4Slice, Icmpv6Slice, IpNumber, LinkSlice, NetSlice,
@@ -43,6 +44,27 @@ pub struct Packet<'a> {
     /// From the first byte of the IP header to the end of the packet; empty for a reassembled one.
     pub ip: &'a [u8],
     pub transport: Transport<'a>,
+}
+
+/// How many routers beyond us a packet may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopsLeft {
+    /// It goes no further.
+    None,
+    /// Its sender counts them.
+    Few(NonZeroU8),
+    /// As many as packets of the host's own.
+    Many,
+}
+
+impl HopsLeft {
+    /// `None` if nobody counts them.
+    pub fn count(self) -> Option<NonZeroU8> {
+        match self {
+            Self::Few(hops) => Some(hops),
+            Self::None | Self::Many => None,
+        }
+    }
 }
 
 /// The transport header and what follows it.
@@ -139,11 +161,22 @@ impl Packet<'_> {
         SocketAddr::new(self.destination, port)
     }
 
-    /// Of an IPv6 packet that came whole.
+    /// Of a packet that came whole (RFC 791 3.1, RFC 8200 3).
     pub fn hop_limit(&self) -> Option<u8> {
-        const OFFSET: usize = 7;
-        let offset = Some(OFFSET).filter(|_| self.source.is_ipv6())?;
+        let offset = if self.source.is_ipv6() { 7 } else { 8 };
         self.ip.get(offset).copied()
+    }
+
+    /// What is left of the hop limit behind us, who are a router to the guest (RFC 1812 5.3.1).
+    pub fn hops_left(&self) -> HopsLeft {
+        /// Who looks for the routers of a path tries up to 30 (traceroute), and ordinary packets
+        /// start with 64 or more.
+        const MOST_COUNTED: u8 = 32;
+        let left = self.hop_limit().map(|limit| limit.saturating_sub(1));
+        match left.filter(|left| *left <= MOST_COUNTED) {
+            Some(left) => NonZeroU8::new(left).map_or(HopsLeft::None, HopsLeft::Few),
+            None => HopsLeft::Many,
+        }
     }
 
     /// The guest's kernel leaves the sum to us (`Partial`); a frame with a complete one comes from

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::sync::Arc;
 
 use tracing::{debug, warn};
@@ -14,8 +14,24 @@ use super::sockets::{HostSocket, Visited};
 use crate::core::Instant;
 use crate::core::datagram::Visit;
 use crate::core::flow::FlowId;
+use crate::core::icmp::DeliveryError;
 use crate::device::Device;
+use crate::host::udp::Destination;
 use crate::host::{PingSocket, UdpSocket, udp};
+
+/// Where a datagram of the guest goes, and from which flow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ToHost {
+    flow: FlowId,
+    to: Destination,
+}
+
+impl ToHost {
+    pub(super) fn new(flow: FlowId, address: SocketAddr, hops: Option<NonZeroU8>) -> Self {
+        let to = Destination { address, hops };
+        Self { flow, to }
+    }
+}
 
 /// Echo replies read from one socket in one turn.
 const REPLIES_PER_TURN: usize = 32;
@@ -32,35 +48,29 @@ impl<D: Device> Shard<D> {
     /// Sends what [`Shard::perform`](super::shard::Shard) has gathered of the guest's datagrams.
     pub(super) fn flush_datagrams(&mut self) {
         let mut gathered = std::mem::take(&mut self.to_host);
-        gathered.flush(|(id, to), payload, segment| self.send_datagram(id, to, payload, segment));
+        gathered.flush(|to, payload, segment| self.send_datagram(to, payload, segment));
         self.to_host = gathered;
     }
 
     /// Sends a datagram, or several of `segment` bytes, maybe together with others of this turn.
     pub(super) fn gather_datagram(
         &mut self,
-        id: FlowId,
-        to: SocketAddr,
+        to: ToHost,
         payload: &[u8],
         segment: Option<NonZeroU16>,
     ) {
         let mut gathered = std::mem::take(&mut self.to_host);
-        gathered.add((id, to), payload, segment, |(id, to), payload, segment| {
-            self.send_datagram(id, to, payload, segment);
+        gathered.add(to, payload, segment, |to, payload, segment| {
+            self.send_datagram(to, payload, segment);
         });
         self.to_host = gathered;
     }
 
-    fn send_datagram(
-        &mut self,
-        id: FlowId,
-        to: SocketAddr,
-        payload: &[u8],
-        segment: Option<NonZeroU16>,
-    ) {
+    fn send_datagram(&mut self, to: ToHost, payload: &[u8], segment: Option<NonZeroU16>) {
+        let ToHost { flow: id, to } = to;
         let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
-            match self.open_for(Some(id), || UdpSocket::open(to, outbound)) {
+            match self.open_for(Some(id), || UdpSocket::open(to.address, outbound)) {
                 Ok(socket) => {
                     if self
                         .poller
@@ -92,17 +102,21 @@ impl<D: Device> Shard<D> {
         // The kernel reports an earlier datagram's ICMP error by failing the next send; that one
         // has not been sent.
         let mut retry = false;
-        while let Some((failed, why)) = socket.take_error() {
+        while let Some(error) = socket.take_error() {
             retry = true;
-            self.core
-                .handle_datagram_error(id, failed, why, &mut self.link);
+            self.core.handle_datagram_error(id, error, &mut self.link);
         }
         let error = match retry {
             true => socket.send(payload, segment, from, to).err(),
             false => Some(error),
         };
         if let Some(why) = error.and_then(udp::send_error) {
-            self.core.handle_datagram_error(id, to, why, &mut self.link);
+            let error = DeliveryError {
+                to: to.address,
+                why,
+                reporter: None,
+            };
+            self.core.handle_datagram_error(id, error, &mut self.link);
         }
     }
 
@@ -111,8 +125,8 @@ impl<D: Device> Shard<D> {
             return;
         };
         if failed {
-            while let Some((to, why)) = socket.take_error() {
-                self.core.handle_datagram_error(id, to, why, &mut self.link);
+            while let Some(error) = socket.take_error() {
+                self.core.handle_datagram_error(id, error, &mut self.link);
             }
         }
         let Ok(datagrams) = socket.receive(&mut self.datagrams) else {
@@ -129,7 +143,14 @@ impl<D: Device> Shard<D> {
         self.to_guest.flush(&mut send);
     }
 
-    pub(super) fn send_echo(&mut self, id: FlowId, to: IpAddr, sequence: u16, payload: &[u8]) {
+    pub(super) fn send_echo(
+        &mut self,
+        id: FlowId,
+        to: IpAddr,
+        hops: Option<NonZeroU8>,
+        sequence: u16,
+        payload: &[u8],
+    ) {
         let outbound = self.outbound;
         if self.sockets.get_mut(id).is_none() {
             match self.open_for(Some(id), || PingSocket::open(to, outbound)) {
@@ -155,17 +176,47 @@ impl<D: Device> Shard<D> {
                 Err(error) => debug!(%error, "cannot make a ping socket"),
             }
         }
-        if let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id)
-            && let Err(error) = socket.send(to, sequence, payload)
-        {
-            debug!(%to, %error, "echo request not sent");
-        }
-    }
-
-    pub(super) fn read_echo_replies(&mut self, id: FlowId, now: Instant) {
         let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id) else {
             return;
         };
+        let Err(mut error) = socket.send(to, hops, sequence, payload) else {
+            return;
+        };
+        // As with datagrams, it may be an earlier one's.
+        let mut retry = false;
+        while let Some((failed, error)) = socket.take_error() {
+            retry = true;
+            self.core
+                .handle_echo_error(id, failed, error, &mut self.link);
+        }
+        if retry {
+            match socket.send(to, hops, sequence, payload) {
+                Ok(()) => return,
+                Err(again) => error = again,
+            }
+        }
+        debug!(%to, %error, "echo request not sent");
+        if let Some(why) = udp::send_error(error) {
+            let error = DeliveryError {
+                to: SocketAddr::new(to, 0),
+                why,
+                reporter: None,
+            };
+            self.core
+                .handle_echo_error(id, sequence, error, &mut self.link);
+        }
+    }
+
+    pub(super) fn read_echo_replies(&mut self, id: FlowId, failed: bool, now: Instant) {
+        let Some(HostSocket::Ping(socket)) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if failed {
+            while let Some((sequence, error)) = socket.take_error() {
+                self.core
+                    .handle_echo_error(id, sequence, error, &mut self.link);
+            }
+        }
         for _ in 0..REPLIES_PER_TURN {
             match socket.receive(&mut self.buffer) {
                 Ok(Some((sequence, payload))) => {

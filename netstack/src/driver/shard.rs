@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use rustix::net::sockopt::socket_cookie;
 use tracing::debug;
 
+use super::datagrams::ToHost;
 use super::device_link::DeviceLink;
 use super::dials::DialQueue;
 use super::gather::Gathered;
@@ -61,7 +62,7 @@ pub struct Shard<D> {
     /// Where datagrams are read to.
     pub(super) datagrams: ReceiveBuffer,
     /// Datagrams of one flow to one remote, and of one remote to one flow.
-    pub(super) to_host: Gathered<(FlowId, SocketAddr)>,
+    pub(super) to_host: Gathered<ToHost>,
     pub(super) to_guest: Gathered<SocketAddr>,
     /// Those at published ports.
     pub(super) from_clients: Gathered<Visit>,
@@ -236,15 +237,17 @@ impl<D: Device> Shard<D> {
             Action::SendDatagram {
                 flow,
                 to,
+                hops,
                 payload,
                 segment,
-            } => self.gather_datagram(flow, to, &payload, segment),
+            } => self.gather_datagram(ToHost::new(flow, to, hops), &payload, segment),
             Action::SendEcho {
                 flow,
                 to,
+                hops,
                 sequence,
                 payload,
-            } => self.send_echo(flow, to, sequence, &payload),
+            } => self.send_echo(flow, to, hops, sequence, &payload),
             Action::ShareSocket { flow, with } => self.share_socket(flow, with),
         }
     }
@@ -257,7 +260,7 @@ impl<D: Device> Shard<D> {
             }
             Some(HostSocket::Promoted(_)) => self.handle_promoted(id, event, promotion),
             Some(HostSocket::Udp(_)) => self.read_datagrams(id, event.error, now),
-            Some(HostSocket::Ping(_)) => self.read_echo_replies(id, now),
+            Some(HostSocket::Ping(_)) => self.read_echo_replies(id, event.error, now),
             // Its socket is the listener's.
             Some(HostSocket::PublishedUdp(_)) | None => {}
         }

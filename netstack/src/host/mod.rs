@@ -2,6 +2,7 @@
 
 pub mod dial;
 mod errno;
+mod error_queue;
 mod local_leg;
 mod outbound;
 mod ping;

@@ -1,16 +1,17 @@
 //! ICMP echo without privileges: SOCK_DGRAM sockets of protocol ICMP and ICMPv6 (kernel 3.0 and
 //! 3.11), which the host allows to the groups of net.ipv4.ping_group_range. The kernel owns the
-//! identifier and the checksum.
+//! identifier and the checksum. ICMP errors come from the error queue.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::num::NonZeroU8;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, socket_with,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, socket_with};
 
-use super::Outbound;
+use super::{Outbound, error_queue};
+use crate::core::icmp::DeliveryError;
 
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
@@ -42,6 +43,7 @@ impl PingSocket {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
         outbound.bind(&socket, like)?;
+        error_queue::enable(&socket, like)?;
         Ok(Self {
             socket,
             request,
@@ -49,12 +51,47 @@ impl PingSocket {
         })
     }
 
-    pub fn send(&self, to: IpAddr, sequence: u16, payload: &[u8]) -> io::Result<()> {
+    /// Sends an echo request that may pass `hops` routers, or as many as the host's own.
+    ///
+    /// An error may be an earlier one's; see [`PingSocket::take_error`].
+    pub fn send(
+        &self,
+        to: IpAddr,
+        hops: Option<NonZeroU8>,
+        sequence: u16,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let [high, low] = sequence.to_be_bytes();
-        let message = [&[self.request, 0, 0, 0, 0, 0, high, low], payload].concat();
-        let to = SocketAddr::new(to, 0);
-        rustix::net::sendto(&self.socket, &message, SendFlags::DONTWAIT, &to)?;
+        let header = [self.request, 0, 0, 0, 0, 0, high, low];
+        let slices = [IoSlice::new(&header), IoSlice::new(payload)];
+        let hops = hops.map(|hops| i32::from(hops.get()));
+        let control = hops.as_ref().map(|hops| match to {
+            IpAddr::V4(_) => ControlMessage::Ipv4Ttl(hops),
+            IpAddr::V6(_) => ControlMessage::Ipv6HopLimit(hops),
+        });
+        let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+        let socket = self.socket.as_raw_fd();
+        sendmsg(
+            socket,
+            &slices,
+            control.as_slice(),
+            MsgFlags::MSG_DONTWAIT,
+            Some(&to),
+        )?;
         Ok(())
+    }
+
+    /// The next echo request that did not arrive: its sequence number, and why. `None` when there
+    /// is no more.
+    pub fn take_error(&self) -> Option<(u16, DeliveryError)> {
+        loop {
+            let mut quote = [0; HEADER_LEN];
+            let (error, quoted) = error_queue::take(&self.socket, &mut quote)?;
+            // A router quotes the first eight bytes at least (RFC 792).
+            if quoted == HEADER_LEN {
+                return Some((u16::from_be_bytes([quote[6], quote[7]]), error));
+            }
+        }
     }
 
     /// Reads the next message. `Ok(None)` when it is not an echo reply; otherwise its sequence

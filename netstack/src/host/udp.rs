@@ -3,19 +3,19 @@
 //! socket of a published port, which all its clients share: a host may have many addresses, and the
 //! client of one would not know an answer that comes from another (IP_PKTINFO).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    SockaddrStorage, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, sendmsg,
+    setsockopt, socket, sockopt,
 };
 
-use super::Outbound;
 use super::errno::unreachable_by;
-use crate::core::icmp::Unreachable;
+use super::{Outbound, error_queue};
+use crate::core::icmp::{DeliveryError, Unreachable};
 use crate::sys::{ReceiveBuffer, Received};
 
 /// Most segments of one send (UDP_MAX_SEGMENTS before kernel 6.9).
@@ -24,10 +24,23 @@ const MAX_SEGMENTS: usize = 64;
 /// served. The kernel grants `net.core.rmem_max` at most, and memory is used only while something
 /// waits.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Origins in `sock_extended_err` (linux/errqueue.h).
-const ORIGIN_LOCAL: u8 = 1;
-const ORIGIN_ICMP: u8 = 2;
-const ORIGIN_ICMP6: u8 = 3;
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub address: SocketAddr,
+    /// Routers that it may pass; the host's default if there is none.
+    pub hops: Option<NonZeroU8>,
+}
+
+impl From<SocketAddr> for Destination {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            hops: None,
+        }
+    }
+}
 
 /// A non-blocking UDP socket of either family.
 #[derive(Debug)]
@@ -48,7 +61,7 @@ impl UdpSocket {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Datagram, flags, None)?;
         outbound.bind(&socket, like.ip())?;
-        Self::prepare(&socket, like.is_ipv4())?;
+        Self::prepare(&socket, like)?;
         Ok(Self {
             socket,
             published: None,
@@ -58,7 +71,7 @@ impl UdpSocket {
     /// Takes over the socket of a published port, which is bound to `local`. If that means every
     /// address of the host's, each datagram tells which one its sender has asked.
     pub fn adopt(socket: OwnedFd, local: SocketAddr) -> io::Result<Self> {
-        Self::prepare(&socket, local.is_ipv4())?;
+        Self::prepare(&socket, local)?;
         match local {
             _ if !local.ip().is_unspecified() => {}
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
@@ -70,15 +83,12 @@ impl UdpSocket {
         })
     }
 
-    fn prepare(socket: &OwnedFd, is_ipv4: bool) -> io::Result<()> {
+    fn prepare(socket: &OwnedFd, local: SocketAddr) -> io::Result<()> {
         // Without GRO datagrams come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         // With the default size a few super-datagrams fill it.
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
-        match is_ipv4 {
-            true => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
-            false => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
-        }
+        error_queue::enable(socket, local.ip())?;
         Ok(())
     }
 
@@ -99,22 +109,20 @@ impl UdpSocket {
         payload: &[u8],
         segment: Option<NonZeroU16>,
         from: Option<SocketAddr>,
-        to: SocketAddr,
+        to: impl Into<Destination>,
     ) -> io::Result<()> {
-        let source = from.map(Source::of);
-        let source = source.as_ref().map(Source::message);
+        let (from, to) = (from.map(Source::of), to.into());
+        let send = |payload, segment| self.send_message(payload, segment, from.as_ref(), to);
         let Some(segment) = segment.map(|size| size.get()) else {
-            return self.send_message(payload, source.as_slice(), to);
+            return send(payload, None);
         };
         for batch in payload.chunks(usize::from(segment) * MAX_SEGMENTS) {
-            let cut = Some(ControlMessage::UdpGsoSegments(&segment));
-            let cut: Vec<_> = cut.into_iter().chain(source).collect();
-            match self.send_message(batch, &cut, to) {
+            match send(batch, Some(segment)) {
                 // No such offload here, or a segment that needs fragmentation (EMSGSIZE from Linux
                 // 6.14 on).
                 Err(error) if is_of_segmentation(&error) => {
                     for datagram in batch.chunks(usize::from(segment)) {
-                        self.send_message(datagram, source.as_slice(), to)?;
+                        send(datagram, None)?;
                     }
                 }
                 result => result?,
@@ -131,45 +139,33 @@ impl UdpSocket {
         buffer.receive(self.as_fd())
     }
 
-    /// The next datagram that did not arrive: where it was sent to, and why it did not. `None` when
-    /// there is no more.
-    pub fn take_error(&self) -> Option<(SocketAddr, Unreachable)> {
-        loop {
-            // Data of the datagram is of no use; the name is where it was sent to.
-            let mut data = [0; 64];
-            let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
-            let mut slices = [IoSliceMut::new(&mut data)];
-            let message = recvmsg::<SockaddrStorage>(
-                self.socket.as_raw_fd(),
-                &mut slices,
-                Some(&mut space),
-                MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
-            )
-            .ok()?;
-            let to = message.address.and_then(|address| socket_addr(&address));
-            let why = message.cmsgs().ok().and_then(|mut messages| {
-                messages.find_map(|message| match message {
-                    ControlMessageOwned::Ipv4RecvErr(error, _)
-                    | ControlMessageOwned::Ipv6RecvErr(error, _) => read_error(&error),
-                    _ => None,
-                })
-            });
-            if let (Some(to), Some(why)) = (to, why) {
-                return Some((to, why));
-            }
-        }
+    /// The next datagram that did not arrive. `None` when there is no more.
+    pub fn take_error(&self) -> Option<DeliveryError> {
+        // Data of the datagram is of no use.
+        let mut data = [0; 64];
+        error_queue::take(&self.socket, &mut data).map(|(error, _)| error)
     }
 
     fn send_message(
         &self,
         payload: &[u8],
-        control: &[ControlMessage],
-        to: SocketAddr,
+        segment: Option<u16>,
+        from: Option<&Source>,
+        to: Destination,
     ) -> io::Result<()> {
-        let to = SockaddrStorage::from(to);
+        let hops = to.hops.map(|hops| i32::from(hops.get()));
+        let hops = hops.as_ref().map(|hops| match to.address {
+            SocketAddr::V4(_) => ControlMessage::Ipv4Ttl(hops),
+            SocketAddr::V6(_) => ControlMessage::Ipv6HopLimit(hops),
+        });
+        let segment = segment.as_ref().map(ControlMessage::UdpGsoSegments);
+        let from = from.map(Source::message);
+        // Empty, and so without memory, for most.
+        let control: Vec<_> = [hops, segment, from].into_iter().flatten().collect();
+        let to = SockaddrStorage::from(to.address);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let slices = [IoSlice::new(payload)];
-        retry(|| sendmsg(self.socket.as_raw_fd(), &slices, control, flags, Some(&to)))?;
+        retry(|| sendmsg(self.socket.as_raw_fd(), &slices, &control, flags, Some(&to)))?;
         Ok(())
     }
 }
@@ -233,27 +229,5 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
             Err(nix::errno::Errno::EINTR) => {}
             result => return result.map_err(io::Error::from),
         }
-    }
-}
-
-fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
-    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-        (Some(v4), _) => Some(SocketAddr::new(v4.ip().into(), v4.port())),
-        (_, Some(v6)) => Some(SocketAddr::new(v6.ip().into(), v6.port())),
-        _ => None,
-    }
-}
-
-/// Reads an entry of the error queue. Quench and the like say nothing that the guest could use.
-fn read_error(error: &libc::sock_extended_err) -> Option<Unreachable> {
-    let errno = error.ee_errno.cast_signed();
-    match error.ee_origin {
-        ORIGIN_LOCAL | ORIGIN_ICMP | ORIGIN_ICMP6 if errno == libc::EMSGSIZE => {
-            Some(Unreachable::TooBig {
-                mtu: u16::try_from(error.ee_info).unwrap_or(u16::MAX),
-            })
-        }
-        ORIGIN_ICMP | ORIGIN_ICMP6 => unreachable_by(errno),
-        _ => None,
     }
 }

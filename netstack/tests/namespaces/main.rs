@@ -12,6 +12,7 @@ mod dns;
 mod floods;
 mod haul;
 mod hook;
+mod hops;
 mod icmp;
 mod lifecycle;
 mod load;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         closing::CASES,
         udp::CASES,
         icmp::CASES,
+        hops::CASES,
         dns::CASES,
         policy::CASES,
         ports::CASES,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use netstack::core::flow::{Cause, FlowId};
-use netstack::core::icmp::Unreachable;
+use netstack::core::icmp::{DeliveryError, Unreachable};
 use netstack::core::vnet::Segmentation;
 use netstack::core::{CoreConfig, DialError, Duration, MAX_MAPPINGS};
 use testbed::core_config;
@@ -40,7 +40,17 @@ impl World {
         self.turn();
     }
 
-    fn icmp(&mut self) -> Icmp {
+    /// The host hears that a datagram to `to` did not arrive.
+    fn fail(&mut self, flow: FlowId, to: SocketAddr, why: Unreachable) {
+        let error = DeliveryError {
+            to,
+            why,
+            reporter: None,
+        };
+        self.core.handle_datagram_error(flow, error, &mut self.wire);
+    }
+
+    pub fn icmp(&mut self) -> Icmp {
         match self.frame().packet {
             Packet::Icmp(icmp) => icmp,
             other => panic!("ICMP is expected, not {other:?}"),
@@ -141,9 +151,7 @@ fn errors_come_back_with_the_ports_they_are_about() {
             let mut world = World::default();
             world.send_udp(GUESTS[index], REMOTES[index], b"anyone?");
             let sent = world.sent();
-            world
-                .core
-                .handle_datagram_error(sent.flow, sent.to, why, &mut world.wire);
+            world.fail(sent.flow, sent.to, why);
             let icmp = world.icmp();
             assert_eq!((icmp.message[0], icmp.message[1]), expected, "{why:?}");
             let remote: SocketAddr = address(REMOTES[index]);
@@ -154,9 +162,7 @@ fn errors_come_back_with_the_ports_they_are_about() {
             assert_eq!(ports, [0x13, 0x88, 0x1b, 0x58]);
             // Of a remote that the mapping never spoke to: nothing.
             let other = address("203.0.113.1:7000");
-            world
-                .core
-                .handle_datagram_error(sent.flow, other, why, &mut world.wire);
+            world.fail(sent.flow, other, why);
             world.assert_quiet();
         }
     }
@@ -192,9 +198,7 @@ fn a_dead_resolver_gives_way_to_the_next() {
     world.core.set_resolvers(resolvers.to_vec());
     world.send_udp(GUESTS[0], "10.0.2.3:53", b"\0\x01question");
     let sent = world.sent();
-    world
-        .core
-        .handle_datagram_error(sent.flow, sent.to, Unreachable::Port, &mut world.wire);
+    world.fail(sent.flow, sent.to, Unreachable::Port);
     world.frames();
     world.send_udp(GUESTS[0], "10.0.2.3:53", b"\0\x01question");
     assert_eq!(world.sent().to, resolvers[1]);

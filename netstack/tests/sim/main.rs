@@ -20,6 +20,7 @@ mod datagrams;
 mod dialling;
 mod egress;
 mod flow_control;
+mod hops;
 mod limits;
 mod link_layer;
 mod memory;

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 
 use netstack::core::addresses::Addresses;
 use netstack::core::datagram::Visit;
@@ -50,6 +50,8 @@ pub struct Sent {
     pub to: SocketAddr,
     pub payload: Vec<u8>,
     pub segment: Option<NonZeroU16>,
+    /// The hop limit, if it is another than the host's default.
+    pub hops: Option<NonZeroU8>,
     /// Sequence number of an echo request.
     pub echo: Option<u16>,
 }
@@ -157,11 +159,13 @@ impl World {
             Some(Action::SendDatagram {
                 flow,
                 to,
+                hops,
                 payload,
                 segment,
             }) => self.datagrams.push_back(Sent {
                 flow,
                 to,
+                hops,
                 payload: payload.into_owned(),
                 segment,
                 echo: None,
@@ -169,10 +173,12 @@ impl World {
             Some(Action::SendEcho {
                 flow,
                 to,
+                hops,
                 sequence,
                 payload,
             }) => self.datagrams.push_back(Sent {
                 flow,
+                hops,
                 to: SocketAddr::new(to, 0),
                 payload: payload.into_owned(),
                 segment: None,

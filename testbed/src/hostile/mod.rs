@@ -13,7 +13,7 @@ use netstack::core::addresses::Addresses;
 use netstack::core::autoconf::Autoconf;
 use netstack::core::datagram::Visit;
 use netstack::core::flow::{Cause, FlowId, HashKey};
-use netstack::core::icmp::Unreachable;
+use netstack::core::icmp::{DeliveryError, Unreachable};
 use netstack::core::link::Link;
 use netstack::core::policy::Policy;
 use netstack::core::tcp::{
@@ -381,8 +381,17 @@ impl World {
                     Unreachable::Port,
                     Unreachable::Host,
                     Unreachable::Prohibited,
+                    Unreachable::TimeExceeded,
                 ]);
-                self.core.handle_datagram_error(flow, client, why, wire);
+                let error = DeliveryError {
+                    to: client,
+                    why,
+                    reporter: Some(client.ip()),
+                };
+                match entropy.chance(50) {
+                    true => self.core.handle_datagram_error(flow, error, wire),
+                    false => self.core.handle_echo_error(flow, 1, error, wire),
+                }
             }
         }
     }
