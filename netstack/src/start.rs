@@ -210,6 +210,13 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
             "the host's root is the only user of this user namespace, so the helper runs as that"
         );
     }
+    // Woken by each segment, it would interrupt the program that sends them, and find one where it
+    // could find ten. Not before: until here the two threads wait for each other.
+    if let Err(error) = sys::wait_for_turn_when_woken() {
+        debug!(%error, "the scheduler does not take it for a batch process");
+    }
+    // Last: what comes after needs no path and makes no process.
+    sandbox::confine_helper_calls(SYSTEM_CALLS)?;
     if let Ok(promoter) = &mut promoter {
         promoter.make_ready()?;
     }
@@ -314,21 +321,14 @@ pub const SYSTEM_CALLS: &[&[c_long]] = &[
     process::SYSTEM_CALLS,
 ];
 
-/// Confines the main thread, once the guest is entered and there is nothing more to open here.
+/// Takes files and rights from the main thread, once the guest is entered and there is nothing more
+/// to open here.
 fn confine_main(kept: Kept, config: &Config) -> Result<Confined, StartError> {
     let root = match config.must_have_empty_root {
         true => RootDirectory::Empty,
         false => RootDirectory::EmptyIfPossible,
     };
-    let confined = sandbox::confine_thread(kept, config.instead_of_root, root)?;
-    // Woken by each segment, it would interrupt the program that sends them, and find one where it
-    // could find ten.
-    if let Err(error) = sys::wait_for_turn_when_woken() {
-        debug!(%error, "the scheduler does not take it for a batch process");
-    }
-    // Last: what comes after needs no path and makes no process.
-    sandbox::confine_helper_calls(SYSTEM_CALLS)?;
-    Ok(confined)
+    Ok(sandbox::confine_thread(kept, config.instead_of_root, root)?)
 }
 
 /// Confines the guest's thread, once everything there is set up.
