@@ -205,6 +205,9 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     if let Some(guest) = &guest {
         confine_guest(guest, confined.root, kept, &config)?;
     }
+    // Again: changes of IDs, on either thread, have undone it. And where there is no guest to enter
+    // nothing has done it yet.
+    sandbox::close_process()?;
     if confined.is_root {
         warn!(
             "the host's root is the only user of this user namespace, so the helper runs as that"
@@ -345,8 +348,6 @@ fn confine_guest(
     }
     guest.run(move || {
         sandbox::confine_thread(kept, instead_of_root, root)?;
-        // Again: changes of IDs, on either thread, have undone it.
-        sandbox::close_process()?;
         sandbox::confine_helper_calls(&calls)
     })??;
     Ok(())

@@ -1,9 +1,12 @@
 //! What a running helper has given up, and its companion, which still has the file system.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::harness::{Case, Helper, World, case, eventually};
 use crate::options::{assert_works, status};
@@ -40,8 +43,23 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
     line.expect("a field of proc_pid_status(5)").trim()
 }
 
+/// Not even its own user may look into it, without CAP_SYS_PTRACE.
+pub fn assert_closed(helper: &Helper) {
+    let environment = format!("/proc/{}/environ", helper.pid());
+    let open = move || {
+        let mut own = capabilities(None).expect("capabilities");
+        own.effective.remove(CapabilitySet::SYS_PTRACE);
+        set_capabilities(None, own).expect("give one up");
+        fs::File::open(environment)
+    };
+    let opened = thread::spawn(open).join().expect("a look");
+    let error = opened.expect_err("the process is dumpable");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+}
+
 fn every_thread_is_filtered(world: &mut World) {
     let helper = world.helper().publish("8080:80").start();
+    assert_closed(&helper);
     let companion = companion_of(&helper);
     let status = fs::read_to_string(format!("/proc/{companion}/status")).expect("its status");
     assert_eq!(field(&status, "CapEff:"), "0000000000000000");
@@ -89,6 +107,6 @@ fn helper_outlives_its_companion(world: &mut World) {
     kill_process(companion, Signal::KILL).expect("kill the companion");
     assert_works(world, &world.guest);
     let before = helper.cpu_ticks();
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     assert!(helper.cpu_ticks() - before < 15, "it waits busily");
 }

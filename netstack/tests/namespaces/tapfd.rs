@@ -12,6 +12,7 @@ use crate::harness::{
     Case, Family, Guest, GuestUsers, Setup, World, case, eventually, sys, tcp_sockets,
 };
 use crate::haul::{connection, require_nftables};
+use crate::sandbox::assert_closed;
 
 pub const CASES: &[Case] = &[
     case("tapfd::plain_frames", |world| {
@@ -55,7 +56,8 @@ fn namespace_out_of_reach(world: &mut World) {
         world.guest = Guest::new(GuestUsers::Cases);
         world.guest.net.link(|links| links.up("lo"));
         let tap = attach(world, IFF_TAP | IFF_NO_PI);
-        let _helper = on(&tap).mtu(mtu).powerless().start();
+        let helper = on(&tap).mtu(mtu).powerless().start();
+        assert_closed(&helper);
         set_up(world);
         assert_small_and_large(world);
         let theirs = |ip: IpAddr| ip == Family::V4.elsewhere();
