@@ -380,9 +380,7 @@ impl Config {
         }
         Ok(self)
     }
-}
 
-impl Config {
     fn check_networks(&self) -> Result<(), ConfigError> {
         if self.behind.len() > MAX_GUEST_NETWORKS {
             return Err(ConfigError::ManyNetworks(self.behind.len()));
@@ -404,8 +402,8 @@ impl Config {
         }
         let published = self.publish_fds.iter().map(|(_, published)| published);
         let mut published = published.chain(&self.publish).filter_map(|one| one.guest);
-        let is_there = |ip: &IpAddr| self.behind.iter().any(|network| network.contains(*ip));
-        let is_there = |ip: &IpAddr| is_there(ip) || addresses.is_guest(*ip);
+        let is_behind = |ip: IpAddr| self.behind.iter().any(|network| network.contains(ip));
+        let is_there = |ip: &IpAddr| is_behind(*ip) || addresses.is_guest(*ip);
         match published.find(|ip| !is_there(ip)) {
             Some(ip) => Err(ConfigError::PublishAddress(ip)),
             None => Ok(()),

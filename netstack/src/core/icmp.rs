@@ -39,6 +39,17 @@ pub struct DeliveryError {
     pub reporter: Option<IpAddr>,
 }
 
+impl DeliveryError {
+    /// What this host itself says of one that was to go to `to`.
+    pub fn of_host(to: SocketAddr, why: Unreachable) -> Self {
+        Self {
+            to,
+            why,
+            reporter: None,
+        }
+    }
+}
+
 impl Unreachable {
     fn v4(self) -> Icmpv4Type {
         Icmpv4Type::DestinationUnreachable(match self {

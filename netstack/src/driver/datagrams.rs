@@ -111,11 +111,7 @@ impl<D: Device> Shard<D> {
             false => Some(error),
         };
         if let Some(why) = error.and_then(udp::send_error) {
-            let error = DeliveryError {
-                to: to.address,
-                why,
-                reporter: None,
-            };
+            let error = DeliveryError::of_host(to.address, why);
             self.core.handle_datagram_error(id, error, &mut self.link);
         }
     }
@@ -197,11 +193,7 @@ impl<D: Device> Shard<D> {
         }
         debug!(%to, %error, "echo request not sent");
         if let Some(why) = udp::send_error(error) {
-            let error = DeliveryError {
-                to: SocketAddr::new(to, 0),
-                why,
-                reporter: None,
-            };
+            let error = DeliveryError::of_host(SocketAddr::new(to, 0), why);
             self.core
                 .handle_echo_error(id, sequence, error, &mut self.link);
         }

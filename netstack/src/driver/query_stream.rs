@@ -69,6 +69,17 @@ impl<S: HostStream> QueryStream<S> {
         }
     }
 
+    /// To be called before each turn: the resolver may have room again for what the guest has sent
+    /// already. An error shows when the core goes on.
+    pub fn go_on(&mut self) {
+        if self.flush().is_ok()
+            && self.has_finished
+            && let Some(resolver) = &mut self.resolver
+        {
+            resolver.finish();
+        }
+    }
+
     /// What is new since this was last asked. To be asked after each turn.
     pub fn take_news(&mut self) -> News {
         std::mem::take(&mut self.news)
@@ -77,7 +88,7 @@ impl<S: HostStream> QueryStream<S> {
     /// A whole query has come.
     fn take_query(&mut self) {
         let message = std::mem::take(&mut self.incoming);
-        let NamedQueries { names, asker, .. } = &self.queries;
+        let NamedQueries { names, asker } = &self.queries;
         let query = &message[LENGTH_LEN..];
         let by_name = answer(query, Carrier::Tcp, names, *asker);
         self.news.answered += u64::from(by_name.is_some());
@@ -118,19 +129,6 @@ impl<S: HostStream> QueryStream<S> {
             self.tell(|readiness| readiness.writable = true);
         }
         count
-    }
-}
-
-impl<S: HostStream> QueryStream<S> {
-    /// To be called before each turn: the resolver may have room again for what the guest has sent
-    /// already. An error shows when the core goes on.
-    pub fn go_on(&mut self) {
-        if self.flush().is_ok()
-            && self.has_finished
-            && let Some(resolver) = &mut self.resolver
-        {
-            resolver.finish();
-        }
     }
 }
 

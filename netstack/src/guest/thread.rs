@@ -72,7 +72,7 @@ impl GuestThread {
     ) -> Result<Pending<T>, GuestThreadEnded> {
         let (sender, result) = channel();
         self.submit(move || {
-            // Nobody may wait for it.
+            // It may be that nobody waits for it.
             let _ = sender.send(job());
         })?;
         Ok(Pending(result))

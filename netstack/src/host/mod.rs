@@ -9,9 +9,12 @@ mod ping;
 mod resolv;
 pub mod udp;
 
+use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use libc::c_long;
+use nix::sys::socket::ControlMessage;
 use portfwd::Keepalive;
 
 pub use local_leg::LocalLeg;
@@ -61,3 +64,20 @@ pub const KEEPALIVE: Keepalive = Keepalive {
     interval: Duration::from_secs(30),
     probes: 4,
 };
+
+/// How many routers a datagram may pass, as sendmsg(2) wants it.
+struct HopLimit(i32);
+
+impl HopLimit {
+    fn new(hops: NonZeroU8) -> Self {
+        Self(hops.get().into())
+    }
+
+    /// For a datagram to `to`.
+    fn message(&self, to: IpAddr) -> ControlMessage<'_> {
+        match to {
+            IpAddr::V4(_) => ControlMessage::Ipv4Ttl(&self.0),
+            IpAddr::V6(_) => ControlMessage::Ipv6HopLimit(&self.0),
+        }
+    }
+}

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendmsg};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, socket_with};
 
-use super::{Outbound, error_queue};
+use super::{HopLimit, Outbound, error_queue};
 use crate::core::icmp::DeliveryError;
 
 const ECHO_REQUEST: u8 = 8;
@@ -64,11 +64,8 @@ impl PingSocket {
         let [high, low] = sequence.to_be_bytes();
         let header = [self.request, 0, 0, 0, 0, 0, high, low];
         let slices = [IoSlice::new(&header), IoSlice::new(payload)];
-        let hops = hops.map(|hops| i32::from(hops.get()));
-        let control = hops.as_ref().map(|hops| match to {
-            IpAddr::V4(_) => ControlMessage::Ipv4Ttl(hops),
-            IpAddr::V6(_) => ControlMessage::Ipv6HopLimit(hops),
-        });
+        let hops = hops.map(HopLimit::new);
+        let control = hops.as_ref().map(|hops| hops.message(to));
         let to = SockaddrStorage::from(SocketAddr::new(to, 0));
         let socket = self.socket.as_raw_fd();
         sendmsg(

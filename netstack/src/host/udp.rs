@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use super::errno::unreachable_by;
-use super::{Outbound, error_queue};
+use super::{HopLimit, Outbound, error_queue};
 use crate::core::icmp::{DeliveryError, Unreachable};
 use crate::sys::{ReceiveBuffer, Received};
 
@@ -153,11 +153,8 @@ impl UdpSocket {
         from: Option<&Source>,
         to: Destination,
     ) -> io::Result<()> {
-        let hops = to.hops.map(|hops| i32::from(hops.get()));
-        let hops = hops.as_ref().map(|hops| match to.address {
-            SocketAddr::V4(_) => ControlMessage::Ipv4Ttl(hops),
-            SocketAddr::V6(_) => ControlMessage::Ipv6HopLimit(hops),
-        });
+        let hops = to.hops.map(HopLimit::new);
+        let hops = hops.as_ref().map(|hops| hops.message(to.address.ip()));
         let segment = segment.as_ref().map(ControlMessage::UdpGsoSegments);
         let from = from.map(Source::message);
         // Empty, and so without memory, for most.

@@ -42,11 +42,7 @@ impl World {
 
     /// The host hears that a datagram to `to` did not arrive.
     fn fail(&mut self, flow: FlowId, to: SocketAddr, why: Unreachable) {
-        let error = DeliveryError {
-            to,
-            why,
-            reporter: None,
-        };
+        let error = DeliveryError::of_host(to, why);
         self.core.handle_datagram_error(flow, error, &mut self.wire);
     }
 
