@@ -291,7 +291,12 @@ impl Volumes {
         let place = self.root.join(&volume.name);
         // In one step: half a volume must not pass for one.
         let condemned = self.root.join(format!("{CONDEMNED}{}", volume.name));
-        fs::rename(&place, &condemned).map_err(io_error("remove", &place))?;
+        fs::rename(&place, &condemned).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => VolumesError::NotFound {
+                name: volume.name.clone(),
+            },
+            _ => io_error("remove", &place)(error),
+        })?;
         drop(lock);
         match remove_tree(&condemned) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -299,6 +304,19 @@ impl Volumes {
             }
             removed => removed.map_err(io_error("remove", &condemned)),
         }
+    }
+
+    /// Removes those of `volumes` that no container of `store` uses. Those that somebody uses stay.
+    pub fn remove_unused(&self, volumes: &[Volume], store: &Store) -> Result<(), VolumesError> {
+        let mut outcome = Ok(());
+        for volume in volumes {
+            match self.remove(volume, store) {
+                // Or somebody else has removed it.
+                Err(VolumesError::InUse { .. } | VolumesError::NotFound { .. }) => {}
+                removed => outcome = outcome.and(removed),
+            }
+        }
+        outcome
     }
 
     /// The containers that use a volume.

@@ -194,9 +194,7 @@ impl Engine {
         if let Err(error) = made {
             // Another failure would only hide this one.
             let _ = self.store.remove(&container);
-            for volume in &anonymous {
-                let _ = volumes.remove(volume, &self.store);
-            }
+            let _ = volumes.remove_unused(&anonymous, &self.store);
             return Err(error);
         }
         Ok(container)

@@ -90,7 +90,7 @@ impl Engine {
                 // Where there was no monitor to do it.
                 let anonymous = self.anonymous_volumes(&container);
                 drop(self.store.remove(&container));
-                drop(self.remove_volumes(&anonymous));
+                drop(self.volumes().remove_unused(&anonymous, &self.store));
             })
     }
 

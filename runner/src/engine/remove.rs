@@ -112,7 +112,7 @@ impl Engine {
         let removed = self.store.remove(container);
         let maps = container.id_maps.as_ref();
         self.or_as_owner(removed, &container.id, &container.run_dir, maps)?;
-        self.remove_volumes(&anonymous)
+        Ok(self.volumes().remove_unused(&anonymous, &self.store)?)
     }
 
     /// Goes on with a removal where it takes the rights of the container's own users. Those whose

@@ -45,7 +45,7 @@ impl Engine {
         }
         match self.volumes().remove(&volume, &self.store) {
             // An anonymous one has gone with its container.
-            Err(_) if force && self.volumes().find(name).is_err() => Ok(()),
+            Err(VolumesError::NotFound { .. }) if force => Ok(()),
             removed => Ok(removed?),
         }
     }
@@ -58,7 +58,7 @@ impl Engine {
             Err(_) => Vec::new(),
         };
         let removed = self.remove(wanted, force)?;
-        self.remove_volumes(&anonymous)?;
+        self.volumes().remove_unused(&anonymous, &self.store)?;
         Ok(removed)
     }
 
@@ -67,18 +67,5 @@ impl Engine {
         let spec = ContainerSpec::load(&self.store.dir(container).data);
         spec.map(|spec| self.volumes().anonymous_of(&spec))
             .unwrap_or_default()
-    }
-
-    /// Removes volumes that nobody uses; those that somebody uses stay.
-    pub(super) fn remove_volumes(&self, volumes: &[Volume]) -> Result<(), EngineError> {
-        for volume in volumes {
-            let is_there = self.volumes().find(&volume.name).is_ok();
-            match self.volumes().remove(volume, &self.store) {
-                Err(VolumesError::InUse { .. }) => {}
-                Err(_) if !is_there => {}
-                removed => removed?,
-            }
-        }
-        Ok(())
     }
 }

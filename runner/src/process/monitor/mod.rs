@@ -41,7 +41,7 @@ use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, 
 use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
-use crate::volumes::{Volumes, VolumesError};
+use crate::volumes::Volumes;
 
 /// Whoever has started the container. In the foreground it serves the caller's streams.
 type Main = Channel<FromMonitor, ToMonitor>;
@@ -354,14 +354,9 @@ fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), 
 /// Those that were made for the container go with it.
 fn remove_volumes(monitor: &Monitor) -> Result<(), Failure> {
     let volumes = Volumes::of(&monitor.store);
-    for volume in volumes.anonymous_of(&monitor.spec) {
-        match volumes.remove(&volume, &monitor.store) {
-            // Another container was told to use it by its name.
-            Err(VolumesError::InUse { .. }) => {}
-            removed => removed?,
-        }
-    }
-    Ok(())
+    let anonymous = volumes.anonymous_of(&monitor.spec);
+    // Another container may have been told to use one by its name.
+    Ok(volumes.remove_unused(&anonymous, &monitor.store)?)
 }
 
 fn kill(pidfd: BorrowedFd) {
