@@ -10,7 +10,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
@@ -18,7 +17,7 @@ use super::config::ImageConfig;
 use super::tree;
 use crate::images::digest::Digest;
 use crate::images::files::{replace, to_json};
-use crate::state::{ContainerId, is_valid_name, read_regular, remove_tree};
+use crate::state::{ContainerId, is_valid_name, lock_directory, read_regular, remove_tree};
 
 /// An image that is being made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -281,10 +280,6 @@ impl WorkingStore {
     }
 }
 
-/// Locks a directory, which is there however full the disk is.
 fn lock(path: &Path) -> Result<File, BuildError> {
-    let file = File::open(path).map_err(BuildError::io("open", path))?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
-        .map_err(BuildError::io("lock", path))?;
-    Ok(file)
+    lock_directory(path).map_err(BuildError::io("lock", path))
 }

@@ -8,15 +8,14 @@
 //!
 //! `build.rs` compiles the program and lists the files.
 
-use std::fs::{self, DirBuilder, File as FsFile, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-
 use crate::failure::Explained;
 use crate::signal::Signal;
+use crate::state::lock_directory;
 
 /// The name of the embedded image.
 pub const DEFAULT: &str = "coracle/hello";
@@ -138,7 +137,8 @@ pub fn unpack_default(images: &Path) -> Result<ImageConfig, ImageError> {
 /// what took its place is there.
 fn replace(images: &Path, image: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(images).map_err(failed("create", images))?;
-    let _lock = lock(images)?;
+    // Keeps other processes from unpacking.
+    let _lock = lock_directory(images).map_err(failed("lock", images))?;
     if is_intact(&image.join("rootfs")) {
         return Ok(());
     }
@@ -217,14 +217,6 @@ fn remove_if_there(path: &Path) -> Result<(), ImageError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Keeps other processes from unpacking until the directory's descriptor is dropped.
-fn lock(images: &Path) -> Result<FsFile, ImageError> {
-    let directory = FsFile::open(images).map_err(failed("open", images))?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
-        .map_err(|errno| failed("lock", images)(errno.into()))?;
-    Ok(directory)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {

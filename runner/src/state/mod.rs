@@ -16,6 +16,7 @@
 //!   same ones whether or not XDG_RUNTIME_DIR happens to be set.
 
 pub mod claim;
+mod directory_lock;
 mod dirs;
 mod process;
 mod record;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Explained;
 
+pub use directory_lock::{lock_directory, try_lock_directory};
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status, is_valid_name};

@@ -9,10 +9,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::claim;
+use super::directory_lock::lock_directory;
 use super::dirs::{Dirs, claim_run};
 use super::record::{is_valid_name, made_up_name, now_precisely};
 use super::regular::read_regular;
@@ -373,10 +374,7 @@ impl Store {
     /// Keeps every other process from changing records until the file is dropped.
     fn lock(&self) -> Result<File, StateError> {
         let path = self.containers_dir();
-        let directory = File::open(&path).map_err(StateError::io("open", &path))?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
-            .map_err(|errno| StateError::io("lock", &path)(errno.into()))?;
-        Ok(directory)
+        lock_directory(&path).map_err(StateError::io("lock", &path))
     }
 
     /// All records, and removes directories that have none. Under the lock.
