@@ -9,7 +9,7 @@
 //! removes volumes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 use crate::failure::Explained;
 use crate::images::error::StorageError;
@@ -25,7 +26,10 @@ use crate::images::remove_as_owner;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::NamespaceError;
 use crate::spec::ContainerSpec;
-use crate::state::{Container, Store, read_regular, remove_tree};
+use crate::state::{
+    Container, ContainerId, StateError, Store, lock_directory, read_regular, remove_tree,
+    try_lock_directory,
+};
 
 /// A volume that is there.
 #[derive(Debug, Clone)]
@@ -80,6 +84,8 @@ pub enum VolumesError {
     Lock(#[from] StorageError),
     #[error(transparent)]
     Owner(#[from] NamespaceError),
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 impl Explained for VolumesError {}
@@ -127,7 +133,7 @@ impl Volumes {
         maps: &IdMaps,
     ) -> Result<Volume, VolumesError> {
         let _lock = self.hold()?;
-        let made_up = made_up_name();
+        let made_up = random_name()?;
         let volume = Volume {
             name: name.unwrap_or(&made_up).to_owned(),
             data: PathBuf::new(),
@@ -279,7 +285,8 @@ impl Volumes {
         volumes.filter(|volume| volume.kept.anonymous).collect()
     }
 
-    /// Removes a volume that no container of `store` uses.
+    /// Removes a volume that no container of `store` uses, and what is left of removals that were
+    /// cut short.
     pub fn remove(&self, volume: &Volume, store: &Store) -> Result<(), VolumesError> {
         let lock = self.lock(FlockOperation::LockExclusive)?;
         if let Some(user) = self.users(volume, store).pop() {
@@ -290,20 +297,39 @@ impl Volumes {
         }
         let place = self.root.join(&volume.name);
         // In one step: half a volume must not pass for one.
-        let condemned = self.root.join(format!("{CONDEMNED}{}", volume.name));
+        let condemned = self.root.join(format!("{CONDEMNED}{}", random_name()?));
         fs::rename(&place, &condemned).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => VolumesError::NotFound {
                 name: volume.name.clone(),
             },
             _ => io_error("remove", &place)(error),
         })?;
+        let _claim = lock_directory(&condemned).map_err(io_error("lock", &condemned))?;
+        let left = self.left_by_the_dead();
         drop(lock);
-        match remove_tree(&condemned) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Ok(remove_as_owner(vec![condemned], &volume.kept.id_maps)?)
+        for (path, _claim) in left {
+            if let Err(error) = remove_files(&path, volume.id_maps()) {
+                debug!(%error, "what was left of a volume stays");
             }
-            removed => removed.map_err(io_error("remove", &condemned)),
         }
+        remove_files(&condemned, volume.id_maps())
+    }
+
+    /// What removals that were cut short have left, and who removes it now. Under the lock that one
+    /// process has alone: nothing there is about to become a volume.
+    fn left_by_the_dead(&self) -> Vec<(PathBuf, File)> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let condemned = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.as_encoded_bytes().starts_with(CONDEMNED.as_bytes())
+        });
+        condemned
+            .filter_map(|entry| {
+                let path = entry.path();
+                let claim = try_lock_directory(&path).ok()??;
+                Some((path, claim))
+            })
+            .collect()
     }
 
     /// Removes those of `volumes` that no container of `store` uses. Those that somebody uses stay.
@@ -333,12 +359,19 @@ impl Volumes {
     }
 }
 
-/// As Podman makes them up: 64 hexadecimal digits.
-fn made_up_name() -> String {
-    let mut bytes = [0_u8; 32];
-    // Enough for any kernel that has namespaces.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What could be the id of a container; Podman as well makes such names up.
+fn random_name() -> Result<String, VolumesError> {
+    Ok(ContainerId::random()?.to_string())
+}
+
+/// Removes a tree, some of which may belong to the container's own users.
+fn remove_files(path: &Path, maps: &IdMaps) -> Result<(), VolumesError> {
+    match remove_tree(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(remove_as_owner(vec![path.to_owned()], maps)?)
+        }
+        removed => removed.map_err(io_error("remove", path)),
+    }
 }
 
 /// As Podman's.
@@ -403,16 +436,23 @@ mod tests {
         assert_eq!(volumes.name_of(&data.join("below")).as_deref(), Some("web"));
         assert_eq!(volumes.name_of(dir.path()), None);
         fs::create_dir_all(made.data.join("a/b")).expect("files");
+        // What removals that were cut short have left, one of which goes on.
+        let left = |name| dir.path().join("data/volumes").join(name);
+        for name in ["old-web", "old-mine"] {
+            fs::create_dir_all(left(name).join(DATA)).expect("files");
+        }
+        let _removes = lock_directory(&left("old-mine")).expect("a lock");
         volumes.remove(&made, &store).expect("removed");
         assert!(matches!(
             volumes.find("web"),
             Err(VolumesError::NotFound { .. })
         ));
+        assert!(!left("old-web").exists() && left("old-mine").exists());
     }
 
     #[test]
     fn names_cannot_lead_elsewhere() {
-        for name in ["a", "web-1", "A.b_c", &made_up_name()] {
+        for name in ["a", "web-1", "A.b_c", &random_name().expect("a name")] {
             assert!(is_valid_name(name), "{name}");
         }
         for name in [
