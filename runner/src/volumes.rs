@@ -97,6 +97,10 @@ impl Volume {
     }
 }
 
+/// Containers by the names of the volumes that they use; volumes that nobody uses are not among
+/// them.
+pub type Users = BTreeMap<String, Vec<Container>>;
+
 /// The volumes of one user. Cheap to make.
 #[derive(Debug, Clone)]
 pub struct Volumes {
@@ -289,7 +293,8 @@ impl Volumes {
     /// cut short.
     pub fn remove(&self, volume: &Volume, store: &Store) -> Result<(), VolumesError> {
         let lock = self.lock(FlockOperation::LockExclusive)?;
-        if let Some(user) = self.users(volume, store).pop() {
+        let users = self.users(store).remove(&volume.name);
+        if let Some(user) = users.and_then(|mut users| users.pop()) {
             return Err(VolumesError::InUse {
                 name: volume.name.clone(),
                 container: user.name,
@@ -345,17 +350,17 @@ impl Volumes {
         outcome
     }
 
-    /// The containers that use a volume.
-    pub fn users(&self, volume: &Volume, store: &Store) -> Vec<Container> {
-        let mut containers = store
-            .list()
-            .map(|listing| listing.containers)
-            .unwrap_or_default();
-        containers.retain(|container| {
-            let spec = ContainerSpec::load(&store.dir(container).data);
-            spec.is_ok_and(|spec| self.used_by(&spec).contains(&volume.name))
-        });
-        containers
+    /// The containers that use volumes, by the volumes' names.
+    pub fn users(&self, store: &Store) -> Users {
+        let mut users = Users::new();
+        let listing = store.list().unwrap_or_default();
+        for container in listing.containers {
+            let spec = ContainerSpec::load(&store.dir(&container).data);
+            for name in spec.map(|spec| self.used_by(&spec)).unwrap_or_default() {
+                users.entry(name).or_default().push(container.clone());
+            }
+        }
+        users
     }
 }
 

@@ -89,8 +89,9 @@ pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
     print_deleted("Containers", &containers)?;
     if args.volumes {
         let mut volumes = Vec::new();
+        let users = engine.volume_users();
         for volume in engine.volumes().list()? {
-            if engine.users_of(&volume).is_empty() {
+            if !users.contains_key(&volume.name) {
                 engine.remove_volume(&volume.name, false)?;
                 volumes.push(volume.name);
             }
@@ -145,9 +146,10 @@ impl Usage {
             containers.push((container, size));
         }
         let mut volumes = Vec::new();
+        let users = engine.volume_users();
         for volume in engine.volumes().list()? {
-            let users = engine.users_of(&volume).len();
-            volumes.push((volume.name.clone(), users, engine.volume_size(&volume)?));
+            let count = users.get(&volume.name).map_or(0, Vec::len);
+            volumes.push((volume.name.clone(), count, engine.volume_size(&volume)?));
         }
         Ok(Self {
             images,

@@ -1,6 +1,8 @@
 //! `coracle volume`: volumes by their names.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,7 +17,7 @@ use crate::cli::{
     Filter, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs,
     VolumeRmArgs,
 };
-use crate::engine::{Engine, EngineError, ErrorKind, Volume};
+use crate::engine::{Engine, EngineError, ErrorKind, Volume, VolumeUsers};
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
 use crate::printable::{escape, escape_json};
@@ -67,10 +69,11 @@ fn rm(args: &VolumeRmArgs, engine: &Engine) -> Result<u8, Failure> {
 
 fn prune(args: &VolumePruneArgs, engine: &Engine) -> Result<u8, Failure> {
     check(&args.filters, "volume prune", &["label", "name", "until"])?;
+    let users = LazyCell::new(|| engine.volume_users());
     let mut unused = Vec::new();
     for volume in engine.volumes().list()? {
-        let is_meant = admits(&args.filters, |filter| has(&volume, filter, engine))?;
-        if is_meant && engine.users_of(&volume).is_empty() {
+        let is_meant = admits(&args.filters, |filter| has(&volume, filter, &users))?;
+        if is_meant && !users.contains_key(&volume.name) {
             unused.push(volume.name);
         }
     }
@@ -99,9 +102,13 @@ fn prune(args: &VolumePruneArgs, engine: &Engine) -> Result<u8, Failure> {
 }
 
 /// Whether a volume has the value of a filter.
-fn has(volume: &Volume, filter: &Filter, engine: &Engine) -> Result<bool, Failure> {
+fn has(
+    volume: &Volume,
+    filter: &Filter,
+    users: &impl Deref<Target = VolumeUsers>,
+) -> Result<bool, Failure> {
     Ok(match &*filter.key {
-        "dangling" => engine.users_of(volume).is_empty() == truth(filter)?,
+        "dangling" => users.contains_key(&volume.name) != truth(filter)?,
         "label" => has_label(volume.kept.labels.iter(), &filter.value),
         "name" => pattern(filter)?.is_match(&volume.name),
         "until" => created(volume) < moment(filter)?,
@@ -115,9 +122,11 @@ fn ls(args: &VolumeLsArgs, engine: &Engine) -> Result<u8, Failure> {
         "volume ls",
         &["dangling", "label", "name", "until"],
     )?;
+    // Only some filters need them.
+    let users = LazyCell::new(|| engine.volume_users());
     let mut volumes = Vec::new();
     for volume in engine.volumes().list()? {
-        if admits(&args.filters, |filter| has(&volume, filter, engine))? {
+        if admits(&args.filters, |filter| has(&volume, filter, &users))? {
             volumes.push(volume);
         }
     }

@@ -46,7 +46,7 @@ pub use crate::images::registries::Registries;
 pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Removed as RemovedImage};
 
-pub use crate::volumes::{Volume, Volumes, VolumesError};
+pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
 pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;

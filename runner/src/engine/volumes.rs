@@ -4,16 +4,16 @@ use super::{Engine, EngineError, Removed};
 use crate::isolation::idmap::IdMaps;
 use crate::spec::ContainerSpec;
 use crate::state::Container;
-use crate::volumes::{Volume, Volumes, VolumesError};
+use crate::volumes::{Users, Volume, Volumes, VolumesError};
 
 impl Engine {
     pub fn volumes(&self) -> Volumes {
         Volumes::of(&self.store)
     }
 
-    /// The containers that use a volume.
-    pub fn users_of(&self, volume: &Volume) -> Vec<Container> {
-        self.volumes().users(volume, &self.store)
+    /// The containers that use volumes.
+    pub fn volume_users(&self) -> Users {
+        self.volumes().users(&self.store)
     }
 
     /// The lengths of a volume's files, in bytes.
@@ -39,7 +39,7 @@ impl Engine {
     pub fn remove_volume(&self, name: &str, force: bool) -> Result<(), EngineError> {
         let volume = self.volumes().find(name)?;
         if force {
-            for container in self.users_of(&volume) {
+            for container in self.volume_users().remove(name).unwrap_or_default() {
                 self.remove(container.id.as_str(), true)?;
             }
         }
