@@ -10,7 +10,7 @@ use super::filter::{admits, check, has_label, moment};
 use super::prune::{confirm, prune_images};
 use super::rows::print_rows;
 use super::table::table;
-use super::{human, images, open_engine, print_line};
+use super::{human, images, open_engine, print_line, volume};
 use crate::cli::{DfArgs, SystemPruneArgs};
 use crate::engine::{Engine, ErrorKind, Image, ImageRef};
 use crate::failure::Failure;
@@ -80,7 +80,8 @@ pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
         if !is_meant || !container.status.can_remove() {
             continue;
         }
-        match engine.remove_with_volumes(container.id.as_str(), false) {
+        // Its volumes stay, unless they are asked for.
+        match engine.remove(container.id.as_str(), false) {
             Ok(_) => containers.push(container.id.to_string()),
             Err(error) if error.kind() == ErrorKind::StillRunning => {}
             Err(error) => return Err(error.into()),
@@ -89,11 +90,9 @@ pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
     print_deleted("Containers", &containers)?;
     if args.volumes {
         let mut volumes = Vec::new();
-        let users = engine.volume_users();
-        for volume in engine.volumes().list()? {
-            if !users.contains_key(&volume.name) {
-                engine.remove_volume(&volume.name, false)?;
-                volumes.push(volume.name);
+        for name in volume::unused(&engine, &args.filters)? {
+            if volume::remove_unused(&engine, &name)? {
+                volumes.push(name);
             }
         }
         print_deleted("Volumes", &volumes)?;

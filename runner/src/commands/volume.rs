@@ -69,14 +69,7 @@ fn rm(args: &VolumeRmArgs, engine: &Engine) -> Result<u8, Failure> {
 
 fn prune(args: &VolumePruneArgs, engine: &Engine) -> Result<u8, Failure> {
     check(&args.filters, "volume prune", &["label", "name", "until"])?;
-    let users = LazyCell::new(|| engine.volume_users());
-    let mut unused = Vec::new();
-    for volume in engine.volumes().list()? {
-        let is_meant = admits(&args.filters, |filter| has(&volume, filter, &users))?;
-        if is_meant && !users.contains_key(&volume.name) {
-            unused.push(volume.name);
-        }
-    }
+    let unused = unused(engine, &args.filters)?;
     if unused.is_empty() {
         return Ok(0);
     }
@@ -86,19 +79,41 @@ fn prune(args: &VolumePruneArgs, engine: &Engine) -> Result<u8, Failure> {
     );
     if args.force || confirm(&warning)? {
         for name in unused {
-            match engine.remove_volume(&name, false) {
-                Ok(()) => print_line(&name)?,
-                // Somebody has begun to use it, or was faster.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::VolumeInUse | ErrorKind::NoSuchVolume
-                    ) => {}
-                Err(error) => return Err(error.into()),
+            if remove_unused(engine, &name)? {
+                print_line(&name)?;
             }
         }
     }
     Ok(0)
+}
+
+/// The names of the volumes that no container uses, as far as the filters admit them.
+pub fn unused(engine: &Engine, filters: &[Filter]) -> Result<Vec<String>, Failure> {
+    let users = LazyCell::new(|| engine.volume_users());
+    let mut unused = Vec::new();
+    for volume in engine.volumes().list()? {
+        let is_meant = admits(filters, |filter| has(&volume, filter, &users))?;
+        if is_meant && !users.contains_key(&volume.name) {
+            unused.push(volume.name);
+        }
+    }
+    Ok(unused)
+}
+
+/// Returns whether it has removed the volume: somebody may have begun to use it, or was faster.
+pub fn remove_unused(engine: &Engine, name: &str) -> Result<bool, Failure> {
+    match engine.remove_volume(name, false) {
+        Ok(()) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::VolumeInUse | ErrorKind::NoSuchVolume
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a volume has the value of a filter.

@@ -193,7 +193,8 @@ fn room_is_told_and_given_back(world: &World) {
         "-c",
         script,
     ];
-    world.try_coracle(&words).success();
+    let words_of_user = words;
+    world.try_coracle(&words_of_user).success();
     world.try_coracle(&["volume", "create", "unused"]).success();
     let df = |words: &[&str]| world.try_coracle(&[&["system", "df"], words].concat());
     let told = df(&["--format", "json"]);
@@ -223,6 +224,41 @@ fn room_is_told_and_given_back(world: &World) {
         asked.success().contains("all stopped containers"),
         "{asked:?}"
     );
+    let volumes = || {
+        let listed = world.try_coracle(&["volume", "ls", "-q"]);
+        listed.success().to_owned()
+    };
+    // Volumes are data: they stay unless they are asked for, those of a container that goes too.
+    let words = [
+        "run",
+        "--network",
+        "none",
+        "-v",
+        "/anonymous",
+        "used:1",
+        "true",
+    ];
+    world.try_coracle(&words).success();
+    let words = ["volume", "create", "-l", "old=yes", "labelled"];
+    world.try_coracle(&words).success();
+    let before = volumes();
+    assert_eq!(before.lines().count(), 4, "{before}");
+    let done = prune(&["-f"]);
+    assert!(done.success().contains("Deleted Containers\n"), "{done:?}");
+    assert_eq!(volumes(), before);
+    let done = prune(&["-f", "--volumes", "--filter", "label=old"]);
+    assert!(
+        done.success().contains("Deleted Volumes\nlabelled\n"),
+        "{done:?}"
+    );
+    assert_eq!(volumes(), before.replace("labelled\n", ""));
+    let done = prune(&["-f", "--volumes", "--filter", "name=^kept$"]);
+    refused(&done, "no filter \"name\"");
+    let anonymous = before.lines().find(|name| name.len() == 64);
+    let words = ["volume", "rm", anonymous.expect("one")];
+    world.try_coracle(&words).success();
+    world.try_coracle(&words_of_user).success();
+
     let done = prune(&["-a", "-f", "--volumes"]);
     for said in [
         "Deleted Containers\n",

@@ -119,11 +119,6 @@ impl Command {
                 Err("--verbose and --format cannot be given together".into())
             }
             Self::System(SystemArgs {
-                command: SystemCommand::Prune(args),
-            }) if args.volumes && !args.filters.is_empty() => {
-                Err("--volumes and --filter cannot be given together".into())
-            }
-            Self::System(SystemArgs {
                 command: SystemCommand::Check(args),
             }) if args.force && !args.repair => Err("--force goes with --repair".into()),
             Self::Login(args) if args.password.is_some() && args.password_stdin => {
