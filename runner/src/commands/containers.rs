@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
+use super::rows::print_json;
 use super::table::table;
 use super::{open_engine, print_line};
 use crate::build::store::Working;
 use crate::cli::ContainersArgs;
 use crate::failure::Failure;
 use crate::images::digest::Digest;
-use crate::printable::{escape, escape_json};
+use crate::printable::escape;
 
 pub fn containers(args: ContainersArgs) -> Result<u8, Failure> {
     let containers = open_engine()?.working().list()?;
@@ -19,8 +20,7 @@ pub fn containers(args: ContainersArgs) -> Result<u8, Failure> {
     }
     if args.json {
         let rows: Vec<_> = containers.iter().map(JsonRow::of).collect();
-        let text = serde_json::to_string_pretty(&rows);
-        print_line(&escape_json(&text.expect("rows have only strings")))?;
+        print_json(&rows)?;
         return Ok(0);
     }
     let row = |container: &Working| {

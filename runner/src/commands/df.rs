@@ -8,15 +8,14 @@ use serde_json::{Value, json};
 
 use super::filter::{admits, check, has_label, moment};
 use super::prune::{confirm, prune_images};
-use super::rows::print_rows;
+use super::rows::print_list;
 use super::table::table;
 use super::{human, images, open_engine, print_line, volume};
 use crate::cli::{DfArgs, SystemPruneArgs};
-use crate::engine::{Engine, ErrorKind, Image, ImageRef};
+use crate::engine::{Engine, ErrorKind, Image, ImageRef, is_of};
 use crate::failure::Failure;
 use crate::printable::escape;
 use crate::state::{Container, Status};
-use crate::template::Format;
 
 pub fn df(args: &DfArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -26,28 +25,18 @@ pub fn df(args: &DfArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let kinds = usage.kinds();
-    match &args.format {
-        Some(Format::Json) => {
-            let text = serde_json::to_string_pretty(&kinds);
-            print_line(&text.expect("it has only strings and numbers"))?;
-        }
-        Some(Format::Table(Some(template))) => {
-            print_rows(template, true, &HEADERS, true, &fields(&kinds))?;
-        }
-        Some(Format::Template(template)) => {
-            print_rows(template, false, &HEADERS, false, &fields(&kinds))?;
-        }
-        Some(Format::Table(None)) | None => {
+    print_list(
+        args.format.as_ref(),
+        true,
+        &HEADERS,
+        || Ok(&kinds),
+        || Ok(fields(&kinds)),
+        || {
             let header = ["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"];
-            table(
-                Some(header),
-                &kinds.each_ref().map(Kind::row),
-                images::WIDTH_MIN,
-            )
-            .lines()
-            .try_for_each(print_line)?;
-        }
-    }
+            let rows = kinds.each_ref().map(Kind::row);
+            table(Some(header), &rows, images::WIDTH_MIN)
+        },
+    )?;
     Ok(0)
 }
 
@@ -131,8 +120,9 @@ impl Usage {
         let store = engine.images()?;
         let mut parts: BTreeMap<String, (u64, bool)> = BTreeMap::new();
         let mut images = Vec::new();
+        let all = engine.list()?.containers;
         for image in store.list()? {
-            let users = engine.containers_of(&image.id)?.len();
+            let users = all.iter().filter(|one| is_of(one, &image.id)).count();
             for (name, size) in store.parts(&image) {
                 let part = parts.entry(name).or_insert((size, false));
                 part.1 |= users > 0;
@@ -140,7 +130,7 @@ impl Usage {
             images.push((image, users));
         }
         let mut containers = Vec::new();
-        for container in engine.list()?.containers {
+        for container in all {
             let size = engine.size(&container)?;
             containers.push((container, size));
         }

@@ -5,44 +5,37 @@ use oci_spec::image::History;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::rows::print_rows;
+use super::rows::print_list;
 use super::table::table;
 use super::{human, images, open_engine, print_line};
 use crate::cli::HistoryArgs;
 use crate::engine::{Image, ImageStore};
 use crate::failure::Failure;
-use crate::printable::{escape, escape_json};
-use crate::template::Format;
+use crate::printable::escape;
 
 pub fn history(args: HistoryArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let store = engine.images()?;
     let (image, _) = store.find(&args.image)?;
     let steps = steps(&image, &store);
-    match &args.format {
-        _ if args.quiet => steps
-            .iter()
-            .try_for_each(|step| print_line(&step.shown_id(args.no_trunc)))?,
-        Some(Format::Json) => {
-            let text = serde_json::to_string_pretty(&steps);
-            let text = text.expect("steps have only strings and numbers");
-            print_line(&escape_json(&text))?;
-        }
-        Some(Format::Table(Some(template))) => {
-            print_rows(template, true, &HEADERS, true, &fields(&steps, &args))?;
-        }
-        Some(Format::Template(template)) => {
-            print_rows(template, false, &HEADERS, false, &fields(&steps, &args))?;
-        }
-        Some(Format::Table(None)) | None => {
+    if args.quiet {
+        let mut ids = steps.iter().map(|step| step.shown_id(args.no_trunc));
+        ids.try_for_each(|id| print_line(&id))?;
+        return Ok(0);
+    }
+    print_list(
+        args.format.as_ref(),
+        true,
+        &HEADERS,
+        || Ok(&steps),
+        || Ok(fields(&steps, &args)),
+        || {
             let rows = steps.iter().map(|step| step.row(&args));
             let rows: Vec<_> = rows.map(|row| row.map(|cell| escape(&cell))).collect();
             let header = ["ID", "CREATED", "CREATED BY", "SIZE", "COMMENT"];
             table(Some(header), &rows, images::WIDTH_MIN)
-                .lines()
-                .try_for_each(print_line)?;
-        }
-    }
+        },
+    )?;
     Ok(0)
 }
 

@@ -7,14 +7,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::filter::{admits, check, glob, has_label, moment, truth};
-use super::rows::print_rows;
+use super::rows::print_list;
 use super::table::table;
 use super::{human, open_engine, print_line};
 use crate::cli::{Filter, ImageOrder, ImagesArgs};
-use crate::engine::{Engine, Image, ImageRef, ImageStore};
+use crate::engine::{Engine, Image, ImageRef, ImageStore, is_of};
 use crate::failure::Failure;
-use crate::printable::{escape, escape_json};
-use crate::template::Format;
+use crate::printable::escape;
+use crate::state::Container;
 
 pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
     check(&args.filters, "images", FILTERS)?;
@@ -46,29 +46,20 @@ pub fn images(args: ImagesArgs) -> Result<u8, Failure> {
         lines = only(lines, wanted, &engine)?;
     }
     sort(&mut lines, args.sort);
-    match &args.format {
-        _ if args.quiet => {
-            let mut ids: Vec<_> = lines.iter().map(|line| line.id(args.no_trunc)).collect();
-            ids.dedup();
-            ids.iter().try_for_each(|id| print_line(id))?;
-        }
-        Some(Format::Json) => {
-            let rows = lines.iter().map(|line| line.json(&engine));
-            let rows = rows.collect::<Result<Vec<_>, _>>()?;
-            let text = serde_json::to_string_pretty(&rows);
-            let text = text.expect("rows have only strings, numbers and lists");
-            print_line(&escape_json(&text))?;
-        }
-        Some(Format::Table(Some(template))) => {
-            let rows = fields(&lines, &args, &engine)?;
-            print_rows(template, true, &HEADERS, !args.noheading, &rows)?;
-        }
-        Some(Format::Template(template)) => {
-            let rows = fields(&lines, &args, &engine)?;
-            print_rows(template, false, &HEADERS, false, &rows)?;
-        }
-        Some(Format::Table(None)) | None => print_table(&lines, &args)?,
+    if args.quiet {
+        let mut ids: Vec<_> = lines.iter().map(|line| line.id(args.no_trunc)).collect();
+        ids.dedup();
+        ids.iter().try_for_each(|id| print_line(id))?;
+        return Ok(0);
     }
+    print_list(
+        args.format.as_ref(),
+        !args.noheading,
+        &HEADERS,
+        || rows(&lines, &engine),
+        || fields(&lines, &args, &engine),
+        || to_table(&lines, &args),
+    )?;
     Ok(0)
 }
 
@@ -190,12 +181,13 @@ impl Line {
         ]
     }
 
-    fn json(&self, engine: &Engine) -> Result<JsonRow, Failure> {
+    fn json(&self, containers: &[Container]) -> JsonRow {
         let image = &self.image;
         let created = image.created();
         let labels = image.run_config().labels().clone().unwrap_or_default();
         let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
-        Ok(JsonRow {
+        let is_its = |container: &&Container| is_of(container, &image.id);
+        JsonRow {
             id: image.id.hex().to_owned(),
             parent_id: String::new(),
             repo_tags: names.clone(),
@@ -204,13 +196,13 @@ impl Line {
             shared_size: 0,
             virtual_size: self.size,
             labels: labels.into_iter().collect(),
-            containers: engine.containers_of(&image.id)?.len(),
+            containers: containers.iter().filter(is_its).count(),
             names,
             digest: image.manifest_digest.to_string(),
             created,
             created_at: Timestamp::from_second(created)
                 .map_or_else(|_| String::new(), |at| at.to_string()),
-        })
+        }
     }
 }
 
@@ -263,30 +255,34 @@ const HEADERS: [(&str, &str); 16] = [
     ("RepoDigests", "REPO DIGESTS"),
 ];
 
+fn rows(lines: &[Line], engine: &Engine) -> Result<Vec<JsonRow>, Failure> {
+    let containers = engine.list()?.containers;
+    Ok(lines.iter().map(|line| line.json(&containers)).collect())
+}
+
 fn fields(lines: &[Line], args: &ImagesArgs, engine: &Engine) -> Result<Vec<Value>, Failure> {
-    let fields = |line: &Line| -> Result<Value, Failure> {
+    let fields = |(line, row): (&Line, JsonRow)| {
         let [repository, tag, digest, id, since, size] = line.cells(args.no_trunc);
-        let row = line.json(engine)?;
-        Ok(json!({
+        json!({
             "ID": id, "Id": row.id, "ParentId": row.parent_id, "Repository": repository,
             "Tag": tag, "Digest": digest, "Created": since, "CreatedSince": since,
             "CreatedAt": human::moment(row.created), "Size": size, "VirtualSize": size,
             "Labels": row.labels, "Containers": row.containers, "Names": row.names,
             "RepoTags": row.repo_tags, "RepoDigests": row.repo_digests,
-        }))
+        })
     };
-    lines.iter().map(fields).collect()
+    Ok(lines.iter().zip(rows(lines, engine)?).map(fields).collect())
 }
 
 /// Podman's columns are 12 wide, with what is between them.
 pub const WIDTH_MIN: usize = 10;
 
-fn print_table(lines: &[Line], args: &ImagesArgs) -> Result<(), Failure> {
+fn to_table(lines: &[Line], args: &ImagesArgs) -> String {
     let header = ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
     let cells = |line: &Line| line.cells(args.no_trunc).map(|cell| escape(&cell));
     let rows: Vec<_> = lines.iter().map(cells).collect();
     let heads = !args.noheading;
-    let text = match args.digests {
+    match args.digests {
         true => table(heads.then_some(header), &rows, WIDTH_MIN),
         false => {
             let [repository, tag, _, id, created, size] = header;
@@ -297,6 +293,5 @@ fn print_table(lines: &[Line], args: &ImagesArgs) -> Result<(), Failure> {
             let rows: Vec<_> = rows.into_iter().map(without).collect();
             table(heads.then_some(header), &rows, WIDTH_MIN)
         }
-    };
-    text.lines().try_for_each(print_line)
+    }
 }

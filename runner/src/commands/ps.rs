@@ -9,16 +9,15 @@ use serde_json::{Value, json};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::filter::{admits, check, has_label, moment, pattern, wrong};
-use super::rows::print_rows;
+use super::rows::print_list;
 use super::table::table;
 use super::{human, open_engine, print_line};
 use crate::cli::{Filter, PsArgs};
 use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::printable::{escape, escape_json};
+use crate::printable::escape;
 use crate::process::foreground::warn;
 use crate::state::{Container, Status};
-use crate::template::Format;
 
 pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     check(&args.filters, "ps", FILTERS)?;
@@ -48,28 +47,17 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
             .try_for_each(|container| print_line(id(container, &args)))
             .map(|()| 0);
     }
-    match &args.format {
-        Some(Format::Json) => {
-            let rows: Vec<JsonRow> = shown.into_iter().map(JsonRow::from).collect();
-            let text = serde_json::to_string_pretty(&rows);
-            let text = text.expect("rows have only strings, numbers and lists");
-            print_line(&escape_json(&text))?;
-        }
-        Some(Format::Table(Some(template))) => {
-            let rows: Vec<_> = shown.iter().map(|c| fields(c, &args)).collect();
-            print_rows(template, true, &HEADERS, !args.noheading, &rows)?;
-        }
-        Some(Format::Template(template)) => {
-            let rows: Vec<_> = shown.iter().map(|c| fields(c, &args)).collect();
-            print_rows(template, false, &HEADERS, false, &rows)?;
-        }
-        None | Some(Format::Table(None)) => {
+    print_list(
+        args.format.as_ref(),
+        !args.noheading,
+        &HEADERS,
+        || Ok(shown.iter().copied().map(JsonRow::from).collect::<Vec<_>>()),
+        || Ok(shown.iter().map(|c| fields(c, &args)).collect()),
+        || {
             let rows: Vec<_> = shown.iter().map(|c| row(c, &args)).collect();
             table((!args.noheading).then_some(HEADER), &rows, 0)
-                .lines()
-                .try_for_each(print_line)?;
-        }
-    }
+        },
+    )?;
     Ok(0)
 }
 

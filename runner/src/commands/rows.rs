@@ -2,20 +2,48 @@
 
 use std::io::{IsTerminal, Write};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::output_result;
 use super::table::columns;
+use super::{output_result, print_line};
 use crate::failure::Failure;
 use crate::printable::{escape, escape_json};
-use crate::template::{Template, in_columns};
+use crate::template::{Format, Template, in_columns};
 
 /// Between columns, and as wide as Podman's columns are at least.
 const WIDTH_MIN: usize = 10;
 
-/// Prints what `template` makes of each row. `headers` has the name of every field and what stands
-/// over its column.
-pub fn print_rows(
+/// Prints a list as `--format` asks: as JSON, as a template has the fields of each thing, or as a
+/// table of ours. `headers` has the name of every field and what stands over its column; `heads`
+/// says whether tables have a first line.
+pub fn print_list<T: Serialize>(
+    format: Option<&Format>,
+    heads: bool,
+    headers: &[(&str, &str)],
+    json: impl FnOnce() -> Result<T, Failure>,
+    fields: impl FnOnce() -> Result<Vec<Value>, Failure>,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        Some(Format::Json) => print_json(&json()?),
+        Some(Format::Table(Some(template))) => {
+            print_rows(template, true, headers, heads, &fields()?)
+        }
+        Some(Format::Template(template)) => print_rows(template, false, headers, false, &fields()?),
+        Some(Format::Table(None)) | None => table().lines().try_for_each(print_line),
+    }
+}
+
+/// Nothing of it acts on a terminal.
+pub fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.expect("it has only strings, numbers and lists");
+    print_line(&escape_json(&text))
+}
+
+/// Prints what `template` makes of each row.
+fn print_rows(
     template: &str,
     is_table: bool,
     headers: &[(&str, &str)],

@@ -3,16 +3,15 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::images;
 use super::pull::{access, remote};
-use super::rows::print_rows;
+use super::rows::print_list;
 use super::table::table;
-use super::{images, print_line};
 use crate::cli::SearchArgs;
 use crate::engine::{Access, ImageName, Registries};
 use crate::failure::Failure;
 use crate::images::registry::search;
-use crate::printable::{escape, escape_json};
-use crate::template::Format;
+use crate::printable::escape;
 
 pub fn search(args: &SearchArgs) -> Result<u8, Failure> {
     let access = Access {
@@ -25,18 +24,13 @@ pub fn search(args: &SearchArgs) -> Result<u8, Failure> {
         false => repositories(args, &access)?,
     };
     let heads = !args.noheading;
-    match &args.format {
-        Some(Format::Json) => {
-            let text = serde_json::to_string_pretty(&found);
-            print_line(&escape_json(&text.expect("it has only strings")))?;
-        }
-        Some(Format::Table(Some(template))) => {
-            print_rows(template, true, &HEADERS, heads, &fields(&found))?;
-        }
-        Some(Format::Template(template)) => {
-            print_rows(template, false, &HEADERS, false, &fields(&found))?;
-        }
-        Some(Format::Table(None)) | None => {
+    print_list(
+        args.format.as_ref(),
+        heads,
+        &HEADERS,
+        || Ok(&found),
+        || Ok(fields(&found)),
+        || {
             let second = |found: &Found| match args.list_tags {
                 true => escape(&found.tag),
                 false => escape(&found.description),
@@ -48,10 +42,8 @@ pub fn search(args: &SearchArgs) -> Result<u8, Failure> {
                 false => ["NAME", "DESCRIPTION"],
             };
             table(heads.then_some(header), &rows, images::WIDTH_MIN)
-                .lines()
-                .try_for_each(print_line)?;
-        }
-    }
+        },
+    )?;
     Ok(0)
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::filter::{admits, check, has_label, moment, pattern, truth};
 use super::prune::confirm;
-use super::rows::{print_filled, print_rows};
+use super::rows::{print_filled, print_json, print_list};
 use super::table::table;
 use super::{for_each, human, images, open_engine, print_line};
 use crate::cli::{
@@ -20,7 +20,7 @@ use crate::cli::{
 use crate::engine::{Engine, EngineError, ErrorKind, Volume, VolumeUsers};
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
-use crate::printable::{escape, escape_json};
+use crate::printable::escape;
 use crate::template::{Format, Template};
 
 pub fn volume(command: VolumeCommand) -> Result<u8, Failure> {
@@ -152,26 +152,19 @@ fn ls(args: &VolumeLsArgs, engine: &Engine) -> Result<u8, Failure> {
         return Ok(0);
     }
     let heads = !args.noheading;
-    match &args.format {
-        Some(Format::Json) => {
-            let rows: Vec<_> = volumes.iter().map(Seen::from).collect();
-            print_json(&rows)?;
-        }
-        Some(Format::Table(Some(template))) => {
-            print_rows(template, true, &HEADERS, heads, &fields(&volumes))?;
-        }
-        Some(Format::Template(template)) => {
-            print_rows(template, false, &HEADERS, false, &fields(&volumes))?;
-        }
-        Some(Format::Table(None)) | None => {
+    print_list(
+        args.format.as_ref(),
+        heads,
+        &HEADERS,
+        || Ok(seen(&volumes)),
+        || Ok(fields(&volumes)),
+        || {
             let row = |volume: &Volume| ["local".to_owned(), escape(&volume.name)];
             let rows: Vec<_> = volumes.iter().map(row).collect();
             let header = heads.then_some(["DRIVER", "VOLUME NAME"]);
             table(header, &rows, images::WIDTH_MIN)
-                .lines()
-                .try_for_each(print_line)?;
-        }
-    }
+        },
+    )?;
     Ok(0)
 }
 
@@ -189,10 +182,7 @@ fn inspect(args: &VolumeInspectArgs, engine: &Engine) -> Result<u8, Failure> {
         }
     }
     match &args.format {
-        None | Some(Format::Json) => {
-            let rows: Vec<_> = found.iter().map(Seen::from).collect();
-            print_json(&rows)?;
-        }
+        None | Some(Format::Json) => print_json(&seen(&found))?,
         Some(Format::Table(_)) => {
             return Err(Failure::runner(
                 "inspect makes no tables: --format takes json, or a template as {{.Name}}",
@@ -211,9 +201,8 @@ fn inspect(args: &VolumeInspectArgs, engine: &Engine) -> Result<u8, Failure> {
     }
 }
 
-fn print_json(rows: &[Seen]) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(rows);
-    print_line(&escape_json(&text.expect("it has only strings and lists")))
+fn seen(volumes: &[Volume]) -> Vec<Seen<'_>> {
+    volumes.iter().map(Seen::from).collect()
 }
 
 /// With the names of Podman's fields.

@@ -9,6 +9,11 @@ use crate::images::reference::ImageRef;
 use crate::images::store::{Image, ImageStore, Removed};
 use crate::state::Container;
 
+/// Whether a container was made of the image with this id.
+pub fn is_of(container: &Container, image: &Digest) -> bool {
+    container.image_id.as_deref() == Some(image.hex())
+}
+
 impl Engine {
     /// The images of the same user.
     pub fn images(&self) -> Result<ImageStore, EngineError> {
@@ -30,7 +35,7 @@ impl Engine {
     /// The containers that were made of the image with this id.
     pub fn containers_of(&self, image: &Digest) -> Result<Vec<Container>, EngineError> {
         let mut containers = self.list()?.containers;
-        containers.retain(|container| container.image_id.as_deref() == Some(image.hex()));
+        containers.retain(|container| is_of(container, image));
         Ok(containers)
     }
 

@@ -51,6 +51,7 @@ pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
+pub use images::is_of;
 pub use launch::{Attach, Launch};
 pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
