@@ -13,7 +13,6 @@
 //! engine exec NAME COMMAND [ARG]...       runs another one in a container that runs
 //! ```
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,8 +22,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use runner::engine::{
-    Attach, Capabilities, ContainerRequest, Engine, EngineError, ErrorKind, ExecRequest, Network,
-    Seccomp, SoftLimits, Source,
+    Attach, ContainerRequest, Engine, EngineError, ErrorKind, ExecRequest, Network, SoftLimits,
+    Source,
 };
 use runner::logs::Line;
 use runner::state::Dirs;
@@ -127,28 +126,9 @@ fn directory(dir: &str, command: &[String]) -> Source {
 
 fn request(source: Source) -> ContainerRequest {
     ContainerRequest {
-        source,
-        name: None,
-        hostname: None,
-        labels: BTreeMap::new(),
         network: Network::default(),
-        publish: Vec::new(),
-        publish_all: false,
-        volumes: Vec::new(),
-        read_only: false,
-        host_root: false,
-        remove: false,
-        env: Vec::new(),
-        entrypoint: None,
-        workdir: None,
-        user: None,
-        terminal: false,
-        open_stdin: false,
         init: true,
-        capabilities: Capabilities::DEFAULT,
-        no_new_privs: false,
-        seccomp: Seccomp::Default,
-        limits: SoftLimits::default(),
+        ..ContainerRequest::new(source, SoftLimits::default())
     }
 }
 

@@ -102,6 +102,35 @@ pub enum Source {
 }
 
 impl ContainerRequest {
+    /// One that asks for nothing but to be run as the source says, without a network, and to be
+    /// kept when it ends.
+    pub fn new(source: Source, limits: SoftLimits) -> Self {
+        Self {
+            source,
+            name: None,
+            hostname: None,
+            labels: BTreeMap::new(),
+            network: Network::None,
+            publish: Vec::new(),
+            publish_all: false,
+            volumes: Vec::new(),
+            read_only: false,
+            host_root: false,
+            remove: false,
+            env: Vec::new(),
+            entrypoint: None,
+            workdir: None,
+            user: None,
+            terminal: false,
+            open_stdin: false,
+            init: false,
+            capabilities: Capabilities::DEFAULT,
+            no_new_privs: false,
+            seccomp: Seccomp::Default,
+            limits,
+        }
+    }
+
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;

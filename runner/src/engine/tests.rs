@@ -1,7 +1,6 @@
 //! The verbs against records whose processes are not a container's, but plain children of the
 //! test's.
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +11,6 @@ use portfwd::spec::{Protocol, Publish};
 use tempfile::TempDir;
 
 use super::*;
-use crate::isolation::seccomp::Seccomp;
 use crate::signal::Signal;
 use crate::spec::ContainerSpec;
 use crate::state::{NewContainer, ProcessRef, Status};
@@ -175,29 +173,10 @@ fn published_ports_are_told_one_by_one() {
 
 fn request(source: Source) -> ContainerRequest {
     ContainerRequest {
-        source,
         name: Some("new".into()),
-        hostname: None,
-        labels: BTreeMap::new(),
-        network: Network::None,
-        publish: Vec::new(),
-        publish_all: false,
-        volumes: Vec::new(),
-        read_only: false,
         // Where root may give no others, the caller's own IDs can be had.
         host_root: true,
-        remove: false,
-        env: Vec::new(),
-        entrypoint: None,
-        workdir: None,
-        user: None,
-        terminal: false,
-        open_stdin: false,
-        init: false,
-        capabilities: Capabilities::DEFAULT,
-        no_new_privs: false,
-        seccomp: Seccomp::Default,
-        limits: SoftLimits::default(),
+        ..ContainerRequest::new(source, SoftLimits::default())
     }
 }
 
