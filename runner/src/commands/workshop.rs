@@ -159,20 +159,15 @@ impl Passing {
         }
     }
 
-    /// Of an image that is there.
-    pub fn of_image(
+    /// Of an image that is there, or of nothing.
+    pub fn begin(
         workshop: &Workshop,
-        id: &Digest,
+        image: Option<&Digest>,
         config: ImageConfig,
     ) -> Result<Self, Failure> {
-        let _held = workshop.images.hold(id)?;
-        let image = Some((id.short().to_owned(), id.clone()));
+        let _held = image.map(|id| workshop.images.hold(id)).transpose()?;
+        let image = image.map(|id| (id.short().to_owned(), id.clone()));
         let made = workshop.working.create(None, BUILD, image, config)?;
-        Ok(Self::new(workshop, made))
-    }
-
-    pub fn of_nothing(workshop: &Workshop, config: ImageConfig) -> Result<Self, Failure> {
-        let made = workshop.working.create(None, BUILD, None, config)?;
         Ok(Self::new(workshop, made))
     }
 }

@@ -1,7 +1,12 @@
 //! `coracle build`: an image of a Containerfile.
 //!
-//! This file reads the options and goes from stage to stage; a stage's instructions are `stage`'s.
+//! This file reads the options and goes from stage to stage, `stage` from instruction to
+//! instruction.
 
+mod cache;
+mod configure;
+mod copy;
+mod run;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,7 +172,7 @@ impl Build<'_> {
                 }
             }
         }
-        let is_unused = |name: &&String| !self.asked_for.contains(*name) && !stage::is_proxy(name);
+        let is_unused = |name: &&String| !self.asked_for.contains(*name) && !run::is_proxy(name);
         let unused: Vec<_> = self.given.keys().filter(is_unused).cloned().collect();
         if !unused.is_empty() {
             warn(&format!(
