@@ -12,7 +12,7 @@ use super::rows::print_list;
 use super::table::table;
 use super::{human, images, open_engine, print_line, volume};
 use crate::cli::{DfArgs, SystemPruneArgs};
-use crate::engine::{Engine, ErrorKind, Image, ImageRef, is_of};
+use crate::engine::{Engine, ErrorKind, Image, ImageRef, Part, is_of};
 use crate::failure::Failure;
 use crate::printable::escape;
 use crate::state::{Container, Status};
@@ -107,9 +107,8 @@ fn print_deleted(what: &str, names: &[String]) -> Result<(), Failure> {
 /// What takes room.
 struct Usage {
     images: Vec<(Image, usize)>,
-    /// Bytes of each blob and of each unpacked layer, by its name; and whether a container needs
-    /// it.
-    parts: BTreeMap<String, (u64, bool)>,
+    /// The bytes of each, and whether a container needs it.
+    parts: BTreeMap<Part, (u64, bool)>,
     containers: Vec<(Container, u64)>,
     /// With the number of containers that use it.
     volumes: Vec<(String, usize, u64)>,
@@ -118,7 +117,7 @@ struct Usage {
 impl Usage {
     fn look(engine: &Engine) -> Result<Self, Failure> {
         let store = engine.images()?;
-        let mut parts: BTreeMap<String, (u64, bool)> = BTreeMap::new();
+        let mut parts: BTreeMap<Part, (u64, bool)> = BTreeMap::new();
         let mut images = Vec::new();
         let all = engine.list()?.containers;
         for image in store.list()? {
@@ -259,7 +258,7 @@ impl Usage {
             .collect();
         let (mut shared, mut unique) = (0, 0);
         for chain in own {
-            let part = self.parts.get(&format!("layer {}", chain.hex()));
+            let part = self.parts.get(&Part::Layer(chain.clone()));
             let size = part.map_or(0, |(size, _)| *size);
             match others.contains(&chain) {
                 true => shared += size,

@@ -18,6 +18,7 @@
 mod blobs;
 pub mod check;
 mod image;
+mod usage;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -31,14 +32,14 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
 use super::files::{Lock, clear, lock, parse, replace, to_json, try_lock_alone};
-use super::layers::{Layer, LayerDirs, measure_as_owner};
+use super::layers::LayerDirs;
 use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
-use crate::isolation::idmap::IdMaps;
-use crate::state::{read_regular, tree_size};
+use crate::state::read_regular;
 
 pub use blobs::{Adding, BlobWriter};
 pub use image::{Image, JSON_LEN_MAX, index, read_manifest};
+pub use usage::Part;
 
 /// Of the layout described above.
 const VERSION: u32 = 1;
@@ -428,54 +429,6 @@ impl ImageStore {
         parse(&self.blobs().join(image.id.hex()), &text)
     }
 
-    /// How many bytes a layer takes: unpacked where that is known.
-    pub fn layer_size(&self, layer: &Layer) -> u64 {
-        let packed = || {
-            self.open_blob(&layer.blob).and_then(|blob| {
-                let path = self.blobs().join(layer.blob.hex());
-                Ok(blob.metadata().map_err(io_error("examine", &path))?.len())
-            })
-        };
-        let unpacked = self.layers().size(&layer.chain);
-        unpacked.unwrap_or_else(|| packed().unwrap_or(0))
-    }
-
-    /// What an image has on the disk: blobs and unpacked layers, each with a name that it has in
-    /// all images, and its length in bytes.
-    pub fn parts(&self, image: &Image) -> Vec<(String, u64)> {
-        let len = |blob: &Digest| {
-            let found = fs::metadata(self.blobs().join(blob.hex()));
-            found.map_or(0, |found| found.len())
-        };
-        let blobs = image.blobs();
-        let blobs = blobs
-            .iter()
-            .map(|blob| (format!("blob {}", blob.hex()), len(blob)));
-        let layers = image.layers();
-        let layers = layers.iter().filter_map(|layer| {
-            let size = self.layers().size(&layer.chain)?;
-            Some((format!("layer {}", layer.chain.hex()), size))
-        });
-        blobs.chain(layers).collect()
-    }
-
-    /// The lengths of all files of a tree that users of these IDs have written.
-    pub fn measure(&self, path: &Path, maps: &IdMaps) -> Result<u64, StorageError> {
-        match tree_size(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let dir = self.add_content()?.dir()?;
-                measure_as_owner(path, &dir.path().join("size"), maps)
-            }
-            size => size.map_err(io_error("measure", path)),
-        }
-    }
-
-    /// How many bytes an image takes: unpacked where that is known.
-    pub fn size(&self, image: &Image) -> u64 {
-        let layers = image.layers();
-        layers.iter().map(|layer| self.layer_size(layer)).sum()
-    }
-
     /// Takes away what no image needs. While somebody adds content nothing is, until the next time.
     pub fn sweep(&self) -> Result<(), StorageError> {
         let Some(_alone) = try_lock_alone(&self.content_lock())? else {
@@ -599,6 +552,3 @@ fn forget_nameless(entries: &mut Vec<Entry>) {
     }
     *entries = kept;
 }
-
-#[cfg(test)]
-mod tests;
