@@ -7,6 +7,7 @@
 //! has left. Calls block until what they say is done, and may come from any thread. A program that
 //! uses the engine first asks [`crate::roles`] whether it is to be something else.
 
+mod base;
 mod create;
 mod error;
 mod exec;
