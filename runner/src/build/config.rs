@@ -156,9 +156,7 @@ impl ImageConfig {
         }
         Ok(config)
     }
-}
 
-impl ImageConfig {
     /// Whether two say the same but for the times at which they were made.
     pub fn is_like(&self, other: &Self) -> bool {
         let timeless = |step: &Step| Step {

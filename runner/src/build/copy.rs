@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags};
@@ -67,7 +67,6 @@ struct Found {
 /// User and group as `--chown` has them, of the container's own users. A user alone is its own
 /// group.
 pub fn owner(text: &str, root: &OwnedFd) -> Result<(u32, u32), BuildError> {
-    use std::os::fd::AsFd;
     let identity = user::resolve(text, root.as_fd()).map_err(|source| BuildError::Owner {
         owner: text.to_owned(),
         source,
@@ -212,7 +211,7 @@ fn unpack(
         path: path.clone(),
         source,
     };
-    make_directory(request, dest, root)?;
+    ensure_directory(dest, request.owners, root)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let below = open_in_root(root, &at_root(dest), flags).map_err(BuildError::io("open", dest))?;
     let tar = decompress(File::from(archive.opened)).map_err(failed)?;
@@ -248,10 +247,6 @@ pub fn ensure_directory(dest: &Path, owners: Owners, root: &OwnedFd) -> Result<(
         .apply(&mut Members::new(&bytes[..]))
         .map(drop)
         .map_err(|source| BuildError::Apply { source })
-}
-
-fn make_directory(request: &CopyRequest, dest: &Path, root: &OwnedFd) -> Result<(), BuildError> {
-    ensure_directory(dest, request.owners, root)
 }
 
 /// All that the sources mean, each of which has to mean something.

@@ -173,6 +173,21 @@ pub struct TlsArgs {
     pub cert_dir: Option<PathBuf>,
 }
 
+/// How to get at a registry.
+#[derive(Debug, Default, Args)]
+pub struct AccessArgs {
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// Read user names and passwords from this file only
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+
+    /// User name and password for the registry
+    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
+    pub creds: Option<Credentials>,
+}
+
 /// How images are got from registries.
 #[derive(Debug, Default, Args)]
 pub struct RegistryArgs {
@@ -292,15 +307,7 @@ pub struct PushArgs {
     pub digestfile: Option<PathBuf>,
 
     #[command(flatten)]
-    pub tls: TlsArgs,
-
-    /// Read user names and passwords from this file only
-    #[arg(long, value_name = "FILE")]
-    pub authfile: Option<PathBuf>,
-
-    /// User name and password for the registry
-    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
-    pub creds: Option<Credentials>,
+    pub access: AccessArgs,
 
     /// Name or id of the image
     #[arg(value_parser = text(str::parse::<String>))]
@@ -338,15 +345,7 @@ pub struct SearchArgs {
     pub format: Option<Format>,
 
     #[command(flatten)]
-    pub tls: TlsArgs,
-
-    /// Read user names and passwords from this file only
-    #[arg(long, value_name = "FILE")]
-    pub authfile: Option<PathBuf>,
-
-    /// User name and password for the registry
-    #[arg(long, value_parser = text(parse_credentials), value_name = "USER:PASSWORD")]
-    pub creds: Option<Credentials>,
+    pub access: AccessArgs,
 
     /// What is looked for
     #[arg(value_parser = text(str::parse::<String>))]

@@ -33,9 +33,9 @@ pub use groups::{
     VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
 pub use image::{
-    HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs,
-    PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs, TagArgs,
-    TlsArgs, UntagArgs,
+    AccessArgs, HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs,
+    PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
+    TagArgs, TlsArgs, UntagArgs,
 };
 pub use read::{Unread, read};
 pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};

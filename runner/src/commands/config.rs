@@ -38,10 +38,7 @@ pub fn config(args: ConfigArgs, inherited: &Inherited) -> Result<u8, Failure> {
 
 fn change(config: &mut RunConfig, args: &ConfigArgs) -> Result<(), String> {
     if let Some(cmd) = &args.cmd {
-        config.cmd = match json_list(cmd) {
-            Some(list) => list,
-            None => words(cmd).map_err(|error| format!("--cmd {cmd:?}: {error}"))?,
-        };
+        config.cmd = words_or_list("--cmd", cmd)?;
     }
     if let Some(entrypoint) = &args.entrypoint {
         config.entrypoint = line_or_list(entrypoint);
@@ -91,10 +88,7 @@ fn change(config: &mut RunConfig, args: &ConfigArgs) -> Result<(), String> {
         config.stop_signal.clone_from(signal);
     }
     if let Some(shell) = &args.shell {
-        config.shell = match json_list(shell) {
-            Some(list) => list,
-            None => words(shell).map_err(|error| format!("--shell {shell:?}: {error}"))?,
-        };
+        config.shell = words_or_list("--shell", shell)?;
     }
     for instruction in &args.onbuild {
         match &**instruction {
@@ -140,6 +134,14 @@ fn change_healthcheck(config: &mut RunConfig, args: &ConfigArgs) {
     check.timeout = timeout.unwrap_or(check.timeout);
     check.start_period = start_period.unwrap_or(check.start_period);
     check.retries = retries.unwrap_or(check.retries);
+}
+
+/// A list in JSON, or words.
+fn words_or_list(option: &str, text: &str) -> Result<Vec<String>, String> {
+    match json_list(text) {
+        Some(list) => Ok(list),
+        None => words(text).map_err(|error| format!("{option} {text:?}: {error}")),
+    }
 }
 
 /// A list in JSON, or a line for a shell.

@@ -60,10 +60,7 @@ pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
         let is_meant = admits(&args.filters, |filter| {
             Ok(match &*filter.key {
                 "label" => has_label(container.labels.iter(), &filter.value),
-                _ => {
-                    let created = i64::try_from(container.created).unwrap_or(i64::MAX);
-                    created < moment(filter)?
-                }
+                _ => human::signed(container.created) < moment(filter)?,
             })
         })?;
         if !is_meant || !container.status.can_remove() {
@@ -211,12 +208,11 @@ impl Usage {
         print(table(Some(header), &rows, images::WIDTH_MIN))?;
         print_line("\nContainers space usage:\n")?;
         let row = |(container, size): &(Container, u64)| {
-            let created = i64::try_from(container.created).unwrap_or(i64::MAX);
             [
                 container.id.short().to_owned(),
                 escape(&container.image),
                 human::size(*size),
-                human::ago(created),
+                human::ago(human::signed(container.created)),
                 container.status.to_string(),
                 escape(&container.name),
             ]

@@ -3,6 +3,11 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+/// Seconds since 1970 as records have them, for those who count with a sign.
+pub fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
 /// How long ago a moment was, which is given in seconds since 1970.
 pub fn ago(moment: i64) -> String {
     let seconds = Timestamp::now().as_second().saturating_sub(moment);

@@ -92,7 +92,7 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             "paused" | "stopped" | "removing" | "unknown" => false,
             _ => return Err(wrong(filter, "there are created, running and exited")),
         },
-        "until" => i64::try_from(container.created).unwrap_or(i64::MAX) < moment(filter)?,
+        "until" => human::signed(container.created) < moment(filter)?,
         "volume" => {
             let spec = engine.spec(container)?;
             let is_place = spec.tree.binds.iter().any(|bind| {
@@ -231,11 +231,10 @@ const HEADERS: [(&str, &str); 18] = [
 
 fn fields(container: &Container, args: &PsArgs) -> Value {
     let row = JsonRow::from(container);
-    let created = i64::try_from(row.created).unwrap_or(i64::MAX);
     json!({
         "ID": id(container, args), "Id": row.id, "Names": container.name, "Image": row.image,
         "ImageID": row.image_id, "Command": row.command.join(" "), "Created": row.created,
-        "CreatedAt": human::moment(created), "CreatedHuman": row.created_at,
+        "CreatedAt": human::moment(human::signed(row.created)), "CreatedHuman": row.created_at,
         "RunningFor": row.created_at, "Status": row.status, "State": row.state,
         "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "Pid": row.pid,
         "Ports": container.publish.join(", "), "Labels": row.labels,

@@ -2,7 +2,7 @@
 
 use super::progress::progress;
 use super::{for_each, open_engine, print_line};
-use crate::cli::{PullArgs, PullPolicy, RegistryArgs, TlsArgs};
+use crate::cli::{AccessArgs, PullArgs, PullPolicy, RegistryArgs, TlsArgs};
 use crate::engine::{Access, Engine, Image, ImageName, ImageRef, Place, PullRequest, Registries};
 use crate::failure::{Failure, chain};
 use crate::images::error::StorageError;
@@ -76,6 +76,15 @@ fn request(args: &RegistryArgs) -> PullRequest {
             auth_file: args.authfile.clone(),
             ..access(&args.tls)
         },
+    }
+}
+
+/// What is said of getting at a registry.
+pub fn access_of(args: &AccessArgs) -> Access {
+    Access {
+        credentials: args.creds.clone(),
+        auth_file: args.authfile.clone(),
+        ..access(&args.tls)
     }
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 
 use super::open_engine;
 use super::progress::progress;
-use super::pull::{access, remote};
+use super::pull::{access_of, remote};
 use super::save::save_file;
 use crate::cli::PushArgs;
-use crate::engine::{Access, ArchiveForm, Destination};
+use crate::engine::{ArchiveForm, Destination};
 use crate::failure::Failure;
 use crate::images::digest::Digest;
 
@@ -28,11 +28,7 @@ pub fn push(args: PushArgs) -> Result<u8, Failure> {
     let mut digest = image.manifest_digest.clone();
     match destination {
         Destination::Registry(to) => {
-            let access = Access {
-                credentials: args.creds,
-                auth_file: args.authfile,
-                ..access(&args.tls)
-            };
+            let access = access_of(&args.access);
             digest = store.push(&image, &remote(to)?, &access, &*progress)?;
         }
         Destination::OciDirectory(dir, name) => {

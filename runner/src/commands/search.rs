@@ -4,21 +4,18 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::images;
-use super::pull::{access, remote};
+use super::pull::{access_of, remote};
 use super::rows::print_list;
 use super::table::table;
 use crate::cli::SearchArgs;
 use crate::engine::{Access, ImageName, Registries};
 use crate::failure::Failure;
+use crate::images::reference::split_registry;
 use crate::images::registry::search;
 use crate::printable::escape;
 
 pub fn search(args: &SearchArgs) -> Result<u8, Failure> {
-    let access = Access {
-        credentials: args.creds.clone(),
-        auth_file: args.authfile.clone(),
-        ..access(&args.tls)
-    };
+    let access = access_of(&args.access);
     let found = match args.list_tags {
         true => tags(args, &access)?,
         false => repositories(args, &access)?,
@@ -71,10 +68,9 @@ impl Found {
 
 /// In the registry that the term begins with, or in all that are to be searched.
 fn repositories(args: &SearchArgs, access: &Access) -> Result<Vec<Found>, Failure> {
-    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
-    let (places, term) = match args.term.split_once('/') {
-        Some((first, rest)) if is_registry(first) => (vec![first.to_owned()], rest),
-        _ => {
+    let (places, term) = match split_registry(&args.term) {
+        Some((registry, rest)) => (vec![registry.to_owned()], rest),
+        None => {
             let registries = Registries::load()?;
             if registries.searched().is_empty() {
                 return Err(Failure::runner(format!(

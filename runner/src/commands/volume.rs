@@ -236,7 +236,7 @@ impl<'a> From<&'a Volume> for Seen<'a> {
 }
 
 fn created(volume: &Volume) -> i64 {
-    i64::try_from(volume.kept.created).unwrap_or(i64::MAX)
+    human::signed(volume.kept.created)
 }
 
 /// The fields of a template, and what stands over their columns.

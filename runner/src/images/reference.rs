@@ -130,6 +130,13 @@ impl FromStr for ImageRef {
     }
 }
 
+/// The registry that a name begins with, and the rest. A first part without a dot or a port is no
+/// registry, except localhost.
+pub fn split_registry(name: &str) -> Option<(&str, &str)> {
+    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    name.split_once('/').filter(|(first, _)| is_registry(first))
+}
+
 /// Takes a name apart, by the grammar of distribution's package `reference`. The crate's own parser
 /// is a regular expression, which takes longer to compile than a container to start.
 fn parse(text: &str) -> Result<Reference, ParseError> {
@@ -148,11 +155,7 @@ fn parse(text: &str) -> Result<Reference, ParseError> {
         Some((end, tag)) => (&rest[..last + end.len()], Some(tag)),
         None => (rest, None),
     };
-    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
-    let (registry, repository) = match name.split_once('/') {
-        Some((first, rest)) if is_registry(first) => (first, rest),
-        _ => (REGISTRY, name),
-    };
+    let (registry, repository) = split_registry(name).unwrap_or((REGISTRY, name));
     let registry = match registry {
         "index.docker.io" => REGISTRY,
         other => other,

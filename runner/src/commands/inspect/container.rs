@@ -8,6 +8,7 @@ use portfwd::spec::Publish;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::human;
 use super::{GraphData, GraphDriver, joined};
 use crate::engine::{Capabilities, Engine, EngineError, Image, Network};
 use crate::rootfs::overlay::RootSource;
@@ -235,7 +236,7 @@ fn image_of(container: &Container, engine: &Engine) -> Result<Option<(Image, Val
 }
 
 fn created(container: &Container) -> String {
-    let seconds = i64::try_from(container.created).unwrap_or(i64::MAX);
+    let seconds = human::signed(container.created);
     let nanos = i32::try_from(container.created_nanos).unwrap_or(0);
     Timestamp::new(seconds, nanos).map_or_else(|_| NEVER.to_owned(), |at| at.to_string())
 }

@@ -140,18 +140,17 @@ impl Connection {
         let asked = self
             .client
             .catalog(&self.reference, &self.auth, Some(count), last);
-        match timeout(PATIENCE, asked).await {
-            Ok(Ok(answer)) => Ok(answer.repositories),
-            Ok(Err(error)) => Err(match self.failed(&error) {
+        let answer = self.in_time(asked).await;
+        answer
+            .map(|answer| answer.repositories)
+            .map_err(|error| match error {
                 RegistryError::NotFound { .. } | RegistryError::NoAccess { .. } => {
                     RegistryError::NoCatalogue {
                         registry: self.registry.clone(),
                     }
                 }
                 other => other,
-            }),
-            Err(_) => Err(self.unreachable("it does not answer in time")),
-        }
+            })
     }
 
     /// A page of the tags of the image's repository, behind `last`.
@@ -163,8 +162,16 @@ impl Connection {
         let asked = self
             .client
             .list_tags(&self.reference, &self.auth, Some(count), last);
+        Ok(self.in_time(asked).await?.tags)
+    }
+
+    /// An answer, which has to come before our patience ends.
+    async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, OciDistributionError>>,
+    ) -> Result<T, RegistryError> {
         match timeout(PATIENCE, asked).await {
-            Ok(answer) => Ok(answer.map_err(|error| self.failed(&error))?.tags),
+            Ok(answer) => answer.map_err(|error| self.failed(&error)),
             Err(_) => Err(self.unreachable("it does not answer in time")),
         }
     }
@@ -178,9 +185,7 @@ impl Connection {
         let asked = self
             .client
             .pull_manifest_raw(&reference, &self.auth, &ACCEPTED);
-        let answer = timeout(PATIENCE, asked).await;
-        let answer = answer.map_err(|_| self.unreachable("it does not answer in time"))?;
-        let (text, _) = answer.map_err(|error| self.failed(&error))?;
+        let (text, _) = self.in_time(asked).await?;
         if text.len() as u64 > JSON_LEN_MAX {
             return Err(self.wrong("its manifest is too long".to_owned()));
         }
