@@ -7,10 +7,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use domain::base::header::HeaderSection;
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode};
 use domain::base::message_builder::{AnswerBuilder, PushError};
 use domain::base::name::Label;
-use domain::base::{Message, MessageBuilder, Name, Rtype, StaticCompressor, ToName, Ttl};
+use domain::base::{
+    HeaderCounts, Message, MessageBuilder, Name, Rtype, StaticCompressor, ToName, Ttl,
+};
 use domain::rdata::{A, Aaaa, Ptr};
 
 use super::names::HostNames;
@@ -57,15 +60,39 @@ pub fn answer(query: &[u8], carrier: Carrier, names: &HostNames, asker: IpAddr) 
     write(query, carrier, question.qname(), &known).ok()
 }
 
-/// An answer that says that nobody can answer `query`. `None` if it is none.
+/// An answer that says that nobody can answer `query`, or that it asks no single question (RFC 9619).
+/// `None` if it is no query. Never longer than `query`: the question goes back as it came, since
+/// written anew, a name that came compressed would grow.
 pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
-    let query = Message::from_slice(query)
-        .ok()
-        .filter(|query| !query.header().qr())?;
-    let builder = MessageBuilder::from_target(Vec::new()).ok()?;
-    let mut answer = builder.start_answer(query, Rcode::SERVFAIL).ok()?;
-    answer.header_mut().set_ra(true);
-    Some(answer.finish())
+    let message = Message::from_slice(query).ok()?;
+    if message.header().qr() {
+        return None;
+    }
+    let (rcode, end) = match sole_question_end(message) {
+        Some(end) => (Rcode::SERVFAIL, end),
+        None => (Rcode::FORMERR, size_of::<HeaderSection>()),
+    };
+    let mut answer = query[..end].to_vec();
+    let section = HeaderSection::for_message_slice_mut(&mut answer);
+    let header = section.header_mut();
+    header.set_qr(true);
+    header.set_aa(false);
+    header.set_tc(false);
+    header.set_ra(true);
+    header.set_ad(false);
+    header.set_rcode(rcode);
+    let mut counts = HeaderCounts::default();
+    counts.set_qdcount((rcode == Rcode::SERVFAIL).into());
+    *section.counts_mut() = counts;
+    Some(answer)
+}
+
+/// Where the only question of `message` ends, in bytes from its start.
+fn sole_question_end(message: &Message<[u8]>) -> Option<usize> {
+    message.sole_question().ok()?;
+    let mut questions = message.question();
+    questions.next()?.ok()?;
+    Some(questions.pos())
 }
 
 fn look_up(name: &Name<Vec<u8>>, kind: Rtype, names: &HostNames, asker: IpAddr) -> Option<Known> {
@@ -330,6 +357,31 @@ mod tests {
         }
     }
 
+    /// Forty-nine questions of six bytes, each a pointer to a name of 255, would come back as
+    /// twelve thousand bytes.
+    #[test]
+    fn failures_do_not_grow() {
+        let long = Name::vec_from_str(&["x".repeat(49).as_str(); 5].join(".")).unwrap();
+        let mut one = MessageBuilder::new_vec().question();
+        one.push((&long, Rtype::A)).unwrap();
+        let one = one.finish();
+        let failed = failure(&one).unwrap();
+        let failed = Message::from_octets(failed).unwrap();
+        assert_eq!(failed.header().rcode(), Rcode::SERVFAIL);
+        assert_eq!(failed.sole_question().unwrap().qname(), &long);
+
+        let mut many = one.clone();
+        for _ in 0..48 {
+            many.extend([0xc0, 12, 0, 1, 0, 1]);
+        }
+        HeaderSection::for_message_slice_mut(&mut many)
+            .counts_mut()
+            .set_qdcount(49);
+        let failed = Message::from_octets(failure(&many).unwrap()).unwrap();
+        assert_eq!(failed.header().rcode(), Rcode::FORMERR);
+        assert_eq!(failed.as_slice().len(), size_of::<HeaderSection>());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_do_no_harm(message in proptest::collection::vec(any::<u8>(), 0..100), cut in 0..40usize) {
@@ -341,7 +393,9 @@ mod tests {
                 if let Some(answer) = answer(query, Carrier::Udp, &names, ASKER) {
                     prop_assert!(answer.len() <= EDNS_LEN.into());
                 }
-                let _ = failure(query);
+                if let Some(failure) = failure(query) {
+                    prop_assert!(failure.len() <= query.len());
+                }
             }
         }
     }
