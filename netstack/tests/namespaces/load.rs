@@ -133,7 +133,7 @@ fn connections_at_once(world: &mut World) {
     require_descriptors(2 * CONNECTIONS + 500);
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let remote = server.address;
     in_runtime(&world.guest.net, async move {
         let all_open = Arc::new(Barrier::new(CONNECTIONS));
@@ -169,16 +169,12 @@ fn connections_at_once(world: &mut World) {
 fn idle_connections(world: &mut World) {
     /// As many as most systems give descriptors for, two to each in this process.
     const CONNECTIONS: usize = 9_500;
-    /// The helper's resident memory with all of them open, each having carried a message (measured
-    /// in release builds).
+    /// The helper's resident memory with all of them open, each having carried a message.
     const RSS_LIMIT_KIB: u64 = 100 * 1024;
-    if cfg!(debug_assertions) {
-        skip("memory is measured in release builds only");
-    }
     require_descriptors(2 * CONNECTIONS + 500);
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let mut open: Vec<TcpStream> = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         let mut stream = connect(&world.guest.net, server.address);
@@ -212,7 +208,7 @@ fn unread_connections(world: &mut World, guest_sends: bool) {
     // Promoted, the kernel would have the bytes.
     let setup = world.helper().option("--promote=off");
     let helper = setup.option("--status-socket").option(&socket).start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let pairs: Vec<(TcpStream, TcpStream)> = (0..CONNECTIONS)
         .map(|_| {
             let guest = connect(&world.guest.net, listener.local_addr().unwrap());
@@ -288,7 +284,7 @@ fn out_of_descriptors(world: &mut World) {
     const TICKS_IN_A_SECOND: u64 = 30;
     let _service = EchoServer::start(&world.guest.net, Family::V4.guest(), 80);
     let helper = world.helper().publish("8080:80").start();
-    let limit = helper.fd_count() + SERVED;
+    let limit = helper.resting_fd_count() + SERVED;
     helper.limit_descriptors(limit);
     let address = (Family::V4.host(), 8080).into();
     let mut clients: Vec<TcpStream> = (0..CLIENTS)
@@ -326,7 +322,7 @@ fn connections_in_sequence(world: &mut World) {
         .sysctl("ipv4/ip_local_port_range", "1024 65535");
     world.host.sysctl("ipv4/ip_local_port_range", "1024 65535");
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let addresses: [SocketAddr; 4] = std::array::from_fn(|index| servers[index].address);
     let round = |connections: usize| {
         in_runtime(&world.guest.net, async move {
@@ -368,7 +364,7 @@ fn dials_without_answer(world: &mut World) {
     const DIALS: u32 = 20_000;
     let server = EchoServer::start(&world.elsewhere, Family::V4.elsewhere(), 7);
     let mut helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let mut open = connect(&world.guest.net, server.address);
     assert_echo(&mut open, b"before");
 
