@@ -1,15 +1,18 @@
 //! The command line of `coracle-net` itself.
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::Parser;
+use tracing::{debug, warn};
 
 use super::network_args::NetworkArgs;
 use crate::config::{Config, ConfigError, TargetKind, parse_publish_fd, parse_target};
 use crate::control::HeededSignals;
 use crate::core::autoconf::{Autoconf, SearchList};
 use crate::host::search_domains;
+use crate::network::hidden_by;
 
 /// Gives the network of a rootless container, or of any network namespace, a way out.
 ///
@@ -149,6 +152,20 @@ fn own_configuration(config: &Config) -> Autoconf {
         autoconf.names.search = SearchList::first_of(&domains);
     }
     autoconf
+}
+
+/// Tells which networks of the host's are out of the guest's reach, as a caller may not expect.
+pub fn warn_of_hidden(config: &Config) {
+    match hidden_by(&config.network) {
+        Ok(hidden) => hidden.iter().for_each(|hidden| {
+            let option = match hidden.subnet.network {
+                IpAddr::V4(_) => "--cidr",
+                IpAddr::V6(_) => "--cidr6",
+            };
+            warn!("{hidden}; {option} chooses another");
+        }),
+        Err(error) => debug!("cannot see whether networks are hidden from the guest: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -163,6 +163,7 @@ impl Name {
             Self::CoracleNet => {
                 let config = coracle_net::Args::try_parse_from(words)?.try_into()?;
                 log_to_stderr();
+                coracle_net::warn_of_hidden(&config);
                 serve(config)
             }
             Self::Hook => Ok(hook::run(hook::Args::try_parse_from(words)?)?),

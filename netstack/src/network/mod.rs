@@ -6,6 +6,7 @@
 //! protocol it asks; [`Network::addresses`] is the core's view of it.
 
 mod autoconf;
+mod hidden;
 mod host;
 mod likeness;
 
@@ -18,6 +19,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteMessage};
 use crate::core::MacAddr;
 use crate::core::addresses::{Addresses, Alias, Prefix};
 
+pub use hidden::{Hidden, HiddenError, hidden_by};
 pub use host::{Template, TemplateError};
 pub use likeness::{StandIn, Wishes};
 
