@@ -5,6 +5,9 @@
 //! same target, with no network and no further toolchain. It has to be static, as the image has no
 //! C library.
 
+#[path = "../netstack/build/unwinder.rs"]
+mod unwinder;
+
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -35,6 +38,8 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=image");
+    println!("cargo::rerun-if-changed=../netstack/build/unwinder.rs");
+    unwinder::link();
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     let image_dir = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("image");
 

@@ -3,12 +3,10 @@
 
 mod cases;
 
-use std::fs::File;
 use std::net::SocketAddr;
 
 use criterion::Criterion;
 use netstack::core::flow::Endpoints;
-use netstack::guest::GuestThread;
 use netstack::guest::promotion::{Gate, Reach};
 use nix::sched::{CloneFlags, unshare};
 
@@ -20,18 +18,18 @@ fn main() {
         criterion.bench_function(case.name, |bencher| bencher.iter(&mut case.run));
     }
     match gate {
-        Ok((_guest, gate)) => measure_gate(&mut criterion, gate),
+        Ok(gate) => measure_gate(&mut criterion, gate),
         Err(reason) => println!("skipped gate: {reason}"),
     }
     criterion.final_summary();
 }
 
 /// A guest's namespace, and the gate in it.
-fn gate_in_new_namespace() -> Result<(GuestThread, Gate), Box<dyn std::error::Error>> {
+fn gate_in_new_namespace() -> Result<Gate, Box<dyn std::error::Error>> {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
-    let guest = GuestThread::spawn(File::open("/proc/self/ns/net")?.into())?;
-    let gate = Gate::install(&guest)?;
-    Ok((guest, gate))
+    let mut gate = Gate::open()?;
+    gate.install()?;
+    Ok(gate)
 }
 
 /// A connection is diverted and given back while a thousand others stay diverted: encoding, and two

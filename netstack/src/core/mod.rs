@@ -462,6 +462,11 @@ impl Core {
         }
     }
 
+    /// No connection that begins from now on is handed over.
+    pub fn promote_nothing(&mut self) {
+        self.config.promote = Promote::Off;
+    }
+
     /// Whether a connection of these ends may be handed over. The guest's sockets know a link-local
     /// address by the interface that it is on, and would not take segments that come by another.
     /// Queries are to be looked at.

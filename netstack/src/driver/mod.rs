@@ -202,6 +202,10 @@ impl<D: Device> Driver<D> {
         if self.exit.is_over() {
             return Ok(());
         }
+        // Not before "ready": no connection hauls in its first millisecond.
+        if !self.promotion.prepare() {
+            self.shard.core.promote_nothing();
+        }
         loop {
             self.shard
                 .poller

@@ -1,7 +1,7 @@
 //! What hands flows over to the kernel in a helper, or why nothing does. The hand-over itself is
 //! told in `hand_over`.
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::core::{Duration, Instant};
 use crate::guest::NamespaceError;
@@ -38,6 +38,17 @@ impl Promotion {
             promoter,
             healed: Instant::ZERO,
         }
+    }
+
+    /// Prepares the guest. Returns whether flows can be handed over.
+    pub fn prepare(&mut self) -> bool {
+        if let Ok(promoter) = &mut self.promoter
+            && let Err(why) = promoter.prepare()
+        {
+            info!("connections stay in user space: {why}");
+            self.promoter = Err(why.into());
+        }
+        self.promoter.is_ok()
     }
 
     /// Why no flow is handed over at all, if that is so.

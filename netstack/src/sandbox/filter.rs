@@ -13,28 +13,40 @@ use libc::c_long;
 use super::SandboxError;
 use crate::seccomp::{Call, Comparison, Condition, Program, TooLong, allow_list};
 
-/// For the calling thread and all that comes from it: `lists`, and sockets for IP.
-pub fn confine_helper_calls(lists: &[&[c_long]]) -> Result<(), SandboxError> {
-    install(&helper(lists))
+/// Which threads lose the other calls; what comes from them later does as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    Calling,
+    /// All there are, none of which has a filter of its own: one is quicker made than two.
+    All,
 }
 
-/// As [`confine_helper_calls`]: `list`, and files that are only read.
+/// Leaves `lists` and sockets for IP.
+pub fn confine_helper_calls(lists: &[&[c_long]], threads: Threads) -> Result<(), SandboxError> {
+    install(&helper(lists), threads)
+}
+
+/// Leaves the calling thread `list`, and files that are only read.
 pub fn confine_companion_calls(list: &[c_long]) -> Result<(), SandboxError> {
-    install(&companion(list))
+    install(&companion(list), Threads::Calling)
 }
 
-/// As [`confine_helper_calls`].
+/// Leaves the calling thread `list`, and sockets for IP.
 pub fn confine_broker_calls(list: &[c_long]) -> Result<(), SandboxError> {
-    install(&broker(list))
+    install(&broker(list), Threads::Calling)
 }
 
-fn install(program: &Result<Program, TooLong>) -> Result<(), SandboxError> {
+fn install(program: &Result<Program, TooLong>, threads: Threads) -> Result<(), SandboxError> {
+    let flags = match threads {
+        Threads::Calling => 0,
+        Threads::All => libc::SECCOMP_FILTER_FLAG_TSYNC,
+    };
     let error = |source| SandboxError {
         privilege: "system calls",
         source,
     };
     match program {
-        Ok(program) => program.install(0).map_err(error),
+        Ok(program) => program.install(flags).map_err(error),
         Err(too_long) => Err(error(io::Error::other(too_long.to_string()))),
     }
 }
@@ -178,7 +190,7 @@ mod tests {
     use crate::testing::in_namespaces;
 
     fn confine_helper() -> Result<(), SandboxError> {
-        confine_helper_calls(crate::start::SYSTEM_CALLS)
+        confine_helper_calls(crate::start::SYSTEM_CALLS, Threads::Calling)
     }
 
     fn confine_companion() -> Result<(), SandboxError> {

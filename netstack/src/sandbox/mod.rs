@@ -17,14 +17,13 @@ pub mod root;
 use std::io;
 use std::path::Path;
 
-pub use filter::confine_helper_calls;
+pub use filter::{Threads, confine_helper_calls};
 use libc::c_long;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 use tracing::debug;
 
@@ -195,16 +194,10 @@ fn bound_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
         if kept.contains(capability) {
             continue;
         }
-        match capability_is_in_bounding_set(capability) {
-            Ok(false) => continue,
-            // Beyond the last one that this kernel knows.
-            Err(Errno::INVAL) => break,
-            Ok(true) => {}
-            Err(errno) => return Err(errno),
-        }
         match remove_capability_from_bounding_set(capability) {
-            Err(Errno::PERM) => break,
-            result => result?,
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL | Errno::PERM) => break,
+            removed => removed?,
         }
     }
     Ok(())
@@ -229,7 +222,9 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
-    use rustix::thread::{capability_is_in_ambient_set, no_new_privs};
+    use rustix::thread::{
+        capability_is_in_ambient_set, capability_is_in_bounding_set, no_new_privs,
+    };
 
     use super::*;
     use crate::sys;

@@ -2,8 +2,9 @@
 //!
 //! The order is what makes it safe: inherited descriptors are claimed before any is opened, host
 //! ports are bound with the caller's own privileges, the user namespace is joined while there is
-//! one thread, the privileges go when nothing is left to set up, and "ready" is said last. What
-//! each step does belongs to the module that it is of.
+//! one thread, the privileges go when nothing is left to open, and "ready" is said last. What each
+//! step does belongs to the module that it is of. The time from start to "ready" is part of each
+//! container's start: the two threads work side by side, and each waits for the other once.
 
 mod inside;
 mod outside;
@@ -31,12 +32,11 @@ use crate::forwards::{Forwards, OpenPort, PortError};
 use crate::guest::promotion::Promoter;
 use crate::guest::{GuestThread, GuestThreadEnded, InterfaceError, NamespaceError};
 use crate::host::{self, RESOLV_CONF};
-use crate::netlink::ListeningSockets;
 use crate::network::Network;
 use crate::publish::PublishTo;
-use crate::sandbox::{self, Confined, Kept, RootDirectory, SandboxError};
+use crate::sandbox::{self, Confined, Kept, RootDirectory, SandboxError, Threads};
 use crate::{companion, control, descriptors, device, driver, guest, process, sys};
-use inside::{Entered, SetUp, begin_set_up, confine_guest, enter_guest};
+use inside::{Entered, Link, Ports, SetUp, begin_set_up, enter_guest};
 use outside::Outside;
 
 /// What kept the helper from coming up, or from going on.
@@ -157,38 +157,52 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
 
     let entered = enter_guest(&config, passed, &mut exit)?;
     let kept = Kept::here(config.keep_host_net_admin);
-    let (guest, set_up, confined) = match entered {
+    let (guest, link, promoter, forwards, is_root) = match entered {
         Entered::Inside(guest, source) => {
-            let set_up = begin_set_up(&guest, source, &config)?;
-            let confined = confine_main(kept, &config)?;
-            (Ok(guest), set_up.wait()??, confined)
+            let set_up = begin_set_up(&guest, source, kept, &config)?;
+            let Confined { is_root, root } = confine_main(kept, &config)?;
+            let SetUp {
+                link,
+                promotion,
+                ports,
+            } = set_up.finish(root)?;
+            let sockets = limits.repair_sockets;
+            let promoter = promotion.map(|access| Promoter::new(guest.clone(), access, sockets));
+            let forwards = (!config.forwards.is_empty()).then(|| {
+                forward_parts(
+                    &guest,
+                    &config.forwards,
+                    inbound,
+                    ports,
+                    &mut outside,
+                    for_ports,
+                )
+            });
+            (Some(guest), link, promoter, forwards, is_root)
         }
         Entered::Outside(why, tap) => {
-            let set_up = SetUp::new(GuestDevice::Tap(tap), config.network.clone());
-            (Err(why), set_up, confine_main(kept, &config)?)
+            let Confined { is_root, .. } = confine_main(kept, &config)?;
+            let link = Link::new(GuestDevice::Tap(tap), config.network.clone());
+            // Who passes a tap asks for no port of the guest's own.
+            (None, link, Err(why.into()), None, is_root)
         }
     };
-    let SetUp {
+    let Link {
         device,
         capabilities,
         network,
-    } = set_up;
-    let (guest, forwards, promoter) = match guest {
-        Ok(guest) => {
-            let ports = &config.forwards;
-            let forwards = set_up_forwards(&guest, ports, inbound, &mut outside, for_ports)?;
-            let promoter = set_up_promotion(&guest, &config, kept, &device, &network, &limits);
-            (Some(guest), forwards, promoter)
-        }
-        // Who passes a tap asks for no port of the guest's own.
-        Err(why) => (None, None, Err(why.into())),
-    };
+    } = link;
     if let Err(why) = &promoter {
         info!("connections stay in user space: {why}");
     }
-    let mut promoter = match promoter {
-        Err(why) if config.promote == Promote::Always => return Err(StartError::Promotion(why)),
-        promoter => promoter,
+    let promoter = match promoter {
+        promoter if config.promote != Promote::Always => promoter,
+        // Otherwise the guest is prepared after the start.
+        Ok(mut promoter) => match promoter.prepare() {
+            Ok(()) => Ok(promoter),
+            Err(why) => return Err(StartError::Promotion(why.into())),
+        },
+        Err(why) => return Err(StartError::Promotion(why)),
     };
     let mut core = core_config(&config, &network, capabilities, limits)?;
     if promoter.is_err() {
@@ -196,13 +210,10 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
     }
 
     outside.companion.wait().map_err(StartError::Resolvers)?;
-    if let Some(guest) = &guest {
-        confine_guest(guest, confined.root, kept, &config)?;
-    }
     // Again: changes of IDs, on either thread, have undone it. And where there is no guest to enter
     // nothing has done it yet.
     sandbox::close_process()?;
-    if confined.is_root {
+    if is_root {
         warn!(
             "the host's root is the only user of this user namespace, so the helper runs as that"
         );
@@ -213,10 +224,12 @@ fn bring_up(config: Config, clock: Clock) -> Result<Up, StartError> {
         debug!(%error, "the scheduler does not take it for a batch process");
     }
     // Last: what comes after needs no path and makes no process.
-    sandbox::confine_helper_calls(SYSTEM_CALLS)?;
-    if let Ok(promoter) = &mut promoter {
-        promoter.make_ready()?;
-    }
+    let threads = match config.forwards.may_open(Direction::Outbound) {
+        // The guest's has a filter of its own: it listens.
+        true => Threads::Calling,
+        false => Threads::All,
+    };
+    sandbox::confine_helper_calls(SYSTEM_CALLS, threads)?;
     info!(interface = device.name(), device = %device.kind(), guest = ?core.addresses.guest, "the network is up");
 
     let mut core = Core::new(core, clock.now());
@@ -302,61 +315,28 @@ const PORTS_PART: usize = 4;
 /// Each port of both protocols and both families.
 const MAX_LATER_PORTS: usize = 4 * 65_535;
 
-/// What the loop needs for forwarded ports, of which those of the host are `inbound`. `None` if
-/// there are none and none may come.
-fn set_up_forwards(
+/// What the loop needs for forwarded ports: those of the host are `inbound`, and `more` may come.
+fn forward_parts(
     guest: &Arc<GuestThread>,
     forwards: &Forwards,
     inbound: Vec<OpenPort>,
+    ports: Ports,
     outside: &mut Outside,
     more: usize,
-) -> Result<Option<ForwardParts>, StartError> {
-    if forwards.is_empty() {
-        return Ok(None);
-    }
+) -> ForwardParts {
     let limit = inbound.len() + more;
-    let wanted = forwards.clone();
-    let outbound = guest.run(move || wanted.open(Direction::Outbound))??;
-    let follows = forwards.may_open(Direction::Inbound);
-    let listening = follows.then(|| guest.run(ListeningSockets::open));
-    let listening = listening.transpose()?.transpose();
-    let listening = listening.map_err(StartError::Listening)?;
     let inbound = inbound.into_iter().map(|port| (Direction::Inbound, port));
-    let outbound = outbound.into_iter().map(|port| (Direction::Outbound, port));
-    Ok(Some(ForwardParts {
+    let outbound = ports.outbound.into_iter();
+    let outbound = outbound.map(|port| (Direction::Outbound, port));
+    ForwardParts {
         tables: forwards.tables().clone(),
         open: inbound.chain(outbound).collect(),
         broker: outside.broker.take(),
         guest: guest.clone(),
         from_loopback_to_loopback: forwards.from_loopback_to_loopback,
-        listening: [listening, outside.listening.take()],
+        listening: [ports.listening, outside.listening.take()],
         control: outside.port_control.take(),
         limit,
-    }))
-}
-
-/// Prepares the guest for hauling flows to be handed over to its kernel. Without that they stay
-/// with us, which is slower and nothing else.
-fn set_up_promotion(
-    guest: &Arc<GuestThread>,
-    config: &Config,
-    kept: Kept,
-    device: &GuestDevice,
-    network: &Network,
-    limits: &Limits,
-) -> Result<Promoter, PromotionUnavailable> {
-    if config.promote == Promote::Off {
-        return Err(PromotionUnavailable::Off);
-    }
-    let (guest, ipv6) = (guest.clone(), network.v6.is_some());
-    match kept {
-        Kept::Network => Ok(Promoter::set_up(
-            guest,
-            device.name(),
-            ipv6,
-            limits.repair_sockets,
-        )?),
-        Kept::LowPorts | Kept::Nothing => Err(PromotionUnavailable::NeedsHost),
     }
 }
 

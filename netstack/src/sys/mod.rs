@@ -287,7 +287,8 @@ pub fn wait_for_turn_when_woken() -> io::Result<()> {
 /// `SECCOMP_FILTER_FLAG_…` of `seccomp(2)` (Linux 3.17).
 ///
 /// # Errors
-/// EACCES without both `no_new_privs` and CAP_SYS_ADMIN, EINVAL for a malformed program.
+/// EACCES without both `no_new_privs` and CAP_SYS_ADMIN, EINVAL for a malformed program,
+/// `ResourceBusy` if it is for all threads and one has a filter of its own.
 pub fn install_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
     let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let program = libc::sock_fprog {
@@ -305,7 +306,8 @@ pub fn install_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::
     };
     match result {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        -1 => Err(io::Error::last_os_error()),
+        _thread => Err(io::ErrorKind::ResourceBusy.into()),
     }
 }
 

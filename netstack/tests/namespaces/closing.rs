@@ -219,7 +219,7 @@ fn data_before_reset(world: &mut World) {
 /// closed.
 fn reset_behind_closed_window(world: &mut World) {
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let listener = listen(&world.elsewhere, Family::V4.elsewhere(), 0);
     let guest = connect(&world.guest.net, listener.local_addr().unwrap());
     let (mut remote, _) = accept(&listener);
@@ -306,7 +306,7 @@ fn slow_reader(mut writer: TcpStream, mut reader: TcpStream) {
 /// new one.
 fn guest_port_reused(world: &mut World, by_reset: bool) {
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     for family in Family::BOTH {
         let server = EchoServer::start(&world.elsewhere, family.elsewhere(), 7);
         let one_shot = EchoServer::start_one_shot(&world.elsewhere, family.elsewhere(), 8);

@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
 fn over_udp(world: &mut World) {
     let resolver = Resolver::start(&world.elsewhere, Family::V4.elsewhere(), 1);
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     for family in Family::BOTH {
         for id in 0..50 {
             let answer = ask_udp(&world.guest.net, family.dns(), id).expect("an answer");

@@ -199,7 +199,7 @@ fn syns_to_an_open_port(world: &mut World) {
     let SocketAddr::V4(address) = target.address else {
         unreachable!("Family::V4")
     };
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let done = AtomicBool::new(false);
     let sent = AtomicU32::new(0);
     std::thread::scope(|scope| {

@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
 fn echo(world: &mut World, family: Family) {
     let server = EchoServer::start(&world.elsewhere, family.elsewhere(), 7);
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let mut stream = connect(&world.guest.net, server.address);
     assert_eq!(stream.local_addr().unwrap().ip(), family.guest());
     assert_echo(&mut stream, b"out and back");

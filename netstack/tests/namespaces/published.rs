@@ -70,7 +70,7 @@ pub const CASES: &[Case] = &[
 fn from_elsewhere(world: &mut World, family: Family) {
     let helper = world.helper().publish("8080:80").start();
     let service = listen(&world.guest.net, family.unspecified(), 80);
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     for _ in 0..3 {
         let mut client = connect(&world.elsewhere, (family.host(), 8080).into());
         let (mut served, source) = accept(&service);
@@ -178,7 +178,7 @@ fn port_range(world: &mut World) {
 /// gateway's.
 fn service_of_one_family(world: &mut World) {
     let helper = world.helper().publish("8080:80").start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     for (service, client) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
         // `TcpListener` binds IPv6 for both families unless it is to an address.
         let address = match service {
@@ -228,7 +228,7 @@ fn udp_service_of_one_family(world: &mut World) {
 /// The host port is bound, so the handshake cannot be refused; the connection ends at once instead.
 fn nobody_listens(world: &mut World) {
     let helper = world.helper().publish("8080:80").start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     for family in Family::BOTH {
         assert_ends_at_once(world, (family.host(), 8080).into());
     }

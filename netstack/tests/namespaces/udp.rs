@@ -99,7 +99,7 @@ fn many_source_ports(world: &mut World) {
     const PORTS: usize = 10_000;
     const MAPPINGS_LIMIT: usize = 4096 + 64;
     let helper = world.helper().start();
-    let baseline = helper.fd_count();
+    let baseline = helper.resting_fd_count();
     let server = udp_echo(&world.elsewhere, Family::V4.elsewhere(), 7);
     let in_use = udp(&world.guest.net, Family::V4.guest(), 0);
     in_use.connect(server.address).unwrap();

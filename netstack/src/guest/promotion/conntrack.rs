@@ -9,7 +9,6 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::gate::GateError;
 use crate::core::flow::Endpoints;
-use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
 
 /// Where a connection's other end in the guest is.
@@ -33,14 +32,13 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    pub fn open(guest: &GuestThread) -> Result<Self, GateError> {
-        let open = || {
-            Ok(Self {
-                netfilter: Netlink::open(libc::NETLINK_NETFILTER)?,
-                routes: Netlink::open(libc::NETLINK_ROUTE)?,
-            })
-        };
-        guest.run(open)?.map_err(GateError::Open)
+    /// That of the calling thread's network namespace.
+    pub fn open() -> Result<Self, GateError> {
+        let open = |protocol| Netlink::open(protocol).map_err(GateError::Open);
+        Ok(Self {
+            netfilter: open(libc::NETLINK_NETFILTER)?,
+            routes: open(libc::NETLINK_ROUTE)?,
+        })
     }
 
     /// Whose connection it is; `endpoints` are as they show on the tap.

@@ -3,7 +3,7 @@
 //! Segments of a promoted connection are marked: in `output` those that the guest sends, in
 //! `prerouting` those that we write back into the tap, and those that a container behind one of the
 //! guest's bridges sends, which `raw` keeps away from connection tracking and so from masquerading.
-//! [`divert_marked`](super::route::divert_marked) routes marked packets to the connection's
+//! [`Diversions`](super::route::Diversions) routes marked packets to the connection's
 //! [`RepairSocket`](super::repair::RepairSocket). SYNs are never marked, so a guest that uses a
 //! port again gets a new connection. The other direction needs no rule: what the socket sends is
 //! addressed to the guest.
@@ -21,7 +21,6 @@ use std::io;
 
 use super::ruleset::{self, ELEMENTS_PER_MESSAGE, Family, NFNL_SUBSYS_NFTABLES, Reach};
 use crate::core::flow::Endpoints;
-use crate::guest::{GuestThread, GuestThreadEnded};
 use crate::netlink::{Netlink, NetlinkError};
 
 /// Why a connection cannot be diverted; it stays in the engine.
@@ -45,8 +44,6 @@ pub enum GateError {
         endpoints: Endpoints,
         source: NetlinkError,
     },
-    #[error(transparent)]
-    Guest(#[from] GuestThreadEnded),
 }
 
 /// The tables and what should be in them. Works from any thread; each change is one transaction and
@@ -70,27 +67,27 @@ struct Table {
 }
 
 impl Gate {
-    /// Makes the tables in the guest's network namespace. What an earlier helper left is replaced.
-    pub fn install(guest: &GuestThread) -> Result<Self, GateError> {
-        let netlink = guest
-            .run(|| Netlink::open(libc::NETLINK_NETFILTER))?
-            .map_err(GateError::Open)?;
-        let mut gate = Self {
-            netlink,
+    /// In the calling thread's network namespace, without tables yet.
+    pub fn open() -> Result<Self, GateError> {
+        Ok(Self {
+            netlink: Netlink::open(libc::NETLINK_NETFILTER).map_err(GateError::Open)?,
             owned: true,
             tables: Family::BOTH.map(Table::new),
-        };
-        match gate.heal() {
+        })
+    }
+
+    /// Makes the tables. What an earlier helper left is replaced.
+    pub fn install(&mut self) -> Result<(), GateError> {
+        match self.heal() {
             // A flag that the kernel does not know.
             Err(GateError::Unavailable(error))
                 if let Some(libc::EINVAL | libc::EOPNOTSUPP) = error.errno() =>
             {
-                gate.owned = false;
-                gate.heal()?;
+                self.owned = false;
+                self.heal()
             }
-            made => made?,
+            made => made,
         }
-        Ok(gate)
     }
 
     /// Diverts the connection's segments from now on: when this returns, no further one comes out
@@ -207,16 +204,16 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
 
     use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
     use super::*;
     use crate::testing::in_namespaces;
 
-    fn guest() -> GuestThread {
-        let network = File::open("/proc/thread-self/ns/net").unwrap();
-        GuestThread::spawn(network.into()).unwrap()
+    fn installed() -> Result<Gate, GateError> {
+        let mut gate = Gate::open()?;
+        gate.install()?;
+        Ok(gate)
     }
 
     fn endpoints(port: u16) -> Endpoints {
@@ -230,9 +227,8 @@ mod tests {
             module_path!(),
             "the_table_is_ours_alone_and_goes_with_us",
             || {
-                let guest = guest();
-                let mut first = Gate::install(&guest).unwrap();
-                let error = Gate::install(&guest).unwrap_err();
+                let mut first = installed().unwrap();
+                let error = installed().unwrap_err();
                 assert!(matches!(error, GateError::Owned), "{error}");
                 first.add(endpoints(1), Reach::Own).unwrap();
                 // Asking for what is there already, or not, is no error.
@@ -240,12 +236,12 @@ mod tests {
                 first.remove(endpoints(1)).unwrap();
                 first.remove(endpoints(1)).unwrap();
                 drop(first);
-                let mut second = Gate::install(&guest).unwrap();
+                let mut second = installed().unwrap();
                 // One that an old kernel's helper left behind is replaced.
                 second.make_ownerless().unwrap();
                 second.add(endpoints(2), Reach::Own).unwrap();
                 drop(second);
-                let mut third = Gate::install(&guest).unwrap();
+                let mut third = installed().unwrap();
                 assert!(!third.contains(&endpoints(2)));
                 third.add(endpoints(2), Reach::Own).unwrap();
             },
@@ -258,15 +254,14 @@ mod tests {
             module_path!(),
             "without_the_capability_it_is_unavailable",
             || {
-                let guest = guest();
-                let mut gate = Gate::install(&guest).unwrap();
+                let mut gate = installed().unwrap();
                 let nothing = CapabilitySets {
                     effective: CapabilitySet::empty(),
                     permitted: CapabilitySet::empty(),
                     inheritable: CapabilitySet::empty(),
                 };
                 set_capabilities(None, nothing).unwrap();
-                let error = Gate::install(&guest).unwrap_err();
+                let error = installed().unwrap_err();
                 assert!(matches!(error, GateError::Unavailable(_)), "{error}");
                 let error = gate.add(endpoints(1), Reach::Own).unwrap_err();
                 assert!(matches!(error, GateError::Add { .. }), "{error}");

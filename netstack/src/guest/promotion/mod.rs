@@ -22,7 +22,7 @@ use crate::netlink::NetlinkError;
 use conntrack::{Conntrack, Owner};
 use gate::GateError;
 use repair::{RepairError, RepairSocket};
-use route::{DiversionError, divert_marked};
+use route::{DiversionError, Diversions};
 use socket_pool::{SocketError, SocketPool};
 use socket_table::SocketTable;
 
@@ -34,6 +34,7 @@ pub use ruleset::Reach;
 #[derive(Debug)]
 pub struct Promoter {
     guest: Arc<GuestThread>,
+    diversions: Diversions,
     gate: Gate,
     conntrack: Conntrack,
     sockets: SocketPool,
@@ -89,33 +90,53 @@ pub enum PromoterError {
     Guest(#[from] GuestThreadEnded),
 }
 
-impl Promoter {
-    /// Prepares the guest behind the tap `tap`: routes, firewall table, sockets, of which `sockets`
-    /// at most are kept ready.
-    pub fn set_up(
-        guest: Arc<GuestThread>,
-        tap: &str,
-        ipv6: bool,
-        sockets: usize,
-    ) -> Result<Self, PromoterError> {
-        let name = tap.to_owned();
-        guest.run(move || divert_marked(&name, ipv6))??;
-        let gate = Gate::install(&guest)?;
-        let conntrack = Conntrack::open(&guest)?;
-        let sockets = SocketPool::new(sockets);
-        let table = SocketTable::open(&guest)?;
+/// Sockets by which a guest's kernel is asked for what a hand-over takes.
+#[derive(Debug)]
+pub struct Access {
+    diversions: Diversions,
+    gate: Gate,
+    conntrack: Conntrack,
+    table: SocketTable,
+}
+
+impl Access {
+    /// To the calling thread's network namespace, whose tap is `tap`; `ipv6` says whether it has
+    /// IPv6. Changes nothing there.
+    pub fn open(tap: &str, ipv6: bool) -> Result<Self, PromoterError> {
         Ok(Self {
-            guest,
-            gate,
-            conntrack,
-            sockets,
-            table,
+            diversions: Diversions::open(tap, ipv6)?,
+            gate: Gate::open()?,
+            conntrack: Conntrack::open()?,
+            table: SocketTable::open()?,
         })
     }
+}
 
-    /// Has sockets made ready, in the background: to be called when the rest of the start is done.
-    pub fn make_ready(&mut self) -> Result<(), GuestThreadEnded> {
-        self.sockets.fill(&self.guest)
+impl Promoter {
+    /// For the guest that `access` is to. At most `sockets` are kept ready.
+    pub fn new(guest: Arc<GuestThread>, access: Access, sockets: usize) -> Self {
+        let Access {
+            diversions,
+            gate,
+            conntrack,
+            table,
+        } = access;
+        Self {
+            guest,
+            diversions,
+            gate,
+            conntrack,
+            sockets: SocketPool::new(sockets),
+            table,
+        }
+    }
+
+    /// Prepares the guest: routes, firewall tables, and in the background sockets. To be called
+    /// before the first hand-over; repeating it is harmless.
+    pub fn prepare(&mut self) -> Result<(), PromoterError> {
+        self.diversions.set_up()?;
+        self.gate.install()?;
+        Ok(self.sockets.fill(&self.guest)?)
     }
 
     /// Makes the kernel carry the flow from here on, and returns the socket that faces the guest.

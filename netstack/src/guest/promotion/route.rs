@@ -40,31 +40,46 @@ pub enum DiversionError {
     },
 }
 
-/// Sets up the routing of diverted segments in the calling thread's network namespace, whose tap is
-/// `tap`; `ipv6` says whether it has IPv6.
-pub fn divert_marked(tap: &str, ipv6: bool) -> Result<(), DiversionError> {
-    let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(DiversionError::Open)?;
-    let (tap_index, lo_index) = (index(tap)?, index("lo")?);
-    divert(
-        &mut netlink,
-        AddressFamily::Inet,
-        Ipv4Addr::UNSPECIFIED.into(),
-        lo_index,
-    )?;
-    if ipv6 {
-        divert(
-            &mut netlink,
-            AddressFamily::Inet6,
-            Ipv6Addr::UNSPECIFIED.into(),
-            lo_index,
-        )?;
+/// The routing of diverted segments in a guest's network namespace. Works from any thread.
+#[derive(Debug)]
+pub struct Diversions {
+    netlink: Netlink,
+    tap: String,
+    tap_index: u32,
+    lo_index: u32,
+    ipv6: bool,
+}
+
+impl Diversions {
+    /// In the calling thread's network namespace, whose tap is `tap`; `ipv6` says whether it has
+    /// IPv6.
+    pub fn open(tap: &str, ipv6: bool) -> Result<Self, DiversionError> {
+        Ok(Self {
+            netlink: Netlink::open(libc::NETLINK_ROUTE).map_err(DiversionError::Open)?,
+            tap: tap.to_owned(),
+            tap_index: index(tap)?,
+            lo_index: index("lo")?,
+            ipv6,
+        })
     }
-    if let Err(error) = accept_local(&mut netlink, tap_index) {
-        warn!(
-            "cannot set net.ipv4.conf.{tap}.accept_local: {error}; frames in flight will be repeated"
-        );
+
+    /// Sets it up. Repeating it is harmless.
+    pub fn set_up(&mut self) -> Result<(), DiversionError> {
+        let netlink = &mut self.netlink;
+        let any = Ipv4Addr::UNSPECIFIED.into();
+        divert(netlink, AddressFamily::Inet, any, self.lo_index)?;
+        if self.ipv6 {
+            let any = Ipv6Addr::UNSPECIFIED.into();
+            divert(netlink, AddressFamily::Inet6, any, self.lo_index)?;
+        }
+        if let Err(error) = accept_local(netlink, self.tap_index) {
+            let tap = &self.tap;
+            warn!(
+                "cannot set net.ipv4.conf.{tap}.accept_local: {error}; frames in flight will be repeated"
+            );
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn index(name: &str) -> Result<u32, DiversionError> {
@@ -170,6 +185,10 @@ mod tests {
         socket.local_addr().unwrap().ip().to_string()
     }
 
+    fn diverted(tap: &str) -> Result<(), DiversionError> {
+        Diversions::open(tap, true)?.set_up()
+    }
+
     #[test]
     fn marked_packets_are_local_and_no_others() {
         in_namespaces(
@@ -189,7 +208,7 @@ mod tests {
                 configure(&settings).unwrap();
                 // IPv6 is shown by connections that are taken over.
                 for _ in 0..2 {
-                    divert_marked("tap0", true).unwrap();
+                    diverted("tap0").unwrap();
                 }
                 let remote = "198.51.100.7:80";
                 assert_eq!(source_with_mark(mark::DIVERTED, remote), "198.51.100.7");
@@ -203,7 +222,7 @@ mod tests {
                     (accepts_local("tap0"), accepts_local("all")),
                     ("1\n".into(), "0\n".into())
                 );
-                let error = divert_marked("tap1", true).unwrap_err();
+                let error = diverted("tap1").unwrap_err();
                 assert!(error.to_string().contains("tap1"), "{error}");
             },
         );

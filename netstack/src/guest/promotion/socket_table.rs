@@ -7,7 +7,6 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
 use super::socket_pool::SocketError;
 use crate::core::flow::Endpoints;
-use crate::guest::GuestThread;
 use crate::netlink::{Encoder, Netlink, NetlinkError};
 
 /// Access to the table. Works from any thread.
@@ -17,10 +16,9 @@ pub struct SocketTable {
 }
 
 impl SocketTable {
-    pub fn open(guest: &GuestThread) -> Result<Self, SocketError> {
-        let netlink = guest
-            .run(|| Netlink::open(libc::NETLINK_SOCK_DIAG))?
-            .map_err(SocketError::Open)?;
+    /// That of the calling thread's network namespace.
+    pub fn open() -> Result<Self, SocketError> {
+        let netlink = Netlink::open(libc::NETLINK_SOCK_DIAG).map_err(SocketError::Open)?;
         Ok(Self { netlink })
     }
 

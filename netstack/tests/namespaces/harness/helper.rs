@@ -259,6 +259,30 @@ impl Helper {
         of_guest.all(|stat| stat.contains(") S "))
     }
 
+    /// How many descriptors the helper has open when it has nothing to do: it makes sockets for
+    /// hand-overs after it has said that it is ready.
+    pub fn resting_fd_count(&self) -> usize {
+        let mut count = 0;
+        eventually("the helper rests", Duration::from_secs(20), || {
+            let before = std::mem::replace(&mut count, self.fd_count());
+            self.is_asleep() && before == count
+        });
+        count
+    }
+
+    /// Whether each thread of the helper waits for something.
+    fn is_asleep(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let mut states = threads.map(|thread| {
+            let stat = thread.expect("a thread").path().join("stat");
+            fs::read_to_string(stat).expect("the thread's stat")
+        });
+        states.all(|stat| {
+            let (_, fields) = stat.rsplit_once(')').expect("a program in parentheses");
+            fields.trim_start().starts_with('S')
+        })
+    }
+
     /// How many descriptors the helper has open.
     pub fn fd_count(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))

@@ -26,7 +26,7 @@ pub fn thousands(world: &mut World) {
     let setup = world.helper().option("--promote=always");
     let watched = Watched::start(setup, &world.dir);
     let helper = &watched.helper;
-    let (baseline, rss) = (helper.fd_count(), helper.rss_kib());
+    let (baseline, rss) = (helper.resting_fd_count(), helper.rss_kib());
 
     let remote = server.address;
     let (watched, guest) = (&watched, &world.guest.net);

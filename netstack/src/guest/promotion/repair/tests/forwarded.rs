@@ -33,7 +33,7 @@ fn connections_behind_masquerading_are_taken_over() {
         || {
             let container = add_container();
             let mut world = World::new(65520);
-            let mut conntrack = Conntrack::open(&world.guest).unwrap();
+            let mut conntrack = world.guest.run(Conntrack::open).unwrap().unwrap();
             for (remote, address) in REMOTES.into_iter().zip([CONTAINER, CONTAINER_V6]) {
                 let (mut client, inside) = container.run(move || connect(remote)).unwrap();
                 talk_to_peer(&mut client);

@@ -18,10 +18,9 @@ use crate::core::flow::Endpoints;
 use crate::core::tcp::Snapshot;
 use crate::device::Tap;
 use crate::guest::promotion::repair::{RepairError, RepairSocket};
-use crate::guest::promotion::route::divert_marked;
 use crate::guest::promotion::socket_pool::{FreshSocket, SocketPool};
 use crate::guest::promotion::socket_table::SocketTable;
-use crate::guest::promotion::{Gate, Reach, is_closed};
+use crate::guest::promotion::{Access, Gate, Reach, is_closed};
 use crate::guest::{GuestThread, InterfaceSettings, configure};
 use crate::netlink::Netlink;
 use crate::network::Network;
@@ -53,18 +52,20 @@ impl World {
         assert!(configure(&settings).unwrap());
         add_neighbour(gateways.0.into());
         add_neighbour(gateways.1.into());
-        divert_marked("tap0", true).unwrap();
+        let mut access = Access::open("tap0", true).unwrap();
         let network = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let guest = GuestThread::spawn(network.into()).unwrap();
         // As little as the helper keeps.
         let confine = || sandbox::keep_only(sandbox::Kept::Network);
         confine().unwrap();
         guest.run(confine).unwrap().unwrap();
+        access.diversions.set_up().unwrap();
+        access.gate.install().unwrap();
         Self {
             peer: Peer::start(tap, mtu),
-            gate: Gate::install(&guest).unwrap(),
+            gate: access.gate,
             pool: SocketPool::new(128),
-            table: SocketTable::open(&guest).unwrap(),
+            table: access.table,
             guest,
         }
     }
