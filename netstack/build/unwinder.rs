@@ -1,5 +1,5 @@
 //! Links the unwinder into the programs of a crate, which would otherwise load libgcc_s.so for it.
-//! That library asks the processor for its features when it is loaded, and in a virtual machine each
+//! That library asks the processor for its features when it is loaded. In a virtual machine each
 //! answer leaves the machine: a tenth of a millisecond at each start, of a helper that is ready
 //! after three.
 

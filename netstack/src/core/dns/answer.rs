@@ -60,9 +60,9 @@ pub fn answer(query: &[u8], carrier: Carrier, names: &HostNames, asker: IpAddr) 
     write(query, carrier, question.qname(), &known).ok()
 }
 
-/// An answer that says that nobody can answer `query`, or that it asks no single question (RFC 9619).
-/// `None` if it is no query. Never longer than `query`: the question goes back as it came, since
-/// written anew, a name that came compressed would grow.
+/// An answer that says that nobody can answer `query`, or that it does not ask a single question
+/// (RFC 9619). `None` if it is no query. Never longer than `query`: the question goes back as it
+/// came, since a name that came compressed would grow if it were written anew.
 pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
     let message = Message::from_slice(query).ok()?;
     if message.header().qr() {
