@@ -23,6 +23,7 @@ use crate::process::user;
 use crate::rootfs::lookup::open_in_root;
 
 /// What is copied, from where to where.
+#[derive(Clone)]
 pub struct CopyRequest<'a> {
     /// The root directory of the sources.
     pub from: &'a OwnedFd,

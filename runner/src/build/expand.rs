@@ -62,6 +62,22 @@ pub fn one(text: &str, escape: char, lookup: Lookup) -> Result<String, ExpandErr
     Ok(words(text, escape, lookup)?.join(" "))
 }
 
+/// Puts values in the place of variables in a text whose quotation marks mean themselves, as in a
+/// here-document.
+pub fn text(text: &str, escape: char, lookup: Lookup) -> Result<String, ExpandError> {
+    let mut expanded = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => expanded.push_str(&variable(&mut chars, lookup)?),
+            // As Docker has it, before whatever stands there.
+            c if c == escape => expanded.extend(chars.next()),
+            c => expanded.push(c),
+        }
+    }
+    Ok(expanded)
+}
+
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
 /// What stands behind a dollar sign.
@@ -146,10 +162,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn quotation_marks_of_a_document_are_its_own() {
+        let expanded = text("\"$A\" 'x\n\\$A \\\\ ${NONE:-d}\n", '\\', &lookup).expect("a text");
+        assert_eq!(expanded, "\"a b\" 'x\n$A \\ d\n");
+        text("${", '\\', &lookup).expect_err("no variable");
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(text in "\\PC*", odd in "[${}:+\\-A'\" \\\\]{0,20}") {
             let _ = (words(&text, '\\', &lookup), words(&odd, '`', &lookup));
+            let _ = super::text(&odd, '\\', &lookup);
         }
     }
 }

@@ -6,11 +6,13 @@
 //! becomes a layer ([`pack`]), and [`config`] the image's configuration.
 //!
 //! [`containerfile`] reads a Containerfile, whose variables are [`expand`]ed; its steps are carried
-//! out in working containers as well, by `commands::build`.
+//! out in working containers as well, by `commands::build`. [`caches`] are what its commands find
+//! again in the next build.
 //!
 //! Everything here is done by root of a user namespace that has the image's owners, in a mount
 //! namespace where it may mount: that of `coracle unshare`, or the host's for its root.
 
+pub mod caches;
 pub mod commit;
 pub mod config;
 pub mod containerfile;
@@ -21,6 +23,7 @@ pub mod ignore;
 pub mod pack;
 mod pattern;
 pub mod placeholders;
+pub mod secret;
 pub mod store;
 pub mod tree;
 pub mod values;

@@ -26,8 +26,14 @@ pub struct Placeholders(Vec<PathBuf>);
 impl Placeholders {
     /// Looks at a tree before something is run in it, with mounts at `targets` besides.
     pub fn missing_in<'a>(root: &OwnedFd, targets: impl IntoIterator<Item = &'a Path>) -> Self {
-        let targets = targets.into_iter().map(Path::to_owned);
-        let places = targets.chain(PLACES.map(PathBuf::from));
+        // With the directories above, which are made for them.
+        let targets = targets.into_iter().flat_map(Path::ancestors);
+        let targets = targets.map(|target| target.strip_prefix("/").unwrap_or(target));
+        let targets = targets.filter(|target| !target.as_os_str().is_empty());
+        let mut targets: Vec<_> = targets.map(Path::to_owned).collect();
+        targets.sort_by_key(|target| std::cmp::Reverse(target.components().count()));
+        targets.dedup();
+        let places = targets.into_iter().chain(PLACES.map(PathBuf::from));
         Self(places.filter(|place| kind(root, place).is_none()).collect())
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, statx};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::BuildError;
@@ -90,6 +90,53 @@ pub fn mount(
         .map_err(BuildError::io("mount the container at", &merged))?;
     mounted.stays = false;
     Ok(mounted)
+}
+
+/// Mounts an overlay over a directory at the place of a container that began with nothing, whose
+/// changes the container has.
+pub fn mount_over(
+    store: &WorkingStore,
+    container: &Working,
+    lower: &Path,
+) -> Result<Mounted, BuildError> {
+    let dir = store.dir(container);
+    attach(&dir, || overlay_over(vec![lower.to_owned()], &dir))
+}
+
+/// Mounts an empty file system in memory at the place of a container, of at most so many bytes.
+pub fn mount_memory(
+    store: &WorkingStore,
+    container: &Working,
+    size: Option<u64>,
+) -> Result<Mounted, BuildError> {
+    let dir = store.dir(container);
+    let size = size.map(|size| size.to_string());
+    let mut options = vec![("mode", "1777")];
+    options.extend(size.as_deref().map(|size| ("size", size)));
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    attach(&dir, || {
+        Detached::filesystem("tmpfs", &options, attributes).map_err(BuildError::io(
+            "mount a file system in memory at",
+            &dir.merged(),
+        ))
+    })
+}
+
+/// Mounts what `make` makes at the place of a container.
+fn attach(
+    dir: &WorkingDir,
+    make: impl FnOnce() -> Result<Detached, BuildError>,
+) -> Result<Mounted, BuildError> {
+    let merged = dir.merged();
+    let lock = dir.lock()?;
+    apart(make)?
+        .attach(open_directory(&merged)?)
+        .map_err(BuildError::io("mount the container at", &merged))?;
+    Ok(Mounted {
+        dir: dir.clone(),
+        stays: false,
+        _lock: lock,
+    })
 }
 
 /// Unmounts the tree of a container, if it is mounted here.

@@ -7,6 +7,21 @@ pub fn mode(text: &str) -> Result<u32, &'static str> {
         .ok_or("expected a mode in octal digits, as 0755")
 }
 
+/// Bytes, as `64m`, `1g` or `512`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => Some(0),
+        "k" | "kb" => Some(10),
+        "m" | "mb" => Some(20),
+        "g" | "gb" => Some(30),
+        _ => None,
+    };
+    let read = digits.parse::<u64>().ok().zip(shift);
+    read.and_then(|(number, shift)| number.checked_mul(1 << shift))
+        .ok_or_else(|| format!("size {text:?}: expected bytes, as 65536, 64k, 64m or 1g"))
+}
+
 /// Go's durations, as `1h2m3.5s`, in nanoseconds.
 pub fn duration(text: &str) -> Result<u64, &'static str> {
     const EXPECTED: &str = "expected a duration, as 30s, 1m30s or 500ms";
@@ -67,10 +82,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("64k"), Ok(64 << 10));
+        assert_eq!(size("1GB"), Ok(1 << 30));
+        for wrong in ["", "m", "1t", "-1", "99999999999g", "1.5m"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(text in "\\PC*") {
-            let _ = (duration(&text), mode(&text));
+            let _ = (duration(&text), mode(&text), size(&text));
         }
     }
 }

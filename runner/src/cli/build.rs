@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::image::{PullPolicy, RegistryArgs};
 use super::values::text;
+use crate::build::secret::Secret;
 use crate::build::values;
 use crate::spec::Network;
 
@@ -224,8 +225,8 @@ pub struct CommitArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What a Containerfile asks for that coracle does not have is refused by its name and its line: ONBUILD, RUN --mount, \
-here-documents, ADD from addresses.
+What a Containerfile asks for that coracle does not have is refused by its name and its line: RUN --mount=type=ssh, ADD \
+from addresses.
 
 Each RUN, COPY and ADD makes a layer. One that an earlier build has made of the same is used again.")]
 pub struct BuildArgs {
@@ -250,9 +251,51 @@ pub struct BuildArgs {
     #[arg(long = "label", value_parser = text(super::container::parse_label), value_name = "KEY[=VALUE]")]
     pub labels: Vec<(String, String)>,
 
+    /// Give what RUN --mount=type=secret asks for: id=NAME,src=FILE or id=NAME,env=VARIABLE; may be
+    /// repeated
+    #[arg(long = "secret", value_parser = text(str::parse::<Secret>), value_name = "SECRET")]
+    pub secrets: Vec<Secret>,
+
+    /// What of the context stays out; without, FILE.containerignore or FILE.dockerignore beside the
+    /// Containerfile, then .containerignore or .dockerignore of the context
+    #[arg(long, value_name = "FILE")]
+    pub ignorefile: Option<PathBuf>,
+
     /// Make all layers anew
     #[arg(long)]
     pub no_cache: bool,
+
+    /// Make a layer of each RUN, COPY and ADD; else each stage has one, and nothing is used again
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub layers: bool,
+
+    /// Put all that is new into one layer
+    #[arg(long, conflicts_with = "squash_all")]
+    pub squash: bool,
+
+    /// Put all into one layer, those of the image that it is made of among it
+    #[arg(long)]
+    pub squash_all: bool,
+
+    /// Leave out stages that the last one does not need
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        action = ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub skip_unused_stages: bool,
 
     /// When to get images from their registries; without a value, always
     #[arg(
@@ -288,4 +331,11 @@ pub struct BuildArgs {
     /// Directory that COPY and ADD take files from
     #[arg(default_value = ".")]
     pub context: PathBuf,
+}
+
+impl BuildArgs {
+    /// Whether the last stage is to have one new layer.
+    pub fn squashes(&self) -> bool {
+        self.squash || self.squash_all
+    }
 }

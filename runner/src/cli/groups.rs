@@ -172,6 +172,10 @@ pub struct ImagePruneArgs {
     #[arg(short, long)]
     pub all: bool,
 
+    /// The caches of RUN --mount=type=cache as well
+    #[arg(long)]
+    pub build_cache: bool,
+
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,

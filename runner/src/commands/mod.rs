@@ -99,7 +99,7 @@ fn dispatch_image(command: ImageCommand, inherited: &Inherited) -> Result<u8, Fa
         ImageCommand::Inspect(args) => inspect::inspect(args.into()),
         ImageCommand::Load(args) => load::load(args),
         ImageCommand::Ls(args) => images::images(args),
-        ImageCommand::Prune(args) => prune::image_prune(&args),
+        ImageCommand::Prune(args) => prune::image_prune(&args, inherited),
         ImageCommand::Pull(args) => pull::pull(args),
         ImageCommand::Push(args) => push::push(args),
         ImageCommand::Rm(args) => rmi::rmi(args, inherited),

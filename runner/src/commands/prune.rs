@@ -9,6 +9,7 @@ use crate::cli::{ExistsArgs, Filter, ImagePruneArgs};
 use crate::engine::{Engine, ErrorKind, Image};
 use crate::failure::Failure;
 use crate::images::error::StorageError;
+use crate::process::inherited::Inherited;
 
 pub fn image_exists(args: &ExistsArgs) -> Result<u8, Failure> {
     match open_engine()?.images()?.find(&args.name) {
@@ -18,8 +19,12 @@ pub fn image_exists(args: &ExistsArgs) -> Result<u8, Failure> {
     }
 }
 
-pub fn image_prune(args: &ImagePruneArgs) -> Result<u8, Failure> {
+pub fn image_prune(args: &ImagePruneArgs, inherited: &Inherited) -> Result<u8, Failure> {
     check(&args.filters, "image prune", FILTERS)?;
+    if args.build_cache {
+        // Their files may be sub-IDs'.
+        super::unshare::go_on_as_root(inherited)?;
+    }
     let warning = match args.all {
         true => {
             "This command removes all images without at least one container associated with them."
@@ -27,6 +32,9 @@ pub fn image_prune(args: &ImagePruneArgs) -> Result<u8, Failure> {
         false => "This command removes all dangling images.",
     };
     if args.force || confirm(warning)? {
+        if args.build_cache {
+            open_engine()?.build_caches().prune()?;
+        }
         for image in prune_images(&open_engine()?, args.all, &args.filters)? {
             print_line(image.id.hex())?;
         }

@@ -159,6 +159,11 @@ impl Passing {
         }
     }
 
+    /// A place for something else, with nothing in it.
+    pub fn begin_empty(workshop: &Workshop) -> Result<Self, Failure> {
+        Self::begin(workshop, None, ImageConfig::scratch())
+    }
+
     /// Of an image that is there, or of nothing.
     pub fn begin(
         workshop: &Workshop,

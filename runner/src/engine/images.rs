@@ -2,6 +2,7 @@
 
 use super::{Engine, EngineError};
 use crate::build::BuildError;
+use crate::build::caches::Caches;
 use crate::build::store::{Working, WorkingStore};
 use crate::images::digest::Digest;
 use crate::images::error::StorageError;
@@ -23,6 +24,11 @@ impl Engine {
     /// The working containers of the same user.
     pub fn working(&self) -> WorkingStore {
         WorkingStore::new(self.store.dirs().working())
+    }
+
+    /// What commands of builds keep for the next.
+    pub fn build_caches(&self) -> Caches {
+        Caches::new(self.store.dirs().build_cache())
     }
 
     /// Those that have begun with an image.

@@ -118,6 +118,11 @@ impl Dirs {
         self.data.join("volumes")
     }
 
+    /// What commands of builds keep for the next.
+    pub fn build_cache(&self) -> PathBuf {
+        self.data.join("build-cache")
+    }
+
     /// Where all other images are kept.
     pub fn storage(&self) -> PathBuf {
         self.data.join("storage")

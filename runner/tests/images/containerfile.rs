@@ -20,7 +20,7 @@ cases![
     buildah_makes_the_same_image,
 ];
 
-fn base(world: &World) {
+pub fn base(world: &World) {
     let layer = Layer::busybox(world)
         .symlink("bin/mkdir", "busybox")
         .symlink("bin/rm", "busybox")
@@ -33,13 +33,13 @@ fn base(world: &World) {
 }
 
 /// `coracle build FLAGS` of this Containerfile, in `context`.
-fn build(world: &World, flags: &[&str], file: &str) -> Outcome {
+pub fn build(world: &World, flags: &[&str], file: &str) -> Outcome {
     put(world, "context/Containerfile", file.as_bytes());
     world.try_coracle(&[&["build", "--network", "none"], flags, &["context"]].concat())
 }
 
 #[track_caller]
-fn built(world: &World, flags: &[&str], file: &str) -> Vec<String> {
+pub fn built(world: &World, flags: &[&str], file: &str) -> Vec<String> {
     let done = build(world, flags, file);
     done.success().lines().map(str::to_owned).collect()
 }
@@ -229,6 +229,7 @@ fn a_context_is_what_files_come_from(world: &World) {
     put(world, "context/b.txt", b"b");
     put(world, "context/sub/c.log", b"c");
     put(world, "context/sub/keep.log", b"k");
+    put(world, "context/.dockerignore", b"*\n");
     put(
         world,
         "context/.containerignore",
@@ -267,6 +268,21 @@ fn a_context_is_what_files_come_from(world: &World) {
             "{refused:?}"
         );
     }
+    // What stays out may be said elsewhere: beside the Containerfile, or anywhere.
+    put(world, "none", b"");
+    let all = "FROM base:1\nCOPY sub/c.log /\n";
+    built(world, &["--ignorefile", "none"], all);
+    put(world, "context/Containerfile.dockerignore", b"a.txt\n");
+    built(world, &[], all);
+    let refused = build(world, &[], "FROM base:1\nCOPY a.txt /\n");
+    assert!(refused.stderr.contains("a.txt"), "{refused:?}");
+    put(world, "context/Containerfile.containerignore", b"\n[\n");
+    let refused = build(world, &[], all);
+    assert_eq!(refused.code(), Some(125));
+    assert!(
+        refused.stderr.contains("containerignore: line 2"),
+        "{refused:?}"
+    );
     // The file may be elsewhere, or come through a pipe.
     put(world, "elsewhere", b"FROM base:1\nCOPY a.txt /\n");
     let words = ["build", "-q", "-f", "elsewhere", "context"];
@@ -329,11 +345,11 @@ fn what_is_not_there_is_refused_by_name_and_line(world: &World) {
     base(world);
     for (file, line, named) in [
         (
-            "FROM base:1\nRUN --mount=type=cache,target=/x true",
+            "FROM base:1\nRUN --mount=type=ssh,target=/x true",
             2,
             "--mount",
         ),
-        ("FROM base:1\n\nONBUILD RUN true", 3, "ONBUILD"),
+        ("FROM base:1\n\nONBUILD FROM x", 3, "ONBUILD"),
         (
             "FROM base:1\nADD https://example.org/x /x",
             2,
@@ -355,7 +371,7 @@ fn what_is_not_there_is_refused_by_name_and_line(world: &World) {
             "{file}: {refused:?}"
         );
     }
-    for flag in ["--squash-all", "--secret=id=x"] {
+    for flag in ["--ssh=default", "--secret=x"] {
         let refused = build(world, &[flag], "FROM base:1\n");
         assert!(
             refused

@@ -12,6 +12,7 @@ mod docker_registry;
 mod harness;
 mod recipe;
 mod server;
+mod steps;
 
 mod archives;
 mod building;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         push::CASES,
         registry::CASES,
         running::CASES,
+        steps::CASES,
         upkeep::CASES,
         volumes::CASES,
     ];

@@ -8,6 +8,7 @@ use super::Build;
 use super::stage::Progress;
 use crate::build::commit::{CommitRequest, commit};
 use crate::build::config::{ImageConfig, Step};
+use crate::build::store::Working;
 use crate::commands::workshop::Passing;
 use crate::failure::Failure;
 use crate::images::digest::Digest;
@@ -18,9 +19,14 @@ impl Build<'_> {
     pub fn keep(
         &self,
         progress: &mut Progress,
-        container: &Passing,
+        container: Passing,
         told: &str,
     ) -> Result<(), Failure> {
+        if progress.one_layer {
+            progress.tell(told, true);
+            progress.go_on_in(container);
+            return Ok(());
+        }
         let mut container = container.container.clone();
         container.created_by = Some(told.to_owned());
         let request = CommitRequest {
@@ -44,9 +50,35 @@ impl Build<'_> {
         self.say(&format!("--> {}", image.id.short()))
     }
 
+    /// Makes an image of what all steps of a stage have done, in one layer; with `everything`, what
+    /// they began with is in it as well.
+    pub fn keep_as_one(&self, progress: &mut Progress, everything: bool) -> Result<(), Failure> {
+        let container = self.container(progress)?;
+        let mut config = progress.config.clone();
+        // Its layer is the last step's.
+        let last = config.history.pop().and_then(|step| step.created_by);
+        let container = Working {
+            config,
+            created_by: last,
+            ..container.container.clone()
+        };
+        let request = CommitRequest {
+            timestamp: self.args.timestamp,
+            squash: everything,
+            ..CommitRequest::default()
+        };
+        let Self { workshop, .. } = self;
+        let (working, images) = (&workshop.working, &workshop.images);
+        let image = commit(working, images, &container, request, &mut warn)?;
+        progress.image = Some(image.id);
+        progress.is_current = true;
+        progress.cached = false;
+        Ok(())
+    }
+
     /// Goes on with the image that the same step has made before, if it has.
     pub fn take_cached(&self, progress: &mut Progress, told: &str) -> Result<bool, Failure> {
-        if !progress.cached {
+        if !progress.cached || progress.one_layer {
             return Ok(false);
         }
         let mut expected = progress.config.clone();

@@ -56,6 +56,7 @@ impl Build<'_> {
             }
             Action::Healthcheck(check) => config.healthcheck = Some(healthcheck(check)),
             Action::Maintainer(text) => progress.config.author = Some(text.clone()),
+            Action::OnBuild(text) => config.on_build.push(text.clone()),
             Action::Arg(_) | Action::Run(_) | Action::Copy(_) => unreachable!("done elsewhere"),
         }
         progress.config.config = config;

@@ -6,6 +6,8 @@
 mod cache;
 mod configure;
 mod copy;
+mod mounts;
+mod needed;
 mod run;
 mod stage;
 
@@ -47,8 +49,14 @@ struct Build<'a> {
     global: BTreeMap<String, String>,
     /// Which of those that were given anything has asked for.
     asked_for: BTreeSet<String>,
-    /// The stages that are done: name and image.
-    done: Vec<(Option<String>, Digest)>,
+    done: Vec<Done>,
+}
+
+/// A stage that is done.
+struct Done {
+    number: usize,
+    name: Option<String>,
+    image: Digest,
 }
 
 /// Why a build ended early.
@@ -86,13 +94,16 @@ pub fn build(args: &BuildArgs, inherited: &Inherited, filter: Filter) -> Result<
     let (name, text) = read_file(args)?;
     let file = containerfile::parse(&text).map_err(Failure::context(&name))?;
     let context = open_directory(&args.context)?;
-    let doing = "cannot read .containerignore";
+    let ignore = match &args.ignorefile {
+        Some(path) => Ignore::read(path),
+        None => Ignore::beside(&name, &context),
+    };
     let tag = |name: &String| Ok(name.parse::<ImageName>()?.to_tag()?);
     let mut build = Build {
         workshop: &workshop,
         args,
         file: &file,
-        ignore: Ignore::of_context(&context).map_err(Failure::context(doing))?,
+        ignore: ignore.map_err(|error| Failure::runner(error.to_string()))?,
         context,
         names: args.tags.iter().map(tag).collect::<Result<_, Failure>>()?,
         limits: inherited.limits,
@@ -161,10 +172,18 @@ impl Build<'_> {
     fn all(&mut self, file_name: &str) -> Result<Digest, Ended> {
         self.declare_global(file_name)?;
         let last = self.last_stage()?;
-        for number in 0..=last {
+        let needed = match self.args.skip_unused_stages {
+            true => needed::stages(self.file, last),
+            false => vec![true; last + 1],
+        };
+        for number in (0..=last).filter(|number| needed[*number]) {
             let stage = &self.file.stages[number];
             match self.stage(number, number == last) {
-                Ok(image) => self.done.push((stage.name.clone(), image)),
+                Ok(image) => self.done.push(Done {
+                    number,
+                    name: stage.name.clone(),
+                    image,
+                }),
                 Err((_, Ended::Command(code))) => return Err(Ended::Command(code)),
                 Err((line, Ended::Failed(failure))) => {
                     let text = format!("{file_name}: line {line}: {}", failure.message);
@@ -180,7 +199,8 @@ impl Build<'_> {
                 unused.join(", ")
             ));
         }
-        Ok(self.done[last].1.clone())
+        let last = self.done.last().expect("the last stage is needed");
+        Ok(last.image.clone())
     }
 
     fn declare_global(&mut self, file_name: &str) -> Result<(), Failure> {
@@ -221,13 +241,11 @@ impl Build<'_> {
     /// The image of a stage that is done, by its name or number.
     fn stage_image(&self, wanted: &str) -> Option<&Digest> {
         let named = wanted.to_ascii_lowercase();
-        let by_name = self
-            .done
-            .iter()
-            .rev()
-            .find(|(name, _)| name.as_deref() == Some(&named));
-        let by_number = || self.done.get(wanted.parse::<usize>().ok()?);
-        by_name.or_else(by_number).map(|(_, image)| image)
+        let mut done = self.done.iter().rev();
+        let by_name = done.find(|done| done.name.as_deref() == Some(&named));
+        let number = wanted.parse::<usize>().ok();
+        let by_number = || self.done.iter().find(|done| Some(done.number) == number);
+        by_name.or_else(by_number).map(|done| &done.image)
     }
 
     /// What is told of the build's steps.

@@ -6,12 +6,13 @@ use std::ffi::OsString;
 use nix::sys::signal::SigSet;
 
 use super::configure::with_shell;
+use super::mounts::script_path;
 use super::stage::Progress;
 use super::{Build, Ended};
 use crate::build::config::RunConfig;
-use crate::build::containerfile::{Command, Instruction};
+use crate::build::containerfile::{Instruction, Run};
 use crate::build::tree::Mounted;
-use crate::engine::{Attach, ContainerRequest, Source};
+use crate::engine::{Attach, ContainerRequest, Network, Source};
 use crate::failure::Failure;
 use crate::process::foreground::{Foreground, Outcome, Signals};
 
@@ -20,10 +21,14 @@ impl Build<'_> {
     pub fn run(
         &mut self,
         progress: &mut Progress,
-        command: &Command,
+        run: &Run,
         instruction: &Instruction,
     ) -> Result<(), Ended> {
-        let words = with_shell(&progress.config.config, command);
+        let (asked, told_mounts) = self.asked(progress, run)?;
+        let words = match &run.script {
+            Some(script) => vec![script_path(script).display().to_string()],
+            None => with_shell(&progress.config.config, &run.command),
+        };
         let args: Vec<_> = progress
             .args
             .iter()
@@ -33,9 +38,11 @@ impl Build<'_> {
             0 => words.join(" "),
             count => format!("|{count} {} {}", args.join(" "), words.join(" ")),
         };
+        let told = told + &told_mounts;
         if self.take_cached(progress, &told)? {
             return Ok(());
         }
+        let mut mounts = self.mount(progress, asked, run.script.as_ref())?;
         let container = self.container(progress)?;
         let mounted = self.workshop.mount(&container.container)?;
         let source = Source::Directory {
@@ -44,18 +51,23 @@ impl Build<'_> {
             command: words.into_iter().map(OsString::from).collect(),
         };
         let request = ContainerRequest {
-            network: self.args.network.clone(),
+            network: match run.offline {
+                true => Network::None,
+                false => self.args.network.clone(),
+            },
+            volumes: std::mem::take(&mut mounts.volumes),
+            env: std::mem::take(&mut mounts.env),
             ..ContainerRequest::new(source, self.limits)
         };
         let mut config = progress.config.config.clone();
         // ENV goes before ARG.
         config.env.splice(0..0, proxies(&self.given).chain(args));
         let code = self.foreground(&mounted, &config, request)?;
-        drop(mounted);
+        drop((mounted, mounts));
         if code != 0 {
             return Err(self.command_failed(&instruction.text, instruction.line, code));
         }
-        Ok(self.keep(progress, &container, &told)?)
+        Ok(self.keep(progress, container, &told)?)
     }
 
     fn foreground(

@@ -6,7 +6,7 @@
 use super::{Build, Ended};
 use crate::build::commit::{CommitRequest, commit};
 use crate::build::config::{ImageConfig, Step};
-use crate::build::containerfile::{Action, Instruction};
+use crate::build::containerfile::{self, Action, Instruction};
 use crate::build::expand::{self, ExpandError};
 use crate::commands::workshop::{Passing, SCRATCH};
 use crate::engine::Platform;
@@ -27,6 +27,10 @@ pub struct Progress {
     pub cached: bool,
     /// Arguments that were declared, with their values.
     pub args: Vec<(String, String)>,
+    /// Whether all steps are to be one layer: they go on in one container then.
+    pub one_layer: bool,
+    /// That container, between the steps.
+    whole: Option<Passing>,
 }
 
 /// A failure with the line that it happened at.
@@ -37,19 +41,25 @@ impl Build<'_> {
     pub fn stage(&mut self, number: usize, is_last: bool) -> AtLine<Digest> {
         let file = self.file;
         let stage = &file.stages[number];
-        let count = stage.instructions.len() + 1;
         let prefix = match file.stages.len() {
             1 => String::new(),
             stages => format!("[{}/{stages}] ", number + 1),
         };
-        let step = |index: usize, text: &str| format!("{prefix}STEP {index}/{count}: {text}");
+        let step = |index: usize, count: usize, text: &str| {
+            format!("{prefix}STEP {}/{}: {text}", index + 1, count + 1)
+        };
         let at = |line: usize| move |ended: Ended| (line, ended);
-        let said = self.say(&step(1, &stage.text));
+        let said = self.say(&step(0, stage.instructions.len(), &stage.text));
         said.map_err(Ended::from).map_err(at(stage.line))?;
         let mut progress = self.begin(number).map_err(at(stage.line))?;
-        for (index, instruction) in stage.instructions.iter().enumerate() {
+        progress.one_layer = !self.args.layers || (is_last && self.args.squashes());
+        let triggers = self.triggers(&mut progress, stage.line);
+        let mut instructions = triggers.map_err(Ended::from).map_err(at(stage.line))?;
+        instructions.extend(stage.instructions.iter().cloned());
+        let count = instructions.len();
+        for (index, instruction) in instructions.iter().enumerate() {
             let done = self
-                .say(&step(index + 2, &instruction.text))
+                .say(&step(index + 1, count, &instruction.text))
                 .map_err(Ended::from)
                 .and_then(|()| self.instruction(&mut progress, instruction));
             done.map_err(at(instruction.line))?;
@@ -99,19 +109,31 @@ impl Build<'_> {
             }
             Some(id) => self.config_of(id)?,
         };
-        if let Some(first) = config.config.on_build.first() {
-            let text = format!(
-                "the image {image} has instructions for ONBUILD, which coracle does not carry out: {first}"
-            );
-            return Err(Failure::runner(text).into());
-        }
         Ok(Progress {
             is_current: id.is_some(),
             image: id,
             config,
             cached: !self.args.no_cache,
             args: Vec::new(),
+            one_layer: false,
+            whole: None,
         })
+    }
+
+    /// What the stage's image has for those that are made of it, and this one has no more.
+    fn triggers(&self, progress: &mut Progress, line: usize) -> Result<Vec<Instruction>, Failure> {
+        let on_build = std::mem::take(&mut progress.config.config.on_build);
+        progress.is_current &= on_build.is_empty();
+        let mut triggers = Vec::new();
+        for text in on_build {
+            let read = containerfile::parse_trigger(&text, self.file.escape);
+            let refused = |defect| Failure::runner(format!("ONBUILD {text}: {defect}"));
+            triggers.extend(read.map_err(refused)?);
+        }
+        for trigger in &mut triggers {
+            trigger.line = line;
+        }
+        Ok(triggers)
     }
 
     pub fn provide(&self, image: &str) -> Result<Digest, Failure> {
@@ -134,7 +156,7 @@ impl Build<'_> {
     ) -> Result<(), Ended> {
         match &instruction.action {
             Action::Arg(text) => Ok(self.declare(progress, text)?),
-            Action::Run(command) => self.run(progress, command, instruction),
+            Action::Run(run) => self.run(progress, run, instruction),
             Action::Copy(request) => self.copy(progress, request),
             action => {
                 self.configure(progress, action)?;
@@ -172,7 +194,10 @@ impl Build<'_> {
     }
 
     /// A container to carry out a step in.
-    pub fn container(&self, progress: &Progress) -> Result<Passing, Failure> {
+    pub fn container(&self, progress: &mut Progress) -> Result<Passing, Failure> {
+        if let Some(whole) = progress.whole.take() {
+            return Ok(whole);
+        }
         Passing::begin(
             self.workshop,
             progress.image.as_ref(),
@@ -187,6 +212,9 @@ impl Build<'_> {
             progress.config.config.labels.extend(labels);
             progress.is_current = false;
         }
+        if progress.one_layer && (progress.whole.is_some() || is_last && self.args.squash_all) {
+            self.keep_as_one(&mut progress, is_last && self.args.squash_all)?;
+        }
         if !progress.is_current
             && progress.cached
             && progress.image.is_some()
@@ -198,7 +226,7 @@ impl Build<'_> {
         let id = match progress.image.clone().filter(|_| progress.is_current) {
             Some(id) => id,
             None => {
-                let container = self.container(&progress)?;
+                let container = self.container(&mut progress)?;
                 let request = CommitRequest {
                     timestamp: self.args.timestamp,
                     config_only: true,
@@ -226,6 +254,11 @@ impl Build<'_> {
 }
 
 impl Progress {
+    /// Goes on in this container with the next step.
+    pub fn go_on_in(&mut self, container: Passing) {
+        self.whole = Some(container);
+    }
+
     /// Variables for instructions: those of the image go before arguments.
     pub fn lookup(&self, name: &str) -> Option<String> {
         let env = self.config.config.env.iter();
@@ -239,7 +272,7 @@ impl Progress {
     }
 
     /// Adds a step to the history.
-    fn tell(&mut self, created_by: &str, empty_layer: bool) {
+    pub fn tell(&mut self, created_by: &str, empty_layer: bool) {
         self.is_current = false;
         self.config.history.push(Step {
             created: Some(jiff::Timestamp::now().to_string()),
