@@ -162,15 +162,20 @@ impl<R: Read> Members<R> {
                 "an extended header is longer than 1 MiB",
             ));
         }
-        self.begin(len);
+        self.begin(len)?;
         let mut content = Vec::new();
         self.read_to_end(&mut content)?;
         Ok(content)
     }
 
-    fn begin(&mut self, len: u64) {
+    fn begin(&mut self, len: u64) -> Result<(), TarError> {
+        // Longer than any file, `off_t`: with what fills its last block it would be no number.
+        if i64::try_from(len).is_err() {
+            return Err(TarError::Malformed("a member is longer than a file can be"));
+        }
         self.left = len;
         self.padding = len.next_multiple_of(BLOCK) - len;
+        Ok(())
     }
 
     fn member(
@@ -234,7 +239,7 @@ impl<R: Read> Members<R> {
             xattrs: extended.xattrs,
             path,
         };
-        self.begin(len);
+        self.begin(len)?;
         Ok(member)
     }
 }
@@ -455,6 +460,8 @@ mod tests {
         let file = block(&header(EntryType::Regular, "f", 3), b"abc");
         refused(&file[..600], "within a member");
         refused(&file[..100], "within a header");
+        let endless = pax(EntryType::XHeader, &[("size", b"18446744073709551500")]);
+        refused(&[&endless[..], &file].concat(), "longer than a file");
         let mut damaged = file.clone();
         damaged[0] ^= 1;
         refused(&damaged, "checksum");
