@@ -35,6 +35,8 @@ pub mod state;
 mod stdio;
 mod sys;
 mod template;
+#[doc(hidden)]
+pub mod untrusted;
 mod volumes;
 
 // What the program and its tests need of the inner rooms.
