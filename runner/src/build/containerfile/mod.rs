@@ -4,19 +4,19 @@
 //! their users, which is most of it. An instruction or a flag that is not known here is never
 //! passed over: it is refused by its name and its line.
 //!
-//! [`lines`] puts the instructions together, [`instruction`] reads one, [`mount`] what a RUN mounts.
+//! [`lines`] puts the instructions together, [`instruction`] reads one, [`mount`] what a RUN has
+//! mounted.
 
 mod instruction;
 mod lines;
 pub mod mount;
 
-pub use lines::Document;
-
+use super::config::Healthcheck;
+use super::expand::{self, ExpandError, Lookup};
 use instruction::{Flags, action, from};
 use lines::{LogicalLine, escape_of, logical_lines, split_word};
 
-use super::config::Healthcheck;
-use super::expand::{self, ExpandError, Lookup};
+pub use lines::Document;
 
 /// A Containerfile in bytes; longer ones are no Containerfiles.
 pub const LEN_MAX: u64 = 1 << 20;

@@ -322,6 +322,7 @@ fn bytes_that_are_no_text_are_taken_or_named() {
             "entrypoint",
             "env",
             "file",
+            "ignorefile",
             "iidfile",
             "input",
             "output",
