@@ -468,7 +468,7 @@ mod tests {
         /// Theirs allows letters of other alphabets in tags, and registries that are no hosts.
         #[test]
         fn names_are_taken_apart_as_by_the_crate(
-            text in "(([a-z.:-]{1,6}|localhost|a.b:80)/)?[a-z0-9._/-]{1,12}(:[a-zA-Z0-9._-]{1,9})?"
+            text in "(([a-z.:-]{1,6}|localhost|a\\.b:80)/)?[a-z0-9._/-]{1,12}(:[a-zA-Z0-9._-]{1,9})?"
         ) {
             let theirs = text.parse::<Reference>().ok();
             let theirs = theirs.filter(|reference| is_host(reference.registry()));
