@@ -10,6 +10,7 @@ use crate::images::destination::Destination;
 use crate::images::import::Change;
 use crate::images::platform::Platform;
 use crate::images::registry::auth::Credentials;
+use crate::images::registry::form::ManifestForm;
 use crate::template::Format;
 
 #[derive(Debug, Args)]
@@ -301,6 +302,11 @@ pub struct PushArgs {
     /// Say nothing but what goes wrong
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// In whose words the registry gets the manifest: oci or v2s2, Docker's; without, in those that
+    /// the image has here
+    #[arg(short, long, value_parser = text(str::parse::<ManifestForm>))]
+    pub format: Option<ManifestForm>,
 
     /// Write the digest of the image's manifest, as it is at its destination, to this file
     #[arg(long, value_name = "FILE")]

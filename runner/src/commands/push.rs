@@ -7,7 +7,7 @@ use super::progress::progress;
 use super::pull::{access_of, remote};
 use super::save::save_file;
 use crate::cli::PushArgs;
-use crate::engine::{ArchiveForm, Destination};
+use crate::engine::{ArchiveForm, Destination, ManifestForm};
 use crate::failure::Failure;
 use crate::images::digest::Digest;
 
@@ -20,6 +20,7 @@ pub fn push(args: PushArgs) -> Result<u8, Failure> {
         Some(destination) => destination,
         None => Destination::of(name.as_ref(), &args.image)?,
     };
+    check_form(&destination, args.format)?;
     let progress = progress(args.quiet);
     let mut written = |blob: &Digest| match *blob == image.id {
         true => progress.config(blob),
@@ -29,7 +30,7 @@ pub fn push(args: PushArgs) -> Result<u8, Failure> {
     match destination {
         Destination::Registry(to) => {
             let access = access_of(&args.access);
-            digest = store.push(&image, &remote(to)?, &access, &*progress)?;
+            digest = store.push(&image, &remote(to)?, args.format, &access, &*progress)?;
         }
         Destination::OciDirectory(dir, name) => {
             progress.found();
@@ -65,4 +66,20 @@ pub fn push(args: PushArgs) -> Result<u8, Failure> {
         written.map_err(Failure::context(format!("cannot write {}", path.display())))?;
     }
     Ok(0)
+}
+
+/// Files have a form of their own.
+fn check_form(destination: &Destination, form: Option<ManifestForm>) -> Result<(), Failure> {
+    let (transport, only) = match destination {
+        Destination::Registry(_) => return Ok(()),
+        Destination::OciDirectory(..) => ("oci:", ManifestForm::Oci),
+        Destination::OciArchive(..) => ("oci-archive:", ManifestForm::Oci),
+        Destination::DockerArchive(..) => ("docker-archive:", ManifestForm::V2s2),
+    };
+    match form.is_none_or(|form| form == only) {
+        true => Ok(()),
+        false => Err(Failure::runner(format!(
+            "{transport} has a form of its own: --format is for registries"
+        ))),
+    }
 }

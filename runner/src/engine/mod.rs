@@ -44,6 +44,7 @@ pub use crate::images::destination::{Destination, DestinationError};
 pub use crate::images::platform::Platform;
 pub use crate::images::reference::{ImageName, ImageRef, NameError};
 pub use crate::images::registries::Registries;
+pub use crate::images::registry::form::ManifestForm;
 pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Part, Removed as RemovedImage};
 

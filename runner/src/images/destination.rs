@@ -26,6 +26,11 @@ pub enum DestinationError {
         "coracle does not push to {transport}: there are docker://, oci:, oci-archive: and docker-archive:"
     )]
     Elsewhere { transport: String },
+    #[error(
+        "coracle does not write into Podman's storage: `coracle push IMAGE docker-archive:FILE` and `podman load -i FILE` take \
+         an image there"
+    )]
+    Podman,
     #[error("{0}")]
     Name(String),
 }
@@ -40,19 +45,14 @@ impl FromStr for Destination {
     type Err = DestinationError;
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
-        const ELSEWHERE: [&str; 7] = [
-            "containers-storage",
-            "dir",
-            "docker-daemon",
-            "ostree",
-            "sif",
-            "tarball",
-            "atomic",
-        ];
+        const ELSEWHERE: [&str; 6] = ["dir", "docker-daemon", "ostree", "sif", "tarball", "atomic"];
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(name.parse()?));
         }
         let (transport, details) = text.split_once(':').unwrap_or(("", text));
+        if transport == "containers-storage" {
+            return Err(DestinationError::Podman);
+        }
         if ELSEWHERE.contains(&transport) {
             return Err(DestinationError::Elsewhere {
                 transport: transport.to_owned(),
@@ -125,6 +125,7 @@ mod tests {
             ("oci:", "needs a path"),
             ("oci-archive::x", "needs a path"),
             ("dir:/tmp/x", "does not push to dir"),
+            ("containers-storage:localhost/x", "podman load"),
             ("docker-archive:f:A", "cannot name an image"),
             ("docker://", "cannot name an image"),
         ] {

@@ -52,6 +52,8 @@ pub enum StorageError {
     Damaged { path: PathBuf, defect: String },
     #[error("somebody is just adding images: try again when that is done")]
     Busy,
+    #[error("the image has a layer that {form} has no name for, {kind}: push it without --format")]
+    NoForm { form: &'static str, kind: String },
     #[error("cannot write the archive: {source}")]
     Archive { source: io::Error },
     #[error("cannot use the image in {origin}: {defect}")]

@@ -12,6 +12,7 @@ use crate::recipe::{Layer, Packed, Recipe, digest, load, put, run_image};
 cases![
     what_was_pushed_comes_back,
     plain_layers_are_compressed,
+    a_manifest_is_in_the_words_that_are_asked_for,
     what_is_there_is_not_sent_again,
     archives_and_directories_are_written,
     a_layout_holds_several_images,
@@ -92,6 +93,84 @@ fn what_was_pushed_comes_back(world: &World) {
     // To where it came from.
     let quiet = push(world, &["-q", INSECURE, &name]);
     assert_eq!((quiet.success(), &*quiet.stderr), ("", ""));
+}
+
+fn a_manifest_is_in_the_words_that_are_asked_for(world: &World) {
+    let image = load_packed(world);
+    let registry = Registry::start(world);
+    let place = |name: &str| format!("{}/words/{name}:1", registry.address);
+    let raw = |name: &str| -> Value {
+        let place = format!("docker://{}", place(name));
+        let seen = other(world, "skopeo", &["inspect", "--raw", INSECURE, &place]);
+        serde_json::from_str(&seen.stdout).expect("JSON")
+    };
+    for (form, whole, layer) in [
+        (
+            "v2s2",
+            "application/vnd.docker.distribution.manifest.v2+json",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+        (
+            "oci",
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        ),
+    ] {
+        let words = [
+            INSECURE,
+            "--digestfile",
+            "digest",
+            "--format",
+            form,
+            "pushed:1",
+            &place(form),
+        ];
+        push(world, &words).success();
+        let found = raw(form);
+        assert_eq!(found["mediaType"], whole);
+        assert_eq!(found["layers"][0]["mediaType"], layer);
+        let seen = skopeo_sees(world, &format!("docker://{}", place(form)));
+        let said = fs::read_to_string(world.path("digest")).expect("a digest");
+        assert_eq!(seen["Digest"], json!(said));
+        assert_eq!(seen["Labels"]["a"], "b");
+        // It is the same image, whatever is said of it.
+        let pulled = world.try_coracle(&["pull", "-q", INSECURE, &place(form)]);
+        assert_eq!(pulled.success().trim_end(), image.id());
+        world.try_coracle(&["rmi", &place(form)]).success();
+    }
+    // What came in Docker's words goes in OCI's.
+    world.try_coracle(&["rmi", "-a", "-f"]).success();
+    world
+        .try_coracle(&["pull", "-q", INSECURE, &place("v2s2")])
+        .success();
+    push(
+        world,
+        &[INSECURE, "-f", "oci", &place("v2s2"), &place("back")],
+    )
+    .success();
+    assert_eq!(
+        raw("back")["config"]["mediaType"],
+        "application/vnd.oci.image.config.v1+json"
+    );
+    // Docker has no word for a layer that is packed by zstd.
+    world.try_coracle(&["rmi", "-a", "-f"]).success();
+    load(world, &image.oci_archive(Packed::Zstd)).success();
+    let refused = push(world, &[INSECURE, "-f", "v2s2", "pushed:1", &place("zstd")]);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    assert!(refused.stderr.contains("tar+zstd"), "{refused:?}");
+    for (words, said) in [
+        (&["-f", "v2s1", "pushed:1", "quay.io/x"][..], "v2s1"),
+        (&["-f", "v2s2", "pushed:1", "oci:layout"], "form of its own"),
+        (
+            &["-f", "oci", "pushed:1", "docker-archive:x"],
+            "form of its own",
+        ),
+        (&["pushed:1", "containers-storage:x"], "podman load"),
+    ] {
+        let refused = push(world, words);
+        assert_eq!(refused.code(), Some(125), "{words:?}: {refused:?}");
+        assert!(refused.stderr.contains(said), "{words:?}: {refused:?}");
+    }
 }
 
 fn plain_layers_are_compressed(world: &World) {
@@ -268,10 +347,7 @@ fn what_cannot_be_pushed_is_refused(world: &World) {
             ],
             "has a digest",
         ),
-        (
-            &["--format", "oci", "pushed:1"],
-            "does not have --format yet",
-        ),
+        (&["--compress", "pushed:1"], "does not have --compress yet"),
     ] {
         let refused = push(world, words);
         assert_eq!(refused.code(), Some(125), "{words:?}: {refused:?}");

@@ -9,6 +9,7 @@ pub mod auth;
 mod client;
 mod download;
 mod error;
+pub mod form;
 mod push;
 pub mod search;
 mod upload;

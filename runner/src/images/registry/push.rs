@@ -15,6 +15,7 @@ use oci_client::RegistryOperation;
 use oci_spec::image::{Descriptor, MediaType};
 
 use super::client::Connection;
+use super::form::ManifestForm;
 use super::upload::{self, Blob};
 use super::{AT_ONCE, Access, Progress, RegistryError, Silent, endpoints, run};
 use crate::images::archive::descriptor;
@@ -27,11 +28,13 @@ use crate::images::store::{Adding, Image, ImageStore};
 
 impl ImageStore {
     /// Sends an image to a registry, never to a mirror. [`ImageStore::share_content`] comes before
-    /// the image is looked up. Returns the digest of the manifest that it has there.
+    /// the image is looked up. Without a form the manifest is in the words that it has here.
+    /// Returns the digest of the manifest that the registry has.
     pub fn push(
         &self,
         image: &Image,
         to: &ImageRef,
+        form: Option<ManifestForm>,
         access: &Access,
         progress: &dyn Progress,
     ) -> Result<Digest, StorageError> {
@@ -41,6 +44,8 @@ impl ImageStore {
             }
             .into());
         }
+        // Before anything is sent: what is packed on the way has a name in any words.
+        form.map(|form| form.express(&image.manifest)).transpose()?;
         let endpoints = endpoints(to, access)?;
         let own = endpoints.last().expect("there is one endpoint at least");
         let adding = self.add_content()?;
@@ -61,15 +66,16 @@ impl ImageStore {
                 let config = self.blob(&image.id)?;
                 upload::blob(&connection, &config, Box::new(Silent)).await?;
             }
-            let text = match layers == *image.manifest.layers() {
+            let mut manifest = image.manifest.clone();
+            manifest.set_layers(layers);
+            if let Some(form) = form {
+                manifest = form.express(&manifest)?;
+            }
+            let text = match manifest == image.manifest {
                 true => self.read_blob(&image.manifest_digest)?,
-                false => {
-                    let mut manifest = image.manifest.clone();
-                    manifest.set_layers(layers);
-                    to_json(&manifest)
-                }
+                false => to_json(&manifest),
             };
-            let media_type = image.manifest.media_type().clone();
+            let media_type = manifest.media_type().clone();
             let media_type = media_type.unwrap_or(MediaType::ImageManifest).to_string();
             progress.manifest();
             let digest = Digest::of(&text);
