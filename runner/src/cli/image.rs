@@ -265,9 +265,9 @@ pub struct ImportArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A name without a registry is looked up among the aliases of registries.conf, and then in the one registry that is to be \
-searched by unqualified-search-registries. Where there are none or several it is refused: docker.io/library/NAME is \
-Docker Hub's.
+A name without a registry is looked up among the aliases of registries.conf, and then in the registries of \
+unqualified-search-registries. Where there are several, somebody at a terminal is asked; else it is refused or, with \
+short-name-mode permissive or disabled, all are tried in their order. docker.io/library/NAME is Docker Hub's.
 
 containers-storage:IMAGE is one that Podman or buildah has; oci-archive:FILE, docker-archive:FILE and oci:DIR are loaded.
 

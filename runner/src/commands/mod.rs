@@ -32,6 +32,7 @@ mod rows;
 mod run;
 mod save;
 mod search;
+mod short_names;
 mod stop;
 mod system;
 mod table;

@@ -1,9 +1,11 @@
 //! `coracle pull`, and what `run` pulls.
 
 use super::progress::progress;
-use super::{for_each, open_engine, print_line};
+use super::{for_each, open_engine, print_line, short_names};
 use crate::cli::{AccessArgs, PullArgs, PullPolicy, RegistryArgs, TlsArgs};
-use crate::engine::{Access, Engine, Image, ImageName, ImageRef, Place, PullRequest, Registries};
+use crate::engine::{
+    Access, Engine, Image, ImageName, ImageRef, ImageStore, Place, PullRequest, Registries,
+};
 use crate::failure::{Failure, chain};
 use crate::images::error::StorageError;
 use crate::process::foreground::warn;
@@ -20,8 +22,8 @@ pub fn pull(args: PullArgs) -> Result<u8, Failure> {
                 .iter()
                 .try_for_each(|image| print_line(image.id.hex()));
         }
-        let image = remote(name.parse()?)?;
-        let pulled = store.pull(&image, &request, &*progress(args.quiet), &mut warn)?;
+        let places = short_names::remotes(name.parse()?)?;
+        let pulled = pull_first(&store, &places, &request, args.quiet)?;
         print_line(pulled.id.hex())
     })
 }
@@ -59,14 +61,31 @@ pub fn provide(
     if is_enough {
         return Ok(wanted.to_owned());
     }
-    let image = match there {
+    let places = match there {
         // Under the name that it has here.
-        Some((_, Some(name))) => name,
-        _ => remote(wanted.parse()?)?,
+        Some((_, Some(name))) => vec![name],
+        _ => short_names::remotes(wanted.parse()?)?,
     };
-    let pulled = store.pull(&image, &request, &*progress(quiet), &mut warn)?;
+    let pulled = pull_first(&store, &places, &request, quiet)?;
     // By its id it is this one, whatever the name stands for in a moment.
     Ok(pulled.id.to_string())
+}
+
+/// Pulls from the first of several places that has it.
+fn pull_first(
+    store: &ImageStore,
+    places: &[ImageRef],
+    request: &PullRequest,
+    quiet: bool,
+) -> Result<Image, Failure> {
+    let (last, before) = places.split_last().expect("there is one place at least");
+    for place in before {
+        match store.pull(place, request, &*progress(quiet), &mut warn) {
+            Ok(image) => return Ok(image),
+            Err(error) => warn(&chain(&error)),
+        }
+    }
+    Ok(store.pull(last, request, &*progress(quiet), &mut warn)?)
 }
 
 fn request(args: &RegistryArgs) -> PullRequest {

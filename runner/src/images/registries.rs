@@ -21,8 +21,22 @@ use crate::state::read_regular;
 pub struct Registries {
     aliases: BTreeMap<String, String>,
     searched: Vec<String>,
+    short_names: ShortNames,
     tables: Vec<Table>,
     place: PathBuf,
+}
+
+/// What becomes of a short name that several registries may have: `short-name-mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShortNames {
+    /// Somebody is asked, or it is refused.
+    #[default]
+    Enforcing,
+    /// Somebody is asked, or all are tried in their order.
+    Permissive,
+    /// All are tried in their order.
+    Disabled,
 }
 
 impl Explained for RegistriesError {}
@@ -74,6 +88,8 @@ pub enum RegistriesError {
 struct Conf {
     #[serde(rename = "unqualified-search-registries")]
     searched: Option<Vec<String>>,
+    #[serde(rename = "short-name-mode")]
+    short_names: Option<ShortNames>,
     aliases: BTreeMap<String, String>,
     #[serde(rename = "registry")]
     tables: Vec<Table>,
@@ -127,6 +143,7 @@ impl Registries {
             if let Some(searched) = conf.searched {
                 registries.searched = searched;
             }
+            registries.short_names = conf.short_names.unwrap_or(registries.short_names);
             registries.aliases.extend(conf.aliases);
             for table in conf.tables {
                 registries
@@ -147,6 +164,10 @@ impl Registries {
     /// The registries to be searched for other short names.
     pub fn searched(&self) -> &[String] {
         &self.searched
+    }
+
+    pub fn short_names(&self) -> ShortNames {
+        self.short_names
     }
 
     /// Where an image may be got from, in this order: mirrors, then its own registry. `None` where
@@ -238,6 +259,11 @@ mod tests {
         ])
         .expect("TOML");
         assert_eq!(read.searched(), ["c.org"]);
+        assert_eq!(read.short_names(), ShortNames::Enforcing);
+        let other = [("4", "short-name-mode = \"permissive\"")];
+        let other = Registries::parse(other).expect("TOML");
+        assert_eq!(other.short_names(), ShortNames::Permissive);
+        Registries::parse([("5", "short-name-mode = \"loose\"")]).expect_err("no mode");
         assert_eq!(read.alias("x"), Some("b.org/x"));
         assert_eq!(read.alias("y"), None);
         assert_eq!(read.alias("z"), None);

@@ -462,6 +462,36 @@ fn names_are_completed_and_mirrors_asked(world: &World) {
         assert!(images.stdout.contains(&listed), "{name}: {images:?}");
         world.try_coracle(&["rmi", "-a", "-f"]).success();
     }
+    // A name that several registries may have: refused, with what it may mean, or tried in order.
+    let empty = format!("{}/none", server.registry());
+    let several = |mode: &str| {
+        let conf = format!(
+            "unqualified-search-registries = [\"{empty}\", \"{}\"]\nshort-name-mode = \"{mode}\"\n\
+             [[registry]]\nlocation = \"{}\"\ninsecure = true\n",
+            server.registry(),
+            server.registry()
+        );
+        let path = "home/.config/containers/registries.conf";
+        put(world, path, conf.as_bytes());
+        world.try_coracle(&["pull", "-q", "team/app:1"])
+    };
+    let refused = several("enforcing");
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    for meant in [&format!("{empty}/team/app:1"), &server.name()] {
+        assert!(refused.stderr.contains(meant), "{meant}: {refused:?}");
+    }
+    for mode in ["permissive", "disabled"] {
+        let tried = several(mode);
+        assert_eq!(tried.success().trim_end().len(), 64, "{tried:?}");
+        world.try_coracle(&["rmi", "-a", "-f"]).success();
+    }
+    let unknown = several("loose");
+    assert!(unknown.stderr.contains("registries.conf"), "{unknown:?}");
+    put(
+        world,
+        "home/.config/containers/registries.conf",
+        conf.as_bytes(),
+    );
     let blocked = world.try_coracle(&["pull", "blocked.invalid/x"]);
     assert!(blocked.stderr.contains("blocks"), "{blocked:?}");
 }
