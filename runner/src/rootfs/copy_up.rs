@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid,
     XattrFlags, chownat, fchmod, fchown, fgetxattr, flistxattr, flock, fsetxattr, futimens,
-    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    ioctl_ficlone, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -54,11 +54,16 @@ pub fn fill(volume: impl AsFd, place: impl AsFd) -> io::Result<()> {
     // What is written in a directory changes its time.
     for path in dirs.iter().rev() {
         let (from, to) = (open_dir(&place, path)?, open_dir(&volume, path)?);
-        let found = statat(&from, c"", AtFlags::EMPTY_PATH)?;
-        copy_attributes(&from, &to)?;
-        finish(&to, &found)?;
+        finish_directory(&from, &to)?;
     }
     Ok(())
+}
+
+/// Attributes, owner, mode and times, once all is in it.
+pub(super) fn finish_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    let found = statat(from, c"", AtFlags::EMPTY_PATH)?;
+    copy_attributes(from, to)?;
+    finish(to, &found)
 }
 
 fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
@@ -72,7 +77,7 @@ fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
 }
 
 /// One entry; of a directory the name only.
-fn copy(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> io::Result<FileType> {
+pub(super) fn copy(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> io::Result<FileType> {
     let found = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(found.st_mode);
     match kind {
@@ -88,7 +93,10 @@ fn copy(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> io::Result<FileType> {
             };
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let mut target = File::from(openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
-            io::copy(&mut source, &mut target)?;
+            // The blocks are shared where the file system can do that.
+            if ioctl_ficlone(&target, &source).is_err() {
+                io::copy(&mut source, &mut target)?;
+            }
             copy_attributes(&source, &target)?;
             finish(&target, &found)?;
         }
@@ -164,7 +172,7 @@ fn copy_attributes(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-fn open_dir(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_dir(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     open_on_mount(dir, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 

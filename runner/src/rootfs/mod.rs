@@ -7,6 +7,7 @@
 
 mod copy_up;
 mod dev;
+mod flatten;
 pub mod give;
 pub mod lookup;
 mod mask;
@@ -181,12 +182,12 @@ pub fn enter(
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
     let kernel = KernelParts::collect(gids)?;
-    let root = overlay::mount(&tree.root, dirs, layer)?;
+    let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
     let attached = kernel.attach(&root)?;
     ensure_alone(&attached.proc)?;
     let mut places = Places::new(root, attached.proc);
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = copied.into_iter().collect();
     for (mount, file) in files.into_iter().zip(&tree.files) {
         if let Err(error) = places.attach_file(mount, file) {
             let target = file.target.display();

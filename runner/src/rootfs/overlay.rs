@@ -2,17 +2,20 @@
 //!
 //! The overlay is a native one inside the user namespace (`userxattr`, Linux 5.11). Directories are
 //! handed to the kernel as open descriptors: names with `:`, `,` or `\` need no escapes, however
-//! long they are, and the container's mount table does not tell the host's paths.
+//! long they are, and the container's mount table does not tell the host's paths. Where the data
+//! directory cannot hold the changes of one (it is on an overlay, NFS, or the kernel is old), a
+//! container gets a copy of its layers (`flatten`).
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::flatten;
 use super::lookup::{OVERLAYFS_SUPER_MAGIC, filesystem_magic, open_beneath};
 use super::mounts::Detached;
 use crate::path_text;
@@ -60,6 +63,12 @@ pub enum OverlayError {
     Open { path: PathBuf, source: io::Error },
     #[error("cannot unmount the layers of the overlay: {source}")]
     Clear { source: io::Error },
+    #[error("cannot copy {lowers} to {}: {source}", upper.display())]
+    Copy {
+        lowers: String,
+        upper: PathBuf,
+        source: io::Error,
+    },
     #[error("cannot mount an overlay over {lowers} with its changes in {}: {source}{hint}", upper.display())]
     Mount {
         lowers: String,
@@ -76,43 +85,56 @@ pub fn mount(
     mut dirs: Vec<Detached>,
     layer: Option<Detached>,
 ) -> Result<Detached, OverlayError> {
+    match source {
+        RootSource::InPlace(_) => Ok(dirs.swap_remove(0)),
+        RootSource::Overlay(overlay) => {
+            let mut layers = Layers::open(overlay, dirs, layer)?;
+            let mounted = layers.mount_somehow();
+            let root = mounted.map_err(|source| layers.failed(overlay, source))?;
+            layers.stack.clear()?;
+            Ok(root)
+        }
+    }
+}
+
+/// As [`mount`]. Where the data directory cannot hold the changes of an overlay, the layers are
+/// copied there instead, once; the text says so.
+pub fn mount_or_copy(
+    source: &RootSource,
+    mut dirs: Vec<Detached>,
+    layer: Option<Detached>,
+) -> Result<(Detached, Option<String>), OverlayError> {
     let overlay = match source {
-        RootSource::InPlace(_) => return Ok(dirs.swap_remove(0)),
+        RootSource::InPlace(_) => return Ok((dirs.swap_remove(0), None)),
         RootSource::Overlay(overlay) => overlay,
     };
-    let (upper, work) = (&overlay.upper, &overlay.work);
-    // The kernel takes layers from mounts of this namespace only.
-    let mut stack = Stack::default();
-    let named = dirs.into_iter().zip(&overlay.lowers);
-    let lowers = named.map(|(mount, path)| stack.push(mount, path));
-    let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
-    let (upper_dir, work_dir) = match layer {
-        Some(layer) => {
-            let layer = stack.push(layer, upper)?;
-            (open_in(&layer, upper)?, open_in(&layer, work)?)
+    let mut layers = Layers::open(overlay, dirs, layer)?;
+    let error = match layers.mount_somehow() {
+        Ok(root) => {
+            layers.stack.clear()?;
+            return Ok((root, None));
         }
-        None => (open_dir(upper)?, open_dir(work)?),
+        Err(error) => error,
     };
-    let layers = Layers {
-        lowers,
-        upper: upper_dir,
-        work: work_dir,
-        volatile: overlay.volatile,
-    };
-    let mounted = match layers.mount() {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            layers.mount_by_text(&mut stack)
-        }
-        other => other,
-    };
-    let root = mounted.map_err(|source| OverlayError::Mount {
+    // A copy of the whole host is not what anybody wants.
+    let is_host = overlay.lowers.iter().any(|lower| lower == Path::new("/"));
+    if is_host || layers.can_hold_changes() {
+        return Err(layers.failed(overlay, error));
+    }
+    let copied = |source| OverlayError::Copy {
         lowers: listed(&overlay.lowers),
-        upper: upper.clone(),
-        hint: hint(&overlay.lowers, &layers.upper),
+        upper: overlay.upper.clone(),
         source,
-    })?;
-    stack.clear()?;
-    Ok(root)
+    };
+    let is_new = layers.copy().map_err(copied)?;
+    let root = Detached::copy_of(&layers.upper, Path::new(""), false).map_err(copied)?;
+    layers.stack.clear()?;
+    let kind = kind_of(&layers.upper).unwrap_or("an old kernel, or its file system");
+    let said = format!(
+        "the container has a copy of its whole image, which takes time and room: no overlay can have its changes in the data \
+         directory ({kind})"
+    );
+    Ok((root, is_new.then_some(said)))
 }
 
 /// The directories of an overlay, opened.
@@ -121,9 +143,110 @@ struct Layers {
     upper: OwnedFd,
     work: OwnedFd,
     volatile: bool,
+    /// Where they are mounted: the kernel takes layers from mounts of this namespace only.
+    stack: Stack,
 }
 
+/// In the work directory, once the layers are copied.
+const COPIED: &str = "copied";
+/// There while they are.
+const COPYING: &str = "copying";
+
 impl Layers {
+    fn open(
+        overlay: &Overlay,
+        dirs: Vec<Detached>,
+        layer: Option<Detached>,
+    ) -> Result<Self, OverlayError> {
+        let (upper, work) = (&overlay.upper, &overlay.work);
+        let mut stack = Stack::default();
+        let named = dirs.into_iter().zip(&overlay.lowers);
+        let lowers = named.map(|(mount, path)| stack.push(mount, path));
+        let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
+        let (upper, work) = match layer {
+            Some(layer) => {
+                let layer = stack.push(layer, upper)?;
+                (open_in(&layer, upper)?, open_in(&layer, work)?)
+            }
+            None => (open_dir(upper)?, open_dir(work)?),
+        };
+        Ok(Self {
+            lowers,
+            upper,
+            work,
+            volatile: overlay.volatile,
+            stack,
+        })
+    }
+
+    /// In whichever way the kernel takes them.
+    fn mount_somehow(&mut self) -> io::Result<Detached> {
+        if has(&self.work, COPIED) || has(&self.work, COPYING) {
+            // There is a tree, and no changes of one.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        match self.mount() {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.mount_by_text(),
+            other => other,
+        }
+    }
+
+    fn failed(&self, overlay: &Overlay, source: io::Error) -> OverlayError {
+        OverlayError::Mount {
+            lowers: listed(&overlay.lowers),
+            upper: overlay.upper.clone(),
+            hint: hint(&overlay.lowers, &self.upper),
+            source,
+        }
+    }
+
+    /// Whether an overlay over nothing could have its changes there, so that it is the layers that
+    /// stand in the way.
+    fn can_hold_changes(&mut self) -> bool {
+        if has(&self.work, COPIED) || has(&self.work, COPYING) {
+            return false;
+        }
+        let mut probe = || -> io::Result<Detached> {
+            let empty = Detached::filesystem("tmpfs", &[], MountAttrFlags::empty())?;
+            let lowers = vec![self.stack.attach(empty)?];
+            let others = std::mem::replace(&mut self.lowers, lowers);
+            let mounted = self.mount();
+            self.lowers = others;
+            mounted
+        };
+        probe().is_ok()
+    }
+
+    /// Copies the layers into the directory for changes, unless they are there; tells whether they
+    /// were not.
+    fn copy(&self) -> io::Result<bool> {
+        if has(&self.work, COPIED) {
+            return Ok(false);
+        }
+        let open = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.upper, path, flags, Mode::empty())
+        };
+        let target = open(".")?;
+        if has(&self.work, COPYING) {
+            // It was cut short.
+            flatten::clear(&target)?;
+        } else if !is_empty(&target)? {
+            // Changes of an overlay, which a copy would be mixed with.
+            let text = "it has changes already, which need the file system that they were made on";
+            return Err(io::Error::other(text));
+        }
+        let mark = |name: &str| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.work, name, flags, Mode::RUSR | Mode::WUSR).map(drop)
+        };
+        mark(COPYING)?;
+        flatten::flatten(&self.lowers, &target)?;
+        mark(COPIED)?;
+        rustix::fs::unlinkat(&self.work, COPYING, AtFlags::empty())?;
+        Ok(true)
+    }
+
     /// # Errors
     /// EINVAL for several lower directories where the kernel does not take them one by one, as it
     /// does since Linux 6.7.
@@ -150,7 +273,7 @@ impl Layers {
     /// As [`Layers::mount`], with all options in one text, which mount(2) takes up to a page of.
     /// (fsconfig(2) takes 255 bytes at a time.) Descriptors are named from their directory, which
     /// is made this process's working directory: [`LOWERS_MAX`] names take less than 3,000 bytes.
-    fn mount_by_text(&self, stack: &mut Stack) -> io::Result<Detached> {
+    fn mount_by_text(&mut self) -> io::Result<Detached> {
         const PLACE: &str = "root";
         let numbers: Vec<_> = self
             .lowers
@@ -168,7 +291,7 @@ impl Layers {
         }
         // Needs a place in the tree, unlike what fsmount(2) makes.
         let places = Detached::filesystem("tmpfs", &[], MountAttrFlags::empty())?;
-        let places = stack.attach(places)?;
+        let places = self.stack.attach(places)?;
         rustix::fs::mkdirat(&places, PLACE, Mode::RWXU)?;
         rustix::process::chdir("/proc/self/fd")?;
         let place = format!("{}/{PLACE}", places.as_raw_fd());
@@ -201,8 +324,8 @@ impl Stack {
     }
 
     /// The overlay has got mounts of its own: these must not be in the way of the old root's end.
-    fn clear(self) -> Result<(), OverlayError> {
-        for _ in 0..self.height {
+    fn clear(&mut self) -> Result<(), OverlayError> {
+        for _ in 0..std::mem::take(&mut self.height) {
             // Means what is on top.
             unmount("/", UnmountFlags::DETACH).map_err(|errno| OverlayError::Clear {
                 source: errno.into(),
@@ -223,14 +346,6 @@ fn listed(lowers: &[PathBuf]) -> String {
 
 /// What most likely forbids the overlay, and the ways out.
 fn hint(lowers: &[PathBuf], upper_dir: &OwnedFd) -> String {
-    /// `linux/magic.h`.
-    const NETWORKED: [(i64, &str); 5] = [
-        (0x6969, "NFS"),
-        (0x0102_1997, "9p"),
-        (0xff53_4d42, "CIFS"),
-        (0xfe53_4d42, "SMB"),
-        (0x6573_5546, "FUSE"),
-    ];
     if lowers.iter().any(|lower| lower == Path::new("/")) {
         return "; the host's own root has other file systems mounted in it, which an overlay cannot lie over: copy it, or use \
                 a directory"
@@ -253,19 +368,43 @@ fn hint(lowers: &[PathBuf], upper_dir: &OwnedFd) -> String {
         ),
         _ => "a single directory does without an overlay".to_owned(),
     };
-    let magic = filesystem_magic(upper_dir).unwrap_or_default();
-    let kind = NETWORKED
-        .iter()
-        .find(|(known, _)| *known == magic)
-        .map(|(_, name)| *name)
-        .or((magic == OVERLAYFS_SUPER_MAGIC).then_some("an overlay itself"));
-    match kind {
+    match kind_of(upper_dir) {
         Some(kind) => format!(
             "; the data directory is on a file system that cannot hold the changes of one ({kind}): set XDG_DATA_HOME to a \
              directory on ext4, xfs, btrfs or tmpfs, or use :rw ({in_place})"
         ),
         None => format!("; {in_place}"),
     }
+}
+
+/// A file system that is known to hold no changes of an overlay.
+fn kind_of(dir: &OwnedFd) -> Option<&'static str> {
+    /// `linux/magic.h`.
+    const KNOWN: [(i64, &str); 6] = [
+        (0x6969, "NFS"),
+        (0x0102_1997, "9p"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB"),
+        (0x6573_5546, "FUSE"),
+        (OVERLAYFS_SUPER_MAGIC, "an overlay itself"),
+    ];
+    let magic = filesystem_magic(dir).unwrap_or_default();
+    let found = KNOWN.iter().find(|(known, _)| *known == magic);
+    found.map(|(_, name)| *name)
+}
+
+fn has(dir: &OwnedFd, name: &str) -> bool {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Where in a tree something is mounted, `proc_pid_mountinfo(5)`.
@@ -357,15 +496,15 @@ mod tests {
                 fs::write(path(&format!("{number}/top")), number.to_string()).unwrap();
                 lower
             });
-            let layers = Layers {
+            let mut layers = Layers {
                 lowers: lowers.collect(),
                 upper: open(&format!("{way}/upper")),
                 work: open(&format!("{way}/work")),
                 volatile: true,
+                stack: Stack::default(),
             };
-            let mut stack = Stack::default();
             let mounted = match way {
-                "text" => layers.mount_by_text(&mut stack),
+                "text" => layers.mount_by_text(),
                 _ => layers.mount(),
             };
             let mounted = match mounted {
@@ -376,7 +515,7 @@ mod tests {
                 other => other.unwrap(),
             };
             mounted.attach(open("place")).unwrap();
-            stack.clear().unwrap();
+            layers.stack.clear().unwrap();
             assert_eq!(fs::read_dir(path("place")).unwrap().count(), COUNT + 1);
             assert_eq!(fs::read_to_string(path("place/top")).unwrap(), "0");
             fs::write(path("place/new"), "").unwrap();

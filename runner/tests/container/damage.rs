@@ -7,7 +7,7 @@ use std::process::Stdio;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
-use crate::harness::{World, cases, eventually, is_running, parent_of, unique};
+use crate::harness::{OverlayStore, World, cases, eventually, is_running, parent_of, unique};
 
 cases![
     output_that_cannot_be_written_is_an_error,
@@ -15,7 +15,7 @@ cases![
     a_record_that_tells_something_else_hides_no_running_container,
     a_container_without_monitor_and_record_is_found,
     what_is_in_a_files_place_makes_nobody_wait;
-    a_store_on_an_overlay_is_named_as_the_cause,
+    a_store_on_an_overlay_has_copies,
     a_full_disk_keeps_no_command_from_working,
 ];
 
@@ -225,48 +225,20 @@ fn a_container_without_monitor_and_record_is_found(world: &World) {
 }
 
 /// As in a container of another engine.
-fn a_store_on_an_overlay_is_named_as_the_cause(world: &World) {
-    let store = &world.store();
-    fs::create_dir_all(store).expect("made");
-    let dirs = ["lower", "upper", "work"].map(|name| world.path(name));
-    let base = world.path("base");
-    fs::create_dir(&base).expect("made");
-    mount(
-        Some("none"),
-        &base,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .expect("a tmpfs");
-    let [lower, upper, work] = dirs.map(|dir| base.join(dir.file_name().expect("a name")));
-    for dir in [&lower, &upper, &work] {
-        fs::create_dir(dir).expect("made");
-        world.give_away(dir);
-        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .expect("ours");
-    }
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.display(),
-        upper.display(),
-        work.display()
-    );
-    mount(
-        Some("none"),
-        store,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(&*options),
-    )
-    .expect("an overlay");
-    let refused = world.run(&[], &["true"]);
-    nix::mount::umount2(store, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
-    nix::mount::umount2(&base, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
-    assert_eq!(refused.code(), Some(125), "{refused:?}");
-    for part in ["overlay itself", "XDG_DATA_HOME"] {
-        assert!(refused.stderr.contains(part), "{part}: {refused:?}");
-    }
+fn a_store_on_an_overlay_has_copies(world: &World) {
+    let overlay = OverlayStore::of(world);
+    let name = unique("copied");
+    let script = "echo $(cat /kept) >>/kept; echo x >>/kept; wc -l </kept; exit 3";
+    let flags = ["--name", &name, "--network", "none"];
+    let ran = world.run(&flags, &["sh", "-c", script]);
+    assert_eq!(ran.code(), Some(3), "{ran:?}");
+    // Said once, in one line.
+    let said = ran.stderr.lines().filter(|line| line.contains("copy"));
+    assert_eq!(said.count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("an overlay itself"), "{ran:?}");
+    let once = world.run(&["--rm", "--network", "none"], &["ls", "/kept"]);
+    drop(overlay);
+    assert_ne!(once.code(), Some(0), "each has its own: {once:?}");
 }
 
 fn what_is_in_a_files_place_makes_nobody_wait(world: &World) {

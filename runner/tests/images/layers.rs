@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use tar::EntryType;
 
-use crate::harness::{World, cases};
+use crate::harness::{OverlayStore, World, cases};
 use crate::recipe::{Layer, RUN, Recipe, layer_dirs, run_image};
 
 cases![
@@ -15,7 +15,8 @@ cases![
     a_layer_goes_on_where_the_lower_ones_ended,
     attributes_and_times_are_kept,
     layers_are_unpacked_once,
-    other_sub_ids_have_other_layers,
+    other_sub_ids_have_other_layers;
+    layers_are_copied_where_no_overlay_can_be,
 ];
 
 #[track_caller]
@@ -218,4 +219,49 @@ fn other_sub_ids_have_other_layers(world: &World) {
     assert_eq!(sh(world, "stat -c %u own"), "1001\n");
     world.try_coracle(&["rmi", "-a"]).success();
     assert!(layer_dirs(world).is_empty());
+}
+
+fn layers_are_copied_where_no_overlay_can_be(world: &World) {
+    let overlay = OverlayStore::of(world);
+    let lower = Layer::new()
+        .dir("d", 0o750, 0)
+        .file("d/a", 0o644, 0, b"lower")
+        .file("d/gone", 0o644, 0, b"")
+        .dir("whole", 0o755, 0)
+        .file("whole/old", 0o644, 0, b"")
+        .link("linked", "d/a");
+    let upper = Layer::new()
+        .file("d/.wh.gone", 0o644, 0, b"")
+        .file("whole/.wh..wh..opq", 0o644, 0, b"")
+        .file("whole/new", 0o644, 0, b"")
+        .link("again", "linked");
+    let top = Layer::new().file("d/b", 0o644, 0, b"top");
+    load(world, [lower, upper, top]);
+    if world.is_root() {
+        // Its containers have other IDs, and an overlay cannot show files with others.
+        let refused = run_image(world, &["image:1", "true"]);
+        assert_eq!(refused.code(), Some(125), "{refused:?}");
+        assert!(refused.stderr.contains("cannot copy"), "{refused:?}");
+        return;
+    }
+    let look = "cat d/a d/b; ls d whole; stat -c %h d/a; stat -c %a d; echo x >d/mine";
+    let expected = "lowertopd:\na\nb\n\nwhole:\nnew\n3\n750\n";
+    assert_eq!(sh(world, look), expected);
+    // What one changes is not the next one's.
+    assert_eq!(sh(world, look), expected);
+    let saved = crate::building::saved(world, "image:1").1;
+    assert_eq!(saved.len(), 4, "the layers are the image's own");
+    // Changes stay with their container.
+    let words = ["run", "--network", "none", "--name", "kept", "image:1"];
+    let script = ["sh", "-c", "echo x >>/changed; cat /changed"];
+    let first = world.try_coracle(&[&words[..], &script].concat());
+    assert_eq!(first.success(), "x\n");
+    assert_eq!(first.stderr.matches("copy of its whole image").count(), 1);
+    world.try_coracle(&["rm", "kept"]).success();
+    // Making images takes an overlay, and that is said.
+    crate::recipe::put(world, "context/Containerfile", b"FROM image:1\nRUN true\n");
+    let refused = world.try_coracle(&["build", "context"]);
+    drop(overlay);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    assert!(refused.stderr.contains("an overlay itself"), "{refused:?}");
 }

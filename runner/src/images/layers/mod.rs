@@ -7,7 +7,8 @@
 //!
 //! A process of its own unpacks, and removes, as root of such a namespace ([`role`]). A layer is
 //! there as a whole or not at all: it is unpacked beside its place, brought to the disk, and
-//! renamed.
+//! renamed. Where no overlay can be mounted upon the storage, a layer has all that is below it
+//! copied into it.
 
 pub mod apply;
 pub mod decompress;
@@ -46,6 +47,19 @@ pub struct Layer {
 struct Kept {
     /// Bytes of all its files.
     size: u64,
+    /// Whether what is below it is in it as well, where no overlay could be mounted to unpack it.
+    #[serde(default)]
+    is_whole: bool,
+}
+
+/// Without those that lie below the uppermost that is whole.
+fn needed(places: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_whole = |place: &PathBuf| {
+        let kept = fs::read(place.join(KEPT_FILE)).unwrap_or_default();
+        serde_json::from_slice::<Kept>(&kept).is_ok_and(|kept| kept.is_whole)
+    };
+    let first = places.iter().rposition(is_whole).unwrap_or(0);
+    places[first..].to_vec()
 }
 
 /// The layers of an image, the lowest first.
@@ -84,7 +98,8 @@ impl LayerDirs {
         Self { root }
     }
 
-    /// The directories of `layers`, the lowest first; those that are not there are unpacked from
+    /// The directories of `layers`, the lowest first and without those that a whole one has in it;
+    /// those that are not there are unpacked from
     /// `blobs`, by a process that holds the lock `lock` meanwhile. `warn` is told of the owners
     /// that cannot be kept.
     pub fn provide(
@@ -137,7 +152,8 @@ impl LayerDirs {
             };
             owner::run(role::ROLE, &unpack, maps)?;
         }
-        let dirs = layers.iter().map(|layer| place(layer).join(DIFF));
+        let places = needed(layers.iter().map(place).collect());
+        let dirs = places.iter().map(|place| place.join(DIFF));
         Ok((dirs.collect(), first_missing.is_some()))
     }
 

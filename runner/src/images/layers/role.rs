@@ -17,7 +17,7 @@ use super::apply::{Owners, Tree};
 use super::decompress::decompress;
 use super::tar::Members;
 use super::tar_split::{self, Rebuild};
-use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED};
+use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED, needed};
 use crate::images::digest::{Digest, Hashing};
 use crate::images::files::{self, to_json};
 use crate::path_text;
@@ -91,17 +91,15 @@ pub fn main() -> ExitCode {
                 true => Owners::Recorded,
                 false => Owners::Kept,
             };
-            let mut lowers: Vec<PathBuf> = below
-                .iter()
-                .map(|chain| dir.join(chain.hex()).join(DIFF))
-                .collect();
+            let mut lowers: Vec<PathBuf> =
+                below.iter().map(|chain| dir.join(chain.hex())).collect();
             for layer in &layers {
                 let place = dir.join(layer.chain.hex());
                 if !place.join(KEPT_FILE).exists() {
                     let blob = blobs.join(layer.blob.hex());
                     unpack(&dir, &place, layer, &blob, &lowers, owners)?;
                 }
-                lowers.push(place.join(DIFF));
+                lowers.push(place);
             }
             Ok(())
         }
@@ -163,7 +161,11 @@ fn unpack_at(
         |error: &dyn std::fmt::Display| format!("cannot unpack layer {}: {error}", layer.diff);
     let tar = decompress(file).map_err(|error| named(&error))?;
     let mut members = Members::new(Hashing::new(tar));
-    let root = mount(&diff, &work, lowers)?;
+    let lower_dirs: Vec<_> = needed(lowers.to_vec())
+        .iter()
+        .map(|lower| lower.join(DIFF))
+        .collect();
+    let (root, is_whole) = mount(&diff, &work, &lower_dirs)?;
     let tree = Tree::new(root, owners, lowers.is_empty());
     let size = tree.apply(&mut members).map_err(|error| named(&error))?;
     let mut rest = members.into_inner();
@@ -174,17 +176,21 @@ fn unpack_at(
     }
     remove_tree(&work).map_err(failed("remove", &work))?;
     let kept = new.join(KEPT_FILE);
-    fs::write(&kept, to_json(&Kept { size })).map_err(failed("write", &kept))?;
+    fs::write(&kept, to_json(&Kept { size, is_whole })).map_err(failed("write", &kept))?;
     let opened = File::open(new).map_err(failed("open", new))?;
     rustix::fs::syncfs(&opened).map_err(|errno| failed("write", new)(errno.into()))
 }
 
-/// The tree that a layer is applied to: its own directory over those of the layers below.
-fn mount(diff: &Path, work: &Path, lowers: &[PathBuf]) -> Result<OwnedFd, String> {
-    if lowers.is_empty() {
+/// The tree that a layer is applied to: its own directory over those of the layers below or, where
+/// no overlay can be mounted, with all of them in it.
+fn mount(diff: &Path, work: &Path, lowers: &[PathBuf]) -> Result<(OwnedFd, bool), String> {
+    let open_dir = |path: &Path| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        return rustix::fs::open(diff, flags, Mode::empty())
-            .map_err(|errno| failed("open", diff)(errno.into()));
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        opened.map_err(|errno| failed("open", path)(errno.into()))
+    };
+    if lowers.is_empty() {
+        return Ok((open_dir(diff)?, false));
     }
     let top_first: Vec<PathBuf> = lowers.iter().rev().cloned().collect();
     let open = |path: &PathBuf| Detached::copy_of_host(path, false).map_err(failed("open", path));
@@ -196,8 +202,9 @@ fn mount(diff: &Path, work: &Path, lowers: &[PathBuf]) -> Result<OwnedFd, String
         // What counts is on the disk before the layer is.
         volatile: true,
     });
-    let mounted = overlay::mount(&source, dirs, None).map_err(|error| error.to_string())?;
-    Ok(mounted.into())
+    let mounted = overlay::mount_or_copy(&source, dirs, None);
+    let (mounted, copied) = mounted.map_err(|error| error.to_string())?;
+    Ok((mounted.into(), copied.is_some()))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> String {

@@ -28,7 +28,7 @@ pub use process::{
     parent_of, wait,
 };
 pub use sys::HandedDown;
-pub use world::{World, coracle, example, snapshot, unique};
+pub use world::{OverlayStore, World, coracle, example, snapshot, unique};
 
 /// One test: `body` panics to fail and calls [`skip`] when a facility is missing.
 #[derive(Clone, Copy)]

@@ -523,3 +523,45 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Names the copy of the program to a trial.
 pub const PROGRAM_VARIABLE: &str = "CORACLE_PROGRAM";
+
+/// The store of a world on an overlay, as in a container of another engine. For cases that root
+/// prepares. Dropped, it is gone with all that is in it.
+pub struct OverlayStore {
+    store: PathBuf,
+    base: PathBuf,
+}
+
+impl OverlayStore {
+    pub fn of(world: &World) -> Self {
+        let store = world.store();
+        fs::create_dir_all(&store).expect("made");
+        // Who comes after it is gone finds a store to be made there.
+        world.give_away(&store);
+        let base = world.path("overlay-base");
+        fs::create_dir(&base).expect("made");
+        let none = MsFlags::empty();
+        mount(Some("none"), &base, Some("tmpfs"), none, None::<&str>).expect("a tmpfs");
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| base.join(name));
+        for dir in [&lower, &upper, &work] {
+            fs::create_dir(dir).expect("made");
+            world.give_away(dir);
+            fs::set_permissions(dir, PermissionsExt::from_mode(0o700)).expect("ours");
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        mount(Some("none"), &store, Some("overlay"), none, Some(&*options)).expect("an overlay");
+        Self { store, base }
+    }
+}
+
+impl Drop for OverlayStore {
+    fn drop(&mut self) {
+        for place in [&self.store, &self.base] {
+            umount2(place, MntFlags::MNT_DETACH).expect("unmounted");
+        }
+    }
+}
