@@ -188,14 +188,15 @@ pub fn enter(
     ensure_alone(&attached.proc)?;
     let mut places = Places::new(root, attached.proc);
     let mut warnings: Vec<_> = copied.into_iter().collect();
+    for (mount, bind) in binds.into_iter().zip(&tree.binds) {
+        places.attach_bind(mount, bind)?;
+    }
+    // A volume at /etc does not hide them, and one in the place of one of them stays.
     for (mount, file) in files.into_iter().zip(&tree.files) {
         if let Err(error) = places.attach_file(mount, file) {
             let target = file.target.display();
             warnings.push(format!("the container goes without {target}: {error}"));
         }
-    }
-    for (mount, bind) in binds.into_iter().zip(&tree.binds) {
-        places.attach_bind(mount, bind)?;
     }
     if tree.read_only {
         // Only now: whatever is mounted may have needed a place.

@@ -34,9 +34,13 @@ impl Places {
         }
     }
 
-    /// Mounts a file that coracle provides; only upon the image's own.
+    /// Mounts a file that coracle provides; not upon the kernel's own file systems. Where the user
+    /// has mounted something, that stays.
     pub fn attach_file(&self, mount: Detached, file: &Bind) -> Result<(), RootfsError> {
         let (place, name) = self.find(&mount, file)?;
+        if self.taken.iter().any(|(taken, _)| *taken == name) {
+            return Ok(());
+        }
         if ["/proc", "/sys", "/dev"]
             .iter()
             .any(|top| name.starts_with(top))

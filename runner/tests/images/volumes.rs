@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::harness::{Outcome, World, cases, eventually, finish_with_input, unique};
-use crate::recipe::{Layer, Recipe, run_image};
+use crate::recipe::{Layer, Recipe, put, run_image};
 
 cases![
     an_image_gets_the_volumes_that_it_wants,
@@ -16,6 +16,7 @@ cases![
     a_volume_is_filled_with_owners_and_modes,
     volumes_are_made_listed_and_removed,
     what_is_no_volume_is_refused,
+    a_volume_hides_no_file_that_every_container_has,
 ];
 
 /// Wants a volume at /data, where it has files.
@@ -174,11 +175,14 @@ fn named_volumes_are_filled_and_shared(world: &World) {
         "one",
         "it was empty still"
     );
-    // Coracle's own files are no part of the image.
-    let script = "ls /etc | busybox grep -c -e hosts -e resolv.conf; test -s /etc/passwd";
-    assert_eq!(run("etc:/etc", script), "0\n");
+    // Coracle's own files are no part of the image: the volume has places for them, with nothing
+    // in them, as with Podman.
+    let script = "test -s /etc/hosts && test -s /etc/passwd && echo both";
+    assert_eq!(run("etc:/etc", script), "both\n");
     let etc = data(world, "etc");
     assert!(etc.join("passwd").exists());
+    let place = fs::metadata(etc.join("hosts")).expect("a place");
+    assert_eq!(place.len(), 0);
     volume(world, &["rm", "-a"]).success();
 }
 
@@ -312,4 +316,37 @@ fn what_is_no_volume_is_refused(world: &World) {
         "{refused:?}"
     );
     assert_eq!(names(world).len(), 0);
+}
+
+fn a_volume_hides_no_file_that_every_container_has(world: &World) {
+    image(world).load(world);
+    put(world, "etc/passwd", b"root:x:0:0::/:/bin/sh\n");
+    world.give_away(&world.path("etc"));
+    world.give_to_container(&world.path("etc"));
+    let etc = format!("{}:/etc", world.path("etc").display());
+    let words = [
+        "--name",
+        "holder",
+        "--hostname",
+        "holder",
+        "-v",
+        &etc,
+        "wants:1",
+    ];
+    let look = ["sh", "-c", "cat /etc/hostname /etc/hosts; ls /etc"];
+    let ran = run_image(world, &[&words[..], &look].concat());
+    let said = ran.success();
+    assert!(
+        said.starts_with("holder\n") && said.contains("localhost"),
+        "{ran:?}"
+    );
+    assert!(said.contains("passwd\n"), "{ran:?}");
+    // What somebody puts in the place of one of them is what they see.
+    put(world, "hosts", b"10.0.0.1 mine\n");
+    let hosts = format!("{}:/etc/hosts:ro", world.path("hosts").display());
+    let words = ["-v", &etc, "-v", &hosts, "wants:1", "cat", "/etc/hosts"];
+    assert_eq!(run_image(world, &words).success(), "10.0.0.1 mine\n");
+    // They are the container's, and their content is not the directory's.
+    let left = fs::read(world.path("etc/hosts")).unwrap_or_default();
+    assert!(left.is_empty(), "{left:?}");
 }
