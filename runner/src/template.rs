@@ -60,40 +60,63 @@ impl FromStr for Format {
     }
 }
 
-pub struct Template(gotmpl::Template);
+pub struct Template {
+    strict: gotmpl::Template,
+    /// Says of a key that is not there what Go does: `<no value>`.
+    lenient: gotmpl::Template,
+    text: String,
+}
+
+/// Fields whose keys are up to users: nobody can say that one of those is missing by mistake.
+const OPEN: [&str; 3] = ["Labels", "Annotations", "Options"];
 
 impl Template {
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         // As the shell hands them over.
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
-        let template = gotmpl::Template::new("format")
-            .missing_key(MissingKey::Error)
-            .func("json", json)
-            .func("join", join)
-            .func("split", split)
-            .func("lower", |args| changed(args, "lower", str::to_lowercase))
-            .func("upper", |args| changed(args, "upper", str::to_uppercase))
-            .func("title", |args| changed(args, "title", title));
-        template
-            .parse(&text)
-            .map(Self)
-            .map_err(TemplateError::Syntax)
+        let read = |missing: MissingKey| {
+            let template = gotmpl::Template::new("format")
+                .missing_key(missing)
+                .func("json", json)
+                .func("join", join)
+                .func("split", split)
+                .func("lower", |args| changed(args, "lower", str::to_lowercase))
+                .func("upper", |args| changed(args, "upper", str::to_uppercase))
+                .func("title", |args| changed(args, "title", title));
+            template.parse(&text).map_err(TemplateError::Syntax)
+        };
+        Ok(Self {
+            strict: read(MissingKey::Error)?,
+            lenient: read(MissingKey::Invalid)?,
+            text,
+        })
     }
 
     pub fn fill(&self, data: &impl Serialize) -> Result<String, TemplateError> {
         let data = gotmpl::to_value(data).map_err(TemplateError::Fill)?;
-        self.0
-            .execute_to_string(&data)
-            .map_err(|error| match error {
-                gotmpl::TemplateError::MissingKey { key } => TemplateError::NoField {
-                    wanted: key,
-                    known: match &data {
-                        Value::Map(fields) => fields.keys().map(ToString::to_string).collect(),
-                        _ => Vec::new(),
-                    },
+        match self.strict.execute_to_string(&data) {
+            Ok(text) => Ok(text),
+            Err(gotmpl::TemplateError::MissingKey { key }) if self.is_open(&key) => self
+                .lenient
+                .execute_to_string(&data)
+                .map_err(TemplateError::Fill),
+            Err(gotmpl::TemplateError::MissingKey { key }) => Err(TemplateError::NoField {
+                wanted: key,
+                known: match &data {
+                    Value::Map(fields) => fields.keys().map(ToString::to_string).collect(),
+                    _ => Vec::new(),
                 },
-                other => TemplateError::Fill(other),
-            })
+            }),
+            Err(other) => Err(TemplateError::Fill(other)),
+        }
+    }
+
+    /// Whether a key is asked for only where any may be.
+    fn is_open(&self, key: &str) -> bool {
+        let asked = format!(".{key}");
+        let mut places = self.text.match_indices(&asked).peekable();
+        places.peek().is_some()
+            && places.all(|(at, _)| OPEN.iter().any(|open| self.text[..at].ends_with(open)))
     }
 }
 
@@ -196,6 +219,7 @@ mod tests {
                 "{{.Config.Cmd}} {{.Config.Labels}}",
                 "[cat /etc/hi] map[a:b x.y:z]",
             ),
+            ("{{.Config.Labels.none}}-{{.Id}}", "<no value>-abc"),
             ("{{json .Config.Cmd}}", r#"["cat","/etc/hi"]"#),
             (
                 "{{json .Config}}",
