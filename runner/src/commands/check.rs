@@ -38,8 +38,15 @@ pub fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let in_use = |id: &Digest| in_use(&engine, id);
     let mut left = 0;
     for (defect, mended) in store.mend(&defects, &in_use)? {
+        let rebuilt;
         let what = match mended {
             Mended::Removed => "removed",
+            Mended::Rebuilt(count) => {
+                rebuilt = format!(
+                    "made anew with {count} images, whose names are lost: `coracle images -a`, `coracle tag`"
+                );
+                &rebuilt
+            }
             Mended::Forgotten => "the image is forgotten: pull or load it again",
             Mended::InUse => {
                 left += 1;

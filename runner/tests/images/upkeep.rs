@@ -14,6 +14,7 @@ cases![
     damage_is_found_and_mended,
     room_is_told_and_given_back,
     an_image_in_use_is_not_forgotten,
+    a_list_of_images_is_made_anew,
 ];
 
 fn image(world: &World, name: &str, content: &str) -> Recipe {
@@ -313,4 +314,41 @@ fn an_image_in_use_is_not_forgotten(world: &World) {
     assert!(forced.success().contains(&name), "{forced:?}");
     assert!(world.inspect(&name).is_none());
     assert_eq!(world.try_coracle(&["image", "exists", &id]).code(), Some(1));
+}
+
+fn a_list_of_images_is_made_anew(world: &World) {
+    let check = |words: &[&str]| world.try_coracle(&[&["system", "check"], words].concat());
+    let one = image(world, "localhost/one:1", "1");
+    let id = one.load(world);
+    let two = image(world, "localhost/two:1", "2");
+    two.load(world);
+    let list = world.storage().join("oci/index.json");
+    let damage: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(&list).expect("removed"),
+        &|| fs::write(&list, "{\"schemaVersion\": 2, \"mani").expect("written"),
+        &|| fs::write(&list, "").expect("written"),
+    ];
+    for (index, damage) in damage.iter().enumerate() {
+        damage();
+        refused(&world.try_coracle(&["images"]), "index.json");
+        refused(&check(&[]), "damaged in 1 places");
+        let mended = check(&["--repair"]);
+        assert!(
+            mended.success().contains("made anew with 2 images"),
+            "{index}: {mended:?}"
+        );
+        check(&[]).success();
+        // By its id, until somebody gives it a name again.
+        world.try_coracle(&["tag", &id, "one:1"]).success();
+        assert_eq!(run_image(world, &["one:1"]).success(), "1");
+    }
+    // One that is not whole is not among them.
+    let blob = two.diff_ids[1].trim_start_matches("sha256:").to_owned();
+    fs::remove_file(world.storage().join("oci/blobs/sha256").join(blob)).expect("removed");
+    fs::remove_file(&list).expect("removed");
+    let mended = check(&["--repair"]);
+    assert!(
+        mended.success().contains("made anew with 1 images"),
+        "{mended:?}"
+    );
 }

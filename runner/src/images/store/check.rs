@@ -3,14 +3,19 @@
 //! A blob that is not what its name says is taken away, and so is a layer that is not complete:
 //! both come back when they are needed, by a pull or from the blob. An image whose manifest or
 //! blobs are missing is forgotten, so that it can be pulled or loaded again; unless a container
-//! uses it, whose layers would go with it.
+//! uses it, whose layers would go with it. A list of images that cannot be read is made anew of the
+//! manifests among the blobs.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 
-use super::{Entry, Image, ImageStore};
+use oci_spec::image::MediaType;
+use rustix::fs::FlockOperation;
+
+use super::{Entry, Image, ImageStore, JSON_LEN_MAX, read_manifest};
 use crate::images::digest::{Digest, Hashing};
 use crate::images::error::{StorageError, io_error};
 use crate::images::files::{clear, try_lock_alone};
@@ -33,6 +38,8 @@ pub enum Defect {
     Missing { blob: Digest, image: ImageInfo },
     /// The manifest or the configuration of an image cannot be read.
     Unreadable { image: ImageInfo, cause: String },
+    /// The list of images cannot be read, or is not there. Its names are lost.
+    Index { cause: String },
     /// A layer's directory lacks a part. Named by the layer's chain.
     Incomplete { layer: String },
 }
@@ -48,6 +55,8 @@ pub struct ImageInfo {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mended {
     Removed,
+    /// So many images were found again by their blobs, without names.
+    Rebuilt(usize),
     /// The image, with all its names.
     Forgotten,
     /// A container uses the image.
@@ -71,6 +80,7 @@ impl fmt::Display for Defect {
             }
             Self::Missing { blob, image } => write!(f, "image {image}: {blob} is missing"),
             Self::Unreadable { image, cause } => write!(f, "image {image}: {cause}"),
+            Self::Index { cause } => write!(f, "list of images: {cause}"),
             Self::Incomplete { layer } => write!(f, "layer {layer}: it is not complete"),
         }
     }
@@ -92,7 +102,12 @@ impl ImageStore {
         let mut report = Report::default();
         let corrupt = self.check_blobs(quick, &mut report)?;
         let mut ids = HashSet::new();
-        for entry in self.entries()? {
+        let entries = self.entries().unwrap_or_else(|error| {
+            let cause = crate::failure::chain(&error);
+            report.defects.push(Defect::Index { cause });
+            Vec::new()
+        });
+        for entry in entries {
             // One entry for each name.
             if ids.insert(entry.id.clone()) {
                 report.images += 1;
@@ -178,6 +193,7 @@ impl ImageStore {
                     fs::remove_file(&path).map_err(io_error("remove", &path))?;
                     Mended::Removed
                 }
+                Defect::Index { .. } => Mended::Rebuilt(self.rebuild_index()?),
                 Defect::Incomplete { layer } => {
                     incomplete.insert(layer.clone());
                     Mended::Removed
@@ -205,6 +221,51 @@ impl ImageStore {
         Ok(done)
     }
 
+    /// Makes the list of images anew, of all whose blobs are there. Returns how many there are.
+    fn rebuild_index(&self) -> Result<usize, StorageError> {
+        let dir = self.blobs();
+        let mut entries: Vec<Entry> = Vec::new();
+        for blob in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
+            let path = blob.map_err(io_error("list", &dir))?.path();
+            if let Some(entry) = self.entry_of(&path)
+                && !entries.iter().any(|other| other.id == entry.id)
+            {
+                entries.push(entry);
+            }
+        }
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        if self.entries().is_err() {
+            self.write_index(&entries)?;
+        }
+        Ok(entries.len())
+    }
+
+    /// The image that a blob is the manifest of, if it is one and all of it is there.
+    fn entry_of(&self, blob: &Path) -> Option<Entry> {
+        let len = fs::metadata(blob).ok()?.len();
+        if len > JSON_LEN_MAX {
+            return None;
+        }
+        let digest: Digest = format!("sha256:{}", blob.file_name()?.to_str()?)
+            .parse()
+            .ok()?;
+        let text = self.read_blob(&digest).ok()?;
+        let manifest = read_manifest(blob, &text).ok()?;
+        let entry = Entry {
+            id: manifest.config().digest().to_string().parse().ok()?,
+            manifest: digest,
+            manifest_len: len,
+            media_type: manifest
+                .media_type()
+                .clone()
+                .unwrap_or(MediaType::ImageManifest),
+            name: None,
+        };
+        let image = self.read(&entry).ok()?;
+        let is_whole = image.blobs().iter().all(|blob| self.has_blob(blob));
+        is_whole.then_some(entry)
+    }
+
     fn forget(
         &self,
         id: &Digest,
@@ -224,7 +285,7 @@ impl Defect {
     fn is_of(&self, id: &Digest) -> bool {
         match self {
             Self::Missing { image, .. } | Self::Unreadable { image, .. } => image.id == *id,
-            Self::Corrupt { .. } | Self::Incomplete { .. } => false,
+            Self::Corrupt { .. } | Self::Index { .. } | Self::Incomplete { .. } => false,
         }
     }
 }
