@@ -4,8 +4,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::caller::program;
 use crate::harness::{World, eventually, skip};
@@ -14,7 +16,27 @@ use crate::recipe::put;
 /// docker-registry, until it is dropped.
 pub struct Registry {
     pub address: String,
+    config: PathBuf,
     child: Child,
+}
+
+/// A line to a registry that is cut once so many bytes of its answers have passed.
+pub struct Line {
+    pub address: String,
+    /// How many may pass still.
+    left: Arc<AtomicUsize>,
+    passed: Arc<AtomicUsize>,
+}
+
+impl Line {
+    pub fn allow(&self, bytes: usize) {
+        self.left.store(bytes, Ordering::SeqCst);
+        self.passed.store(0, Ordering::SeqCst);
+    }
+
+    pub fn passed(&self) -> usize {
+        self.passed.load(Ordering::SeqCst)
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -66,18 +88,43 @@ impl Registry {
         };
         config += &format!("http: {{addr: '{address}'{tls}}}\n");
         let config = put(world, "registry.yml", config.as_bytes());
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry");
-        eventually("the registry listens", || {
-            TcpStream::connect(&address).is_ok()
+        let child = serve(&config, &address);
+        Self {
+            address,
+            config,
+            child,
+        }
+    }
+
+    /// Kills it, as a machine does that loses its power, and starts it again.
+    pub fn restart(&mut self, meanwhile: impl FnOnce()) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("a child");
+        meanwhile();
+        self.child = serve(&self.config, &self.address);
+    }
+
+    /// Another address of the same registry, whose answers are cut.
+    pub fn line(&self) -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let line = Line {
+            address: listener.local_addr().expect("bound").to_string(),
+            left: Arc::new(AtomicUsize::new(usize::MAX)),
+            passed: Arc::default(),
+        };
+        let registry = self.address.clone();
+        let (left, passed) = (line.left.clone(), line.passed.clone());
+        // Ends with the trial's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(&registry) else {
+                    continue;
+                };
+                let (left, passed) = (left.clone(), passed.clone());
+                std::thread::spawn(move || answer(&client, &server, &left, &passed));
+            }
         });
-        Self { address, child }
+        line
     }
 
     /// Another address of the same registry, where each connection is cut after so many bytes of
@@ -97,6 +144,41 @@ impl Registry {
         });
         address
     }
+}
+
+fn serve(config: &Path, address: &str) -> Child {
+    let child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("docker-registry");
+    eventually("the registry listens", || {
+        TcpStream::connect(address).is_ok()
+    });
+    child
+}
+
+fn answer(client: &TcpStream, server: &TcpStream, left: &AtomicUsize, passed: &AtomicUsize) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::copy(&mut { client }, &mut { server });
+            let _ = server.shutdown(Shutdown::Both);
+        });
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(len @ 1..) = { server }.read(&mut buffer) {
+            let take = |left: usize| left.checked_sub(len);
+            let may_pass = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+            if may_pass.is_err() || { client }.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+            passed.fetch_add(len, Ordering::SeqCst);
+        }
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = server.shutdown(Shutdown::Both);
+    });
 }
 
 impl Drop for Registry {

@@ -13,6 +13,7 @@ mod harness;
 mod recipe;
 mod server;
 mod steps;
+mod transcript;
 
 mod archives;
 mod building;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         registry::CASES,
         running::CASES,
         steps::CASES,
+        transcript::CASES,
         upkeep::CASES,
         volumes::CASES,
     ];

@@ -24,6 +24,7 @@ cases![
     passwords_are_kept_and_shown,
     names_are_completed_and_mirrors_asked,
     docker_registry_and_skopeo_agree,
+    a_download_outlives_its_registry,
     tokens_are_got_and_shown,
     a_proxy_is_asked,
     two_pulls_at_once_do_no_harm;
@@ -527,6 +528,56 @@ fn docker_registry_and_skopeo_agree(world: &World) {
         "oci-archive:back.tar",
         &format!("docker://{}/team/back:1", registry.address),
     );
+}
+
+/// Killed in mid-download and started again.
+fn a_download_outlives_its_registry(world: &World) {
+    const LEN: usize = 8 << 20;
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        state.to_le_bytes()
+    })
+    .take(LEN / 8)
+    .flatten()
+    .collect();
+    let upper = Layer::new()
+        .file("noise", 0o644, 0, &noise)
+        .file("etc/upper", 0o644, 0, b"upper");
+    let image = Recipe::new("localhost/long:1", [Layer::busybox(world), upper]);
+    let image = image.config(json!({"Cmd": ["cat", "/etc/upper"]}));
+    crate::recipe::load(world, &image.oci_archive(Packed::Gzip)).success();
+    let mut registry = Registry::start(world);
+    let stored = format!("docker://{}/long:1", registry.address);
+    let words = ["push", "-q", "--tls-verify=false", "long:1", &stored];
+    world.try_coracle(&words).success();
+    world.try_coracle(&["rmi", "-a", "-f"]).success();
+    let line = registry.line();
+    let name = format!("{}/long:1", line.address);
+    let pull = || world.try_coracle(&["pull", "-q", "--tls-verify=false", &name]);
+    line.allow(LEN / 2);
+    registry.restart(|| {
+        // Nobody answers at all.
+        let refused = pull();
+        assert_eq!(refused.code(), Some(125), "{refused:?}");
+    });
+    let broken = pull();
+    assert_eq!(broken.code(), Some(125), "{broken:?}");
+    assert!(
+        broken.stderr.contains("pulling again goes on there"),
+        "{broken:?}"
+    );
+    let first = line.passed();
+    assert!(first > LEN / 4, "{first}");
+    registry.restart(|| line.allow(usize::MAX));
+    let whole = pull();
+    assert_eq!(whole.success().trim_end(), image.id());
+    // What had come did not come again: but for what each answer says before its content.
+    let second = line.passed();
+    assert!(second < LEN * 3 / 4, "{first} and then {second} of {LEN}");
+    assert_eq!(run(world, &["-q"], &name).success(), "upper");
 }
 
 fn tokens_are_got_and_shown(world: &World) {
