@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use super::flatten;
 use super::lookup::{OVERLAYFS_SUPER_MAGIC, filesystem_magic, open_beneath};
 use super::mounts::Detached;
 use crate::path_text;
+use crate::state::remove_tree;
 
 /// What the root file system is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,6 +152,7 @@ struct Layers {
 const COPIED: &str = "copied";
 /// There while they are.
 const COPYING: &str = "copying";
+const PROBE: &str = "probe";
 
 impl Layers {
     fn open(
@@ -206,15 +208,33 @@ impl Layers {
         if has(&self.work, COPIED) || has(&self.work, COPYING) {
             return false;
         }
-        let mut probe = || -> io::Result<Detached> {
-            let empty = Detached::filesystem("tmpfs", &[], MountAttrFlags::empty())?;
-            let lowers = vec![self.stack.attach(empty)?];
-            let others = std::mem::replace(&mut self.lowers, lowers);
-            let mounted = self.mount();
-            self.lowers = others;
-            mounted
+        let is_possible = self.probe().is_ok();
+        let probe = format!("/proc/self/fd/{}/{PROBE}", self.work.as_raw_fd());
+        // What stays is within the directory that goes with the container.
+        let _ = remove_tree(Path::new(&probe));
+        is_possible
+    }
+
+    /// Mounts an overlay over nothing, in directories of its own: an attempt that has failed may
+    /// have left marks in the others.
+    fn probe(&mut self) -> io::Result<Detached> {
+        mkdirat(&self.work, PROBE, Mode::RWXU)?;
+        let make = |name: &str| {
+            let path = format!("{PROBE}/{name}");
+            mkdirat(&self.work, &path, Mode::RWXU)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.work, &path, flags, Mode::empty())
         };
-        probe().is_ok()
+        let (upper, work) = (make("upper")?, make("work")?);
+        let empty = Detached::filesystem("tmpfs", &[], MountAttrFlags::empty())?;
+        let over_nothing = Self {
+            lowers: vec![self.stack.attach(empty)?],
+            upper,
+            work,
+            volatile: false,
+            stack: Stack::default(),
+        };
+        over_nothing.mount()
     }
 
     /// Copies the layers into the directory for changes, unless they are there; tells whether they
@@ -292,7 +312,7 @@ impl Layers {
         // Needs a place in the tree, unlike what fsmount(2) makes.
         let places = Detached::filesystem("tmpfs", &[], MountAttrFlags::empty())?;
         let places = self.stack.attach(places)?;
-        rustix::fs::mkdirat(&places, PLACE, Mode::RWXU)?;
+        mkdirat(&places, PLACE, Mode::RWXU)?;
         rustix::process::chdir("/proc/self/fd")?;
         let place = format!("{}/{PLACE}", places.as_raw_fd());
         let options = CString::new(options)?;

@@ -36,7 +36,7 @@ impl ManifestForm {
     /// The same image in these words.
     ///
     /// # Errors
-    /// [`StorageError::NoForm`] for what these words have no name for.
+    /// For what these words have no name for.
     pub fn express(self, manifest: &ImageManifest) -> Result<ImageManifest, StorageError> {
         let mut said = manifest.clone();
         let (whole, config) = match self {
