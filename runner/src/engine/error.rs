@@ -30,6 +30,8 @@ pub enum EngineError {
         "container {name} is running: `coracle stop {wanted}` ends it, `coracle rm -f` kills it"
     )]
     StillRunning { name: String, wanted: String },
+    #[error("container {name} is forgotten when it ends (--rm), and cannot be started again")]
+    GoneAtItsEnd { name: String },
     /// Its record says nothing about it, or not the truth.
     #[error("container {id} is running: `coracle rm -f {id}` kills it")]
     RunsUnrecorded { id: String },
@@ -186,6 +188,7 @@ impl EngineError {
             | Self::ImageExposes { .. }
             | Self::Volume(_)
             | Self::ImageVolume { .. }
+            | Self::GoneAtItsEnd { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
             Self::Start(failure) => match failure.kind {

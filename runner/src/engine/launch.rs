@@ -6,10 +6,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use portfwd::publish::Listener;
 use tracing::{debug, error_span};
 
+use super::processes::wait_for_monitor;
 use super::talk::{Orphan, Role, Talk};
 use super::{ContainerRequest, Engine, EngineError};
 use crate::network::ports::Ports;
@@ -94,34 +96,78 @@ impl Engine {
             })
     }
 
-    /// Starts a container that has been created, with `attach` attached to this process. Where it
+    /// Starts a container that has been created, or has ended, with `attach` attached to this
+    /// process. What it has written to its root file system and its log is still there. Where it
     /// cannot be started, it stays as it was; ports that the kernel chose are kept.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongState`](super::ErrorKind::WrongState) for one that has been started
-    /// already, [`ErrorKind::PortUnavailable`](super::ErrorKind::PortUnavailable), and those of
+    /// [`ErrorKind::WrongState`](super::ErrorKind::WrongState) for one that runs or is starting,
+    /// [`ErrorKind::PortUnavailable`](super::ErrorKind::PortUnavailable), and those of
     /// [`Engine::find`].
     pub fn start(&self, wanted: &str, attach: Option<Attach>) -> Result<Launch, EngineError> {
-        let mut container = self.find(wanted)?;
-        // Before its ports are found to be taken, by itself.
-        container.enter(Status::Starting)?;
-        let rules = container
-            .publish
-            .iter()
-            .filter_map(|rule| rule.parse().ok());
-        let rules: Vec<_> = rules.collect();
-        let Ports { listeners, rules } = Ports::bind(&rules, &self.store)?;
+        let mut found = self.find(wanted)?;
+        let mut before = found.status;
+        found.enter(Status::Starting)?;
+        // The one that answered for it until it ended may be about to end itself.
+        wait_for_monitor(&found);
         let me = ProcessRef::current()?;
         let starting = |container: &mut Container| {
-            container.monitor = Some(me);
-            container.publish = rules.iter().map(ToString::to_string).collect();
+            container.monitor = Some(me.clone());
+            container.init = None;
+            container.cgroups.clear();
         };
-        let container = self
-            .store
-            .enter(&container.id, Status::Starting, starting)?;
-        let id = container.id.clone();
-        self.launch(container, listeners, attach, Unstarted::Keep)
-            .inspect_err(|_| drop(self.store.enter(&id, Status::Created, |c| c.monitor = None)))
+        let noting = |container: &mut Container, status| {
+            before = status;
+            starting(container);
+        };
+        let container = self.store.enter_from(&found.id, Status::Starting, noting)?;
+        self.start_claimed(container, attach, before)
+            .inspect_err(|_| drop(self.store.call_off(&found.id, before, &[me])))
+    }
+
+    /// Goes on with a start that this process answers for.
+    fn start_claimed(
+        &self,
+        container: Container,
+        attach: Option<Attach>,
+        before: Status,
+    ) -> Result<Launch, EngineError> {
+        let rules = container.publish.iter();
+        let rules: Vec<_> = rules.filter_map(|rule| rule.parse().ok()).collect();
+        let Ports { listeners, rules } = Ports::bind(&rules, &self.store)?;
+        let container = self.store.modify(&container.id, |container| {
+            container.publish = rules.iter().map(ToString::to_string).collect();
+        })?;
+        self.launch(container, listeners, attach, Unstarted::Keep(before))
+    }
+
+    /// Ends containers that run, as [`Engine::stop`] does, and starts each of those that were
+    /// named, in their order.
+    ///
+    /// # Errors
+    /// For each container [`EngineError::GoneAtItsEnd`], and those of [`Engine::start`].
+    pub fn restart(
+        &self,
+        wanted: &[String],
+        patience: Duration,
+    ) -> impl Iterator<Item = Result<Launch, EngineError>> {
+        let named = |wanted: &String| {
+            let Container {
+                id, name, remove, ..
+            } = self.find(wanted)?;
+            match remove {
+                true => Err(EngineError::GoneAtItsEnd { name }),
+                false => Ok(id.to_string()),
+            }
+        };
+        let ids: Vec<Result<String, EngineError>> = wanted.iter().map(named).collect();
+        let to_stop: Vec<String> = ids.iter().flatten().cloned().collect();
+        let mut stopped = self.stop(&to_stop, patience).finish();
+        ids.into_iter().map(move |id| {
+            let id = id?;
+            stopped.next().expect("one for each that is stopped")?;
+            self.start(&id, None)
+        })
     }
 
     fn launch(
@@ -144,6 +190,7 @@ impl Engine {
             id: container.id.clone(),
             listeners: listeners.len(),
             attached: theirs.is_some(),
+            input: attach.is_some_and(|attach| attach.stdin),
             unstarted,
             filter: self.filter.clone(),
         };

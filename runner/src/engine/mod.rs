@@ -19,6 +19,7 @@ mod owner;
 mod ports;
 mod processes;
 mod remove;
+mod rename;
 mod run_dir;
 mod stop;
 mod talk;
@@ -60,6 +61,7 @@ pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
 pub use remove::{LeftOver, Removed};
 pub use stop::Stop;
+pub use wait::Condition;
 
 /// The containers of one user, and what can be done to them. Cheap to make and to clone; any number
 /// of processes and threads may have one.

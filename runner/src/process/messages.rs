@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::isolation::namespaces::Namespaces;
 use crate::logging::ProcessLog;
-use crate::state::{ContainerId, Dirs};
+use crate::state::{ContainerId, Dirs, Status};
 
 /// From init to the monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub struct Job {
     /// How many published ports follow.
     pub listeners: usize,
     pub attached: bool,
+    /// Whether the container's input is among what main has.
+    pub input: bool,
     pub unstarted: Unstarted,
     /// How much it logs, and what it starts.
     pub filter: Filter,
@@ -96,8 +98,8 @@ pub struct Job {
 pub enum Unstarted {
     /// It was made to be started at once.
     Forget,
-    /// It was there before.
-    Keep,
+    /// It was there before, in this state.
+    Keep(Status),
 }
 
 /// From the monitor, or the launcher of `exec`, to main.

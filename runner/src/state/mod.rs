@@ -34,6 +34,7 @@ use crate::failure::Explained;
 pub use directory_lock::{lock_directory, try_lock_directory};
 pub use dirs::Dirs;
 pub use process::ProcessRef;
+pub(crate) use record::now;
 pub use record::{Container, ContainerId, InvalidId, NewContainer, Status, is_valid_name};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
 pub use store::{ContainerDir, Listing, Store};

@@ -22,6 +22,9 @@ pub struct Container {
     pub created: u64,
     /// And nanoseconds, which put containers of one second in order.
     pub created_nanos: u32,
+    /// When its command was last started, in seconds since 1970. `None` where that was never, or
+    /// was not kept.
+    pub started: Option<u64>,
     pub hostname: String,
     /// Whatever its maker wants to be told of it again.
     pub labels: BTreeMap<String, String>,
@@ -77,13 +80,15 @@ pub struct NewContainer {
 ///
 /// ```text
 /// Starting <-> Created
-///    |
-///    +-> Running -> Exited
-///    +----------------^
+///   |  ^
+///   |  +------------- Exited
+///   +-> Running -------^  ^
+///   +---------------------+
 /// ```
-/// Whoever makes a container starts it in one go, or leaves it created for a later start. A start
-/// that fails leaves it created again. What is starting or running needs a process to answer for
-/// it: with that gone, the container has been lost, and has exited.
+/// Whoever makes a container starts it in one go, or leaves it created for a later start. One that
+/// has ended can be started again. A start that fails leaves it as it was. What is starting or
+/// running needs a process to answer for it: with that gone, the container has been lost, and has
+/// exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum Status {
@@ -108,7 +113,7 @@ impl Status {
     fn may_become(self, next: Self) -> bool {
         use Status::{Created, Exited, Running, Starting};
         match (self, next) {
-            (Created, Starting) | (Starting, Created | Running) => true,
+            (Created | Exited { .. }, Starting) | (Starting, Created | Running) => true,
             // Its monitor's word on the end is the last, also for one that somebody took for lost.
             (Starting | Running | Exited { .. }, Exited { .. }) => true,
             _ => false,
@@ -168,12 +173,23 @@ impl Container {
     pub(super) fn check(&self, next: Status) -> Result<(), StateError> {
         match self.status.may_become(next) {
             true => Ok(()),
-            false => Err(StateError::WrongState {
-                name: self.name.clone(),
-                status: self.status,
-                next,
-            }),
+            false => Err(self.wrong_state(next)),
         }
+    }
+
+    /// Why it does not go on to `next`.
+    pub(super) fn wrong_state(&self, next: Status) -> StateError {
+        StateError::WrongState {
+            name: self.name.clone(),
+            status: self.status,
+            next,
+        }
+    }
+
+    /// Whether it is starting, and one of these answers for that.
+    pub(super) fn is_started_by(&self, starters: &[ProcessRef]) -> bool {
+        let monitor = self.monitor.as_ref();
+        self.status == Status::Starting && monitor.is_some_and(|monitor| starters.contains(monitor))
     }
 
     /// Whether the container needs a process and no process is left that could end it: a crash, or
@@ -203,7 +219,7 @@ fn is_alive(process: &Option<ProcessRef>) -> bool {
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     now_precisely().as_secs()
 }
 
@@ -369,6 +385,7 @@ mod tests {
             (Starting, exited),
             (Running, exited),
             (exited, exited),
+            (exited, Starting),
         ];
         let all = [Created, Starting, Running, exited];
         for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {

@@ -37,7 +37,9 @@ use crate::poll;
 use crate::process::channel::Channel;
 use crate::process::messages::{FromMonitor, ToMonitor, Unstarted};
 use crate::spec::ContainerSpec;
-use crate::state::{Container, ContainerDir, LOST_EXIT_CODE, StateError, Status, Store};
+use crate::state::{
+    Container, ContainerDir, LOST_EXIT_CODE, ProcessRef, StateError, Status, Store,
+};
 use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
@@ -58,7 +60,11 @@ struct Monitor<'a> {
     /// there besides the log. With a terminal input and errors stay silent. `None` when the
     /// container runs on without main.
     attached: Option<ProgramEnds>,
+    /// Whether the input comes from there, too. Else it is as if main were not attached.
+    input_is_mains: bool,
     unstarted: Unstarted,
+    /// Who asked for the container to be started.
+    starter: Option<ProcessRef>,
     /// What this process, init and the network helper log.
     log: ProcessLog,
     main: &'a Main,
@@ -107,22 +113,24 @@ impl Monitor<'_> {
     /// the container lost.
     fn undo(&self) {
         cgroup::remove(&self.container.cgroups);
+        let (id, me) = (&self.container.id, ProcessRef::current().ok());
+        let starters: Vec<_> = self.starter.clone().into_iter().chain(me).collect();
         let _ = match self.unstarted {
             // The next attempt may use its name.
             Unstarted::Forget => {
+                if let Ok(record) = self.store.read(id)
+                    && record
+                        .monitor
+                        .is_some_and(|other| !starters.contains(&other))
+                {
+                    // Somebody took it for lost, and started it again.
+                    return;
+                }
                 let removed = self.store.remove(&self.container);
                 let _ = remove_volumes(self);
                 removed
             }
-            Unstarted::Keep => {
-                let at_rest = |container: &mut Container| {
-                    container.monitor = None;
-                    container.init = None;
-                    container.cgroups.clear();
-                };
-                let id = &self.container.id;
-                self.store.enter(id, Status::Created, at_rest).map(drop)
-            }
+            Unstarted::Keep(before) => self.store.call_off(id, before, &starters),
         };
     }
 }

@@ -144,6 +144,7 @@ fn load(
         None => IdMaps::discover(false)?.0,
     };
     let log = ProcessLog::new(&dir.run, job.filter);
+    let starter = container.monitor.clone();
     Ok(Monitor {
         store,
         container,
@@ -152,7 +153,9 @@ fn load(
         maps,
         listeners,
         attached,
+        input_is_mains: job.input,
         unstarted: job.unstarted,
+        starter,
         log,
         main,
     })

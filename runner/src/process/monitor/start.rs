@@ -26,7 +26,7 @@ use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
 use crate::spec::Network;
-use crate::state::{ProcessRef, Status, claim};
+use crate::state::{Container, ProcessRef, Status, claim, now};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
@@ -34,7 +34,10 @@ use crate::sys::Child;
 pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
     let claim = monitor.store.claim(&monitor.container)?;
     let (stdin, relay) = match monitor.attached.take() {
-        Some(ends) => (Some(ends.stdin), Some((ends.stdout, ends.stderr))),
+        Some(ends) => {
+            let stdin = monitor.input_is_mains.then_some(ends.stdin);
+            (stdin, Some((ends.stdout, ends.stderr)))
+        }
         None => (None, None),
     };
     let (ours, theirs) = standard_streams(monitor, stdin).map_err(Failure::context(
@@ -55,7 +58,8 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
     claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
     let known = &monitor.container;
-    monitor.container = monitor.store.take_over(&known.id, |record| {
+    let starter = known.monitor.as_ref();
+    monitor.container = monitor.store.take_over(&known.id, starter, |record| {
         record.init = Some(first);
         record.cgroups.clone_from(&known.cgroups);
         record.id_maps.clone_from(&known.id_maps);
@@ -90,7 +94,8 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
     let id = &monitor.container.id;
-    monitor.container = monitor.store.enter(id, Status::Running, |_| {})?;
+    let started = |container: &mut Container| container.started = Some(now());
+    monitor.container = monitor.store.enter(id, Status::Running, started)?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = monitor

@@ -113,13 +113,7 @@ impl Store {
             Some(name) => name,
             None => free_name(&taken)?,
         };
-        if let Some(holder) = taken.into_iter().find(|other| other.name == name) {
-            return Err(StateError::NameTaken {
-                name,
-                runs: holder.is_alive(),
-                holder: holder.id,
-            });
-        }
+        check_free(&name, taken)?;
         let (id, run_dir) = self.reserve_id()?;
         let created = now_precisely();
         let me = ProcessRef::current()?;
@@ -129,6 +123,7 @@ impl Store {
             name,
             created: created.as_secs(),
             created_nanos: created.subsec_nanos(),
+            started: None,
             image: new.image,
             image_id: new.image_id,
             command: new.command,
@@ -262,30 +257,85 @@ impl Store {
         next: Status,
         change: impl FnOnce(&mut Container),
     ) -> Result<Container, StateError> {
+        self.enter_from(id, next, |container, _| change(container))
+    }
+
+    /// As [`Store::enter`], and tells the change in which state the container was.
+    pub fn enter_from(
+        &self,
+        id: &ContainerId,
+        next: Status,
+        change: impl FnOnce(&mut Container, Status),
+    ) -> Result<Container, StateError> {
         self.try_modify(id, |container| {
+            let before = container.status;
             container.enter(next)?;
-            change(container);
+            change(container, before);
             Ok(())
         })
     }
 
-    /// Lets the calling process answer for a container that is starting, and makes the change that
-    /// goes with it.
+    /// Lets the calling process answer for a container that `starter` is starting, and makes the
+    /// change that goes with it.
     ///
     /// # Errors
-    /// [`StateError::WrongState`] when the container has been taken for lost meanwhile.
+    /// [`StateError::WrongState`] when the container has been taken for lost meanwhile, and perhaps
+    /// been started by somebody else.
     pub fn take_over(
         &self,
         id: &ContainerId,
+        starter: Option<&ProcessRef>,
         change: impl FnOnce(&mut Container),
     ) -> Result<Container, StateError> {
         let me = ProcessRef::current()?;
         self.try_modify(id, |container| {
             container.check(Status::Running)?;
+            if container.monitor.as_ref() != starter {
+                return Err(container.wrong_state(Status::Running));
+            }
             container.monitor = Some(me);
             change(container);
             Ok(())
         })
+    }
+
+    /// Takes a start back that has failed: the container is in the state `before` again. Where
+    /// none of `starters` answers for it any more, it is left alone.
+    pub fn call_off(
+        &self,
+        id: &ContainerId,
+        before: Status,
+        starters: &[ProcessRef],
+    ) -> Result<(), StateError> {
+        let called_off = self.try_modify(id, |container| {
+            if !container.is_started_by(starters) {
+                return Err(container.wrong_state(before));
+            }
+            container.enter(before)?;
+            container.monitor = None;
+            container.init = None;
+            container.cgroups.clear();
+            Ok(())
+        });
+        called_off.map(drop)
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// [`StateError::InvalidName`] and [`StateError::NameTaken`].
+    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<Container, StateError> {
+        let _lock = self.lock()?;
+        if !is_valid_name(name) {
+            let name = name.to_owned();
+            return Err(StateError::InvalidName { name });
+        }
+        let others = self.read_all()?.containers;
+        check_free(name, others.into_iter().filter(|other| other.id != *id))?;
+        let mut container = self.read(id)?;
+        name.clone_into(&mut container.name);
+        self.write(&container)?;
+        Ok(container)
     }
 
     /// The record stays as it is when `change` fails.
@@ -547,6 +597,17 @@ fn removal_error(path: &Path, source: io::Error) -> StateError {
             source,
         },
         _ => StateError::io("remove", path)(source),
+    }
+}
+
+fn check_free(name: &str, taken: impl IntoIterator<Item = Container>) -> Result<(), StateError> {
+    match taken.into_iter().find(|other| other.name == name) {
+        Some(holder) => Err(StateError::NameTaken {
+            name: name.to_owned(),
+            runs: holder.is_alive(),
+            holder: holder.id,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -179,13 +179,16 @@ fn a_monitor_that_takes_over_keeps_what_others_have_changed() {
     let container = store.create(named("web")).unwrap();
     // Whoever starts it ends, and its monitor goes on.
     let publish = vec!["127.0.0.1:8080:80".to_owned()];
+    let starter = dead_process();
     let changed = store.modify(&container.id, |c| {
-        c.monitor = Some(dead_process());
+        c.monitor = Some(starter.clone());
         c.publish.clone_from(&publish);
     });
     changed.unwrap();
     let first = dead_process();
-    let taken = store.take_over(&container.id, |c| c.init = Some(first.clone()));
+    let taken = store.take_over(&container.id, Some(&starter), |c| {
+        c.init = Some(first.clone());
+    });
     let taken = taken.unwrap();
     assert_eq!(taken.monitor, Some(ProcessRef::current().unwrap()));
     assert_eq!((&taken.init, &taken.publish), (&Some(first), &publish));
@@ -198,9 +201,44 @@ fn what_was_taken_for_lost_is_not_taken_over() {
     let container = store.create(named("web")).unwrap();
     crash(&store, &container, Status::Starting);
     let lost = store.find("web").unwrap();
-    let refused = store.take_over(&container.id, |c| c.init = None);
+    let refused = store.take_over(&container.id, lost.monitor.as_ref(), |c| c.init = None);
     assert!(matches!(refused, Err(StateError::WrongState { .. })));
     assert_eq!(store.find("web").unwrap(), lost);
+}
+
+#[test]
+fn a_start_is_its_starters_alone() {
+    let (_base, store) = store();
+    let container = store.create(named("web")).unwrap();
+    let (mine, other) = (ProcessRef::current().unwrap(), dead_process());
+    // Lost, and started again by somebody else.
+    let refused = store.take_over(&container.id, Some(&other), |c| c.init = None);
+    assert!(matches!(refused, Err(StateError::WrongState { .. })));
+    let refused = store.call_off(&container.id, Status::Created, std::slice::from_ref(&other));
+    assert!(matches!(refused, Err(StateError::WrongState { .. })));
+    assert_eq!(store.find("web").unwrap(), container);
+
+    let ended = Status::Exited { code: 3, at: 7 };
+    store
+        .call_off(&container.id, ended, &[other, mine])
+        .unwrap();
+    let as_before = store.find("web").unwrap();
+    assert_eq!((as_before.status, as_before.monitor), (ended, None));
+}
+
+#[test]
+fn a_name_is_one_containers() {
+    let (_base, store) = store();
+    let web = store.create(named("web")).unwrap();
+    store.create(named("db")).unwrap();
+    let taken = store.rename(&web.id, "db");
+    assert!(matches!(taken, Err(StateError::NameTaken { .. })));
+    let invalid = store.rename(&web.id, "../db");
+    assert!(matches!(invalid, Err(StateError::InvalidName { .. })));
+    store.rename(&web.id, "web").unwrap();
+    assert_eq!(store.rename(&web.id, "site").unwrap().name, "site");
+    assert_eq!(store.find("site").unwrap().id, web.id);
+    store.create(named("web")).unwrap();
 }
 
 #[test]

@@ -233,15 +233,19 @@ fn name_network(spec: &mut Map<String, Value>) {
 }
 
 /// Containers of that time had no labels.
-fn added_to_record_3() -> [(String, Value); 3] {
-    let [version, image_id] = added_to_record_5();
-    [version, image_id, ("labels".to_owned(), json!({}))]
+fn added_to_record_3() -> [(String, Value); 4] {
+    let [version, image_id, started] = added_to_record_5();
+    [version, image_id, started, ("labels".to_owned(), json!({}))]
 }
 
 /// Nor were there images in a store.
-fn added_to_record_5() -> [(String, Value); 2] {
-    [("version", json!(VERSION)), ("image_id", Value::Null)]
-        .map(|(name, value)| (name.to_owned(), value))
+fn added_to_record_5() -> [(String, Value); 3] {
+    [
+        ("version", json!(VERSION)),
+        ("image_id", Value::Null),
+        ("started", Value::Null),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// The working directory of a container had to be there.
