@@ -21,6 +21,7 @@ pub fn has_flag(path: &[&str], flag: &str) -> bool {
         // The same as a command of its own.
         ["image", "ls"] => "images".to_owned(),
         ["image", "rm"] => "rmi".to_owned(),
+        ["create"] => "run".to_owned(),
         ["image", name] if *name != "prune" => (*name).to_owned(),
         path => path.join("-"),
     };

@@ -1,7 +1,7 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `run` has the flags of `run` and `exec`, `image` those about images, `groups` the commands that
-//! are in groups. `read` makes a [`Cli`] of
+//! `run` has the flags of `run`, `create` and `exec`, `life` those of other commands on containers,
+//! `image` those about images, `groups` the commands that are in groups. `read` makes a [`Cli`] of
 //! the words and one line of what is wrong with them; `values`, `container` and `security_opt` read
 //! single values; `elsewhere` knows the names that other
 //! engines have.
@@ -12,6 +12,7 @@ mod elsewhere;
 mod filter;
 mod groups;
 mod image;
+mod life;
 mod read;
 mod run;
 mod security_opt;
@@ -37,8 +38,11 @@ pub use image::{
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
     TagArgs, TlsArgs, UntagArgs,
 };
+pub use life::{Chosen, RenameArgs, RestartArgs, StartArgs, WaitArgs};
 pub use read::{Unread, read};
-pub use run::{AttachStream, ExecArgs, ProcessArgs, RunArgs, UserNamespace};
+pub use run::{
+    AttachStream, ContainerArgs, CreateArgs, ExecArgs, ProcessArgs, RunArgs, UserNamespace,
+};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use values::TailLines;
@@ -81,6 +85,16 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a new container
     Run(Box<RunArgs>),
+    /// Make a container, for `start` to run its command
+    Create(Box<CreateArgs>),
+    /// Run the commands of containers that are there already
+    Start(StartArgs),
+    /// End containers, and start them again
+    Restart(RestartArgs),
+    /// Wait until containers end, and print their exit codes
+    Wait(WaitArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
     /// Show where published ports are on the host
     Port(PortArgs),
     /// Run another command in a running container
@@ -416,7 +430,7 @@ mod tests {
         let cli = parse(typed).unwrap_or_else(|error| panic!("{typed:?}: {error:?}"));
         let mut command = cli.command;
         let words = match &mut command {
-            Command::Run(run) => &mut run.words,
+            Command::Run(run) => &mut run.container.words,
             Command::Exec(exec) => &mut exec.words,
             Command::Unshare(unshare) => &mut unshare.command,
             _ => panic!("{typed:?} runs no command"),

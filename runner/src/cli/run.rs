@@ -15,12 +15,8 @@ use crate::isolation::capabilities::CapabilityName;
 use crate::rootfs::volume::VolumeArg;
 use crate::spec::{Network, Variable};
 
-#[derive(Debug, Args)]
-#[command(
-    // `-h` is the host name here, as with Podman and Docker.
-    disable_help_flag = true,
-    override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
-    after_help = "\
+/// What the help of `run` ends with.
+const ABOUT_CONTAINERS: &str = "\
 The container has its own user, mount, PID, network, IPC, UTS and cgroup namespaces. Root in it is the calling user; its \
 other users are the caller's ranges in /etc/subuid and /etc/subgid, or nobody when there are none. Containers of the host's root \
 have other IDs than root: those of the user coracle or containers in these files, else a free range. The network goes through \
@@ -28,9 +24,53 @@ coracle-net: address 10.0.2.100 and fd00::100, name servers 10.0.2.3 and fd00::3
 
 In the foreground, signals that coracle receives go to the container's command. It is process 1 there, which the kernel spares \
 every signal that it has no handler for: when Ctrl-C does nothing, `--init` helps, or `coracle kill` from another terminal. \
-Ports that are published without a host port get one from the kernel; `coracle port` shows it."
+Ports that are published without a host port get one from the kernel; `coracle port` shows it.";
+
+#[derive(Debug, Args)]
+#[command(
+    // `-h` is the host name here, as with Podman and Docker.
+    disable_help_flag = true,
+    override_usage = "coracle run [OPTIONS] [IMAGE [ARG]...]\n       coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...",
+    after_help = ABOUT_CONTAINERS
 )]
 pub struct RunArgs {
+    #[command(flatten)]
+    pub container: ContainerArgs,
+
+    /// Leave the container running and print its id
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr,
+    /// and with -i to stdin
+    #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
+    pub attach: Vec<AttachStream>,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "coracle create [OPTIONS] [IMAGE [ARG]...]\n       coracle create [OPTIONS] --rootfs DIR COMMAND [ARG]...",
+    after_help = "\
+`coracle start` starts it, then or later. Its ports are bound while it runs only; `coracle run --help` tells more of \
+containers."
+)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub container: ContainerArgs,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// What a container is to be: what `run` and `create` share.
+#[derive(Debug, Args)]
+pub struct ContainerArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
 
@@ -103,15 +143,6 @@ pub struct RunArgs {
     #[arg(long)]
     pub rm: bool,
 
-    /// Leave the container running and print its id
-    #[arg(short, long)]
-    pub detach: bool,
-
-    /// Attach to these only: stdin, stdout, stderr; may be repeated. Without, to stdout and stderr,
-    /// and with -i to stdin
-    #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
-    pub attach: Vec<AttachStream>,
-
     /// Host name in the container; without, the first 12 digits of its id
     #[arg(short = 'h', long, value_parser = text(container::parse_hostname), value_name = "NAME")]
     pub hostname: Option<String>,
@@ -173,10 +204,6 @@ pub struct RunArgs {
         value_name = "true|false"
     )]
     pub http_proxy: bool,
-
-    /// Print help
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
 
     /// The image and its arguments, or with --rootfs the command and its arguments; options come
     /// before
@@ -259,7 +286,7 @@ pub struct ExecArgs {
 impl RunArgs {
     /// Whether the caller's standard input goes to the container.
     pub fn reads_stdin(&self) -> bool {
-        self.process.interactive || self.attach.contains(&AttachStream::Stdin)
+        self.container.process.interactive || self.attach.contains(&AttachStream::Stdin)
     }
 
     /// Whether an output of the container is shown in the foreground.

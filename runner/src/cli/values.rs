@@ -3,8 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use jiff::SignedDuration;
 use portfwd::spec::{PortRange, Protocol};
 
 use super::{AttachStream, UserNamespace};
@@ -75,6 +77,16 @@ pub fn parse_user_namespace(text: &str) -> Result<UserNamespace, String> {
 /// Whole seconds.
 pub fn parse_seconds(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
+}
+
+/// As Go writes a time: `250ms`, `1.5s`, `1m30s`; and whole milliseconds without a unit, as Podman.
+pub fn parse_interval(text: &str) -> Result<Duration, &'static str> {
+    if let Ok(millis) = text.parse() {
+        return Ok(Duration::from_millis(millis));
+    }
+    let time: Option<SignedDuration> = text.parse().ok();
+    let time = time.and_then(|time| Duration::try_from(time).ok());
+    time.ok_or("expected a number and ms, s, m or h")
 }
 
 pub fn parse_count(text: &str) -> Result<usize, &'static str> {
@@ -149,6 +161,20 @@ mod tests {
                 .contains("host")
         );
         assert_eq!(parse_network("none"), Ok(Network::None));
+    }
+
+    #[test]
+    fn intervals_are_written_as_in_go() {
+        for (text, millis) in [("250ms", 250), ("1.5s", 1500), ("1m30s", 90_000), ("7", 7)] {
+            assert_eq!(
+                parse_interval(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in ["", "x", "-1s", "1 day", "s"] {
+            parse_interval(text).expect_err(text);
+        }
     }
 
     #[test]

@@ -6,9 +6,11 @@ mod commit;
 mod config;
 mod containers;
 mod copy;
+mod create;
 mod df;
 mod exec;
 mod filter;
+mod follow;
 mod from;
 mod history;
 mod human;
@@ -26,6 +28,8 @@ mod prune;
 mod ps;
 mod pull;
 mod push;
+mod rename;
+mod restart;
 mod rm;
 mod rmi;
 mod rows;
@@ -33,17 +37,19 @@ mod run;
 mod save;
 mod search;
 mod short_names;
+mod start;
 mod stop;
 mod system;
 mod table;
 mod tag;
 mod unshare;
 mod volume;
+mod wait;
 mod workshop;
 
 use netstack::logging::Filter;
 
-use crate::cli::{Command, ImageCommand};
+use crate::cli::{Chosen, Command, ImageCommand};
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::{Failure, FailureKind, chain};
 use crate::printable::complain;
@@ -55,6 +61,11 @@ use crate::state::{Container, Dirs};
 pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     match command {
         Command::Run(args) => run::run(*args, inherited, filter),
+        Command::Create(args) => create::create(*args, inherited),
+        Command::Start(args) => start::start(args, filter),
+        Command::Restart(args) => restart::restart(args, filter),
+        Command::Wait(args) => wait::wait(args),
+        Command::Rename(args) => rename::rename(&args),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args, filter),
         Command::Ps(args) => ps::ps(args),
@@ -160,6 +171,37 @@ fn select(
         .filter(is_meant)
         .map(|container| container.name)
         .collect())
+}
+
+/// Those that `chosen` names, in whatever state, or else those of the ones it describes that
+/// `is_meant`; with `all` they need no description.
+fn chosen(
+    engine: &Engine,
+    chosen: &Chosen,
+    all: bool,
+    is_meant: impl Fn(&Container) -> bool,
+) -> Result<Vec<String>, Failure> {
+    if chosen.latest {
+        return Ok(vec![latest(engine)?]);
+    }
+    if !all && chosen.filters.is_empty() {
+        return Ok(chosen.containers.clone());
+    }
+    filter::check(&chosen.filters, "this command", ps::FILTERS)?;
+    let mut names = Vec::new();
+    for container in engine.list()?.containers {
+        if is_meant(&container) && ps::admits_container(&chosen.filters, &container, engine)? {
+            names.push(container.name);
+        }
+    }
+    Ok(names)
+}
+
+/// The name of the container that was made last.
+fn latest(engine: &Engine) -> Result<String, Failure> {
+    let newest = engine.list()?.containers.into_iter().next();
+    let newest = newest.ok_or_else(|| Failure::runner("there is no container yet"))?;
+    Ok(newest.name)
 }
 
 /// Does `action` to each container named. All are tried; the last failure is returned, the others

@@ -36,7 +36,7 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     let mut shown = Vec::new();
     for container in &listing.containers {
         let is_in = all || container.status == Status::Running;
-        if is_in && admits(&args.filters, |filter| has(container, filter, &engine))? {
+        if is_in && admits_container(&args.filters, container, &engine)? {
             shown.push(container);
         }
     }
@@ -61,7 +61,16 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-const FILTERS: &[&str] = &[
+/// Whether a container satisfies all filters, whose keys have been checked to be [`FILTERS`].
+pub fn admits_container(
+    filters: &[Filter],
+    container: &Container,
+    engine: &Engine,
+) -> Result<bool, Failure> {
+    admits(filters, |filter| has(container, filter, engine))
+}
+
+pub const FILTERS: &[&str] = &[
     "ancestor", "before", "exited", "id", "label", "name", "since", "status", "until", "volume",
 ];
 
@@ -140,6 +149,8 @@ struct JsonRow<'a> {
     exit_code: i32,
     /// Seconds since 1970; 0 while it runs.
     exited_at: u64,
+    /// Seconds since 1970; 0 until it has been started.
+    started_at: u64,
     /// PID 1 of the container as the host sees it; 0 where there is none.
     pid: i32,
     ports: Vec<JsonPort>,
@@ -178,6 +189,7 @@ impl<'a> From<&'a Container> for JsonRow<'a> {
             exited: container.status.has_ended(),
             exit_code,
             exited_at,
+            started_at: container.started.unwrap_or(0),
             pid: pid(container),
             ports: rules.filter_map(|rule| JsonPort::of(&rule)).collect(),
             labels: &container.labels,
@@ -208,7 +220,7 @@ fn pid(container: &Container) -> i32 {
 }
 
 /// The fields of a template, and what stands over their columns.
-const HEADERS: [(&str, &str); 18] = [
+const HEADERS: [(&str, &str); 19] = [
     ("ID", "CONTAINER ID"),
     ("Id", "CONTAINER ID"),
     ("Names", "NAMES"),
@@ -223,6 +235,7 @@ const HEADERS: [(&str, &str); 18] = [
     ("State", "STATE"),
     ("ExitCode", "EXIT CODE"),
     ("ExitedAt", "EXITED AT"),
+    ("StartedAt", "STARTED AT"),
     ("Pid", "PID"),
     ("Ports", "PORTS"),
     ("Labels", "LABELS"),
@@ -236,7 +249,7 @@ fn fields(container: &Container, args: &PsArgs) -> Value {
         "ImageID": row.image_id, "Command": row.command.join(" "), "Created": row.created,
         "CreatedAt": human::moment(human::signed(row.created)), "CreatedHuman": row.created_at,
         "RunningFor": row.created_at, "Status": row.status, "State": row.state,
-        "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "Pid": row.pid,
+        "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "StartedAt": row.started_at, "Pid": row.pid,
         "Ports": container.publish.join(", "), "Labels": row.labels,
         "AutoRemove": row.auto_remove,
     })
@@ -274,7 +287,12 @@ fn row(container: &Container, args: &PsArgs) -> [String; 7] {
 fn status(container: &Container) -> String {
     match container.status {
         Status::Created | Status::Starting => "Created".to_owned(),
-        Status::Running => format!("Up {}", ago(since(container.created))),
+        Status::Running => {
+            format!(
+                "Up {}",
+                ago(since(container.started.unwrap_or(container.created)))
+            )
+        }
         Status::Exited { code, at } => format!("Exited ({code}) {} ago", ago(since(at))),
     }
 }

@@ -3,29 +3,24 @@
 //! The engine makes and starts the container. In the foreground this process stays attached to it.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::logging::Filter;
-use portfwd::spec::Protocol;
-use tracing::{debug, error_span};
+use tracing::error_span;
 
+use super::follow::{adopt_orphans, follow};
 use super::pull::provide;
 use super::workshop::Workshop;
-use super::{open_engine, print_line, repair};
+use super::{open_engine, print_line};
 use crate::build::store::Working;
-use crate::cli::{AttachStream, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
-use crate::engine::{
-    Attach, ContainerRequest, Engine, Launch, Place, PublishedPort, Source, published_ports,
-};
+use crate::cli::{AttachStream, ContainerArgs, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
+use crate::engine::{Attach, ContainerRequest, Engine, Place, Source};
 use crate::failure::Failure;
 use crate::images::builtin;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
-use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
+use crate::process::foreground::{Signals, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
 use crate::spec::Variable;
-use crate::state::Container;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     if let Some(container) = working(&args)? {
@@ -37,21 +32,27 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
         false => Some(Signals::block()?),
     };
     let engine = open_engine()?.logging(filter);
-    let request = request(&args, source(&args, &engine)?, inherited.limits)?;
+    let source = source(&args.container, &engine)?;
+    let is_removed = args.container.rm || (!args.detach && is_builtin(&args.container));
+    let request = request(
+        &args.container,
+        source,
+        is_removed,
+        args.reads_stdin(),
+        inherited.limits,
+    )?;
     let attach = signals.is_some().then(|| Attach {
         stdin: args.reads_stdin(),
         stdout: args.attaches(AttachStream::Stdout),
         stderr: args.attaches(AttachStream::Stderr),
     });
     if attach.is_some() {
-        // The monitor belongs to this process, and ends before it. Where it cannot, whoever adopts
-        // orphans has it.
-        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        adopt_orphans();
     }
     let mut launch = engine.run(request, attach, &mut warn)?;
     let _span = error_span!("run", container = launch.container.id.short()).entered();
     match signals {
-        Some(signals) => follow(&args, launch, signals, &engine),
+        Some(signals) => follow(launch, signals, args.reads_stdin(), &engine),
         None => {
             launch.started(&mut warn)?;
             print_line(launch.container.id.as_str())?;
@@ -63,8 +64,9 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
 /// The working container that is meant: the first word is its name, or its whole id. An image of
 /// the same name is meant by its whole name, as localhost/NAME.
 fn working(args: &RunArgs) -> Result<Option<Working>, Failure> {
-    let name = args.words.first().and_then(|name| name.to_str());
-    match (name, &args.rootfs) {
+    let name = args.container.words.first();
+    let name = name.and_then(|name| name.to_str());
+    match (name, &args.container.rootfs) {
         (Some(name), None) => Ok(open_engine()?.working().find_exactly(name)?),
         _ => Ok(None),
     }
@@ -83,7 +85,7 @@ fn run_working(
         return Err(Failure::runner(text));
     }
     let workshop = Workshop::enter(inherited)?;
-    let mut command = args.words[1..].to_vec();
+    let mut command = args.container.words[1..].to_vec();
     if command.first().is_some_and(|word| word == "--") {
         command.remove(0);
     }
@@ -93,7 +95,14 @@ fn run_working(
         in_place: true,
         command,
     };
-    let request = request(&args, source, inherited.limits)?;
+    let rm = args.container.rm;
+    let request = request(
+        &args.container,
+        source,
+        rm,
+        args.reads_stdin(),
+        inherited.limits,
+    )?;
     let signals = Signals::block()?;
     let attach = Attach {
         stdin: args.reads_stdin(),
@@ -107,12 +116,12 @@ fn run_working(
         request,
         attach,
         filter,
-        |launch, engine| follow(&args, launch, signals, engine),
+        |launch, engine| follow(launch, signals, args.reads_stdin(), engine),
     )
 }
 
 /// What the words name.
-fn source(args: &RunArgs, engine: &Engine) -> Result<Source, Failure> {
+pub(super) fn source(args: &ContainerArgs, engine: &Engine) -> Result<Source, Failure> {
     let words = args.words.clone();
     Ok(match &args.rootfs {
         Some(rootfs) => Source::Directory {
@@ -132,9 +141,11 @@ fn source(args: &RunArgs, engine: &Engine) -> Result<Source, Failure> {
 }
 
 /// What the flags ask for.
-fn request(
-    args: &RunArgs,
+pub(super) fn request(
+    args: &ContainerArgs,
     source: Source,
+    remove: bool,
+    open_stdin: bool,
     limits: SoftLimits,
 ) -> Result<ContainerRequest, Failure> {
     let proxies = args.http_proxy.then(proxies).into_iter().flatten();
@@ -149,13 +160,13 @@ fn request(
         volumes: args.volumes.clone(),
         read_only: false,
         host_root: args.userns == UserNamespace::Host,
-        remove: removes_itself(args),
+        remove,
         env: proxies.chain(args.process.variables()).collect(),
         entrypoint: args.entrypoint.clone().map(|entrypoint| entrypoint.0),
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
         terminal: args.process.tty,
-        open_stdin: args.reads_stdin(),
+        open_stdin,
         init: args.init,
         capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
         no_new_privs: no_new_privs(&args.security_opt),
@@ -165,7 +176,7 @@ fn request(
 }
 
 /// The name of an image that is at hand: one in a file is loaded first, one of a registry pulled.
-fn bring(args: &RunArgs, engine: &Engine, name: OsString) -> Result<OsString, Failure> {
+fn bring(args: &ContainerArgs, engine: &Engine, name: OsString) -> Result<OsString, Failure> {
     let Some(text) = name.to_str().filter(|name| *name != builtin::DEFAULT) else {
         return Ok(name);
     };
@@ -184,12 +195,9 @@ fn bring(args: &RunArgs, engine: &Engine, name: OsString) -> Result<OsString, Fa
 }
 
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
-fn removes_itself(args: &RunArgs) -> bool {
-    let is_builtin = args
-        .words
-        .first()
-        .is_none_or(|name| name == builtin::DEFAULT);
-    args.rm || (args.rootfs.is_none() && is_builtin && !args.detach)
+fn is_builtin(args: &ContainerArgs) -> bool {
+    let mut name = args.words.iter();
+    args.rootfs.is_none() && name.next().is_none_or(|name| name == builtin::DEFAULT)
 }
 
 /// What is said last counts, here and below.
@@ -228,54 +236,4 @@ fn proxies() -> impl Iterator<Item = Variable> {
     NAMES
         .into_iter()
         .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
-}
-
-/// Serves the container at the caller's terminal, until it ends.
-fn follow(
-    args: &RunArgs,
-    launch: Launch,
-    signals: Signals,
-    engine: &Engine,
-) -> Result<u8, Failure> {
-    if args.process.tty && args.reads_stdin() && !io::stdin().is_terminal() {
-        warn("the standard input is not a terminal; the container gets one all the same");
-    }
-    let url = (launch.container.image == builtin::DEFAULT).then(|| url(&launch.container));
-    let (events, ends, monitor) = launch.into_parts();
-    let ends = ends.ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
-    let mut foreground = Foreground::new(signals, events, ends, args.reads_stdin())?;
-    if let Some(url) = url.flatten() {
-        foreground = foreground.greeting(format!("open {url}"));
-    }
-    let outcome = foreground.serve();
-    if !matches!(outcome, Ok(Outcome::Unread)) {
-        // Else it stops the container, which may take its time.
-        monitor.wait();
-    }
-    match outcome? {
-        Outcome::Exited(code) => {
-            debug!(code, "the container has ended");
-            Ok(code as u8)
-        }
-        Outcome::Unread => Ok(UNREAD_EXIT_CODE),
-        Outcome::Lost => {
-            repair(engine)?;
-            Err(Failure::runner(
-                "the container's monitor was killed, and the container with it",
-            ))
-        }
-    }
-}
-
-/// Where a browser on this host finds what the built-in image serves.
-fn url(container: &Container) -> Option<String> {
-    let serves =
-        |port: &PublishedPort| port.protocol == Protocol::Tcp && port.guest == builtin::PORT;
-    let host = published_ports(container).into_iter().find(serves)?.host;
-    let ip = match host.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Some(format!("http://{}", SocketAddr::new(ip, host.port())))
 }

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod again;
 mod boundaries;
 mod damage;
 mod diagnostics;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let subjects = [
         lifecycle::CASES,
+        again::CASES,
         ending::CASES,
         damage::CASES,
         diagnostics::CASES,

@@ -12,7 +12,8 @@ use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatch
 use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
 use super::{
-    Cli, Command, ImageCommand, InspectKind, SaveFormat, SystemArgs, SystemCommand, VolumeCommand,
+    Chosen, Cli, Command, ImageCommand, InspectKind, SaveFormat, SystemArgs, SystemCommand,
+    VolumeCommand,
 };
 use crate::failure::Failure;
 use crate::rootfs::volume::check_places;
@@ -66,7 +67,28 @@ impl Command {
             Self::Run(run) if run.detach && !run.attach.is_empty() => {
                 Err("--detach and --attach cannot be given together".into())
             }
-            Self::Run(run) => check_places(&run.volumes).map_err(|error| error.to_string()),
+            Self::Run(run) => {
+                check_places(&run.container.volumes).map_err(|error| error.to_string())
+            }
+            Self::Create(create) => {
+                check_places(&create.container.volumes).map_err(|error| error.to_string())
+            }
+            Self::Start(args) => {
+                let attach = args.attach || args.interactive;
+                if attach && (args.all || args.chosen.containers.len() > 1) {
+                    return Err("start attaches to one container at a time".into());
+                }
+                check_chosen("start", &args.chosen, args.all)
+            }
+            Self::Restart(args) => match (&args.chosen.containers[..], args.running) {
+                ([], true) if !args.all && !args.chosen.latest => Ok(()),
+                _ => check_chosen("restart", &args.chosen, args.all),
+            },
+            Self::Wait(args) => match (&args.containers[..], args.latest) {
+                ([], false) => Err("wait needs the name or id of a container, or --latest".into()),
+                ([_, ..], true) => Err("--latest and names cannot be given together".into()),
+                _ => Ok(()),
+            },
             Self::Exec(exec) if exec.words.len() < 2 => Err(
                 "exec needs a container and a command: coracle exec CONTAINER COMMAND [ARG]..."
                     .into(),
@@ -140,6 +162,23 @@ fn check_selection(command: &str, names: &[String], all: bool) -> Result<(), Str
             "{command} needs the name or id of a container, or --all"
         )),
         ([_, ..], true) => Err("--all and names of containers cannot be given together".into()),
+        _ => Ok(()),
+    }
+}
+
+/// One way to say which containers are meant.
+fn check_chosen(command: &str, chosen: &Chosen, all: bool) -> Result<(), String> {
+    let is_filtered = !chosen.filters.is_empty();
+    match (&chosen.containers[..], all, chosen.latest, is_filtered) {
+        ([], false, false, false) => Err(format!(
+            "{command} needs the name or id of a container, or --all, --latest or --filter"
+        )),
+        ([_, ..], true, ..) | (_, true, true, _) => {
+            Err("--all goes with neither names nor --latest".into())
+        }
+        ([_, ..], _, true, _) | ([_, ..], _, _, true) | (_, _, true, true) => {
+            Err("names, --latest and --filter cannot be given together".into())
+        }
         _ => Ok(()),
     }
 }

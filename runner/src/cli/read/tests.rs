@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::cli::{AttachStream, RunArgs};
+use crate::cli::{AttachStream, ContainerArgs, RunArgs};
 use crate::logging::LogLevel;
 use crate::signal::Signal;
 
@@ -16,9 +16,13 @@ fn parse(line: &str) -> Result<Command, String> {
     }
 }
 
-fn run(line: &str) -> Box<RunArgs> {
+fn run(line: &str) -> ContainerArgs {
+    run_args(line).container
+}
+
+fn run_args(line: &str) -> RunArgs {
     match parse(&format!("coracle run {line}")) {
-        Ok(Command::Run(run)) => run,
+        Ok(Command::Run(run)) => *run,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -145,8 +149,9 @@ fn every_switch_has_values_and_eats_no_word() {
         }
     }
     assert!(seen > 8, "{seen}");
+    assert!(!run_args("-itd=false x").detach);
     let run = run("-itd=false --rm true false");
-    assert!(run.process.interactive && run.process.tty && !run.detach && run.rm);
+    assert!(run.process.interactive && run.process.tty && run.rm);
     assert_eq!(run.words, ["true", "false"]);
     let proxy = |flag: &str| self::run(&format!("{flag} x")).http_proxy;
     assert!(proxy("--rm") && proxy("--http-proxy") && !proxy("--http-proxy=false"));
@@ -164,7 +169,7 @@ fn what_podman_takes_is_taken() {
     assert_eq!(run("--cap-drop=ALL,KILL x").cap_drop.len(), 2);
     assert_eq!(run("-e A=1 -e B=2,3 x").process.env.len(), 2);
     assert_eq!(run("--name a --name b x").name.as_deref(), Some("b"));
-    let attach = run("-a STDIN -a stdout --attach=Stderr x").attach;
+    let attach = run_args("-a STDIN -a stdout --attach=Stderr x").attach;
     use AttachStream::{Stderr, Stdin, Stdout};
     assert_eq!(attach, [Stdin, Stdout, Stderr]);
     refused("coracle run -a tty x", "stdin, stdout and stderr");

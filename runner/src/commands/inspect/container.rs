@@ -62,6 +62,7 @@ struct State {
     /// As the host sees it; 0 while it does not run.
     pid: i32,
     exit_code: i32,
+    started_at: String,
     finished_at: String,
 }
 
@@ -248,9 +249,8 @@ impl State {
         let (status, exit_code, at) = match container.status {
             Status::Created | Status::Starting => ("created", 0, None),
             Status::Running => ("running", 0, None),
-            Status::Exited { code, at } => ("exited", code, i64::try_from(at).ok()),
+            Status::Exited { code, at } => ("exited", code, Some(at)),
         };
-        let at = at.and_then(|at| Timestamp::from_second(at).ok());
         Self {
             status,
             running,
@@ -259,9 +259,16 @@ impl State {
             dead: false,
             pid: init.map_or(0, |init| init.pid),
             exit_code,
-            finished_at: at.map_or_else(|| NEVER.to_owned(), |at| at.to_string()),
+            started_at: moment(container.started),
+            finished_at: moment(at),
         }
     }
+}
+
+/// `seconds` since 1970 as Go prints it.
+fn moment(seconds: Option<u64>) -> String {
+    let at = seconds.and_then(|at| Timestamp::from_second(human::signed(at)).ok());
+    at.map_or_else(|| NEVER.to_owned(), |at| at.to_string())
 }
 
 impl Config {

@@ -1,0 +1,110 @@
+//! The flags of the commands that take containers through their lives.
+
+use clap::Args;
+
+use super::filter::Filter;
+use super::values::{self, text};
+use crate::engine::Condition;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What the container has written to its files and its log is still there. Its ports are bound anew. With -a its output is shown, \
+signals go to its command, and the exit code is the command's; it ends with coracle then, as with `coracle run`.")]
+pub struct StartArgs {
+    /// Show the output of the one container, and end with its exit code
+    #[arg(short, long)]
+    pub attach: bool,
+
+    /// Connect the caller's standard input, and the output; for a container made with -i or -t
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// All that do not run
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Seconds from the stop signal to SIGKILL
+    #[arg(
+        short = 't',
+        long = "time",
+        alias = "timeout",
+        value_parser = text(values::parse_seconds),
+        default_value = "10",
+        value_name = "SECONDS"
+    )]
+    pub timeout: u32,
+
+    /// All, whether they run or not
+    #[arg(short, long)]
+    pub all: bool,
+
+    /// Only those that run: all of them, or those of the ones named
+    #[arg(long)]
+    pub running: bool,
+
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The code of a container that is not to end first, as with --condition=running, is -1, and 0 of one that was never started.")]
+pub struct WaitArgs {
+    /// What to wait for: created, running, paused, exited or stopped; may be repeated, one of them
+    /// is enough
+    #[arg(long, value_parser = text(str::parse::<Condition>), value_delimiter = ',', default_value = "stopped", value_name = "STATE")]
+    pub condition: Vec<Condition>,
+
+    /// How often to look, where it takes looking: a number and ms, s, m or h. The end of a
+    /// container is noticed at once
+    #[arg(short, long, value_parser = text(values::parse_interval), default_value = "250ms", value_name = "TIME")]
+    pub interval: std::time::Duration,
+
+    /// The container that was made last
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// Names or ids
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// Name or id of the container
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub container: String,
+
+    /// Its new name
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub name: String,
+}
+
+/// Which containers are meant.
+#[derive(Debug, Args)]
+pub struct Chosen {
+    /// Those that have this, KEY=VALUE as of `coracle ps`; may be repeated
+    #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
+    pub filters: Vec<Filter>,
+
+    /// The container that was made last
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// Names or ids
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+impl Chosen {
+    /// Whether nothing says which are meant.
+    pub fn names_nothing(&self) -> bool {
+        self.containers.is_empty() && self.filters.is_empty() && !self.latest
+    }
+}
