@@ -431,3 +431,14 @@ pub fn set_controlling_terminal(slave: BorrowedFd) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// How many of the ticks make a second that `/proc/PID/stat` counts in.
+pub fn clock_ticks_per_second() -> u64 {
+    // SAFETY: it reads a constant of the system's, and takes a number only.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    // Linux has told 100 to every program there is.
+    u64::try_from(ticks)
+        .ok()
+        .filter(|ticks| *ticks > 0)
+        .unwrap_or(100)
+}

@@ -76,6 +76,38 @@ pub struct WaitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+It takes a control group of the container's own, which coracle makes where its caller may make one: where systemd has delegated \
+a group to the user, and for containers of root. `coracle stop` and `kill` reach paused containers as well.")]
+pub struct PauseArgs {
+    /// All that run, or to go on with, all that are paused
+    #[arg(short, long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "coracle top [OPTIONS] CONTAINER [COLUMN]...",
+    after_help = "\
+Columns, with commas between them or one by one: args, capamb, capbnd, capeff, capinh, capprm, comm, etime, group, groups, \
+hgroup, hgroups, hpid, huser, label, nice, pcpu, pgid, pid, ppid, rgroup, rss, ruser, seccomp, state, stime, time, tty, user, \
+vsz, or the codes of ps(1), as %C. Without, it is user,pid,ppid,pcpu,etime,tty,time,args. Those that begin with h are as the \
+host has them. rss and vsz are in KiB. No program of the container's is asked, so that options of ps(1) are not taken."
+)]
+pub struct TopArgs {
+    /// The container that was made last
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// Name or id of the container, without --latest; then columns
+    #[arg(value_parser = text(str::parse::<String>), value_name = "CONTAINER COLUMN")]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct RenameArgs {
     /// Name or id of the container
     #[arg(value_parser = text(str::parse::<String>))]

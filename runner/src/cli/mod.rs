@@ -38,7 +38,7 @@ pub use image::{
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
     TagArgs, TlsArgs, UntagArgs,
 };
-pub use life::{Chosen, RenameArgs, RestartArgs, StartArgs, WaitArgs};
+pub use life::{Chosen, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs};
 pub use read::{Unread, read};
 pub use run::{
     AttachStream, ContainerArgs, CreateArgs, ExecArgs, ProcessArgs, RunArgs, UserNamespace,
@@ -95,6 +95,12 @@ pub enum Command {
     Wait(WaitArgs),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Freeze the processes of containers
+    Pause(PauseArgs),
+    /// Let the processes of paused containers go on
+    Unpause(PauseArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
     /// Show where published ports are on the host
     Port(PortArgs),
     /// Run another command in a running container

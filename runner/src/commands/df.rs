@@ -15,7 +15,7 @@ use crate::cli::{DfArgs, SystemPruneArgs};
 use crate::engine::{Engine, ErrorKind, Image, ImageRef, Part, is_of};
 use crate::failure::Failure;
 use crate::printable::escape;
-use crate::state::{Container, Status};
+use crate::state::Container;
 
 pub fn df(args: &DfArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -146,7 +146,7 @@ impl Usage {
 
     fn kinds(&self) -> [Kind; 3] {
         let unneeded = self.parts.values().filter(|(_, is_needed)| !is_needed);
-        let is_running = |container: &Container| container.status == Status::Running;
+        let is_running = |container: &Container| container.status.can_kill();
         let stopped = self.containers.iter();
         let stopped = stopped.filter(|(container, _)| !is_running(container));
         let unused = self.volumes.iter().filter(|(_, users, _)| *users == 0);

@@ -1,5 +1,7 @@
 //! Times and sizes as people read them, in the words of Podman and Docker.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -19,6 +21,33 @@ pub fn moment(seconds: i64) -> String {
     let at = Timestamp::from_second(seconds).unwrap_or_default();
     let at = at.to_zoned(TimeZone::UTC);
     at.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+}
+
+/// A time as Go prints it: `1h2m3.5s`, `250ms`.
+pub fn go_duration(time: Duration) -> String {
+    let fraction = |whole: u64, rest: u32, digits: usize, unit: &str| match rest {
+        0 => format!("{whole}{unit}"),
+        rest => {
+            let text = format!("{whole}.{rest:0digits$}");
+            format!("{}{unit}", text.trim_end_matches('0'))
+        }
+    };
+    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+    match (seconds, nanos) {
+        (0, 0) => "0s".to_owned(),
+        (0, ..1000) => format!("{nanos}ns"),
+        (0, ..1_000_000) => fraction((nanos / 1000).into(), nanos % 1000, 3, "\u{b5}s"),
+        (0, _) => fraction((nanos / 1_000_000).into(), nanos % 1_000_000, 6, "ms"),
+        (..60, _) => fraction(seconds, nanos, 9, "s"),
+        (..3600, _) => format!("{}m{}", seconds / 60, fraction(seconds % 60, nanos, 9, "s")),
+        _ => {
+            let (minutes, hours) = (seconds / 60 % 60, seconds / 3600);
+            format!(
+                "{hours}h{minutes}m{}",
+                fraction(seconds % 60, nanos, 9, "s")
+            )
+        }
+    }
 }
 
 /// How long ago something was.
@@ -70,6 +99,30 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_printed_as_go_prints_them() {
+        let shown = [
+            0,
+            7,
+            1_500,
+            250_000_000,
+            2_052_310_932,
+            60_000_000_000,
+            3_723_500_000_000,
+        ]
+        .map(|nanos| go_duration(Duration::from_nanos(nanos)));
+        let expected = [
+            "0s",
+            "7ns",
+            "1.5\u{b5}s",
+            "250ms",
+            "2.052310932s",
+            "1m0s",
+            "1h2m3.5s",
+        ];
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn durations_have_one_unit() {

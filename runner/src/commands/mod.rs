@@ -22,6 +22,7 @@ mod load;
 mod login;
 mod logs;
 mod mount;
+mod pause;
 mod port;
 mod progress;
 mod prune;
@@ -42,6 +43,7 @@ mod stop;
 mod system;
 mod table;
 mod tag;
+mod top;
 mod unshare;
 mod volume;
 mod wait;
@@ -65,6 +67,9 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Start(args) => start::start(args, filter),
         Command::Restart(args) => restart::restart(args, filter),
         Command::Wait(args) => wait::wait(args),
+        Command::Pause(args) => pause::pause(&args),
+        Command::Unpause(args) => pause::unpause(&args),
+        Command::Top(args) => top::top(&args),
         Command::Rename(args) => rename::rename(&args),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args, filter),

@@ -96,9 +96,9 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
         "label" => has_label(container.labels.iter(), value),
         "name" => pattern(filter)?.is_match(&container.name),
         "status" => match &**value {
-            "created" | "running" | "exited" => state(container) == value,
+            "created" | "running" | "paused" | "exited" => state(container) == value,
             // These come to nothing here.
-            "paused" | "stopped" | "removing" | "unknown" => false,
+            "stopped" | "removing" | "unknown" => false,
             _ => return Err(wrong(filter, "there are created, running and exited")),
         },
         "until" => human::signed(container.created) < moment(filter)?,
@@ -118,6 +118,7 @@ fn state(container: &Container) -> &'static str {
     match container.status {
         Status::Created | Status::Starting => "created",
         Status::Running => "running",
+        Status::Paused => "paused",
         Status::Exited { .. } => "exited",
     }
 }
@@ -215,7 +216,7 @@ impl JsonPort {
 
 fn pid(container: &Container) -> i32 {
     let init = container.init.as_ref();
-    let running = init.filter(|_| container.status == Status::Running);
+    let running = init.filter(|_| container.status.can_kill());
     running.map_or(0, |init| init.pid)
 }
 
@@ -287,6 +288,7 @@ fn row(container: &Container, args: &PsArgs) -> [String; 7] {
 fn status(container: &Container) -> String {
     match container.status {
         Status::Created | Status::Starting => "Created".to_owned(),
+        Status::Paused => "Paused".to_owned(),
         Status::Running => {
             format!(
                 "Up {}",

@@ -8,6 +8,7 @@ use crate::build::BuildError;
 use crate::failure::{Failure, FailureKind};
 use crate::images::builtin::ImageError;
 use crate::images::error::StorageError;
+use crate::isolation::freezer::FreezeError;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
 use crate::network::etc_files::WriteError;
@@ -30,6 +31,14 @@ pub enum EngineError {
         "container {name} is running: `coracle stop {wanted}` ends it, `coracle rm -f` kills it"
     )]
     StillRunning { name: String, wanted: String },
+    #[error("container {name} is paused: `coracle unpause {name}` lets it go on")]
+    Paused { name: String },
+    #[error("container {name} is not paused")]
+    NotPaused { name: String },
+    #[error("cannot pause container {name}: {source}")]
+    Pause { name: String, source: FreezeError },
+    #[error("cannot let container {name} go on: {source}")]
+    Unpause { name: String, source: FreezeError },
     #[error("container {name} is forgotten when it ends (--rm), and cannot be started again")]
     GoneAtItsEnd { name: String },
     /// Its record says nothing about it, or not the truth.
@@ -166,6 +175,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotRunning { .. } => ErrorKind::NotRunning,
+            Self::Paused { .. } | Self::NotPaused { .. } => ErrorKind::WrongState,
             Self::StillRunning { .. } | Self::RunsUnrecorded { .. } => ErrorKind::StillRunning,
             Self::State(error) => match error {
                 StateError::NotFound { .. } => ErrorKind::NoSuchContainer,
@@ -214,6 +224,8 @@ impl EngineError {
                 _ => ErrorKind::Internal,
             },
             Self::RunsOn { .. }
+            | Self::Pause { .. }
+            | Self::Unpause { .. }
             | Self::Signal { .. }
             | Self::Log { .. }
             | Self::Image(_)

@@ -19,7 +19,7 @@ use crate::process::channel::{self, Channel, ChannelError, Never};
 use crate::process::messages::{FromMonitor, ToLauncher};
 use crate::process::task;
 use crate::spec::{ContainerSpec, ProcessSpec, Variable, environment, split_variable};
-use crate::state::{Container, ProcessRef};
+use crate::state::{Container, ProcessRef, Status};
 use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
 
 /// A command to run in a container that runs already. What is not said here it has from the
@@ -67,6 +67,11 @@ impl Engine {
     pub fn exec(&self, wanted: &str, request: ExecRequest) -> Result<Exec, EngineError> {
         let container = self.find(wanted)?;
         let _span = error_span!("exec", container = container.id.short()).entered();
+        if container.status == Status::Paused {
+            return Err(EngineError::Paused {
+                name: container.name,
+            });
+        }
         let init = running_init(&container)?;
         let start_by = Instant::now() + START_MAX;
         let (channel, launchers) = channel::pair::<ToLauncher, FromMonitor>()?;

@@ -2,7 +2,7 @@
 
 use super::processes::{running_init, wait_for_end, wait_for_monitor};
 use super::{Engine, EngineError};
-use crate::isolation::cgroup;
+use crate::isolation::freezer;
 use crate::signal::Signal;
 use crate::sys;
 
@@ -21,7 +21,7 @@ impl Engine {
             source,
         })?;
         if signal == Signal::KILL {
-            cgroup::thaw(&container.cgroups);
+            freezer::thaw(&container.cgroups);
             // Nothing survives it.
             wait_for_end(&init, None);
             wait_for_monitor(&container);

@@ -16,6 +16,7 @@ mod kill;
 mod launch;
 mod logs;
 mod owner;
+mod pause;
 mod ports;
 mod processes;
 mod remove;
@@ -23,6 +24,7 @@ mod rename;
 mod run_dir;
 mod stop;
 mod talk;
+mod top;
 mod volumes;
 mod wait;
 
@@ -61,6 +63,7 @@ pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
 pub use remove::{LeftOver, Removed};
 pub use stop::Stop;
+pub use top::{ProcessEntry, Top};
 pub use wait::Condition;
 
 /// The containers of one user, and what can be done to them. Cheap to make and to clone; any number

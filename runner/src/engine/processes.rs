@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::EngineError;
-use crate::isolation::cgroup;
+use crate::isolation::freezer;
 use crate::poll;
 use crate::state::{Container, ContainerId, ProcessRef, Store};
 
@@ -25,7 +25,7 @@ pub(super) fn init_pidfd(container: &Container) -> Option<OwnedFd> {
         .flatten()
 }
 
-/// For signalling the container's first process, or joining its namespaces.
+/// For signalling the container's first process.
 ///
 /// # Errors
 /// [`EngineError::NotRunning`].
@@ -59,7 +59,7 @@ pub(super) fn kill_init(container: &Container, init: &OwnedFd) -> Result<(), Eng
     match pidfd_send_signal(init, Signal::KILL) {
         // Or it has ended.
         Ok(()) | Err(Errno::SRCH) => {
-            cgroup::thaw(&container.cgroups);
+            freezer::thaw(&container.cgroups);
             Ok(())
         }
         Err(errno) => Err(EngineError::Signal {

@@ -9,8 +9,8 @@ use super::processes::{
     MONITOR_PATIENCE, end_by_monitor, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
 };
 use super::{Engine, EngineError, owner};
-use crate::isolation::cgroup;
 use crate::isolation::idmap::IdMaps;
+use crate::isolation::{cgroup, freezer};
 use crate::state::{Container, ContainerId, ProcessRef, StateError};
 
 /// What [`Engine::remove`] found.
@@ -150,7 +150,7 @@ impl Engine {
         // One that changed its IDs has outlived its monitor.
         if let Some(init) = init {
             let _ = pidfd_send_signal(&init, Signal::KILL);
-            cgroup::thaw(&cgroup::named(&cgroup::name(id.short())));
+            freezer::thaw(&cgroup::named(&cgroup::name(id.short())));
             wait_for_end(&init, Some(MONITOR_PATIENCE));
         }
         Ok(())

@@ -45,6 +45,10 @@ impl Engine {
         if let Some(init) = &init {
             // Fails only when it has ended meanwhile.
             let _ = sys::send_signal(init.as_fd(), container.stop_signal);
+            if container.status == Status::Paused {
+                // So that it can heed the signal. Where it cannot, SIGKILL does not mind.
+                let _ = self.unpause(container.id.as_str());
+            }
         }
         Stopping { container, init }
     }

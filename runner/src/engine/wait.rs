@@ -14,6 +14,7 @@ pub enum Condition {
     /// Never started.
     Created,
     Running,
+    Paused,
     /// Not running: ended, or never started.
     Stopped,
     Exited,
@@ -26,6 +27,7 @@ impl Condition {
         Some(match name {
             "configured" | "created" => Self::Created,
             "running" => Self::Running,
+            "paused" => Self::Paused,
             "stopped" => Self::Stopped,
             "exited" => Self::Exited,
             _ => return None,
@@ -36,6 +38,7 @@ impl Condition {
         match self {
             Self::Created => status == Status::Created,
             Self::Running => status == Status::Running,
+            Self::Paused => status == Status::Paused,
             Self::Stopped => status.can_remove(),
             Self::Exited => status.has_ended(),
         }
@@ -46,7 +49,7 @@ impl FromStr for Condition {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::named(text).ok_or("there are created, running, exited and stopped")
+        Self::named(text).ok_or("there are created, running, paused, exited and stopped")
     }
 }
 
@@ -94,7 +97,7 @@ impl Engine {
                 return Ok(match container.status {
                     Status::Exited { code, .. } => Some(code),
                     Status::Created => Some(0),
-                    Status::Starting | Status::Running => None,
+                    Status::Starting | Status::Running | Status::Paused => None,
                 });
             }
             self.wait_for_change(&container, looks.then_some(interval))?;

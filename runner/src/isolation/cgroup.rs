@@ -53,15 +53,6 @@ pub fn named(name: &str) -> Vec<PathBuf> {
     groups.filter(|group| group.exists()).collect()
 }
 
-/// Lets frozen processes go on, so that they can be killed: a container may have frozen itself.
-/// Version 2 needs no thawing for that.
-pub fn thaw(groups: &[PathBuf]) {
-    for group in groups {
-        // Fails where the group has no such file.
-        let _ = fs::write(group.join("freezer.state"), "THAWED");
-    }
-}
-
 fn own_directories() -> Vec<PathBuf> {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
     own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))

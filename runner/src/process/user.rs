@@ -6,6 +6,7 @@
 //! or fill us, CVE-2024-9676). Parsing is pure. Lines that are not in the format of `passwd(5)` or
 //! `group(5)` are passed over, as the C library does.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read};
@@ -115,6 +116,23 @@ pub fn lookup(spec: &str, passwd: &str, group: &str) -> Result<Identity, UserErr
     Ok(identity)
 }
 
+/// The names of users and groups below the directory `root`, by their IDs. The first of several
+/// counts, and what cannot be read has none.
+pub fn names(root: BorrowedFd) -> (BTreeMap<u32, String>, BTreeMap<u32, String>) {
+    let text = |path| read_limited(root, path).unwrap_or_default();
+    let (passwd, group) = (text("etc/passwd"), text("etc/group"));
+    let mut users = BTreeMap::new();
+    // The last of equal keys stays.
+    for account in accounts(&passwd).collect::<Vec<_>>().into_iter().rev() {
+        users.insert(account.uid, account.name.to_owned());
+    }
+    let mut of_groups = BTreeMap::new();
+    for group in groups(&group).collect::<Vec<_>>().into_iter().rev() {
+        of_groups.insert(group.gid, group.name.to_owned());
+    }
+    (users, of_groups)
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Account<'a> {
     name: &'a str,
@@ -137,6 +155,10 @@ impl Group<'_> {
 }
 
 fn find_account<'a>(passwd: &'a str, matches: impl Fn(&Account) -> bool) -> Option<Account<'a>> {
+    accounts(passwd).find(matches)
+}
+
+fn accounts<'a>(passwd: &'a str) -> impl Iterator<Item = Account<'a>> {
     let parse = |line: &'a str| {
         let mut fields = line.split(':');
         let (name, _password) = (fields.next()?, fields.next()?);
@@ -149,7 +171,7 @@ fn find_account<'a>(passwd: &'a str, matches: impl Fn(&Account) -> bool) -> Opti
             home,
         })
     };
-    passwd.lines().filter_map(parse).find(matches)
+    passwd.lines().filter_map(parse)
 }
 
 fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {

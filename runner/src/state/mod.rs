@@ -139,7 +139,8 @@ fn verb(next: Status) -> &'static str {
     match next {
         Status::Created => "be left for a later start",
         Status::Starting => "be started",
-        Status::Running => "run",
+        Status::Running => "go on",
+        Status::Paused => "be paused",
         Status::Exited { .. } => "end",
     }
 }

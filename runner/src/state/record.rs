@@ -83,6 +83,9 @@ pub struct NewContainer {
 ///   |  ^
 ///   |  +------------- Exited
 ///   +-> Running -------^  ^
+///   |   | ^               |
+///   |   v |               |
+///   |   Paused -----------+
 ///   +---------------------+
 /// ```
 /// Whoever makes a container starts it in one go, or leaves it created for a later start. One that
@@ -97,6 +100,8 @@ pub enum Status {
     /// Being made or started.
     Starting,
     Running,
+    /// Its processes are frozen.
+    Paused,
     /// `code` as the shell would see it, `at` in seconds since 1970.
     Exited {
         code: i32,
@@ -111,11 +116,12 @@ impl Status {
     }
 
     fn may_become(self, next: Self) -> bool {
-        use Status::{Created, Exited, Running, Starting};
+        use Status::{Created, Exited, Paused, Running, Starting};
         match (self, next) {
             (Created | Exited { .. }, Starting) | (Starting, Created | Running) => true,
             // Its monitor's word on the end is the last, also for one that somebody took for lost.
-            (Starting | Running | Exited { .. }, Exited { .. }) => true,
+            (Starting | Running | Paused | Exited { .. }, Exited { .. }) => true,
+            (Running, Paused) | (Paused, Running) => true,
             _ => false,
         }
     }
@@ -130,9 +136,9 @@ impl Status {
         matches!(self, Self::Exited { .. })
     }
 
-    /// Whether there is a first process that heeds signals and whose namespaces can be joined.
+    /// Whether there is a first process that signals can be sent to.
     pub fn can_kill(self) -> bool {
-        self == Self::Running
+        matches!(self, Self::Running | Self::Paused)
     }
 
     /// Whether it can be forgotten without ending it first.
@@ -142,7 +148,7 @@ impl Status {
 
     /// Whether a process has to answer for it.
     fn needs_process(self) -> bool {
-        matches!(self, Self::Starting | Self::Running)
+        matches!(self, Self::Starting | Self::Running | Self::Paused)
     }
 }
 
@@ -153,6 +159,7 @@ impl fmt::Display for Status {
             Self::Created => "has not been started",
             Self::Starting => "is just starting",
             Self::Running => "is running",
+            Self::Paused => "is paused",
             Self::Exited { .. } => "has ended",
         })
     }
@@ -376,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_life_goes_forward_or_back_to_rest() {
-        use Status::{Created, Running, Starting};
+        use Status::{Created, Paused, Running, Starting};
         let exited = Status::exited_now(0);
         let steps = [
             (Created, Starting),
@@ -386,8 +393,11 @@ mod tests {
             (Running, exited),
             (exited, exited),
             (exited, Starting),
+            (Running, Paused),
+            (Paused, Running),
+            (Paused, exited),
         ];
-        let all = [Created, Starting, Running, exited];
+        let all = [Created, Starting, Running, Paused, exited];
         for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {
             assert_eq!(
                 from.may_become(to),

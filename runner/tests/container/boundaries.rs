@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{World, cases, children_of, eventually, is_running, parent_of, skip, unique};
+use crate::harness::{
+    DelegatedGroup, World, cases, children_of, eventually, is_running, parent_of, skip, unique,
+};
 
 cases![
     root_of_a_container_is_never_root_of_the_host,
@@ -110,47 +112,14 @@ fn the_hosts_root_may_be_let_in_by_name(world: &World) {
     );
 }
 
-/// Where this process's own group of the unified hierarchy is mounted.
-fn unified_group() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    let mut fields = mount.split(' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(Path::new(point).join(Path::new(own).strip_prefix(root).ok()?))
-}
-
 fn a_container_has_control_groups_of_its_own(world: &World) {
-    let Some(own) = unified_group() else {
-        skip("there is no unified hierarchy of control groups here");
-    };
-    // As systemd delegates one to a user, and mounts without nsdelegate leave it.
-    let delegated = own.join(unique("coracle-test"));
-    fs::create_dir(&delegated).expect("a group");
-    for file in [
-        "",
-        "cgroup.procs",
-        "cgroup.subtree_control",
-        "cgroup.threads",
-        "cgroup.kill",
-        "cgroup.freeze",
-    ] {
-        let path = if file.is_empty() {
-            delegated.clone()
-        } else {
-            delegated.join(file)
-        };
-        let uid = Some(world.uid());
-        std::os::unix::fs::chown(&path, uid, uid).expect("delegated");
-    }
-    let me = std::process::id().to_string();
-    fs::write(delegated.join("cgroup.procs"), &me).expect("in the group");
+    let group = DelegatedGroup::enter(world);
+    let delegated = group.path();
     let name = unique("group");
     world.detach(&name, &["--network", "none"], &["sleep", "1000"]);
     let init = world.init_of(&name);
-    let group = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
-    assert_ne!(group(init), group(parent_of(init)));
+    let of = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    assert_ne!(of(init), of(parent_of(init)));
     let inside = world.try_coracle(&["exec", &name, "sh", "-c", "grep ^0: /proc/self/cgroup"]);
     assert_eq!(inside.success(), "0::/\n");
 
@@ -162,7 +131,7 @@ fn a_container_has_control_groups_of_its_own(world: &World) {
     assert!(killed || refused, "{nested:?}");
     assert!(is_running(init), "the neighbour lives on, as we do");
     world.try_coracle(&["rm", "-f", &name]).success();
-    let left: Vec<_> = fs::read_dir(&delegated)
+    let left: Vec<_> = fs::read_dir(delegated)
         .expect("the group")
         .flatten()
         .filter(|entry| entry.path().is_dir())
@@ -175,10 +144,7 @@ fn a_container_has_control_groups_of_its_own(world: &World) {
     kill(Pid::from_raw(parent_of(init)), Signal::SIGKILL).expect("killed");
     eventually("init is gone", || !is_running(init));
     world.try_coracle(&["rm", &name]).success();
-    fs::write(own.join("cgroup.procs"), &me).expect("out of the group");
-    eventually("the group can be removed", || {
-        fs::remove_dir(&delegated).is_ok()
-    });
+    group.leave();
 }
 
 fn monitor_and_helper_cannot_be_opened_from_inside(world: &World) {

@@ -16,6 +16,7 @@ mod layers;
 mod library;
 mod lifecycle;
 mod network;
+mod processes;
 mod seccomp;
 mod shared;
 mod streams;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         hostile::CASES,
         network::CASES,
         seccomp::CASES,
+        processes::CASES,
         words::CASES,
     ];
     harness::run(&subjects.concat())

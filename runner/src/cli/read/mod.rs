@@ -84,6 +84,11 @@ impl Command {
                 ([], true) if !args.all && !args.chosen.latest => Ok(()),
                 _ => check_chosen("restart", &args.chosen, args.all),
             },
+            Self::Pause(args) => check_chosen("pause", &args.chosen, args.all),
+            Self::Unpause(args) => check_chosen("unpause", &args.chosen, args.all),
+            Self::Top(args) if args.words.is_empty() && !args.latest => {
+                Err("top needs the name or id of a container, or --latest".into())
+            }
             Self::Wait(args) => match (&args.containers[..], args.latest) {
                 ([], false) => Err("wait needs the name or id of a container, or --latest".into()),
                 ([_, ..], true) => Err("--latest and names cannot be given together".into()),

@@ -245,16 +245,18 @@ fn created(container: &Container) -> String {
 impl State {
     fn of(container: &Container) -> Self {
         let running = container.status == Status::Running;
-        let init = container.init.as_ref().filter(|_| running);
+        let paused = container.status == Status::Paused;
+        let init = container.init.as_ref().filter(|_| running || paused);
         let (status, exit_code, at) = match container.status {
             Status::Created | Status::Starting => ("created", 0, None),
             Status::Running => ("running", 0, None),
+            Status::Paused => ("paused", 0, None),
             Status::Exited { code, at } => ("exited", code, Some(at)),
         };
         Self {
             status,
             running,
-            paused: false,
+            paused,
             restarting: false,
             dead: false,
             pid: init.map_or(0, |init| init.pid),

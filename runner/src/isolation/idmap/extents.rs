@@ -71,6 +71,14 @@ pub fn unchanged(extents: &[Extent]) -> Vec<Extent> {
     extents.iter().map(unchanged).collect()
 }
 
+/// What an ID of the outside is inside; `None` where it has no place there.
+pub fn inside(extents: &[Extent], outside: u32) -> Option<u32> {
+    extents.iter().find_map(|extent| {
+        let offset = outside.checked_sub(extent.outside)?;
+        (offset < extent.count).then_some(extent.inside + offset)
+    })
+}
+
 /// Whether `id`, as seen inside, is one of `extents`.
 pub fn is_mapped(extents: &[Extent], id: u32) -> bool {
     extents
@@ -81,6 +89,11 @@ pub fn is_mapped(extents: &[Extent], id: u32) -> bool {
 /// Whether there is but one ID.
 pub fn is_single(extents: &[Extent]) -> bool {
     extents.iter().map(|e| u64::from(e.count)).sum::<u64>() <= 1
+}
+
+/// The user IDs of the user namespace of process `pid`.
+pub fn users_of(pid: i32) -> Result<Vec<Extent>, IdMapError> {
+    read_map(Path::new(&format!("/proc/{pid}/uid_map")))
 }
 
 /// The group IDs of the user namespace of process `pid`.

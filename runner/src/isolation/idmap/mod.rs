@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
 pub use extents::{
-    Extent, Kind, groups_of, is_mapped, is_single, last_contiguous, read_own, root_of,
+    Extent, Kind, groups_of, inside, is_mapped, is_single, last_contiguous, read_own, root_of,
+    users_of,
 };
 use extents::{after_self, in_a_row, read_map, to_map_text, unchanged};
 use subids::parse_subids;

@@ -27,9 +27,9 @@ use rustix::event::PollFlags;
 use tracing::{debug, error_span, info, warn};
 
 use crate::failure::Failure;
-use crate::isolation::cgroup;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces;
+use crate::isolation::{cgroup, freezer};
 use crate::logging::ProcessLog;
 use crate::logs::{LogWriter, Stream};
 use crate::network::helper::Supervisor;
@@ -197,7 +197,7 @@ impl Running {
             if ready.main {
                 debug!("the command in the foreground has ended");
                 self.attached = false;
-                self.stop();
+                self.stop(monitor);
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
@@ -253,17 +253,19 @@ impl Running {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(Signal::SIGQUIT) => self.kill(monitor),
-                _ => self.stop(),
+                _ => self.stop(monitor),
             }
         }
     }
 
     /// Asks the container to end, and plans its death. Asking again changes nothing.
-    fn stop(&mut self) {
+    fn stop(&mut self, monitor: &Monitor) {
         if self.kill_at.is_none() {
             info!(signal = self.stop_signal, "the container is asked to end");
             // Fails only when it has ended.
             let _ = sys::send_signal(self.init.pidfd.as_fd(), self.stop_signal);
+            // One that is paused could not heed it.
+            freezer::thaw(&monitor.container.cgroups);
             self.kill_at = Some(Instant::now() + STOP_GRACE);
         }
     }
@@ -272,7 +274,7 @@ impl Running {
     fn kill(&self, monitor: &Monitor) {
         info!("the container is killed");
         kill(self.init.pidfd.as_fd());
-        cgroup::thaw(&monitor.container.cgroups);
+        freezer::thaw(&monitor.container.cgroups);
     }
 
     /// Reaps whatever has ended. Orphans of the container's do not come here, those of its helpers

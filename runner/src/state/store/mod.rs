@@ -208,7 +208,7 @@ impl Store {
             let mut listing = self.read_all()?;
             for container in listing.containers.iter_mut().filter(|c| c.is_lost()) {
                 let code = match container.status {
-                    Status::Running => LOST_EXIT_CODE,
+                    Status::Running | Status::Paused => LOST_EXIT_CODE,
                     _ => NEVER_STARTED_EXIT_CODE,
                 };
                 container.status = Status::exited_now(code);

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 /// - 6: the record has the id of the container's image; the specification says whether the working
 ///   directory is made.
 /// - 7: the specification says which volumes get what the image has at their place.
-/// - 8: the record says when the container was last started.
+/// - 8: the record says when the container was last started, and it may be paused.
 pub const VERSION: u32 = 8;
 
 /// A file that is kept of each container.

@@ -7,6 +7,7 @@
 //! case has left.
 
 pub mod caller;
+mod cgroup;
 mod process;
 mod sys;
 mod world;
@@ -23,6 +24,7 @@ use testbed::trial::{self, EXIT_SKIPPED, Trial};
 use caller::{Caller, Kind};
 use world::Program;
 
+pub use cgroup::DelegatedGroup;
 pub use process::{
     DEADLINE, Outcome, children_of, collect, eventually, finish, finish_with_input, is_running,
     parent_of, wait,
