@@ -1,8 +1,9 @@
 //! The flags of the commands that take containers through their lives.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::filter::Filter;
+use super::run::DetachArgs;
 use super::values::{self, text};
 use crate::engine::Condition;
 
@@ -19,12 +20,63 @@ pub struct StartArgs {
     #[arg(short, long)]
     pub interactive: bool,
 
+    /// Pass signals on to the command: so it is with -a or -i. Otherwise they end coracle, and the
+    /// container goes on
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = text(values::parse_bool),
+        action = ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub sig_proxy: Option<bool>,
+
+    #[command(flatten)]
+    pub leave: DetachArgs,
+
     /// All that do not run
     #[arg(long)]
     pub all: bool,
 
     #[command(flatten)]
     pub chosen: Chosen,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What the container has written before is in `coracle logs`. Its end is the end of this command, with code 0; `coracle wait` tells \
+its own code. It goes on when this command is left by the keys, or killed.")]
+pub struct AttachArgs {
+    #[command(flatten)]
+    pub leave: DetachArgs,
+
+    /// Pass signals on to the container's command; otherwise they end coracle only
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = text(values::parse_bool),
+        action = ArgAction::Set,
+        hide_default_value = true,
+        value_name = "true|false"
+    )]
+    pub sig_proxy: bool,
+
+    /// Leave the standard input alone
+    #[arg(long)]
+    pub no_stdin: bool,
+
+    /// The container that was made last
+    #[arg(short, long)]
+    pub latest: bool,
+
+    /// Name or id of the container
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub container: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -38,10 +38,13 @@ pub use image::{
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
     TagArgs, TlsArgs, UntagArgs,
 };
-pub use life::{Chosen, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs};
+pub use life::{
+    AttachArgs, Chosen, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
+};
 pub use read::{Unread, read};
 pub use run::{
-    AttachStream, ContainerArgs, CreateArgs, ExecArgs, ProcessArgs, RunArgs, UserNamespace,
+    AttachStream, ContainerArgs, CreateArgs, DetachArgs, ExecArgs, ProcessArgs, RunArgs,
+    UserNamespace,
 };
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, SystemArgs, SystemCommand, SystemPruneArgs};
@@ -95,6 +98,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Connect to the streams of a container that runs
+    Attach(AttachArgs),
     /// Freeze the processes of containers
     Pause(PauseArgs),
     /// Let the processes of paused containers go on

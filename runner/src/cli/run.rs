@@ -14,6 +14,7 @@ use super::values::{self, bytes, text};
 use crate::isolation::capabilities::CapabilityName;
 use crate::rootfs::volume::VolumeArg;
 use crate::spec::{Network, Variable};
+use crate::stdio::keys::DetachKeys;
 
 /// What the help of `run` ends with.
 const ABOUT_CONTAINERS: &str = "\
@@ -46,9 +47,37 @@ pub struct RunArgs {
     #[arg(short, long, value_parser = text(values::parse_attach), value_name = "STREAM")]
     pub attach: Vec<AttachStream>,
 
+    /// Pass signals on to the command, in the foreground; otherwise they end coracle, and the
+    /// container goes on
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = text(values::parse_bool),
+        action = ArgAction::Set,
+        hide_default_value = true,
+        value_name = "true|false"
+    )]
+    pub sig_proxy: bool,
+
+    #[command(flatten)]
+    pub leave: DetachArgs,
+
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
+}
+
+/// How to leave a program to itself.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Keys that leave the program to itself when they are typed at a terminal for its terminal:
+    /// characters, or ctrl- and a letter, as ctrl-a, with commas between them; empty for none
+    /// [default: ctrl-p,ctrl-q]
+    #[arg(long, value_parser = text(str::parse::<DetachKeys>), value_name = "KEYS")]
+    pub detach_keys: Option<DetachKeys>,
 }
 
 #[derive(Debug, Args)]
@@ -277,6 +306,9 @@ pub enum AttachStream {
 pub struct ExecArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
+
+    #[command(flatten)]
+    pub leave: DetachArgs,
 
     /// Name or id of the container, or the beginning of its id; then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG]")]

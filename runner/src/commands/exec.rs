@@ -16,11 +16,18 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
     let (events, ends, launcher) = exec.into_parts();
     let interactive = args.process.interactive;
     let foreground = Foreground::new(signals, events, ends, interactive)?;
+    let keys = args.leave.detach_keys.clone().unwrap_or_default();
+    let foreground = foreground.leaving_by(Some(keys), true);
     let outcome = foreground.starting_within(START_MAX).serve();
+    if matches!(outcome, Ok(Outcome::Detached)) {
+        return Ok(0);
+    }
     launcher.end();
     match outcome? {
         Outcome::Exited(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
+        // Signals are passed on.
+        Outcome::Detached | Outcome::DetachedBy(_) => Ok(0),
         // The launcher dies with the container's other processes only when somebody kills it.
         Outcome::Lost => Err(EngineError::LauncherKilled.into()),
     }

@@ -7,11 +7,13 @@ use portfwd::spec::Protocol;
 use tracing::debug;
 
 use super::repair;
+use crate::cli::DetachArgs;
 use crate::engine::{Engine, Launch, PublishedPort, published_ports};
 use crate::failure::Failure;
 use crate::images::builtin;
 use crate::process::foreground::{Foreground, Outcome, Signals, UNREAD_EXIT_CODE, warn};
 use crate::state::Container;
+use crate::stdio::keys::DetachKeys;
 
 /// The monitor of a container in the foreground belongs to this process, and ends before it. Where
 /// it cannot, whoever adopts orphans has it.
@@ -19,27 +21,50 @@ pub fn adopt_orphans() {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// Serves the container at the caller's terminal, until it ends. `interactive` says whether the
-/// caller's standard input goes to it.
+/// How the caller and a program go together.
+#[derive(Debug, Clone)]
+pub struct Bond {
+    /// Whether the caller's standard input goes to the program.
+    pub interactive: bool,
+    /// Typed at the caller's terminal, they leave the program to itself.
+    pub keys: Option<DetachKeys>,
+    /// Whether signals are passed on to the program.
+    pub passes_signals: bool,
+}
+
+impl Bond {
+    /// As the flags say that the commands share.
+    pub fn of(args: &DetachArgs, interactive: bool, passes_signals: bool) -> Self {
+        Self {
+            interactive,
+            keys: Some(args.detach_keys.clone().unwrap_or_default()),
+            passes_signals,
+        }
+    }
+}
+
+/// Serves the container at the caller's terminal, until it ends or the caller leaves it.
 pub fn follow(
     launch: Launch,
     signals: Signals,
-    interactive: bool,
+    bond: Bond,
     engine: &Engine,
 ) -> Result<u8, Failure> {
+    let interactive = bond.interactive;
     if launch.container.tty && interactive && !io::stdin().is_terminal() {
         warn("the standard input is not a terminal; the container gets one all the same");
     }
     let url = (launch.container.image == builtin::DEFAULT).then(|| url(&launch.container));
     let (events, ends, monitor) = launch.into_parts();
     let ends = ends.ok_or_else(|| Failure::runner("no pipes were made for the foreground"))?;
-    let mut foreground = Foreground::new(signals, events, ends, interactive)?;
+    let mut foreground = Foreground::new(signals, events, ends, interactive)?
+        .leaving_by(bond.keys, bond.passes_signals);
     if let Some(url) = url.flatten() {
         foreground = foreground.greeting(format!("open {url}"));
     }
     let outcome = foreground.serve();
-    if !matches!(outcome, Ok(Outcome::Unread)) {
-        // Else it stops the container, which may take its time.
+    if matches!(outcome, Ok(Outcome::Exited(_) | Outcome::Lost) | Err(_)) {
+        // Else it goes on, or stops the container, which may take its time.
         monitor.wait();
     }
     match outcome? {
@@ -48,6 +73,8 @@ pub fn follow(
             Ok(code as u8)
         }
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
+        Outcome::Detached => Ok(0),
+        Outcome::DetachedBy(signal) => Ok(128 + signal as u8),
         Outcome::Lost => {
             repair(engine)?;
             Err(Failure::runner(

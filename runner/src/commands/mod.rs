@@ -1,5 +1,6 @@
 //! The commands, one file each: flags in, calls of the `engine`, text and an exit code out.
 
+mod attach;
 mod build;
 mod check;
 mod commit;
@@ -67,6 +68,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Start(args) => start::start(args, filter),
         Command::Restart(args) => restart::restart(args, filter),
         Command::Wait(args) => wait::wait(args),
+        Command::Attach(args) => attach::attach(&args),
         Command::Pause(args) => pause::pause(&args),
         Command::Unpause(args) => pause::unpause(&args),
         Command::Top(args) => top::top(&args),

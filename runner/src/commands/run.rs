@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use netstack::logging::Filter;
 use tracing::error_span;
 
-use super::follow::{adopt_orphans, follow};
+use super::follow::{Bond, adopt_orphans, follow};
 use super::pull::provide;
 use super::workshop::Workshop;
 use super::{open_engine, print_line};
@@ -52,7 +52,10 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     let mut launch = engine.run(request, attach, &mut warn)?;
     let _span = error_span!("run", container = launch.container.id.short()).entered();
     match signals {
-        Some(signals) => follow(launch, signals, args.reads_stdin(), &engine),
+        Some(signals) => {
+            let bond = Bond::of(&args.leave, args.reads_stdin(), args.sig_proxy);
+            follow(launch, signals, bond, &engine)
+        }
         None => {
             launch.started(&mut warn)?;
             print_line(launch.container.id.as_str())?;
@@ -79,12 +82,22 @@ fn run_working(
     inherited: &Inherited,
     filter: Filter,
 ) -> Result<u8, Failure> {
+    if !args.sig_proxy || args.leave.detach_keys.is_some() {
+        let text = "a working container cannot be left to itself: there is no --detach-keys nor --sig-proxy=false for it";
+        return Err(Failure::runner(text));
+    }
     if args.detach {
         let text =
             "a working container runs its command in the foreground: there is no --detach for it";
         return Err(Failure::runner(text));
     }
     let workshop = Workshop::enter(inherited)?;
+    let bond = Bond {
+        interactive: args.reads_stdin(),
+        // What it changes is kept once it has ended.
+        keys: None,
+        passes_signals: true,
+    };
     let mut command = args.container.words[1..].to_vec();
     if command.first().is_some_and(|word| word == "--") {
         command.remove(0);
@@ -116,7 +129,7 @@ fn run_working(
         request,
         attach,
         filter,
-        |launch, engine| follow(launch, signals, args.reads_stdin(), engine),
+        |launch, engine| follow(launch, signals, bond, engine),
     )
 }
 

@@ -3,7 +3,7 @@
 
 use netstack::logging::Filter;
 
-use super::follow::{adopt_orphans, follow};
+use super::follow::{Bond, adopt_orphans, follow};
 use super::{chosen, for_each, open_engine, print_line};
 use crate::cli::StartArgs;
 use crate::engine::{Attach, Engine, EngineError, ErrorKind};
@@ -18,7 +18,7 @@ pub fn start(args: StartArgs, filter: Filter) -> Result<u8, Failure> {
     let engine = open_engine()?.logging(filter);
     let names = chosen(&engine, &args.chosen, args.all, |c| c.status.can_start())?;
     match (signals, &names[..]) {
-        (Some(signals), [name]) => start_attached(&engine, name, args.interactive, signals),
+        (Some(signals), [name]) => start_attached(&engine, name, &args, signals),
         (Some(_), names) => Err(Failure::runner(format!(
             "start attaches to one container at a time, and {} are meant",
             names.len()
@@ -33,23 +33,19 @@ pub fn start(args: StartArgs, filter: Filter) -> Result<u8, Failure> {
 fn start_attached(
     engine: &Engine,
     name: &str,
-    interactive: bool,
+    args: &StartArgs,
     signals: Signals,
 ) -> Result<u8, Failure> {
     let spec = engine.spec(&engine.find(name)?)?;
-    let interactive = interactive && (spec.open_stdin || spec.process.terminal);
+    let interactive = args.interactive && (spec.open_stdin || spec.process.terminal);
     adopt_orphans();
     let attach = Attach {
         stdin: interactive,
         stdout: true,
         stderr: true,
     };
-    follow(
-        engine.start(name, Some(attach))?,
-        signals,
-        interactive,
-        engine,
-    )
+    let bond = Bond::of(&args.leave, interactive, args.sig_proxy.unwrap_or(true));
+    follow(engine.start(name, Some(attach))?, signals, bond, engine)
 }
 
 /// One that runs is as wanted.

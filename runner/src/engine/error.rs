@@ -33,6 +33,8 @@ pub enum EngineError {
     StillRunning { name: String, wanted: String },
     #[error("container {name} is paused: `coracle unpause {name}` lets it go on")]
     Paused { name: String },
+    #[error("cannot attach to container {name}: {source}")]
+    Attach { name: String, source: io::Error },
     #[error("container {name} is not paused")]
     NotPaused { name: String },
     #[error("cannot pause container {name}: {source}")]
@@ -224,6 +226,7 @@ impl EngineError {
                 _ => ErrorKind::Internal,
             },
             Self::RunsOn { .. }
+            | Self::Attach { .. }
             | Self::Pause { .. }
             | Self::Unpause { .. }
             | Self::Signal { .. }

@@ -15,7 +15,7 @@ use super::talk::{Orphan, Role, Talk};
 use super::{Engine, EngineError};
 use crate::isolation::idmap;
 use crate::logging::ProcessLog;
-use crate::process::channel::{self, Channel, ChannelError, Never};
+use crate::process::channel::{self, Channel, ChannelError};
 use crate::process::messages::{FromMonitor, ToLauncher};
 use crate::process::task;
 use crate::spec::{ContainerSpec, ProcessSpec, Variable, environment, split_variable};
@@ -54,7 +54,7 @@ pub struct Exec {
     pub streams: CallerEnds,
     /// The master of its terminal, once it runs: what it reads and writes.
     pub terminal: Option<OwnedFd>,
-    talk: Talk,
+    talk: Talk<ToLauncher>,
     start_by: Instant,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
         container: &Container,
         init: &OwnedFd,
         request: ExecRequest,
-    ) -> Result<(Channel<Never, FromMonitor>, CallerEnds), EngineError> {
+    ) -> Result<(Channel<ToLauncher, FromMonitor>, CallerEnds), EngineError> {
         let root = container_root(container.init.as_ref())?;
         let streams = standard_streams(request.terminal, request.stdin, root);
         let (ours, theirs) = streams.map_err(EngineError::streams)?;
@@ -124,7 +124,7 @@ impl Engine {
         let mut files = vec![init.as_fd(), task.as_fd()];
         files.extend(log_file.as_ref().map(AsFd::as_fd));
         unless_gone(channel.send(&ToLauncher::Run { namespaces, log }, &files))?;
-        Ok((channel.into_receiver(), ours))
+        Ok((channel, ours))
     }
 }
 
@@ -147,7 +147,7 @@ impl Exec {
     }
 
     /// For whoever serves the caller's terminal and signals meanwhile.
-    pub(crate) fn into_parts(self) -> (Channel<Never, FromMonitor>, CallerEnds, Launcher) {
+    pub(crate) fn into_parts(self) -> (Channel<ToLauncher, FromMonitor>, CallerEnds, Launcher) {
         let (events, process) = self.talk.into_parts();
         (events, self.streams, Launcher(process))
     }

@@ -15,7 +15,7 @@ use super::processes::wait_for_monitor;
 use super::talk::{Orphan, Role, Talk};
 use super::{ContainerRequest, Engine, EngineError};
 use crate::network::ports::Ports;
-use crate::process::channel::{self, Channel, ChannelError, DESCRIPTORS_MAX, Never};
+use crate::process::channel::{self, Channel, ChannelError, DESCRIPTORS_MAX};
 use crate::process::messages::{FromMonitor, Job, ToMonitor, Unstarted};
 use crate::state::{Container, ProcessRef, Status, Store};
 use crate::stdio::{self, CallerEnds, Input, ProgramEnds};
@@ -61,7 +61,7 @@ pub struct Launch {
     /// The master of the container's terminal, once the command runs. For typing into it; what it
     /// shows comes through `streams`.
     pub terminal: Option<OwnedFd>,
-    talk: Talk,
+    talk: Talk<ToMonitor>,
     store: Store,
 }
 
@@ -195,10 +195,9 @@ impl Engine {
             filter: self.filter.clone(),
         };
         let sent = send_job(&channel, job, theirs.as_ref(), &listeners);
-        let events = channel.into_receiver();
         // Fails only where the caller ignores its children, which need no reaping then.
         let _ = executed.wait();
-        let talk = Talk::begin(Role::Monitor, events)?;
+        let talk = Talk::begin(Role::Monitor, channel)?;
         sent?;
         Ok(Launch {
             container,
@@ -240,7 +239,9 @@ impl Launch {
     }
 
     /// For whoever serves the caller's terminal and signals meanwhile.
-    pub(crate) fn into_parts(self) -> (Channel<Never, FromMonitor>, Option<CallerEnds>, Orphan) {
+    pub(crate) fn into_parts(
+        self,
+    ) -> (Channel<ToMonitor, FromMonitor>, Option<CallerEnds>, Orphan) {
         let (events, monitor) = self.talk.into_parts();
         (events, self.streams, monitor)
     }

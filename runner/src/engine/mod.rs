@@ -7,6 +7,7 @@
 //! has left. Calls block until what they say is done, and may come from any thread. A program that
 //! uses the engine first asks [`crate::roles`] whether it is to be something else.
 
+mod attach;
 mod base;
 mod create;
 mod error;
@@ -52,6 +53,7 @@ pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Part, Removed as RemovedImage};
 
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
+pub use attach::Attached;
 pub use create::{ContainerRequest, Source};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;

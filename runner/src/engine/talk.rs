@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::event::PollFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use serde::Serialize;
 use tracing::debug;
 
 use super::EngineError;
 use super::processes::wait_for_end;
 use crate::poll;
-use crate::process::channel::{Channel, Never};
+use crate::process::channel::Channel;
 use crate::process::messages::FromMonitor;
 use crate::process::selfexec::{self, LAUNCHER_ROLE, MONITOR_ROLE};
 
@@ -71,19 +72,20 @@ impl Role {
     }
 }
 
-/// The talk with a monitor or a launcher, from its birth on. Dropped, it is a hang-up.
+/// The talk with a monitor or a launcher, which is told `T`, from its birth on. Dropped, it is a
+/// hang-up.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct Talk<T> {
     role: Role,
-    events: Channel<Never, FromMonitor>,
+    events: Channel<T, FromMonitor>,
     process: Orphan,
     /// The exit code, where it came before the news of the start.
     ended: Option<i32>,
 }
 
-impl Talk {
+impl<T: Serialize> Talk<T> {
     /// Begins with the news of its birth. One that could not be born has said why.
-    pub fn begin(role: Role, events: Channel<Never, FromMonitor>) -> Result<Self, EngineError> {
+    pub fn begin(role: Role, events: Channel<T, FromMonitor>) -> Result<Self, EngineError> {
         let process = match events.receive()? {
             Some((FromMonitor::Born(pid), mut pidfd)) => {
                 debug!(pid, "the {} was started", role.name());
@@ -120,7 +122,7 @@ impl Talk {
             match self.events.receive()? {
                 Some((FromMonitor::Warning(text), _)) => warn(&text),
                 Some((FromMonitor::Terminal, mut master)) => *terminal = master.pop(),
-                Some((FromMonitor::Born(_), _)) => {}
+                Some((FromMonitor::Born(_) | FromMonitor::Input, _)) => {}
                 Some((FromMonitor::Started, _)) => return Ok(()),
                 Some((FromMonitor::Exited(code), _)) => {
                     self.ended = Some(code);
@@ -147,7 +149,7 @@ impl Talk {
     }
 
     /// For whoever serves the caller's terminal and signals meanwhile.
-    pub fn into_parts(self) -> (Channel<Never, FromMonitor>, Orphan) {
+    pub fn into_parts(self) -> (Channel<T, FromMonitor>, Orphan) {
         (self.events, self.process)
     }
 }

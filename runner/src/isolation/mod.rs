@@ -1,7 +1,7 @@
 //! What keeps a container apart from the host and from other users' containers.
 //!
 //! [`namespaces`] makes and joins them, [`idmap`] says which IDs they have, [`cgroup`] groups the
-//! container's processes, [`freezer`] holds them up, [`capabilities`] and [`seccomp`] say what these
+//! container's processes, [`freezer`] holds them up, [`capabilities`] and [`seccomp`] say what they
 //! may do. The file system tree is `rootfs`'s.
 
 pub mod capabilities;

@@ -10,13 +10,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, recvmsg, sendmsg, socket_with, socketpair, sockopt::socket_peercred,
 };
+use rustix::process::geteuid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -147,10 +149,34 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     }
 }
 
+/// Where processes that know its path begin to talk. Makes a socket there, which nobody must be
+/// able to reach but those who may talk.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    /// Nobody has to wait for long: each is taken at once.
+    const BACKLOG: i32 = 16;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// The next one who has come to where a process [`listen`]s; nobody of another user.
+pub fn accept<Tx, Rx>(listener: &OwnedFd) -> io::Result<Channel<Tx, Rx>> {
+    let socket = accept_with(listener, SocketFlags::CLOEXEC)?;
+    match socket_peercred(&socket)?.uid == geteuid() {
+        true => Ok(Channel::from_socket(socket)),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
 impl<Tx, Rx> Channel<Tx, Rx> {
-    /// The same end, which has said all it had to say.
-    pub fn into_receiver(self) -> Channel<Never, Rx> {
-        Channel::from_socket(self.socket)
+    /// To a process that [`listen`]s.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self::from_socket(socket))
     }
 
     /// An end that this process was started with.

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::PollFlags;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::poll;
 use crate::printable::complain;
-use crate::process::channel::{Channel, Never};
-use crate::process::messages::FromMonitor;
+use crate::process::channel::Channel;
+use crate::process::messages::{FromForeground, FromMonitor};
 use crate::stdio::copier::Copier;
+use crate::stdio::keys::DetachKeys;
 use crate::stdio::terminal::{RawMode, set_window_size, window_size};
 use crate::stdio::{CallerEnds, Outputs};
 use crate::sys;
@@ -93,14 +95,20 @@ impl AsFd for Signals {
     }
 }
 
-/// The caller's ends.
-pub struct Foreground {
+/// The caller's ends. `T` is what whoever starts or keeps the program is told.
+pub struct Foreground<T> {
     signals: Signals,
-    events: Channel<Never, FromMonitor>,
+    events: Channel<T, FromMonitor>,
     stdin: Copier,
     stdout: Copier,
     stderr: Copier,
     interactive: bool,
+    /// Typed at the caller's terminal, they leave the program to itself.
+    keys: Option<DetachKeys>,
+    /// Whether somebody else keeps the program's input open as well.
+    shares_input: bool,
+    /// Whether signals are the program's; else they end us, and the program goes on.
+    passes_signals: bool,
     reads_terminal: bool,
     terminal: Option<Terminal>,
     /// Of the program, once it runs.
@@ -130,25 +138,22 @@ pub enum Outcome {
     Unread,
     /// Whoever was to report the end was killed.
     Lost,
+    /// The caller has left, and the program goes on.
+    Detached,
+    /// The same, because of this signal.
+    DetachedBy(i32),
 }
 
-impl Foreground {
+impl<T: From<FromForeground> + Serialize> Foreground<T> {
     /// `interactive` says whether the caller's standard input goes to the container.
     pub fn new(
         signals: Signals,
-        events: Channel<Never, FromMonitor>,
+        events: Channel<T, FromMonitor>,
         ends: CallerEnds,
         interactive: bool,
     ) -> Result<Self, Failure> {
         let stdin = match ends.stdin {
-            Some(to) => {
-                // A program that does not read its input must not keep its signals from being
-                // passed on.
-                rustix::io::ioctl_fionbio(&to, true)
-                    .map_err(Failure::context("cannot set up the program's input"))?;
-                own(rustix::stdio::stdin())
-                    .map_or_else(Copier::closed, |stdin| Copier::new(stdin, Some(to)))
-            }
+            Some(to) => stdin_to(to)?,
             None => Copier::closed(),
         };
         let reads_terminal = ends.outputs.is_none();
@@ -167,6 +172,9 @@ impl Foreground {
             stdout,
             stderr,
             interactive,
+            keys: None,
+            shares_input: false,
+            passes_signals: true,
             reads_terminal,
             terminal,
             program: None,
@@ -180,6 +188,14 @@ impl Foreground {
     /// Tells the caller this once the program runs.
     pub fn greeting(mut self, text: String) -> Self {
         self.greeting = Some(text);
+        self
+    }
+
+    /// Lets the caller leave the program to itself: by these keys, typed at a terminal for the
+    /// program's, and where signals are not passed on, by a signal.
+    pub fn leaving_by(mut self, keys: Option<DetachKeys>, passes_signals: bool) -> Self {
+        self.keys = keys;
+        self.passes_signals = passes_signals;
         self
     }
 
@@ -228,6 +244,10 @@ impl Foreground {
             let [signal, event, stdin, stdout, stderr] = ready;
 
             if signal && let Some(signal) = self.take_signals() {
+                if self.program.is_some() {
+                    self.detach()?;
+                    return Ok(Outcome::DetachedBy(signal));
+                }
                 self.early.push(signal);
                 outcome = self.expect_program()?;
                 if self.program.is_none() && outcome.is_none() {
@@ -244,7 +264,15 @@ impl Foreground {
                 self.stdin.advance(|_| {});
                 if self.stdin.is_closed() {
                     self.end_terminal_input();
+                    if self.shares_input {
+                        // Who does not listen has gone.
+                        let _ = self.events.send(&FromForeground::InputEnded.into(), &[]);
+                    }
                 }
+            }
+            if self.stdin.keys_have_come() && self.program.is_some() && outcome.is_none() {
+                self.detach()?;
+                return Ok(Outcome::Detached);
             }
             if stdout {
                 self.stdout.advance(|_| {});
@@ -298,7 +326,7 @@ impl Foreground {
 
     /// Waits for the program a moment: it may run already, and the news of it be on its way.
     fn expect_program(&mut self) -> Result<Option<Outcome>, Failure> {
-        let news = |events: &Channel<Never, FromMonitor>| {
+        let news = |events: &Channel<T, FromMonitor>| {
             poll::wait([Some((events.as_fd(), PollFlags::IN))], Some(NEWS_MAX))
                 .map_err(Failure::context("cannot wait for the program"))
         };
@@ -335,10 +363,28 @@ impl Foreground {
                         .for_each(|signal| forward(program, signal));
                 }
             }
+            FromMonitor::Input => {
+                let to = descriptors
+                    .pop()
+                    .ok_or_else(|| Failure::runner("no input came with the news of one"))?;
+                self.stdin = stdin_to(to)?;
+                self.shares_input = true;
+            }
             FromMonitor::Failed(failure) => return Err(failure),
             FromMonitor::Exited(code) => return Ok(Some(Outcome::Exited(code))),
         }
         Ok(None)
+    }
+
+    /// Leaves the program to itself, and to whoever keeps it.
+    fn detach(&self) -> Result<(), Failure> {
+        let outputs = [&self.stdout, &self.stderr].map(|output| output.ends().0);
+        let input = match &self.terminal {
+            Some(terminal) => Some(terminal.master.as_fd()),
+            None => self.stdin.ends().1,
+        };
+        let ends: Vec<_> = outputs.into_iter().chain([input]).flatten().collect();
+        Ok(self.events.send(&FromForeground::Detached.into(), &ends)?)
     }
 
     fn show_terminal(&mut self, master: OwnedFd) -> Result<(), Failure> {
@@ -352,7 +398,8 @@ impl Foreground {
         if self.interactive
             && let Some(stdin) = own(rustix::stdio::stdin())
         {
-            self.stdin = Copier::new(stdin, Some(duplicate(&master)?));
+            let keys = self.keys.take().filter(|_| rustix::termios::isatty(&stdin));
+            self.stdin = Copier::new(stdin, Some(duplicate(&master)?)).watching_for(keys);
         }
         if self.reads_terminal {
             self.stdout = Copier::new(duplicate(&master)?, own(rustix::stdio::stdout()));
@@ -383,11 +430,17 @@ impl Foreground {
         }
     }
 
-    /// Passes signals on. Returns one that ends us, because there is no program yet to have it.
+    /// Passes signals on. Returns one that ends us, because there is no program yet to have it, or
+    /// it is not to have any.
     fn take_signals(&mut self) -> Option<i32> {
         while let Ok(Some(info)) = self.signals.0.read_signal() {
             match (info.ssi_signo.cast_signed(), &self.program) {
                 (libc::SIGWINCH, _) => self.resize(),
+                (signal, Some(_)) if !self.passes_signals => {
+                    if ENDING.contains(&signal) {
+                        return Some(signal);
+                    }
+                }
                 (signal, Some(program)) => forward(program, signal),
                 (signal, None) if ENDING.contains(&signal) => return Some(signal),
                 (signal, None) => self.early.push(signal),
@@ -405,6 +458,15 @@ impl Foreground {
             let _ = set_window_size(&terminal.master, size);
         }
     }
+}
+
+/// From the caller's input to the program's. A program that does not read must not keep its signals
+/// from being passed on.
+fn stdin_to(to: OwnedFd) -> Result<Copier, Failure> {
+    rustix::io::ioctl_fionbio(&to, true)
+        .map_err(Failure::context("cannot set up the program's input"))?;
+    let stdin = own(rustix::stdio::stdin());
+    Ok(stdin.map_or_else(Copier::closed, |stdin| Copier::new(stdin, Some(to))))
 }
 
 fn is_due(by: Option<Instant>) -> bool {
@@ -448,9 +510,10 @@ mod tests {
 
     use super::*;
     use crate::process::channel;
+    use crate::process::messages::ToMonitor;
     use crate::stdio;
 
-    fn serve(events: Channel<Never, FromMonitor>) -> Outcome {
+    fn serve(events: Channel<ToMonitor, FromMonitor>) -> Outcome {
         let signals = Signals::block().unwrap();
         // To this thread only. Not SIGINT: shells start background jobs with that ignored, and what
         // the caller ignores is left alone.
@@ -462,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_signal_that_overtakes_the_news_of_the_program_is_the_programs() {
-        let (monitor, events) = channel::pair::<FromMonitor, Never>().unwrap();
+        let (monitor, events) = channel::pair::<FromMonitor, ToMonitor>().unwrap();
         let monitor = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
             let mut program = Command::new("sleep");
@@ -482,7 +545,7 @@ mod tests {
 
     #[test]
     fn without_a_program_a_signal_is_the_end() {
-        let (_monitor, events) = channel::pair::<FromMonitor, Never>().unwrap();
+        let (_monitor, events) = channel::pair::<FromMonitor, ToMonitor>().unwrap();
         assert_eq!(serve(events), Outcome::Exited(143));
     }
 }

@@ -1,15 +1,20 @@
 //! What the processes of a container tell each other, in the order in which it is said.
 //!
 //! ```text
-//! main    -> monitor  Start Listeners*
+//! main    -> monitor  Start Listeners*                                     Foreground*
 //! monitor -> main     Born      Warning* Terminal (with -t)      Started | Failed    Exited
 //!
 //! monitor -> init     Start Mounts*                              Go
 //! init    -> monitor            Terminal (with -t)   Prepared       | end of stream | Failed
 //!
-//! main     -> launcher  Launch          Run
+//! main     -> launcher  Launch          Run                               Foreground*
 //! launcher -> main              Born         Terminal (with -t)  Started | Failed    Exited
+//!
+//! visitor -> monitor  Attach                                               Foreground*
+//! monitor -> visitor           Terminal | Input | nothing        Started             Exited
 //! ```
+//! A visitor is whoever attaches to a container that runs (`monitor::door`).
+//!
 //! Main is whoever starts a container, or adds a command to one: then a launcher is between it and
 //! the command in the monitor's place. The end of init's stream means that its program runs.
 //!
@@ -58,7 +63,9 @@ pub enum ToInit {
 pub enum ToLauncher {
     /// Become a launcher for a container that has these control groups. Attached are a pidfd of the
     /// container's init, and the program's ends of the command's standard streams.
-    Launch { cgroups: Vec<PathBuf> },
+    Launch {
+        cgroups: Vec<PathBuf>,
+    },
     /// Run this in a container that has these namespaces. Attached are a pidfd of the container's
     /// init, a file with the [`ProcessSpec`](crate::spec::ProcessSpec), which may be longer than a
     /// message, and the file to log to, if there is one.
@@ -66,6 +73,7 @@ pub enum ToLauncher {
         namespaces: Namespaces,
         log: ProcessLog,
     },
+    Foreground(FromForeground),
 }
 
 /// From main to the monitor that it has executed.
@@ -76,6 +84,33 @@ pub enum ToMonitor {
     Start(Job),
     /// Some of the published ports are attached, each by a rule of its own.
     Listeners(Vec<String>),
+    /// The first word of a visitor. Attached is where it takes the container's two outputs. Whether
+    /// it wants to write to its input.
+    Attach {
+        input: bool,
+    },
+    Foreground(FromForeground),
+}
+
+/// From whoever serves the caller's terminal or streams.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromForeground {
+    /// It leaves, and the program is to go on. Attached are its ends of the program's streams.
+    Detached,
+    /// There is no more input.
+    InputEnded,
+}
+
+impl From<FromForeground> for ToMonitor {
+    fn from(message: FromForeground) -> Self {
+        Self::Foreground(message)
+    }
+}
+
+impl From<FromForeground> for ToLauncher {
+    fn from(message: FromForeground) -> Self {
+        Self::Foreground(message)
+    }
 }
 
 /// Which container a monitor answers for. What it is to be, its record and its specification tell.
@@ -110,6 +145,8 @@ pub enum FromMonitor {
     Warning(String),
     /// The master of the container's terminal is attached.
     Terminal,
+    /// Where the program's input is written is attached.
+    Input,
     /// The program runs. Its pidfd is attached.
     Started,
     Failed(Failure),

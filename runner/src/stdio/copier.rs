@@ -7,11 +7,13 @@
 //! leaves, both are closed: the one gets EPIPE, the other sees the end.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use super::keys::DetachKeys;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -32,6 +34,9 @@ pub struct Copier {
     write_error: Option<Errno>,
     /// Whether reading goes on when the reader ahead has left.
     outlives_reader: bool,
+    /// What is looked for in what is read, and whether it has come.
+    keys: Option<DetachKeys>,
+    keys_have_come: bool,
 }
 
 impl Copier {
@@ -48,6 +53,8 @@ impl Copier {
             written: 0,
             write_error: None,
             outlives_reader: false,
+            keys: None,
+            keys_have_come: false,
         }
     }
 
@@ -60,7 +67,27 @@ impl Copier {
             written: 0,
             write_error: None,
             outlives_reader: false,
+            keys: None,
+            keys_have_come: false,
         }
+    }
+
+    /// Looks for keys in what is read, and keeps them back.
+    pub fn watching_for(mut self, keys: Option<DetachKeys>) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Whether the keys have been typed.
+    pub fn keys_have_come(&self) -> bool {
+        self.keys_have_come
+    }
+
+    /// What is read, and what is written to.
+    pub fn ends(&self) -> (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>) {
+        let ends = self.ends.as_ref();
+        let to = ends.and_then(|(_, to)| to.as_ref());
+        (ends.map(|(from, _)| from.as_fd()), to.map(AsFd::as_fd))
     }
 
     pub fn is_closed(&self) -> bool {
@@ -69,7 +96,6 @@ impl Copier {
 
     /// What to wait for before the next [`Copier::advance`].
     pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        use std::os::fd::AsFd;
         let (from, to) = self.ends.as_ref()?;
         match to {
             Some(to) if !self.pending.is_empty() => Some((to.as_fd(), PollFlags::OUT)),
@@ -151,7 +177,12 @@ impl Copier {
         self.pending.truncate(*read.as_ref().unwrap_or(&0));
         match read {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if let Some(keys) = &mut self.keys {
+                    self.keys_have_come |= keys.filter(&mut self.pending);
+                }
+                Ok(!self.pending.is_empty())
+            }
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(errno) => Err(errno.into()),
         }

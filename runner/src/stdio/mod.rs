@@ -3,9 +3,11 @@
 //! [`ProgramEnds`] are what the program has as its descriptors 0, 1 and 2. [`CallerEnds`] belong to
 //! whoever feeds it and reads what it says. Three things can lie between: the null device, pipes
 //! ([`pipes`]), or a terminal ([`terminal`]), whose master then takes the place of the pipes.
-//! [`copier`] carries bytes from one pair to the next.
+//! [`copier`] carries bytes from one pair to the next, [`keys`] are those that leave a program
+//! behind.
 
 pub mod copier;
+pub mod keys;
 pub mod terminal;
 
 use std::io;

@@ -5,6 +5,7 @@
 mod harness;
 
 mod again;
+mod attach;
 mod boundaries;
 mod damage;
 mod diagnostics;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let subjects = [
         lifecycle::CASES,
         again::CASES,
+        attach::CASES,
         ending::CASES,
         damage::CASES,
         diagnostics::CASES,

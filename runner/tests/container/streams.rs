@@ -1,14 +1,13 @@
 //! Standard streams and terminals.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::Read;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 
-use crate::harness::{DEADLINE, World, cases, eventually, finish_with_input, unique, wait};
+use crate::harness::{Session, World, cases, eventually, finish_with_input, unique, wait};
 
 cases![
     input_goes_in_only_when_asked,
@@ -110,7 +109,7 @@ fn what_a_container_says_without_main_is_logged(world: &World) {
 }
 
 fn a_terminal_is_one_in_every_respect(world: &World) {
-    let mut session = Session::start(world, &world.run_args(&["-it"], &["sh"]));
+    let mut session = Session::with_shell(world, &world.run_args(&["-it"], &["sh"]));
     session.ask(
         "tty; stty size; readlink /proc/self/fd/0",
         "/dev/pts/0\r\n41 99\r\n/dev/pts/0\r\n",
@@ -130,7 +129,7 @@ fn an_added_command_can_have_a_terminal(world: &World) {
     let name = unique("tty");
     world.detach(&name, &["--rm", "--network", "none"], &["sleep", "1000"]);
     let args = ["exec", "-it", &name, "sh"].map(str::to_owned);
-    let mut session = Session::start(world, &args);
+    let mut session = Session::with_shell(world, &args);
     session.ask("tty; stty size", "/dev/pts/0\r\n41 99\r\n");
     session.say("exit 6\n");
     assert_eq!(session.end(), Some(6));
@@ -182,108 +181,4 @@ fn a_follower_ends_with_the_container(world: &World) {
     assert_eq!(followed.success(), "line\n");
     assert_eq!(world.inspect(&name).expect("kept")["status"], "exited");
     world.try_coracle(&["rm", &name]).success();
-}
-
-/// Somebody at a terminal with coracle in it.
-struct Session {
-    terminal: File,
-    child: std::process::Child,
-    seen: Vec<u8>,
-}
-
-impl Session {
-    fn start(world: &World, args: &[String]) -> Self {
-        let pty = openpty(None, None).expect("a terminal");
-        resize(&pty.master, 41, 99);
-        let slave = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        let child = world
-            .coracle(args)
-            .stdin(slave())
-            .stdout(slave())
-            .stderr(slave())
-            .spawn()
-            .expect("coracle");
-        let master = File::from(pty.master);
-        rustix::io::ioctl_fionbio(&master, true).expect("non-blocking");
-        let mut session = Self {
-            terminal: master,
-            child,
-            seen: Vec::new(),
-        };
-        session.wait_for("# ");
-        session
-    }
-
-    fn say(&mut self, text: &str) {
-        self.terminal.write_all(text.as_bytes()).expect("written");
-    }
-
-    /// Presses Ctrl-C until the shell asks again. One may come before the job is in the foreground,
-    /// and is lost.
-    fn interrupt(&mut self) {
-        self.seen.clear();
-        eventually("the shell asks again", || {
-            self.say("\x03");
-            std::thread::sleep(Duration::from_millis(50));
-            let mut buffer = [0; 4096];
-            let count = self.terminal.read(&mut buffer).unwrap_or(0);
-            self.seen.extend_from_slice(&buffer[..count]);
-            self.seen.windows(2).any(|window| window == b"# ")
-        });
-    }
-
-    /// Says a command and waits for its answer.
-    #[track_caller]
-    fn ask(&mut self, command: &str, answer: &str) {
-        self.seen.clear();
-        self.say(command);
-        self.say("\n");
-        self.wait_for(answer);
-    }
-
-    #[track_caller]
-    fn wait_for(&mut self, text: &str) {
-        let mut buffer = [0; 4096];
-        let since = Instant::now();
-        while !self
-            .seen
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
-        {
-            let seen = String::from_utf8_lossy(&self.seen);
-            assert!(
-                since.elapsed() < DEADLINE,
-                "not within {DEADLINE:?}: {text:?} in {seen:?}"
-            );
-            match self.terminal.read(&mut buffer) {
-                Ok(count) => self.seen.extend_from_slice(&buffer[..count]),
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        resize(
-            &self.terminal.try_clone().expect("a descriptor").into(),
-            rows,
-            columns,
-        );
-        // Without a controlling terminal the kernel tells nobody.
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH).expect("told");
-    }
-
-    fn end(mut self) -> Option<i32> {
-        wait(&mut self.child).code()
-    }
-}
-
-fn resize(terminal: &OwnedFd, rows: u16, columns: u16) {
-    let size = runner::terminal::Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    runner::terminal::set_window_size(terminal, size).expect("resized");
 }

@@ -67,6 +67,9 @@ impl Command {
             Self::Run(run) if run.detach && !run.attach.is_empty() => {
                 Err("--detach and --attach cannot be given together".into())
             }
+            Self::Run(run) if run.detach && run.leave.detach_keys.is_some() => {
+                Err("--detach and --detach-keys cannot be given together".into())
+            }
             Self::Run(run) => {
                 check_places(&run.container.volumes).map_err(|error| error.to_string())
             }
@@ -78,12 +81,20 @@ impl Command {
                 if attach && (args.all || args.chosen.containers.len() > 1) {
                     return Err("start attaches to one container at a time".into());
                 }
+                if !attach && (args.sig_proxy == Some(true) || args.leave.detach_keys.is_some()) {
+                    return Err(
+                        "--sig-proxy and --detach-keys go with --attach or --interactive".into(),
+                    );
+                }
                 check_chosen("start", &args.chosen, args.all)
             }
             Self::Restart(args) => match (&args.chosen.containers[..], args.running) {
                 ([], true) if !args.all && !args.chosen.latest => Ok(()),
                 _ => check_chosen("restart", &args.chosen, args.all),
             },
+            Self::Attach(args) if args.container.is_some() == args.latest => {
+                Err("attach needs the name or id of a container, or --latest".into())
+            }
             Self::Pause(args) => check_chosen("pause", &args.chosen, args.all),
             Self::Unpause(args) => check_chosen("unpause", &args.chosen, args.all),
             Self::Top(args) if args.words.is_empty() && !args.latest => {

@@ -97,6 +97,9 @@ impl Build<'_> {
                     Outcome::Exited(code) => Ok(code as u8),
                     Outcome::Unread => Err(Failure::runner("nobody reads what the command writes")),
                     Outcome::Lost => Err(Failure::runner("the command's monitor was killed")),
+                    Outcome::Detached | Outcome::DetachedBy(_) => {
+                        unreachable!("no way to leave it was asked for")
+                    }
                 }
             });
         mask.thread_set_mask().map_err(Failure::context(doing))?;

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 use rustix::process::{DumpableBehavior, Signal};
 use tracing::dispatcher::with_default;
 use tracing::{Dispatch, debug, error_span, info};
@@ -30,7 +31,7 @@ use crate::isolation::namespaces::{Namespaces, become_root, wait_for};
 use crate::poll;
 use crate::printable::complain;
 use crate::process::channel::{self, Channel, Never};
-use crate::process::messages::{FromInit, FromMonitor, ToLauncher};
+use crate::process::messages::{FromForeground, FromInit, FromMonitor, ToLauncher};
 use crate::process::program::Prepared;
 use crate::process::selfexec::{self, EXEC_ROLE};
 use crate::process::task;
@@ -126,8 +127,9 @@ fn accompany(
     main: &Main,
     child: &Child,
 ) -> Result<i32, Failure> {
+    let mut left = Left::default();
     let failed = loop {
-        wait_beside(command.as_fd(), main, child)?;
+        left.wait_beside(command.as_fd(), main, child)?;
         match command.receive()? {
             Some((FromInit::Terminal, descriptors)) => {
                 let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
@@ -142,24 +144,81 @@ fn accompany(
         info!(pid = child.pid.as_raw_pid(), "the command runs");
         main.send(&FromMonitor::Started, &[child.pidfd.as_fd()])?;
     }
-    wait_beside(child.pidfd.as_fd(), main, child)?;
+    left.wait_beside(child.pidfd.as_fd(), main, child)?;
     let code = wait_for(child.pid)?;
     failed.map_or(Ok(code), Err)
 }
 
-/// Waits for `news`, and ends the child when main leaves first.
-fn wait_beside(news: BorrowedFd, main: &Main, child: &Child) -> Result<(), Failure> {
-    let interests = [news, main.as_fd()].map(|fd| Some((fd, PollFlags::IN)));
-    let [_, main_left] = poll::wait(interests, None)
-        .map_err(Failure::context("cannot wait for the command"))?
-        .unwrap_or_default();
-    if !main_left {
-        return Ok(());
+/// What main has left of the command's streams, so that the command can go on without it.
+#[derive(Default)]
+struct Left {
+    has_left: bool,
+    /// Read, and what is read is nobody's.
+    outputs: [Option<OwnedFd>; 2],
+    /// Its input, which stays open.
+    _input: Option<OwnedFd>,
+}
+
+impl Left {
+    /// Waits for `news`, and ends the child when main goes first without leaving it to itself.
+    fn wait_beside(&mut self, news: BorrowedFd, main: &Main, child: &Child) -> Result<(), Failure> {
+        loop {
+            let main_fd = (!self.has_left).then(|| main.as_fd());
+            let [stdout, stderr] = self
+                .outputs
+                .each_ref()
+                .map(|fd| fd.as_ref().map(AsFd::as_fd));
+            let interests = [Some(news), main_fd, stdout, stderr];
+            let interests = interests.map(|fd| Some((fd?, PollFlags::IN)));
+            let [is_news, from_main, stdout, stderr] = poll::wait(interests, None)
+                .map_err(Failure::context("cannot wait for the command"))?
+                .unwrap_or_default();
+            for (output, is_ready) in self.outputs.iter_mut().zip([stdout, stderr]) {
+                if is_ready && !skip_some(output.as_ref()) {
+                    *output = None;
+                }
+            }
+            if from_main {
+                self.listen_to(main, child)?;
+            }
+            if is_news {
+                return Ok(());
+            }
+        }
     }
-    // Fails only when it has ended.
-    let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
-    wait_for(child.pid)?;
-    Err(Failure::runner("the command that asked for this has gone"))
+
+    fn listen_to(&mut self, main: &Main, child: &Child) -> Result<(), Failure> {
+        match main.receive() {
+            Ok(Some((ToLauncher::Foreground(FromForeground::Detached), descriptors))) => {
+                info!("main leaves the command to itself");
+                self.has_left = true;
+                let for_writing = |fd: &OwnedFd| {
+                    let flags = rustix::fs::fcntl_getfl(fd);
+                    flags.is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::WRONLY)
+                };
+                let (input, outputs): (Vec<_>, Vec<_>) =
+                    descriptors.into_iter().partition(for_writing);
+                self._input = input.into_iter().next();
+                for (place, output) in self.outputs.iter_mut().zip(outputs) {
+                    *place = Some(output);
+                }
+                Ok(())
+            }
+            Ok(Some((ToLauncher::Foreground(FromForeground::InputEnded), _))) => Ok(()),
+            _ => {
+                // Fails only when it has ended.
+                let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+                wait_for(child.pid)?;
+                Err(Failure::runner("the command that asked for this has gone"))
+            }
+        }
+    }
+}
+
+/// Reads what there is to read, and says whether there may be more.
+fn skip_some(output: Option<&OwnedFd>) -> bool {
+    let mut buffer = [0; 4096];
+    output.is_some_and(|output| rustix::io::read(output, &mut buffer).is_ok_and(|count| count > 0))
 }
 
 fn become_command(
@@ -172,7 +231,7 @@ fn become_command(
     let root = Root::open().map_err(Failure::context("cannot open the container's root"))?;
     if spec.terminal {
         // A container with rights over its mounts may have put anything there.
-        let pts = root.resolve(Path::new("/dev/pts"), rustix::fs::OFlags::NOFOLLOW);
+        let pts = root.resolve(Path::new("/dev/pts"), OFlags::NOFOLLOW);
         let magic = pts.and_then(|pts| filesystem_magic(&pts));
         let magic = magic.map_err(Failure::context("cannot open /dev/pts of the container"))?;
         if magic != DEVPTS_SUPER_MAGIC {

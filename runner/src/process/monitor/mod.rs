@@ -11,9 +11,11 @@
 //! `coracle stop` does: its stop signal, a grace time, SIGKILL. So does a shutdown, which signals
 //! every process at once. SIGQUIT ends it at once.
 
+mod door;
 mod role;
 mod start;
 
+pub use door::DOOR;
 pub use role::main;
 
 use std::fs::File;
@@ -24,6 +26,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use portfwd::publish::Listener;
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 use tracing::{debug, error_span, info, warn};
 
 use crate::failure::Failure;
@@ -35,7 +38,7 @@ use crate::logs::{LogWriter, Stream};
 use crate::network::helper::Supervisor;
 use crate::poll;
 use crate::process::channel::Channel;
-use crate::process::messages::{FromMonitor, ToMonitor, Unstarted};
+use crate::process::messages::{FromForeground, FromMonitor, ToMonitor, Unstarted};
 use crate::spec::ContainerSpec;
 use crate::state::{
     Container, ContainerDir, LOST_EXIT_CODE, ProcessRef, StateError, Status, Store,
@@ -44,6 +47,7 @@ use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
 use crate::sys::{self, Child};
 use crate::volumes::Volumes;
+use door::{Door, Host};
 
 /// Whoever has started the container. In the foreground it serves the caller's streams.
 type Main = Channel<FromMonitor, ToMonitor>;
@@ -94,7 +98,11 @@ impl Monitor<'_> {
                         "output is missing at the end of the container's log"
                     );
                 }
-                match settle(&self, &running.user_namespace, code) {
+                let settled = settle(&self, &running.user_namespace, code);
+                if let Some(door) = running.door.take() {
+                    door.close(code);
+                }
+                match settled {
                     Ok(()) => FromMonitor::Exited(code),
                     Err(failure) => FromMonitor::Failed(failure),
                 }
@@ -151,8 +159,12 @@ struct Running {
     user_namespace: OwnedFd,
     /// Whether the container ends with main.
     attached: bool,
-    /// Keeps a silent standard input open.
-    _stdin: Option<OwnedFd>,
+    /// Where others attach; `None` where there can be no such place.
+    door: Option<Door>,
+    /// Keeps a silent standard input open, for whoever attaches.
+    stdin: Option<OwnedFd>,
+    /// The master of the container's terminal, for them.
+    terminal: Option<OwnedFd>,
     /// Tells whoever finds the record damaged that the container runs, and who answers for it.
     _claim: File,
 }
@@ -195,9 +207,16 @@ impl Running {
                 info!(code, "the container's init has ended");
             }
             if ready.main {
-                debug!("the command in the foreground has ended");
-                self.attached = false;
-                self.stop(monitor);
+                self.listen_to_main(monitor);
+            }
+            if ready.door
+                && let Some(door) = &mut self.door
+            {
+                door.serve(&mut Host {
+                    init: self.init.pidfd.as_fd(),
+                    terminal: self.terminal.as_ref().map(AsFd::as_fd),
+                    stdin: &mut self.stdin,
+                });
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
@@ -205,11 +224,11 @@ impl Running {
             }
             if ready.stdout {
                 self.stdout
-                    .advance(|bytes| self.log.write(Stream::Stdout, bytes));
+                    .advance(|bytes| show(&mut self.log, &mut self.door, Stream::Stdout, bytes));
             }
             if ready.stderr {
                 self.stderr
-                    .advance(|bytes| self.log.write(Stream::Stderr, bytes));
+                    .advance(|bytes| show(&mut self.log, &mut self.door, Stream::Stderr, bytes));
             }
             self.tell_of_lost_readers(monitor);
             if let Some(network) = &mut self.network {
@@ -230,18 +249,47 @@ impl Running {
         code.expect("the loop ends after init only")
     }
 
+    /// Main has said something, or has gone.
+    fn listen_to_main(&mut self, monitor: &Monitor) {
+        match monitor.main.receive() {
+            Ok(Some((ToMonitor::Foreground(FromForeground::Detached), descriptors))) => {
+                info!("the command in the foreground leaves the container to itself");
+                self.attached = false;
+                self.stdout.let_go();
+                self.stderr.let_go();
+                // Of what it had, its outputs are ours.
+                self.stdin = descriptors.into_iter().find(is_for_writing_only);
+            }
+            Ok(Some((ToMonitor::Foreground(FromForeground::InputEnded), _))) => {}
+            _ => {
+                debug!("the command in the foreground has ended");
+                self.attached = false;
+                self.stop(monitor);
+            }
+        }
+    }
+
     /// When main's reader has left, the container's writer gets EPIPE, as in a pipeline. When main
     /// itself has gone, the container writes on to the log: it may have much to say while it ends.
     fn tell_of_lost_readers(&mut self, monitor: &Monitor) {
         /// Descriptors of a process that dies are closed one after the other.
         const DEATH_MAX: Duration = Duration::from_millis(100);
-        let Self { stdout, stderr, .. } = self;
+        let Self {
+            stdout,
+            stderr,
+            terminal,
+            ..
+        } = self;
         for copier in [stdout, stderr] {
             if copier.has_lost_reader() && !copier.is_closed() && self.attached {
                 let main = [Some((monitor.main.as_fd(), PollFlags::IN))];
                 match poll::wait(main, Some(DEATH_MAX)) {
                     Ok(Some(_)) => {}
-                    _ => copier.close(),
+                    _ => {
+                        copier.close();
+                        // Or it would not hang up.
+                        *terminal = None;
+                    }
                 }
             }
         }
@@ -296,6 +344,8 @@ impl Running {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
         let main = self.attached.then(|| (monitor.main.as_fd(), PollFlags::IN));
+        // What a container has written before its end is logged in any case.
+        let waits_for_visitors = !init_has_ended && self.door.as_ref().is_some_and(Door::is_full);
         let interests = [
             Some((self.signals.as_fd(), PollFlags::IN)),
             // Not SIGCHLD: a caller may have left it ignored, and the news of one end hides
@@ -304,13 +354,22 @@ impl Running {
             main,
             helper.map(|fd| (fd, PollFlags::IN)),
             helper_ready.map(|fd| (fd, PollFlags::IN)),
-            self.stdout.interest(),
-            self.stderr.interest(),
+            self.stdout.interest().filter(|_| !waits_for_visitors),
+            self.stderr.interest().filter(|_| !waits_for_visitors),
+            self.door.as_ref().map(|door| (door.as_fd(), PollFlags::IN)),
         ];
-        let [signal, init, main, helper, helper_ready, stdout, stderr] =
-            poll::wait(interests, timeout)
-                .unwrap_or_default()
-                .unwrap_or_default();
+        let [
+            signal,
+            init,
+            main,
+            helper,
+            helper_ready,
+            stdout,
+            stderr,
+            door,
+        ] = poll::wait(interests, timeout)
+            .unwrap_or_default()
+            .unwrap_or_default();
         Ready {
             signal,
             init,
@@ -319,6 +378,7 @@ impl Running {
             helper_ready,
             stdout,
             stderr,
+            door,
         }
     }
 }
@@ -332,6 +392,19 @@ struct Ready {
     helper_ready: bool,
     stdout: bool,
     stderr: bool,
+    door: bool,
+}
+
+/// What the container has written goes to its log, and to whoever is attached.
+fn show(log: &mut LogWriter, door: &mut Option<Door>, stream: Stream, bytes: &[u8]) {
+    log.write(stream, bytes);
+    if let Some(door) = door {
+        door.show(stream, bytes);
+    }
+}
+
+fn is_for_writing_only(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::WRONLY)
 }
 
 /// Records the end, or removes the container.

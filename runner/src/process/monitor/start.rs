@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::PollFlags;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use super::door::Door;
 use super::{Monitor, Running, kill};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
@@ -80,6 +81,8 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         (Waiting::HelperFailed, None) => unreachable!("only a helper can fail as one"),
         (Waiting::Failed(failure), _) => failure,
     })?;
+    let terminal = master.as_ref().map(OwnedFd::try_clone).transpose();
+    let terminal = terminal.map_err(Failure::context("cannot duplicate the terminal"))?;
     let outputs = match (master, ours.outputs) {
         (Some(master), _) => (master, None),
         (None, Some(Outputs { stdout, stderr })) => (stdout, Some(stderr)),
@@ -115,7 +118,11 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         stop_signal: monitor.container.stop_signal,
         user_namespace,
         attached,
-        _stdin: ours.stdin,
+        door: Door::open(&monitor.dir.run)
+            .inspect_err(|error| warn!(%error, "nobody can attach to the container"))
+            .ok(),
+        stdin: ours.stdin,
+        terminal,
         _claim: claim,
     })
 }

@@ -9,6 +9,7 @@
 pub mod caller;
 mod cgroup;
 mod process;
+mod session;
 mod sys;
 mod world;
 
@@ -29,6 +30,7 @@ pub use process::{
     DEADLINE, Outcome, children_of, collect, eventually, finish, finish_with_input, is_running,
     parent_of, wait,
 };
+pub use session::Session;
 pub use sys::HandedDown;
 pub use world::{OverlayStore, World, coracle, example, snapshot, unique};
 
