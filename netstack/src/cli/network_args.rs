@@ -101,6 +101,7 @@ pub struct NetworkArgs {
     /// slirp4netns(1) has them; besides, list_egress, and set_egress with the argument "rules", a
     /// list: flows that new rules prohibit are reset; and list_names, remove_name with the argument
     /// "id", and add_name with "name", the list "addresses" and, if need be, the list "networks".
+    /// With add_hostfwd the port's socket may come along, bound already (SCM_RIGHTS).
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
 

@@ -4,11 +4,14 @@
 //! One descriptor stands for all of them. It is readable when a client can go on, or when a new one
 //! can be taken.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tracing::debug;
 
 /// Clients at a time.
@@ -128,16 +131,37 @@ pub fn send(stream: &mut UnixStream, unsent: &mut Vec<u8>) -> bool {
 }
 
 /// Takes what is there, until `received` has `most` bytes; false at the end.
-pub fn receive(stream: &mut UnixStream, received: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+pub fn receive(stream: &UnixStream, received: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+    receive_handed(stream, received, most, &mut None)
+}
+
+/// As [`receive`]; a descriptor that comes along takes the place of `handed`.
+pub fn receive_handed(
+    stream: &UnixStream,
+    received: &mut Vec<u8>,
+    most: usize,
+    handed: &mut Option<OwnedFd>,
+) -> io::Result<bool> {
     let mut buffer = [0; 4096];
+    // There is no room for more than one: the kernel closes the others.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     while received.len() < most {
         let room = buffer.len().min(most - received.len());
-        match stream.read(&mut buffer[..room]) {
-            Ok(0) => return Ok(false),
-            Ok(len) => received.extend_from_slice(&buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut buffer[..room])];
+        match recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) if message.bytes == 0 => return Ok(false),
+            Ok(message) => {
+                for rights in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(sockets) = rights {
+                        *handed = sockets.last().or(handed.take());
+                    }
+                }
+                received.extend_from_slice(&buffer[..message.bytes]);
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => break,
+            Err(errno) => return Err(errno.into()),
         }
     }
     Ok(true)

@@ -139,7 +139,7 @@ impl Client {
                 }
                 watch.wait_for(&self.stream, EventFlags::IN);
             }
-            let more = receive(&mut self.stream, received, MAX_UPDATE);
+            let more = receive(&self.stream, received, MAX_UPDATE);
             let update = match wire::read_update(received) {
                 Ok(None) => return matches!(more, Ok(true)) && now < *deadline,
                 Ok(Some(tables)) => forwarder.replace(tables),

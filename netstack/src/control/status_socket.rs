@@ -134,7 +134,7 @@ impl Client {
     /// Reads, answers, writes; false when it is done with.
     fn go_on(&mut self, watch: Watch<'_>, tell: &mut impl FnMut() -> Vec<u8>) -> bool {
         if let Stage::Asks(request) = &mut self.stage {
-            let more = receive(&mut self.stream, request, MAX_REQUEST);
+            let more = receive(&self.stream, request, MAX_REQUEST);
             let is_whole = request.len() >= MAX_REQUEST
                 || request.windows(4).any(|bytes| bytes == b"\r\n\r\n");
             match more {

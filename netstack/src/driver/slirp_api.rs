@@ -2,6 +2,7 @@
 //! withdrawn, rules that change.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use portfwd::Endpoint;
 use tracing::debug;
@@ -94,13 +95,14 @@ struct Publishing<'a, D> {
 }
 
 impl<D: Device> Publisher for Publishing<'_, D> {
-    fn publish(&mut self, id: u64, forward: &Forward) -> bool {
+    fn publish(&mut self, id: u64, forward: &Forward, socket: Option<OwnedFd>) -> bool {
         let endpoint = Endpoint {
             protocol: forward.protocol,
             addr: forward.host,
             interface: None,
         };
-        let socket = match self.broker.open(&endpoint) {
+        let socket = socket.map_or_else(|| self.broker.open(&endpoint), Ok);
+        let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
                 debug!(%error, %endpoint, "a port was asked for in vain");

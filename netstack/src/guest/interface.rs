@@ -198,7 +198,7 @@ fn set_link(netlink: &mut Netlink, name: &str, message: LinkMessage) -> Result<(
         })
 }
 
-const CREATE_OR_REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+pub(super) const CREATE_OR_REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
 /// An address as the kernel is told of it.
 trait InterfaceAddress: Address {
@@ -263,7 +263,7 @@ fn describe(route: &RouteMessage) -> String {
 /// from a work queue, after the request was acknowledged (addrconf.c, `addrconf_dad_work`); until
 /// then our answer to the guest's first neighbour solicitation would be dropped, and the guest asks
 /// again only a second later.
-fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
+pub(super) fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
     let local_route = format!("{:032x} 80 ", address.to_bits());
     let deadline = Instant::now() + patience;
     loop {
@@ -277,7 +277,7 @@ fn is_local_within(address: Ipv6Addr, patience: Duration) -> bool {
     }
 }
 
-fn index_of(name: &str) -> Result<u32, InterfaceError> {
+pub(super) fn index_of(name: &str) -> Result<u32, InterfaceError> {
     nix::net::if_::if_nametoindex(name).map_err(|error| InterfaceError::Find {
         name: name.to_owned(),
         source: error.into(),
@@ -302,7 +302,7 @@ fn remove_queue(netlink: &mut Netlink, name: &str, index: u32) {
 
 /// Before the interface comes up, or its link-local address would be detected as a duplicate for a
 /// second. Returns whether there is IPv6 at all.
-fn prepare_ipv6(name: &str) -> bool {
+pub(super) fn prepare_ipv6(name: &str) -> bool {
     let setting = |key: &str| format!("/proc/sys/net/ipv6/conf/{name}/{key}");
     match fs::read_to_string(setting("disable_ipv6")) {
         Err(_) => {
@@ -328,7 +328,7 @@ fn prepare_ipv6(name: &str) -> bool {
 /// How long an IPv6 address may take to become usable. Usually it is there at once; the queue waits
 /// for the kernel's lock of all network configuration, which the removal of other namespaces may
 /// hold.
-const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Length of the tap's ring, in frames. Each of some thousand connections may have a frame on its
 /// way before the helper gets to run; what a hostile guest can pin in kernel memory is bounded by

@@ -1,6 +1,7 @@
 //! Everything that happens inside the guest's namespaces: entering them, and the thread that lives
 //! in its network namespace, where links are set up and sockets are made.
 
+mod bridge;
 mod interface;
 mod mount;
 mod namespace;
@@ -9,6 +10,7 @@ mod thread;
 
 use libc::c_long;
 
+pub use bridge::{BridgeError, End, Links};
 pub use interface::{InterfaceError, InterfaceSettings, RING_FRAMES, configure, forward, prepare};
 pub use mount::NamespaceMount;
 pub use namespace::{Holders, NamespaceError, Target, TargetName, UserNamespace};

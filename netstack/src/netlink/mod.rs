@@ -9,6 +9,7 @@ mod encode;
 mod listening;
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rtnetlink::packet_core::{
     DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
@@ -18,6 +19,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr};
 use tracing::debug;
 
+use crate::sys;
+
 pub use encode::Encoder;
 pub use listening::{Listening, ListeningSockets};
 
@@ -26,6 +29,17 @@ pub use listening::{Listening, ListeningSockets};
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// Whose rights count.
+    rights: Rights,
+}
+
+/// Whose rights the kernel asks for before it carries out a request. Since the fix of
+/// CVE-2014-0181 (Linux 3.15) a message with no destination needs those of whoever has opened the
+/// socket as well; one that names the kernel as its destination needs the sender's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    OpenersAndSenders,
+    Senders,
 }
 
 /// The kernel's refusal, or a failure to ask.
@@ -59,7 +73,19 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
+            rights: Rights::OpenersAndSenders,
         })
+    }
+
+    /// Takes over a socket that a process in another network namespace has opened with
+    /// [`Netlink::open`]. Requests need this process's rights over what they concern, and not that
+    /// one's: whoever has made two user namespaces may so join what is in both.
+    pub fn adopt(socket: OwnedFd) -> Self {
+        Self {
+            socket: sys::netlink_socket(socket),
+            sequence: 0,
+            rights: Rights::Senders,
+        }
     }
 
     /// Sends a route request and reads its acknowledgement. `flags` are added to REQUEST and ACK.
@@ -180,7 +206,10 @@ impl Netlink {
         awaited: Option<u32>,
         mut take: impl FnMut(&[u8]),
     ) -> Result<(), NetlinkError> {
-        self.socket.send(requests, 0)?;
+        match self.rights {
+            Rights::OpenersAndSenders => self.socket.send(requests, 0)?,
+            Rights::Senders => self.socket.send_to(requests, &SocketAddr::new(0, 0), 0)?,
+        };
         let mut acknowledged = awaited.is_none();
         let mut datagram = Vec::with_capacity(ANSWER_LEN);
         loop {
@@ -200,6 +229,12 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

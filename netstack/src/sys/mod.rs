@@ -12,9 +12,10 @@ mod receive;
 use std::ffi::c_int;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use rtnetlink::sys::Socket;
 use rustix::process::Pid;
 
 pub use receive::{ReceiveBuffer, Received};
@@ -51,6 +52,12 @@ pub fn tun_set_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
             libc::c_ulong::from(offload),
         )
     })
+}
+
+/// The same socket, of AF_NETLINK, for its library.
+pub fn netlink_socket(socket: OwnedFd) -> Socket {
+    // SAFETY: the descriptor is open, and whoever owned it has given it up.
+    unsafe { Socket::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Sets the length in bytes of the virtio-net header that precedes each frame.

@@ -7,13 +7,16 @@
 //! those of slirp4netns byte for byte, but that a list comes in the form of its manual as well as
 //! in that of its program; and addresses may be IPv6. A client delays nobody: it has a deadline,
 //! and at most [`MAX_CLIENTS`](super::clients::MAX_CLIENTS) are served at a time.
+//!
+//! With `add_hostfwd` a client may hand over the port's socket (SCM_RIGHTS), which listens, if it
+//! is one of TCP, and does not block. So a port may be bound before there is anybody to serve it.
 
 mod requests;
 
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +26,7 @@ use tracing::debug;
 use self::requests::{BadRequest, Table, first_value};
 pub use self::requests::{Forward, Publisher};
 use super::SocketFile;
-use super::clients::{Clients, Watch, receive, send};
+use super::clients::{Clients, Watch, receive_handed, send};
 use crate::core::{Duration, Instant};
 
 /// Why there is no API socket.
@@ -51,6 +54,8 @@ pub struct SlirpApi {
 struct Client {
     stream: UnixStream,
     stage: Stage,
+    /// What it has handed over.
+    socket: Option<OwnedFd>,
     deadline: Instant,
 }
 
@@ -98,6 +103,7 @@ impl SlirpApi {
             Some(Client {
                 stream,
                 stage: Stage::Asks(Vec::new()),
+                socket: None,
                 deadline: now + PATIENCE,
             })
         });
@@ -123,7 +129,7 @@ impl Client {
         now: Instant,
     ) -> bool {
         if let Stage::Asks(request) = &mut self.stage {
-            let more = receive(&mut self.stream, request, MAX_REQUEST);
+            let more = receive_handed(&self.stream, request, MAX_REQUEST, &mut self.socket);
             let is_late = now >= self.deadline;
             let request = match more {
                 Ok(true) if !is_late && request.len() < MAX_REQUEST => match first_value(request) {
@@ -134,7 +140,8 @@ impl Client {
                 Ok(_) => first_value(request).unwrap_or(Err(BadRequest::Unparsable)),
                 Err(_) => return false,
             };
-            let answer = request.and_then(|request| table.answer(&request, publisher));
+            let socket = self.socket.take();
+            let answer = request.and_then(|request| table.answer(&request, socket, publisher));
             debug!(?answer, "answered a request for a port");
             self.stage = Stage::IsAnswered(match answer {
                 Ok(answer) => answer,
@@ -158,8 +165,11 @@ impl AsFd for SlirpApi {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{IoSlice, Read, Write};
+    use std::mem::MaybeUninit;
     use std::net::Shutdown;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
     use crate::control::clients::MAX_CLIENTS;
@@ -170,11 +180,12 @@ mod tests {
 
     /// Publishes everything but port 1.
     #[derive(Default)]
-    struct Ports(Vec<u64>, Egress, HostNames);
+    struct Ports(Vec<u64>, Egress, HostNames, Vec<OwnedFd>);
 
     impl Publisher for Ports {
-        fn publish(&mut self, id: u64, forward: &Forward) -> bool {
+        fn publish(&mut self, id: u64, forward: &Forward, socket: Option<OwnedFd>) -> bool {
             self.0.push(id);
+            self.3.extend(socket);
             forward.host.port() != 1
         }
 
@@ -272,6 +283,29 @@ mod tests {
         let taken = add(r#""proto":"tcp","host_port":1,"guest_port":80"#);
         assert!(place.ask(&taken).contains("slirp_add_hostfwd failed"));
         assert_eq!(place.ask(&tcp), r#"{"return":{"id":3}}"#);
+    }
+
+    #[test]
+    fn a_socket_comes_along_with_the_request() {
+        let mut place = Place::new();
+        let client = place.connect();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let sockets = [listener.as_fd(), listener.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&sockets));
+        let request = add(r#""proto":"tcp","host_port":8080,"guest_port":80"#);
+        let parts = [IoSlice::new(&request)];
+        sendmsg(&client, &parts, &mut control, SendFlags::empty()).unwrap();
+        place.serve(NOW);
+        assert_eq!(rest(client), r#"{"return":{"id":1}}"#);
+        // One of the two: a request is about one port.
+        let [socket] = &place.ports.3[..] else {
+            panic!("{:?}", place.ports.3)
+        };
+        let bound = rustix::net::getsockname(socket).unwrap();
+        let bound = std::net::SocketAddr::try_from(bound).unwrap();
+        assert_eq!(bound, listener.local_addr().unwrap());
     }
 
     #[test]

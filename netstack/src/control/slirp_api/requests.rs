@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use portfwd::Protocol;
 use serde::Serialize;
@@ -21,8 +22,9 @@ pub struct Forward {
 
 /// Who carries out what clients ask for.
 pub trait Publisher {
-    /// Whether `forward` could be published; `id` names it from then on.
-    fn publish(&mut self, id: u64, forward: &Forward) -> bool;
+    /// Whether `forward` could be published; `id` names it from then on. `socket` is the host's side
+    /// of it, if the client has bound that.
+    fn publish(&mut self, id: u64, forward: &Forward, socket: Option<OwnedFd>) -> bool;
 
     fn withdraw(&mut self, id: u64);
 
@@ -62,17 +64,18 @@ impl Table {
         }
     }
 
-    /// Does what `request` asks for, and says so.
+    /// Does what `request` asks for, and says so. `socket` came along with it.
     pub fn answer(
         &mut self,
         request: &Value,
+        socket: Option<OwnedFd>,
         publisher: &mut impl Publisher,
     ) -> Result<Vec<u8>, BadRequest> {
         let request = request.as_object().ok_or(BadRequest::NoObject)?;
         let execute = request.get("execute").and_then(Value::as_str);
         let arguments = request.get("arguments").unwrap_or(&Value::Null);
         match execute.ok_or(BadRequest::NoExecute)? {
-            "add_hostfwd" => self.add(arguments, publisher),
+            "add_hostfwd" => self.add(arguments, socket, publisher),
             "list_hostfwd" => Ok(self.list()),
             "remove_hostfwd" => self.remove(arguments, publisher),
             "list_egress" => Ok(list_egress(publisher.egress())),
@@ -96,11 +99,12 @@ impl Table {
     fn add(
         &mut self,
         arguments: &Value,
+        socket: Option<OwnedFd>,
         publisher: &mut impl Publisher,
     ) -> Result<Vec<u8>, BadRequest> {
         let forward = self.forward(arguments)?;
         let id = self.last_id + 1;
-        if !publisher.publish(id, &forward) {
+        if !publisher.publish(id, &forward, socket) {
             return Err(BadRequest::NotPublished);
         }
         self.last_id = id;
