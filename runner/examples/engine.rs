@@ -256,10 +256,14 @@ fn http_status(kind: ErrorKind) -> u16 {
         | ErrorKind::Ambiguous
         | ErrorKind::CommandNotFound
         | ErrorKind::CommandNotExecutable => 400,
-        ErrorKind::NoSuchContainer | ErrorKind::NoSuchImage | ErrorKind::NoSuchVolume => 404,
+        ErrorKind::NoSuchContainer
+        | ErrorKind::NoSuchImage
+        | ErrorKind::NoSuchVolume
+        | ErrorKind::NoSuchNetwork => 404,
         ErrorKind::NotRunning
         | ErrorKind::ImageInUse
         | ErrorKind::VolumeInUse
+        | ErrorKind::NetworkInUse
         | ErrorKind::StillRunning
         | ErrorKind::WrongState
         | ErrorKind::InUse => 409,

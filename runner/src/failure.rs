@@ -29,6 +29,10 @@ pub enum FailureKind {
     NoSuchVolume,
     /// A container uses the volume.
     VolumeInUse,
+    /// No network has that name.
+    NoSuchNetwork,
+    /// A container is in the network.
+    NetworkInUse,
     /// coracle itself could not do it: 125.
     Runner,
     /// The command was found and cannot be executed: 126.
@@ -48,18 +52,23 @@ impl FailureKind {
             | Self::ImageInUse
             | Self::NoSuchVolume
             | Self::VolumeInUse
+            | Self::NoSuchNetwork
+            | Self::NetworkInUse
             | Self::Runner => 125,
             Self::NotExecutable | Self::PortUnavailable => 126,
             Self::NotFound => 127,
         }
     }
 
-    /// The code of `rm`, `rmi` and `volume rm`, which tell two failures apart that are like others
+    /// The code of `rm`, `rmi`, `volume rm` and `network rm`, which tell two failures apart that are like others
     /// elsewhere.
     pub fn exit_code_of_rm(self) -> u8 {
         match self {
-            Self::NoSuchContainer | Self::NoSuchImage | Self::NoSuchVolume => 1,
-            Self::StillRunning | Self::ImageInUse | Self::VolumeInUse => 2,
+            Self::NoSuchContainer
+            | Self::NoSuchImage
+            | Self::NoSuchVolume
+            | Self::NoSuchNetwork => 1,
+            Self::StillRunning | Self::ImageInUse | Self::VolumeInUse | Self::NetworkInUse => 2,
             other => other.exit_code(),
         }
     }

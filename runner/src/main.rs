@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use runner::cli::{self, Command, ImageCommand, Unread, VolumeCommand};
+use runner::cli::{self, Command, ImageCommand, NetworkCommand, Unread, VolumeCommand};
 use runner::failure::{Failure, FailureKind};
 use runner::inherited::Inherited;
 use runner::logging;
@@ -36,6 +36,7 @@ fn coracle(args: &[OsString]) -> ExitCode {
         Command::Rm(_)
         | Command::Rmi(_)
         | Command::Image(ImageCommand::Rm(_))
+        | Command::Network(NetworkCommand::Rm(_))
         | Command::Volume(VolumeCommand::Rm(_)) => FailureKind::exit_code_of_rm,
         _ => FailureKind::exit_code,
     };

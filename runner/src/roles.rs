@@ -10,7 +10,10 @@ use std::process::ExitCode;
 use crate::engine;
 use crate::engine::OWNER_ROLE;
 use crate::images::{STORAGE_ROLE, storage_main};
-use crate::process::selfexec::{EXEC_ROLE, HOLDER_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE};
+use crate::network::bridge;
+use crate::process::selfexec::{
+    EXEC_ROLE, HOLDER_ROLE, INIT_ROLE, LAUNCHER_ROLE, MONITOR_ROLE, NETWORKS_ROLE,
+};
 use crate::process::{exec, holder, init, monitor};
 
 /// Plays the role that `args`, those of the process, name. `None` when they name none, and the
@@ -24,6 +27,7 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         MONITOR_ROLE => Some(monitor::main(args)),
         LAUNCHER_ROLE => Some(exec::launcher_main(args)),
         HOLDER_ROLE => Some(holder::main()),
+        NETWORKS_ROLE => Some(bridge::main()),
         OWNER_ROLE => Some(engine::owner_main()),
         STORAGE_ROLE => Some(storage_main()),
         _ => None,

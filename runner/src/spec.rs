@@ -67,6 +67,10 @@ pub enum Network {
     Coracle(NetworkOptions),
     /// Its own network with a loopback interface and nothing else.
     None,
+    /// Its own network with an interface in each of the networks that the container's record names.
+    Bridge,
+    /// The host's.
+    Host,
 }
 
 impl Default for Network {

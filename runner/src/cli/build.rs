@@ -310,7 +310,7 @@ pub struct BuildArgs {
     pub pull: PullPolicy,
 
     /// Network of what is run, as `coracle run --network` takes it
-    #[arg(long, alias = "net", value_parser = text(super::values::parse_network), default_value = "default", value_name = "NETWORK")]
+    #[arg(long, alias = "net", value_parser = text(super::network::parse_unnamed), default_value = "default", value_name = "NETWORK")]
     pub network: Network,
 
     /// Let the image and its new files be made at this time, in seconds since 1970

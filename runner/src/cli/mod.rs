@@ -13,6 +13,7 @@ mod filter;
 mod groups;
 mod image;
 mod life;
+mod network;
 mod read;
 mod run;
 mod security_opt;
@@ -40,6 +41,11 @@ pub use image::{
 };
 pub use life::{
     AttachArgs, Chosen, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
+};
+pub use network::{
+    NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
+    NetworkInspectArgs, NetworkLsArgs, NetworkOption, NetworkPruneArgs, NetworkRmArgs,
+    RunNetworkArgs,
 };
 pub use read::{Unread, read};
 pub use run::{
@@ -154,6 +160,9 @@ pub enum Command {
     /// What can be done with images, in one place
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look after networks, in which containers reach each other
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Look after volumes: directories that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -9,11 +9,12 @@ use portfwd::spec::Publish;
 
 use super::container::{self, Entrypoint, EnvArg, RootfsArg};
 use super::image::{PullPolicy, RegistryArgs};
+use super::network::RunNetworkArgs;
 use super::security_opt::SecurityOpt;
 use super::values::{self, bytes, text};
 use crate::isolation::capabilities::CapabilityName;
 use crate::rootfs::volume::VolumeArg;
-use crate::spec::{Network, Variable};
+use crate::spec::Variable;
 use crate::stdio::keys::DetachKeys;
 
 /// What the help of `run` ends with.
@@ -176,11 +177,8 @@ pub struct ContainerArgs {
     #[arg(short = 'h', long, value_parser = text(container::parse_hostname), value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Network of the container: default, none, or coracle:KEY=VALUE,... with cidr=, cidr6=, mtu=,
-    /// map-host= (an address for this host) and egress= (a rule, may be repeated), all as
-    /// coracle-net takes them
-    #[arg(long, alias = "net", value_parser = text(values::parse_network), default_value = "default", value_name = "NETWORK")]
-    pub network: Network,
+    #[command(flatten)]
+    pub network: RunNetworkArgs,
 
     /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
     #[arg(long)]

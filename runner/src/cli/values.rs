@@ -10,8 +10,6 @@ use jiff::SignedDuration;
 use portfwd::spec::{PortRange, Protocol};
 
 use super::{AttachStream, UserNamespace};
-use crate::network::options::NetworkOptionsError;
-use crate::spec::Network;
 
 /// What clap shows of an error.
 type Reason = Box<dyn std::error::Error + Send + Sync>;
@@ -47,23 +45,7 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Told apart from a misspelling: these exist elsewhere and people will try them.
-pub fn parse_network(text: &str) -> Result<Network, String> {
-    match text.split_once(':') {
-        Some(("default" | "coracle", options)) => match options.parse() {
-            Ok(options) => Ok(Network::Coracle(options)),
-            Err(error) => Err(NetworkOptionsError::to_string(&error)),
-        },
-        None if matches!(text, "default" | "coracle") => Ok(Network::default()),
-        None if text == "none" => Ok(Network::None),
-        // A network's name, or a way to make one.
-        _ => Err(format!(
-            "coracle does not have the network {text:?} yet; there are default, coracle:OPTIONS and none"
-        )),
-    }
-}
-
-/// As [`parse_network`], for `--userns`.
+/// Told apart from a misspelling: others exist elsewhere, and people will try them.
 pub fn parse_user_namespace(text: &str) -> Result<UserNamespace, String> {
     match text {
         "default" | "" => Ok(UserNamespace::Default),
@@ -151,16 +133,6 @@ mod tests {
         for text in ["", "no", "2", "tRUE"] {
             parse_bool(text).expect_err(text);
         }
-    }
-
-    #[test]
-    fn networks_that_others_have_are_named_in_the_refusal() {
-        assert!(
-            parse_network("host")
-                .expect_err("not built")
-                .contains("host")
-        );
-        assert_eq!(parse_network("none"), Ok(Network::None));
     }
 
     #[test]

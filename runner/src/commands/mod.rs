@@ -23,6 +23,7 @@ mod load;
 mod login;
 mod logs;
 mod mount;
+mod network;
 mod pause;
 mod port;
 mod progress;
@@ -36,6 +37,7 @@ mod rm;
 mod rmi;
 mod rows;
 mod run;
+mod run_network;
 mod save;
 mod search;
 mod short_names;
@@ -83,6 +85,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Image(command) => dispatch_image(command, inherited),
+        Command::Network(command) => network::network(command),
         Command::Volume(command) => volume::volume(command),
         Command::System(args) => system::system(args),
         Command::Build(args) => build::build(&args, inherited, filter),
@@ -139,6 +142,8 @@ impl From<EngineError> for Failure {
             ErrorKind::ImageInUse => FailureKind::ImageInUse,
             ErrorKind::NoSuchVolume => FailureKind::NoSuchVolume,
             ErrorKind::VolumeInUse => FailureKind::VolumeInUse,
+            ErrorKind::NoSuchNetwork => FailureKind::NoSuchNetwork,
+            ErrorKind::NetworkInUse => FailureKind::NetworkInUse,
             ErrorKind::PortUnavailable => FailureKind::PortUnavailable,
             ErrorKind::CommandNotFound => FailureKind::NotFound,
             ErrorKind::CommandNotExecutable => FailureKind::NotExecutable,

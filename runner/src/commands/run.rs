@@ -9,6 +9,7 @@ use tracing::error_span;
 
 use super::follow::{Bond, adopt_orphans, follow};
 use super::pull::provide;
+use super::run_network::networks;
 use super::workshop::Workshop;
 use super::{open_engine, print_line};
 use crate::build::store::Working;
@@ -161,13 +162,15 @@ pub(super) fn request(
     open_stdin: bool,
     limits: SoftLimits,
 ) -> Result<ContainerRequest, Failure> {
+    let (network, networks) = networks(&args.network)?;
     let proxies = args.http_proxy.then(proxies).into_iter().flatten();
     Ok(ContainerRequest {
         source,
         name: args.name.clone(),
         hostname: args.hostname.clone(),
         labels: args.labels.iter().cloned().collect(),
-        network: args.network.clone(),
+        network,
+        networks,
         publish: args.publish.clone(),
         publish_all: args.publish_all,
         volumes: args.volumes.clone(),

@@ -17,6 +17,7 @@ use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
+use crate::network::bridge::Attachment;
 use crate::network::etc_files;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::{Overlay, RootSource};
@@ -40,6 +41,8 @@ pub struct ContainerRequest {
     /// empty, and all together are 256 KiB at most.
     pub labels: BTreeMap<String, String>,
     pub network: Network,
+    /// With [`Network::Bridge`], the networks of the container; leases are none of theirs.
+    pub networks: Vec<Attachment>,
     /// What the host is to listen on. Needs a network.
     pub publish: Vec<Publish>,
     /// Whether the ports that the image exposes are published as well, where the kernel chooses.
@@ -106,6 +109,7 @@ impl ContainerRequest {
             hostname: None,
             labels: BTreeMap::new(),
             network: Network::None,
+            networks: Vec::new(),
             publish: Vec::new(),
             publish_all: false,
             volumes: Vec::new(),
@@ -129,10 +133,13 @@ impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;
+        let publishes = !self.publish.is_empty() || self.publish_all;
         match self.network {
-            Network::None if !self.publish.is_empty() || self.publish_all => {
-                Err(EngineError::PortsWithoutNetwork)
-            }
+            Network::None if publishes => Err(EngineError::PortsWithoutNetwork),
+            Network::Host if publishes => Err(EngineError::PortsOfHost),
+            Network::Bridge if self.networks.is_empty() => Err(EngineError::NoNetworks),
+            Network::Bridge => Ok(()),
+            _ if !self.networks.is_empty() => Err(EngineError::NotBridge),
             _ => Ok(()),
         }
     }
@@ -184,6 +191,8 @@ impl Engine {
             None => None,
         };
         base.warn_of_foreign_owner(&maps, warn);
+        // Until the record says which networks are in use.
+        let (_networks, attachments) = self.resolve_networks(&request)?;
 
         let container = self.store.create(NewContainer {
             name: request.name.clone(),
@@ -192,6 +201,7 @@ impl Engine {
             image: base.label.clone(),
             image_id: base.image_id.as_ref().map(|id| id.hex().to_owned()),
             command: shown_command(&base.args),
+            networks: attachments,
             publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
@@ -312,7 +322,10 @@ fn specify(
             binds,
             files: etc_files::binds(&dir.run),
         },
-        namespaces: Namespaces::OWN,
+        namespaces: match request.network {
+            Network::Host => Namespaces::WITH_NETWORK_OF_HOST,
+            _ => Namespaces::OWN,
+        },
         network: request.network,
         open_stdin: request.open_stdin,
         process: ProcessSpec {

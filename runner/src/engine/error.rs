@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::build::BuildError;
@@ -11,8 +12,10 @@ use crate::images::error::StorageError;
 use crate::isolation::freezer::FreezeError;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
+use crate::network::bridge::ControlError;
 use crate::network::etc_files::WriteError;
 use crate::network::ports::PortError;
+use crate::network::store::NetworksError;
 use crate::process::channel::ChannelError;
 use crate::process::task::TaskError;
 use crate::rootfs::overlay::LOWERS_MAX;
@@ -62,6 +65,32 @@ pub enum EngineError {
     LabelsTooLong,
     #[error("ports cannot be published with --network none")]
     PortsWithoutNetwork,
+    #[error("ports cannot be published with --network host: the container has the host's own")]
+    PortsOfHost,
+    #[error("ports cannot be published in the network {network}: it is internal")]
+    PortsOfInternal { network: String },
+    #[error("a container of networks is in one at least")]
+    NoNetworks,
+    #[error("networks are named, and the container is to be in none")]
+    NotBridge,
+    #[error("the network {network} is named twice")]
+    NetworkTwice { network: String },
+    #[error("the container {container} is in no networks: it was not made with --network NAME")]
+    NotInNetworks { container: String },
+    #[error("container {container} is in the network {network} already")]
+    InNetwork { container: String, network: String },
+    #[error("container {container} is not in the network {network}")]
+    NotInNetwork { container: String, network: String },
+    #[error("{ip} is no address for a container of the network {network}, which has {subnets}")]
+    NetworkAddress {
+        ip: IpAddr,
+        network: String,
+        subnets: String,
+    },
+    #[error(transparent)]
+    Networks(#[from] NetworksError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error(transparent)]
     Port(#[from] PortError),
     #[error("cannot use --rootfs {}: {source}", dir.display())]
@@ -161,6 +190,10 @@ pub enum ErrorKind {
     NoSuchVolume,
     /// A container uses the volume.
     VolumeInUse,
+    /// There is no network of that name.
+    NoSuchNetwork,
+    /// A container is in the network.
+    NetworkInUse,
     /// The machine, or a file of the engine's own, is at fault.
     Internal,
 }
@@ -191,6 +224,15 @@ impl EngineError {
             Self::LabelWithoutKey
             | Self::LabelsTooLong
             | Self::PortsWithoutNetwork
+            | Self::PortsOfHost
+            | Self::PortsOfInternal { .. }
+            | Self::NoNetworks
+            | Self::NotBridge
+            | Self::NetworkTwice { .. }
+            | Self::NotInNetworks { .. }
+            | Self::InNetwork { .. }
+            | Self::NotInNetwork { .. }
+            | Self::NetworkAddress { .. }
             | Self::Rootfs { .. }
             | Self::Layers { .. }
             | Self::NoCommand
@@ -225,10 +267,25 @@ impl EngineError {
                 VolumesError::Exists { .. } => ErrorKind::InUse,
                 _ => ErrorKind::Internal,
             },
+            Self::Networks(error) => match error {
+                NetworksError::NotFound { .. } => ErrorKind::NoSuchNetwork,
+                NetworksError::Ambiguous { .. } => ErrorKind::Ambiguous,
+                NetworksError::InUse { .. } => ErrorKind::NetworkInUse,
+                NetworksError::Exists { .. } => ErrorKind::InUse,
+                NetworksError::Name { .. }
+                | NetworksError::Reserved { .. }
+                | NetworksError::Subnet(_)
+                | NetworksError::Taken { .. }
+                | NetworksError::Family
+                | NetworksError::NoSubnet { .. }
+                | NetworksError::Mtu { .. } => ErrorKind::Invalid,
+                _ => ErrorKind::Internal,
+            },
             Self::RunsOn { .. }
             | Self::Attach { .. }
             | Self::Pause { .. }
             | Self::Unpause { .. }
+            | Self::Control(_)
             | Self::Signal { .. }
             | Self::Log { .. }
             | Self::Image(_)

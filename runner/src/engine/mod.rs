@@ -16,6 +16,7 @@ mod images;
 mod kill;
 mod launch;
 mod logs;
+mod networks;
 mod owner;
 mod pause;
 mod ports;
@@ -52,6 +53,8 @@ pub use crate::images::registry::form::ManifestForm;
 pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Part, Removed as RemovedImage};
 
+pub use crate::network::bridge::{Attachment, Lease, Mac};
+pub use crate::network::store::{BridgeNetwork, NetworkRequest, Networks, NetworksError};
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
 pub use attach::Attached;
 pub use create::{ContainerRequest, Source};

@@ -15,7 +15,7 @@ impl Engine {
         self.store.claim_run_dir(container)?;
         let dir = self.store.dir(container);
         let spec = ContainerSpec::load(&dir.data)?;
-        if spec.network != Network::None {
+        if let Network::Coracle(_) = spec.network {
             let path = dir.net();
             fs::create_dir_all(&path).map_err(|source| EngineError::Make { path, source })?;
         }

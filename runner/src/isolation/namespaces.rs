@@ -76,6 +76,8 @@ pub struct Namespaces {
 enum Origin {
     /// It is made for the container, and ends with it.
     New,
+    /// It is the host's, or that of whoever has started the container.
+    Host,
 }
 
 impl Namespaces {
@@ -89,6 +91,17 @@ impl Namespaces {
         uts: Origin::New,
         cgroup: Origin::New,
     };
+
+    /// The same, but for the network, which is the host's.
+    pub const WITH_NETWORK_OF_HOST: Self = Self {
+        network: Origin::Host,
+        ..Self::OWN
+    };
+
+    /// Whether the network namespace was made for the container.
+    pub fn has_own_network(self) -> bool {
+        self.network == Origin::New
+    }
 
     /// Those that the container's first process is born into.
     pub fn at_birth(self) -> NewNamespaces {
@@ -128,6 +141,7 @@ impl Namespaces {
         ];
         let own = kinds.map(|(origin, flag)| match origin {
             Origin::New => flag,
+            Origin::Host => ThreadNameSpaceType::empty(),
         });
         own.into_iter().collect()
     }

@@ -51,6 +51,8 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
 pub struct HelperConfig {
     pub listeners: Vec<Listener>,
     pub options: NetworkOptions,
+    /// Arguments of coracle-net besides.
+    pub more: Vec<String>,
     /// For the status socket; the container may see this directory.
     pub status_dir: PathBuf,
     /// Takes what helpers say on stderr.
@@ -115,6 +117,7 @@ impl HelperConfig {
         let mut command = selfexec::command("coracle-net");
         command.arg("--configure");
         command.args(self.options.arguments());
+        command.args(&self.more);
         command.args(["--ready-fd".into(), ready_in_helper.as_raw_fd().to_string()]);
         command.args(["--exit-fd".into(), exit_in_helper.as_raw_fd().to_string()]);
         for listener in &self.listeners {

@@ -47,6 +47,8 @@ pub enum NetworkOptionsError {
     Egress(#[from] EgressError),
 }
 
+impl crate::failure::Explained for NetworkOptionsError {}
+
 /// `KEY=VALUE`, any number of them with commas between.
 impl FromStr for NetworkOptions {
     type Err = NetworkOptionsError;

@@ -126,7 +126,12 @@ fn prepare(
         dev,
         to_give,
         warnings,
-    } = rootfs::enter(&spec.tree, sources, &gids)?;
+    } = rootfs::enter(
+        &spec.tree,
+        sources,
+        &gids,
+        spec.namespaces.has_own_network(),
+    )?;
     debug!(root = ?spec.tree.root.dirs(), "the container's root is entered");
     if !to_give.is_empty() {
         // The image alone knows who its user is.
@@ -137,7 +142,7 @@ fn prepare(
     }
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(Failure::context("cannot set the host name"))?;
-    if spec.network == Network::None {
+    if matches!(spec.network, Network::None | Network::Bridge) {
         sys::bring_loopback_up()
             .map_err(Failure::context("cannot bring up the loopback interface"))?;
     }

@@ -32,6 +32,7 @@ pub const EXEC_ROLE: &str = "coracle-exec";
 pub const MONITOR_ROLE: &str = "coracle-monitor";
 pub const LAUNCHER_ROLE: &str = "coracle-launcher";
 pub const HOLDER_ROLE: &str = "coracle-holder";
+pub const NETWORKS_ROLE: &str = "coracle-networks";
 
 /// For executing this program in a role outside of containers, with the same file behind it even
 /// when that has been replaced or removed.

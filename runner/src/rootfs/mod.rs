@@ -164,11 +164,12 @@ pub struct Entered {
 }
 
 /// Makes the container's tree this process's root and working directory. Without `sources`, they
-/// are opened by their paths.
+/// are opened by their paths. `network` says whether the container has one of its own.
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,
     gids: &[Extent],
+    network: bool,
 ) -> Result<Entered, RootfsError> {
     // While binds are made, what the host mounts later still reaches them, so that they may go on
     // to follow it.
@@ -181,7 +182,7 @@ pub fn enter(
         gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
-    let kernel = KernelParts::collect(gids)?;
+    let kernel = KernelParts::collect(gids, network)?;
     let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
     let attached = kernel.attach(&root)?;
@@ -233,7 +234,7 @@ struct Attached {
 }
 
 impl KernelParts {
-    fn collect(gids: &[Extent]) -> Result<Self, RootfsError> {
+    fn collect(gids: &[Extent], network: bool) -> Result<Self, RootfsError> {
         let proc = Detached::filesystem("proc", &[], KERNEL_FS).map_err(|source| RootfsError::Filesystem {
             kind: "proc",
             hint: match source.raw_os_error() {
@@ -242,7 +243,9 @@ impl KernelParts {
             },
             source,
         })?;
-        set_sysctls(&proc, gids)?;
+        if network {
+            set_sysctls(&proc, gids)?;
+        }
         let read_only = KERNEL_FS | MountAttrFlags::MOUNT_ATTR_RDONLY;
         Ok(Self {
             proc,

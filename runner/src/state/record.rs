@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ProcessRef, StateError};
 use crate::isolation::idmap::IdMaps;
+use crate::network::bridge::Attachment;
 use crate::path_text;
 
 /// Everything that other commands need to know of a container.
@@ -34,6 +35,8 @@ pub struct Container {
     pub image_id: Option<String>,
     /// Entry point and arguments as they are executed.
     pub command: Vec<String>,
+    /// The networks that it is in, or will be when it is started; the first is its way out.
+    pub networks: Vec<Attachment>,
     /// The `-p` rules, as [`portfwd::spec::Publish`] prints them.
     pub publish: Vec<String>,
     /// Whether the container is forgotten when it ends (`--rm`).
@@ -68,6 +71,7 @@ pub struct NewContainer {
     pub image: String,
     pub image_id: Option<String>,
     pub command: Vec<String>,
+    pub networks: Vec<Attachment>,
     pub publish: Vec<String>,
     pub remove: bool,
     pub tty: bool,

@@ -12,7 +12,8 @@ use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatch
 use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
 use super::{
-    Chosen, Cli, Command, ImageCommand, InspectKind, SaveFormat, SystemArgs, SystemCommand,
+    Chosen, Cli, Command, ImageCommand, InspectKind, NetworkCommand, SaveFormat, SystemArgs,
+    SystemCommand,
     VolumeCommand,
 };
 use crate::failure::Failure;
@@ -149,6 +150,9 @@ impl Command {
                 check_volumes("inspect", &args.names, args.all)
             }
             Self::Volume(VolumeCommand::Ls(args)) if args.quiet && args.format.is_some() => {
+                Err("--quiet and --format cannot be given together".into())
+            }
+            Self::Network(NetworkCommand::Ls(args)) if args.quiet && args.format.is_some() => {
                 Err("--quiet and --format cannot be given together".into())
             }
             Self::System(SystemArgs {

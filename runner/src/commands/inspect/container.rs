@@ -209,6 +209,8 @@ impl Seen {
                 network_mode: match spec.network {
                     Network::None => "none",
                     Network::Coracle(_) => "coracle",
+                    Network::Bridge => "bridge",
+                    Network::Host => "host",
                 },
                 port_bindings: ports,
                 auto_remove: container.remove,

@@ -35,6 +35,7 @@ use crate::isolation::namespaces;
 use crate::isolation::{cgroup, freezer};
 use crate::logging::ProcessLog;
 use crate::logs::{LogWriter, Stream};
+use crate::network::bridge::membership::Membership;
 use crate::network::helper::Supervisor;
 use crate::poll;
 use crate::process::channel::Channel;
@@ -147,6 +148,8 @@ impl Monitor<'_> {
 struct Running {
     init: Child,
     network: Option<Supervisor>,
+    /// Of a container in networks.
+    membership: Option<Membership>,
     log: LogWriter,
     stdout: Copier,
     stderr: Copier,
@@ -183,6 +186,9 @@ impl Running {
                 if let Some(network) = self.network.take() {
                     network.end();
                 }
+                if let Some(membership) = self.membership.take() {
+                    membership.end();
+                }
                 let drained_by = *drained_by.get_or_insert(now + DRAIN_MAX);
                 if (self.stdout.is_closed() && self.stderr.is_closed()) || now >= drained_by {
                     break;
@@ -192,6 +198,7 @@ impl Running {
                 drained_by,
                 self.kill_at,
                 self.network.as_ref().and_then(Supervisor::deadline),
+                self.membership.as_ref().and_then(Membership::deadline),
             ]
             .into_iter()
             .flatten()
@@ -240,6 +247,13 @@ impl Running {
                     network.handle_end(now);
                 }
                 network.handle_deadline(now);
+            }
+            if let Some(membership) = &mut self.membership {
+                let now = Instant::now();
+                if ready.membership {
+                    membership.handle(now);
+                }
+                membership.handle_deadline(now);
             }
             if ready.stdout || ready.stderr {
                 // Output goes on: the limit is on silence.
@@ -343,6 +357,7 @@ impl Running {
     fn wait(&self, monitor: &Monitor, init_has_ended: bool, timeout: Option<Duration>) -> Ready {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
+        let membership = self.membership.as_ref().map(Membership::fd);
         let main = self.attached.then(|| (monitor.main.as_fd(), PollFlags::IN));
         // What a container has written before its end is logged in any case.
         let waits_for_visitors = !init_has_ended && self.door.as_ref().is_some_and(Door::is_full);
@@ -354,6 +369,7 @@ impl Running {
             main,
             helper.map(|fd| (fd, PollFlags::IN)),
             helper_ready.map(|fd| (fd, PollFlags::IN)),
+            membership.map(|fd| (fd, PollFlags::IN)),
             self.stdout.interest().filter(|_| !waits_for_visitors),
             self.stderr.interest().filter(|_| !waits_for_visitors),
             self.door.as_ref().map(|door| (door.as_fd(), PollFlags::IN)),
@@ -364,6 +380,7 @@ impl Running {
             main,
             helper,
             helper_ready,
+            membership,
             stdout,
             stderr,
             door,
@@ -376,6 +393,7 @@ impl Running {
             main,
             helper,
             helper_ready,
+            membership,
             stdout,
             stderr,
             door,
@@ -390,6 +408,7 @@ struct Ready {
     main: bool,
     helper: bool,
     helper_ready: bool,
+    membership: bool,
     stdout: bool,
     stderr: bool,
     door: bool,

@@ -19,6 +19,8 @@ use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
 use crate::logs::LogWriter;
+use crate::network::bridge::Place;
+use crate::network::bridge::membership::{Host, Membership};
 use crate::network::helper::{Helper, HelperConfig, Supervisor};
 use crate::poll;
 use crate::process::channel::{self, Channel, DESCRIPTORS_MAX};
@@ -55,6 +57,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     );
     let user_namespace = give_task(monitor, &init_channel, init.child())?;
     let mut network = start_helper(monitor, init.child())?;
+    let membership = join_networks(monitor, init.child(), &user_namespace)?;
     // While both are at work.
     let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
     claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
@@ -97,8 +100,12 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
     let id = &monitor.container.id;
-    let started = |container: &mut Container| container.started = Some(now());
-    monitor.container = monitor.store.enter(id, Status::Running, started)?;
+    monitor.container = monitor.store.enter(id, Status::Running, |record| {
+        record.started = Some(now());
+        if let Some(membership) = &membership {
+            record.networks = membership.attachments();
+        }
+    })?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = monitor
@@ -109,6 +116,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     Ok(Running {
         init,
         network,
+        membership,
         log,
         stdout,
         stderr,
@@ -138,12 +146,42 @@ fn start_helper(
     let config = HelperConfig {
         listeners: std::mem::take(&mut monitor.listeners),
         options: options.clone(),
+        more: Vec::new(),
         status_dir: monitor.dir.net(),
         log: monitor.log.clone(),
         init: init.pid,
         owner: monitor.maps.root_is_another().then(|| monitor.maps.root()),
     };
     Ok(Some((config.spawn()?, config)))
+}
+
+/// Puts the container into its networks, if it is to be in some.
+fn join_networks(
+    monitor: &mut Monitor,
+    init: &Child,
+    user_namespace: &OwnedFd,
+) -> Result<Option<Membership>, Failure> {
+    if monitor.spec.network != Network::Bridge {
+        return Ok(None);
+    }
+    let path = format!("/proc/{}/ns/net", init.pid);
+    let failed = || Failure::context(format!("cannot open {path}"));
+    let network: OwnedFd = File::open(&path).map_err(failed())?.into();
+    let place = Place {
+        user: user_namespace.try_clone().map_err(failed())?,
+        network,
+    };
+    let container = &monitor.container;
+    let host = Host {
+        store: monitor.store.clone(),
+        container: container.id.clone(),
+        name: container.name.clone(),
+        hostname: container.hostname.clone(),
+        run: monitor.dir.run.clone(),
+        filter: monitor.log.filter.clone(),
+    };
+    let listeners = std::mem::take(&mut monitor.listeners);
+    Membership::join(host, place, listeners, &container.networks).map(Some)
 }
 
 /// What takes the container's outputs (its terminal's is one) to the log, and to main through

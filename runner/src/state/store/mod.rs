@@ -127,6 +127,7 @@ impl Store {
             image: new.image,
             image_id: new.image_id,
             command: new.command,
+            networks: new.networks,
             publish: new.publish,
             remove: new.remove,
             tty: new.tty,

@@ -20,7 +20,8 @@ use serde_json::{Map, Value, json};
 /// - 6: the record has the id of the container's image; the specification says whether the working
 ///   directory is made.
 /// - 7: the specification says which volumes get what the image has at their place.
-/// - 8: the record says when the container was last started, and it may be paused.
+/// - 8: the record says when the container was last started, which networks it is in, and it may be
+///   paused.
 pub const VERSION: u32 = 8;
 
 /// A file that is kept of each container.
@@ -101,7 +102,9 @@ impl Kept {
             (Self::Spec, 5) => spec_from_5(fields),
             (Self::Record, 6) => {}
             (Self::Spec, 6) => spec_from_6(fields),
-            (Self::Record, 7) => add_missing(fields, [("started", Value::Null)]),
+            (Self::Record, 7) => {
+                add_missing(fields, [("started", Value::Null), ("networks", json!([]))]);
+            }
             (Self::Spec, 7) => {}
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
