@@ -1,6 +1,6 @@
 //! The links of a network of containers behind a guest: a bridge in the guest's network namespace,
-//! and a pair of virtual Ethernet interfaces for each container, one end in the bridge and the other
-//! in the container's namespace.
+//! and a pair of virtual Ethernet interfaces for each container, one end in the bridge and the
+//! other in the container's namespace.
 //!
 //! Both namespaces may belong to user namespaces of their own. A process that has made both has
 //! rights over both, but can be in neither: it uses a route socket that was opened in the bridge's
@@ -91,9 +91,13 @@ impl Links {
 
     /// Makes the bridge `name`, with the addresses that are its own, brings it and loopback up, and
     /// returns its index. In the calling thread's network namespace.
+    ///
+    /// Without a `mac` of its own a bridge has the lowest of its ports', and another one whenever
+    /// they change: containers would lose their gateway for seconds.
     pub fn add_bridge(
         &mut self,
         name: &str,
+        mac: MacAddr,
         mtu: Option<u32>,
         addresses: &[(IpAddr, u8)],
     ) -> Result<u32, BridgeError> {
@@ -101,7 +105,8 @@ impl Links {
             name: name.to_owned(),
             source,
         };
-        let bridge = LinkBridge::new(name).down().build();
+        let bridge = LinkBridge::new(name).down().address(mac.to_vec());
+        let bridge = bridge.build();
         self.0
             .request(
                 RouteNetlinkMessage::NewLink(bridge),
@@ -156,7 +161,8 @@ impl Links {
         self.set(name, LinkUnspec::new_with_name(name).up())
     }
 
-    /// Removes an interface, and with one end of a pair the other. One that is not there is as good.
+    /// Removes an interface, and with one end of a pair the other. One that is not there is as
+    /// good.
     pub fn remove(&mut self, name: &str) -> Result<(), BridgeError> {
         let link = LinkUnspec::new_with_name(name).build();
         match self.0.request(RouteNetlinkMessage::DelLink(link), 0) {
@@ -292,7 +298,9 @@ mod tests {
                 let v6 = |last: u16| IpAddr::from([0xfd89, 0, 0, 0, 0, 0, 0, last]);
                 let mut links = Links::open().unwrap();
                 let own = [(v4(1), 24), (v6(1), 64)];
-                let bridge = links.add_bridge("net0", Some(1400), &own).unwrap();
+                let bridge = links
+                    .add_bridge("net0", [2, 0, 0, 0, 0, 1], Some(1400), &own)
+                    .unwrap();
                 let end = End {
                     name: "eth0".to_owned(),
                     mac: [2, 0, 0, 0, 0, 5],

@@ -233,8 +233,8 @@ pub struct PsArgs {
     pub format: Option<Format>,
 
     /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
-    /// label=KEY[=VALUE], name=PATTERN, since=CONTAINER, status=STATE, until=TIME, volume=NAME or
-    /// a path; may be repeated
+    /// label=KEY[=VALUE], name=PATTERN, network=NAME, since=CONTAINER, status=STATE, until=TIME,
+    /// volume=NAME or a path; may be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
     pub filters: Vec<Filter>,
 }

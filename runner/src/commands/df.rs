@@ -10,7 +10,7 @@ use super::filter::{admits, check, has_label, moment};
 use super::prune::{confirm, prune_images};
 use super::rows::print_list;
 use super::table::table;
-use super::{human, images, open_engine, print_line, volume};
+use super::{human, images, network, open_engine, print_line, volume};
 use crate::cli::{DfArgs, SystemPruneArgs};
 use crate::engine::{Engine, ErrorKind, Image, ImageRef, Part, is_of};
 use crate::failure::Failure;
@@ -43,7 +43,7 @@ pub fn df(args: &DfArgs) -> Result<u8, Failure> {
 pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
     check(&args.filters, "system prune", &["label", "until"])?;
     let engine = open_engine()?;
-    let mut warning = "This command removes:\n\t- all stopped containers\n".to_owned();
+    let mut warning = "This command removes:\n\t- all stopped containers\n\t- all networks not used by at least one container\n".to_owned();
     if args.volumes {
         warning += "\t- all volumes not used by at least one container\n";
     }
@@ -83,6 +83,7 @@ pub fn prune(args: &SystemPruneArgs) -> Result<u8, Failure> {
         }
         print_deleted("Volumes", &volumes)?;
     }
+    print_deleted("Networks", &network::prune_unused(&engine, &args.filters)?)?;
     let gone = prune_images(&engine, args.all, &args.filters)?;
     let gone: Vec<_> = gone.iter().map(|image| image.id.hex().to_owned()).collect();
     print_deleted("Images", &gone)?;

@@ -97,18 +97,24 @@ fn rm(args: &NetworkRmArgs, engine: &Engine) -> Result<u8, Failure> {
 fn prune(args: &NetworkPruneArgs, engine: &Engine) -> Result<u8, Failure> {
     check(&args.filters, "network prune", &["label", "until"])?;
     const WARNING: &str = "This will remove all networks not used by at least one container.";
-    let mut candidates = Vec::new();
-    for network in engine.networks().list().map_err(EngineError::from)? {
-        if admits(&args.filters, |filter| has(&network, filter, engine))? {
-            candidates.push(network);
-        }
-    }
     if args.force || confirm(WARNING)? {
-        for name in engine.prune_networks(&candidates)? {
+        for name in prune_unused(engine, &args.filters)? {
             print_line(&name)?;
         }
     }
     Ok(0)
+}
+
+/// Removes the networks that no container is in, as far as the filters admit them. Returns their
+/// names.
+pub fn prune_unused(engine: &Engine, filters: &[Filter]) -> Result<Vec<String>, Failure> {
+    let mut candidates = Vec::new();
+    for network in engine.networks().list().map_err(EngineError::from)? {
+        if admits(filters, |filter| has(&network, filter, engine))? {
+            candidates.push(network);
+        }
+    }
+    Ok(engine.prune_networks(&candidates)?)
 }
 
 /// Whether a network has the value of a filter.

@@ -71,7 +71,8 @@ pub fn admits_container(
 }
 
 pub const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "id", "label", "name", "since", "status", "until", "volume",
+    "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "until",
+    "volume",
 ];
 
 /// Whether a container has the value of a filter.
@@ -95,6 +96,11 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
         "id" => container.id.as_str().starts_with(&**value),
         "label" => has_label(container.labels.iter(), value),
         "name" => pattern(filter)?.is_match(&container.name),
+        "network" => {
+            let network = engine.networks().find(value).ok();
+            let name = network.map_or_else(|| value.clone(), |network| network.name);
+            container.networks.iter().any(|own| own.network == name)
+        }
         "status" => match &**value {
             "created" | "running" | "paused" | "exited" => state(container) == value,
             // These come to nothing here.
@@ -156,6 +162,7 @@ struct JsonRow<'a> {
     pid: i32,
     ports: Vec<JsonPort>,
     labels: &'a BTreeMap<String, String>,
+    networks: Vec<&'a str>,
     auto_remove: bool,
 }
 
@@ -194,6 +201,11 @@ impl<'a> From<&'a Container> for JsonRow<'a> {
             pid: pid(container),
             ports: rules.filter_map(|rule| JsonPort::of(&rule)).collect(),
             labels: &container.labels,
+            networks: container
+                .networks
+                .iter()
+                .map(|own| own.network.as_str())
+                .collect(),
             auto_remove: container.remove,
         }
     }
@@ -240,6 +252,7 @@ const HEADERS: [(&str, &str); 19] = [
     ("Pid", "PID"),
     ("Ports", "PORTS"),
     ("Labels", "LABELS"),
+    ("Networks", "NETWORKS"),
     ("AutoRemove", "AUTO REMOVE"),
 ];
 
@@ -252,6 +265,7 @@ fn fields(container: &Container, args: &PsArgs) -> Value {
         "RunningFor": row.created_at, "Status": row.status, "State": row.state,
         "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "StartedAt": row.started_at, "Pid": row.pid,
         "Ports": container.publish.join(", "), "Labels": row.labels,
+        "Networks": row.networks.join(","),
         "AutoRemove": row.auto_remove,
     })
 }

@@ -54,7 +54,7 @@ pub fn write(dir: &Path, hostname: &str, name: &str, network: &Network) -> Resul
         Network::Host => (
             host_resolv_conf(),
             fs::read_to_string("/etc/hosts").unwrap_or_default()
-                + &hosts(hostname, name, &[Ipv4Addr::LOCALHOST.into()], &[]),
+                + &own_names(hostname, name, &[Ipv4Addr::LOCALHOST.into()]),
         ),
         Network::None | Network::Bridge => (
             resolv_conf(&host_resolv_conf(), &[]),
@@ -121,18 +121,21 @@ fn resolv_conf(host: &str, servers: &[IpAddr]) -> String {
 fn hosts(hostname: &str, name: &str, own: &[IpAddr], host: &[IpAddr]) -> String {
     let mut text =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    text += &own_names(hostname, name, own);
+    for address in host {
+        text += &format!("{address}\t{HOST_NAMES}\n");
+    }
+    text
+}
+
+fn own_names(hostname: &str, name: &str, own: &[IpAddr]) -> String {
     let names = if hostname == name {
         hostname.to_owned()
     } else {
         format!("{hostname} {name}")
     };
-    for address in own {
-        text += &format!("{address}\t{names}\n");
-    }
-    for address in host {
-        text += &format!("{address}\t{HOST_NAMES}\n");
-    }
-    text
+    let lines = own.iter().map(|address| format!("{address}\t{names}\n"));
+    lines.collect()
 }
 
 /// What Podman and Docker call the host.

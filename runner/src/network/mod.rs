@@ -1,6 +1,7 @@
 //! A container's network: the [`helper`] process that is its way out, its published [`ports`], its
 //! [`options`], and the [`etc_files`] that name hosts and resolvers. Networks that containers share
-//! are kept in a [`store`], with their [`subnet`]s; [`bridge`] is what they are while containers run.
+//! are kept in a [`store`], with their [`subnet`]s; [`bridge`] is what they are while containers
+//! run.
 
 pub mod bridge;
 pub mod etc_files;

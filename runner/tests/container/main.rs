@@ -17,6 +17,7 @@ mod layers;
 mod library;
 mod lifecycle;
 mod network;
+mod networks;
 mod processes;
 mod seccomp;
 mod shared;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         library::CASES,
         hostile::CASES,
         network::CASES,
+        networks::CASES,
         seccomp::CASES,
         processes::CASES,
         words::CASES,

@@ -22,8 +22,8 @@ pub struct Forward {
 
 /// Who carries out what clients ask for.
 pub trait Publisher {
-    /// Whether `forward` could be published; `id` names it from then on. `socket` is the host's side
-    /// of it, if the client has bound that.
+    /// Whether `forward` could be published; `id` names it from then on. `socket` is the host's
+    /// side of it, if the client has bound that.
     fn publish(&mut self, id: u64, forward: &Forward, socket: Option<OwnedFd>) -> bool;
 
     fn withdraw(&mut self, id: u64);

@@ -9,11 +9,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::human;
+use super::network::{Network, networks};
 use super::{GraphData, GraphDriver, joined};
-use crate::engine::{Capabilities, Engine, EngineError, Image, Network};
+use crate::engine::{Capabilities, Engine, EngineError, Image};
 use crate::rootfs::overlay::RootSource;
 use crate::rootfs::{Bind, Propagation};
-use crate::spec::ContainerSpec;
+use crate::spec::{self, ContainerSpec};
 use crate::state::{Container, Status};
 
 #[derive(Serialize)]
@@ -88,6 +89,8 @@ struct Mount {
 struct NetworkSettings {
     /// By `PORT/PROTOCOL` of the container.
     ports: PortBindings,
+    /// By the names of networks.
+    networks: BTreeMap<String, Network>,
 }
 
 type PortBindings = BTreeMap<String, Vec<HostPort>>;
@@ -199,6 +202,7 @@ impl Seen {
                 .collect(),
             network_settings: NetworkSettings {
                 ports: ports.clone(),
+                networks: networks(container),
             },
             host_config: HostConfig {
                 binds: spec.tree.binds.iter().map(bind_text).collect(),
@@ -207,10 +211,10 @@ impl Seen {
                     path: shown(&dir.log()),
                 },
                 network_mode: match spec.network {
-                    Network::None => "none",
-                    Network::Coracle(_) => "coracle",
-                    Network::Bridge => "bridge",
-                    Network::Host => "host",
+                    spec::Network::None => "none",
+                    spec::Network::Coracle(_) => "coracle",
+                    spec::Network::Bridge => "bridge",
+                    spec::Network::Host => "host",
                 },
                 port_bindings: ports,
                 auto_remove: container.remove,

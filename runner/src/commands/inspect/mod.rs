@@ -6,6 +6,7 @@
 
 mod container;
 mod image;
+mod network;
 
 use serde::Serialize;
 use serde_json::Value;

@@ -15,6 +15,7 @@ use rustix::event::PollFlags;
 use rustix::process::Signal;
 use rustix::thread::ThreadNameSpaceType;
 
+use super::Mac;
 use super::messages::{FromAnchor, ToAnchor};
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
@@ -133,9 +134,11 @@ fn prepare(network: &BridgeNetwork) -> Result<(u32, Links, Option<Resolver>), St
     let own: Vec<_> = own
         .filter_map(|subnet| Some((subnet.own()?, subnet.subnet.len)))
         .collect();
+    let first = own.first().map(|(ip, _)| Mac::of(*ip));
+    let Mac(mac) = first.ok_or_else(|| format!("the network {} has no subnet", network.name))?;
     let mut links = Links::open().map_err(|error| error.to_string())?;
     let bridge = links
-        .add_bridge(BRIDGE, network.mtu.map(u32::from), &own)
+        .add_bridge(BRIDGE, mac, network.mtu.map(u32::from), &own)
         .map_err(|error| error.to_string())?;
     let resolver = match network.internal && network.dns {
         true => Some(Resolver::open(own.iter().map(|(ip, _)| *ip))),

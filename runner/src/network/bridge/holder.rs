@@ -77,8 +77,9 @@ fn live(listener: OwnedFd, job: Job) -> io::Result<()> {
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     ProgramEnds::null()?.install()?;
     rustix::io::ioctl_fionbio(&listener, true)?;
-    let heeded = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGQUIT];
-    let heeded: SigSet = heeded.into_iter().collect();
+    // A shutdown signals every process at once. Containers have their networks until they end, and
+    // then this process ends as well.
+    let heeded = SigSet::from(Signal::SIGCHLD);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let run = directory(&job.dirs);
     let log = ProcessLog::new(&run, job.filter);
@@ -152,14 +153,14 @@ impl Holder {
                 return Ok(());
             }
             let ready = self.wait(now)?;
-            if ready.signal && self.is_told_to_end() {
-                return Ok(());
+            if ready.signal {
+                self.reap();
             }
-            self.serve_spaces(ready.spaces);
             // From the last, since a member that leaves is taken out.
             for member in ready.members.into_iter().rev() {
                 self.serve_member(member);
             }
+            self.serve_spaces(ready.spaces);
             if ready.newcomer {
                 self.accept()?;
             }
@@ -248,17 +249,10 @@ impl Holder {
         Ok(true)
     }
 
-    /// Reaps what has ended. Whether it is to end itself.
-    fn is_told_to_end(&self) -> bool {
-        let mut told = false;
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            match Signal::try_from(signal.ssi_signo.cast_signed()) {
-                // Orphans of coracle-net, and such as are not waited for.
-                Ok(Signal::SIGCHLD) => drop(namespaces::reap()),
-                _ => told = true,
-            }
-        }
-        told
+    /// Reaps orphans of coracle-net, and those that are not waited for.
+    fn reap(&self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        namespaces::reap();
     }
 
     fn serve_spaces(&mut self, ready: Vec<(String, [bool; 3])>) {
@@ -306,9 +300,11 @@ impl Holder {
         let answer = match message {
             (ToHolder::Join(join), descriptors) => self.join(at, *join, descriptors),
             (ToHolder::Publish(rules), sockets) => self.publish(at, &rules, sockets),
-            (ToHolder::Leave, _) => {
-                self.leave(at);
-                Ok(FromHolder::Done)
+            (ToHolder::Leave { runs_on }, _) => {
+                let left = self.leave(at, runs_on);
+                // A container that has ended need not wait for the kernel.
+                let _ = self.members[at].channel.send(&FromHolder::Done, &[]);
+                return self.detach(left);
             }
         };
         let answer = answer.unwrap_or_else(FromHolder::Failed);
@@ -432,28 +428,39 @@ impl Holder {
 
     /// Who has hung up has left as well.
     fn remove(&mut self, at: usize) {
-        self.leave(at);
+        let left = self.leave(at, false);
         self.members.remove(at);
+        self.detach(left);
     }
 
-    fn leave(&mut self, at: usize) {
-        let Some(joined) = self.members[at].joined.take() else {
-            return;
-        };
+    /// Returns what is left to be done without haste.
+    fn leave(&mut self, at: usize, runs_on: bool) -> Option<Joined> {
+        let joined = self.members[at].joined.take()?;
         debug!(
             container = joined.container,
             "a container has left a network"
         );
         let id = &joined.network;
-        if !self.drop_unused(id) {
-            if let Err(failure) = self.publish_all(id) {
-                warn!(%failure, "ports are not published");
-            }
-            if let Some(space) = self.spaces.get_mut(id) {
-                space.detach(&joined.interface);
-            }
+        if let Some(space) = self.spaces.get_mut(id).filter(|_| runs_on) {
+            space.detach(&joined.interface);
+        }
+        if !self.drop_unused(id)
+            && let Err(failure) = self.publish_all(id)
+        {
+            warn!(%failure, "ports are not published");
         }
         self.tell_all();
+        Some(joined)
+    }
+
+    /// Removes the interface of a container that has left, before another comes that may get its
+    /// address: the kernel removes it with the container's namespace, but takes its time.
+    fn detach(&mut self, left: Option<Joined>) {
+        if let Some(joined) = left
+            && let Some(space) = self.spaces.get_mut(&joined.network)
+        {
+            space.detach(&joined.interface);
+        }
     }
 
     /// Ends a network that no container is in. Whether it has.

@@ -171,7 +171,7 @@ impl Membership {
         }
         for link in &self.links {
             if let Some(client) = &link.client
-                && let Err(error) = client.ask(&ToHolder::Leave, &[])
+                && let Err(error) = client.ask(&ToHolder::Leave { runs_on: false }, &[])
             {
                 debug!(%error, "the container's network was gone before the container");
             }
@@ -223,7 +223,7 @@ impl Membership {
                 let was_way_out = self.way_out() == Some(at);
                 let link = self.links.remove(at);
                 if let Some(client) = &link.client {
-                    client.ask(&ToHolder::Leave, &[])?;
+                    client.ask(&ToHolder::Leave { runs_on: true }, &[])?;
                 }
                 if was_way_out {
                     self.lead_out()?;

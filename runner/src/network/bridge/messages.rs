@@ -24,8 +24,8 @@ pub enum ToHolder {
     /// Publish these ports at the container, by the rules of a single port each. Attached are their
     /// sockets.
     Publish(Vec<String>),
-    /// Take the container out again.
-    Leave,
+    /// Take the container out again. Without `runs_on` it has ended, and its interfaces with it.
+    Leave { runs_on: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
