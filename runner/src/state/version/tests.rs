@@ -19,6 +19,7 @@ const RECORD_4: &str = include_str!("config-4.json");
 const SPEC_4: &str = include_str!("spec-4.json");
 const RECORD_5: &str = include_str!("config-5.json");
 const SPEC_5: &str = include_str!("spec-5.json");
+const RECORD_7: &str = include_str!("config-7.json");
 const SPEC_6: &str = include_str!("spec-6.json");
 
 fn object(text: &str) -> Map<String, Value> {
@@ -189,6 +190,15 @@ fn files_of_version_5_are_read() {
 }
 
 #[test]
+fn a_record_of_version_7_is_read() {
+    let container: Container = read(Kept::Record, RECORD_7.as_bytes()).unwrap();
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    let mut expected = object(RECORD_7);
+    expected.extend(added_to_record_7());
+    assert_eq!(object(&written), expected);
+}
+
+#[test]
 fn a_specification_of_version_6_is_read() {
     let spec: ContainerSpec = read(Kept::Spec, SPEC_6.as_bytes()).unwrap();
     let written = String::from_utf8(spec.to_kept()).unwrap();
@@ -233,16 +243,33 @@ fn name_network(spec: &mut Map<String, Value>) {
 }
 
 /// Containers of that time had no labels.
-fn added_to_record_3() -> [(String, Value); 4] {
-    let [version, image_id, started] = added_to_record_5();
-    [version, image_id, started, ("labels".to_owned(), json!({}))]
+fn added_to_record_3() -> [(String, Value); 5] {
+    let [version, networks, started, image_id] = added_to_record_5();
+    [
+        version,
+        networks,
+        started,
+        image_id,
+        ("labels".to_owned(), json!({})),
+    ]
 }
 
 /// Nor were there images in a store.
-fn added_to_record_5() -> [(String, Value); 3] {
+fn added_to_record_5() -> [(String, Value); 4] {
+    let [version, networks, started] = added_to_record_7();
+    [
+        version,
+        networks,
+        started,
+        ("image_id".to_owned(), Value::Null),
+    ]
+}
+
+/// Nor networks that containers share, nor was it known when they were last started.
+fn added_to_record_7() -> [(String, Value); 3] {
     [
         ("version", json!(VERSION)),
-        ("image_id", Value::Null),
+        ("networks", json!([])),
         ("started", Value::Null),
     ]
     .map(|(name, value)| (name.to_owned(), value))
