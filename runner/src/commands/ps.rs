@@ -233,7 +233,7 @@ fn pid(container: &Container) -> i32 {
 }
 
 /// The fields of a template, and what stands over their columns.
-const HEADERS: [(&str, &str); 19] = [
+const HEADERS: [(&str, &str); 20] = [
     ("ID", "CONTAINER ID"),
     ("Id", "CONTAINER ID"),
     ("Names", "NAMES"),

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 

@@ -269,8 +269,8 @@ fn what_others_have_is_told_from_a_slip() {
         ("ps --format yaml", "\"yaml\""),
         ("ps -q --format json", "--format"),
         (
-            "run --network host x",
-            "does not have the network \"host\" yet",
+            "run --network slirp4netns x",
+            "does not have the network \"slirp4netns\" yet",
         ),
     ] {
         let said = refused(&format!("coracle {line}"), named);

@@ -84,9 +84,9 @@ impl FromStr for Mac {
     fn from_str(text: &str) -> Result<Self, MacError> {
         let error = || MacError(text.to_owned());
         let separator = if text.contains('-') { '-' } else { ':' };
-        let octets = text.split(separator).map(|octet| match octet.len() {
-            2 => u8::from_str_radix(octet, 16).ok(),
-            _ => None,
+        let octets = text.split(separator).map(|octet| {
+            let is_octet = octet.len() == 2 && octet.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u8::from_str_radix(octet, 16).ok().filter(|_| is_octet)
         });
         let octets: Vec<u8> = octets.collect::<Option<_>>().ok_or_else(error)?;
         let octets: [u8; 6] = octets.try_into().map_err(|_| error())?;

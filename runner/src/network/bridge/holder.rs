@@ -5,10 +5,11 @@
 //! with the connection. When nobody is connected any more, it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ fn live(listener: OwnedFd, job: Job) -> io::Result<()> {
         listener,
         signals: SignalFd::with_flags(&heeded, flags)?,
         store: Store::open(job.dirs).map_err(io::Error::other)?,
+        identity: identity(&fs::metadata(&run)?),
         run,
         log,
         spaces: BTreeMap::new(),
@@ -100,11 +102,18 @@ fn live(listener: OwnedFd, job: Job) -> io::Result<()> {
     holder.serve()
 }
 
+/// Tells a directory from another of the same name.
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
 struct Holder {
     listener: OwnedFd,
     signals: SignalFd,
     store: Store,
     run: PathBuf,
+    /// Of that directory, as this process has found it.
+    identity: (u64, u64),
     log: ProcessLog,
     /// By the ids of networks. Each has a member at least.
     spaces: BTreeMap<String, Space>,
@@ -156,13 +165,17 @@ impl Holder {
             if ready.signal {
                 self.reap();
             }
+            if ready.newcomer {
+                self.accept()?;
+            }
+            if !ready.spaces.is_empty() {
+                // Networks and members may be others then than those that were waited for.
+                self.serve_spaces(ready.spaces);
+                continue;
+            }
             // From the last, since a member that leaves is taken out.
             for member in ready.members.into_iter().rev() {
                 self.serve_member(member);
-            }
-            self.serve_spaces(ready.spaces);
-            if ready.newcomer {
-                self.accept()?;
             }
         }
     }
@@ -191,8 +204,9 @@ impl Holder {
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, timeout.as_ref()))?;
         let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut spaces: BTreeMap<&String, [bool; 3]> = BTreeMap::new();
-        for ((id, kind), ready) in watched.iter().zip(&is_ready[2 + self.members.len()..]) {
-            spaces.entry(id).or_default()[*kind] |= ready;
+        let of_spaces = watched.iter().zip(&is_ready[2 + self.members.len()..]);
+        for ((id, kind), _) in of_spaces.filter(|(_, ready)| **ready) {
+            spaces.entry(*id).or_default()[*kind] = true;
         }
         Ok(Ready {
             newcomer: is_ready[0],
@@ -229,12 +243,16 @@ impl Holder {
     /// starts another holder.
     fn ends(&mut self) -> io::Result<bool> {
         let lock = match try_lock_directory(&self.run) {
-            // Somebody has taken the directory away: nobody finds this process any more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             lock => lock?,
         };
-        if lock.is_none() {
+        let Some(lock) = lock else {
             return Ok(false);
+        };
+        if identity(&lock.metadata()?) != self.identity {
+            // The session's directories were made anew: nobody finds this process any more, and
+            // what is there is another's.
+            return Ok(true);
         }
         self.accept()?;
         if !self.members.is_empty() {

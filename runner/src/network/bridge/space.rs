@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -223,7 +223,6 @@ impl Space {
     /// Sees to it that `ports` are published and no others. Fails with the last that could not be;
     /// when coracle-net has just died, the next one is told again.
     pub fn publish(&mut self, ports: &[Port]) -> Result<(), Failure> {
-        use std::os::fd::AsRawFd;
         if !self.is_ready() {
             return Ok(());
         }

@@ -29,7 +29,7 @@ use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
 use crate::spec::Network;
-use crate::state::{Container, ProcessRef, Status, claim, now};
+use crate::state::{ProcessRef, Status, claim, now};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
