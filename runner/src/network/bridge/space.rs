@@ -1,6 +1,7 @@
 //! A network while containers are in it: its namespaces with the bridge, the coracle-net that is
 //! its way out, and what that has been told of containers.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -211,9 +212,11 @@ impl Space {
             stays
         });
         for name in names {
-            if !self.names.contains_key(&name) {
-                match api::add_name(&api, &name) {
-                    Ok(id) => drop(self.names.insert(name, id)),
+            if let Entry::Vacant(entry) = self.names.entry(name) {
+                match api::add_name(&api, entry.key()) {
+                    Ok(id) => {
+                        entry.insert(id);
+                    }
                     Err(error) => complain::<()>("a name is not told", Err(error)),
                 }
             }
@@ -242,7 +245,9 @@ impl Space {
                 continue;
             }
             match api::publish(&api, port.listener, port.guest) {
-                Ok(id) => drop(self.ports.insert(number(port), id)),
+                Ok(id) => {
+                    self.ports.insert(number(port), id);
+                }
                 Err(ApiError::Silent(error)) => {
                     warn!(%error, "a port is published once the network helper is back");
                 }
