@@ -96,6 +96,10 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         None => None,
     };
     debug!("init is prepared and the network is ready");
+    // Before anybody hears that the container runs, and may come.
+    let door = Door::open(&monitor.dir.run)
+        .inspect_err(|error| warn!(%error, "nobody can attach to the container"))
+        .ok();
     let_go(&init_channel)?;
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
@@ -126,9 +130,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         stop_signal: monitor.container.stop_signal,
         user_namespace,
         attached,
-        door: Door::open(&monitor.dir.run)
-            .inspect_err(|error| warn!(%error, "nobody can attach to the container"))
-            .ok(),
+        door,
         stdin: ours.stdin,
         terminal,
         _claim: claim,
