@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -192,27 +192,24 @@ fn an_added_command_goes_on_without_its_caller(world: &World) {
 
 fn signals_end_the_caller_where_they_are_not_passed_on(world: &World) {
     let name = unique("apart");
-    let script = "trap 'exit 9' TERM; echo up; while :; do sleep 1 & wait; done";
+    let script = "trap 'exit 9' TERM; while :; do echo up; sleep 1 & wait; done";
     let flags = ["--sig-proxy=false", "--name", &name];
     let args = world.run_args(&flags, &["sh", "-c", script]);
+    let sees_it_up = |child: &mut Child| {
+        let stdout = child.stdout.as_mut().expect("piped");
+        stdout.read_exact(&mut [0; 3]).expect("a line");
+    };
     let mut child = world.start(args, Stdio::piped());
-    let mut up = [0; 3];
-    child
-        .stdout
-        .as_mut()
-        .expect("piped")
-        .read_exact(&mut up)
-        .expect("a line");
+    sees_it_up(&mut child);
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("signalled");
     assert_eq!(collect(child).code(), Some(143));
     let init = world.init_of(&name);
     assert!(is_running(init));
     // With them, a visitor's signals are the container's.
-    let visitor = world.start(["attach", "--no-stdin", &name], Stdio::piped());
-    eventually("the signal has come", || {
-        let _ = kill(Pid::from_raw(visitor.id() as i32), Signal::SIGTERM);
-        !is_running(init)
-    });
+    let mut visitor = world.start(["attach", "--no-stdin", &name], Stdio::piped());
+    sees_it_up(&mut visitor);
+    kill(Pid::from_raw(visitor.id() as i32), Signal::SIGTERM).expect("signalled");
+    eventually("the signal has come", || !is_running(init));
     collect(visitor);
     eventually("it is forgotten", || world.inspect(&name).is_none());
 }

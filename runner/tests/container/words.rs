@@ -251,7 +251,7 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
             &["run", "--memory", "1g", "x"][..],
             "coracle run does not have --memory yet",
         ),
-        (&["top", "web"], "coracle does not have `top` yet"),
+        (&["events"], "coracle does not have `events` yet"),
         (&["compose"], "coracle does not have `compose` yet"),
         (&["run", "--detech", "x"], "--detach"),
         (&["run", "-v", "a/b:/v", "x"], "./a/b"),

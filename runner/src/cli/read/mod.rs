@@ -13,8 +13,7 @@ use super::elsewhere::{self, nearest};
 use super::values::{parse_bool, text};
 use super::{
     Chosen, Cli, Command, ImageCommand, InspectKind, NetworkCommand, SaveFormat, SystemArgs,
-    SystemCommand,
-    VolumeCommand,
+    SystemCommand, VolumeCommand,
 };
 use crate::failure::Failure;
 use crate::rootfs::volume::check_places;

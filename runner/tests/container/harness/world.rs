@@ -318,12 +318,17 @@ impl World {
         self.run(flags, &["sh", "-c", script]).success().to_owned()
     }
 
+    /// The arguments of a run in the usual tree, without a network unless `flags` names one.
     pub fn run_args(&self, flags: &[&str], command: &[&str]) -> Vec<String> {
         let rootfs = self.rootfs();
-        let fixed = ["run", "--rm", "--network", "none"];
+        let network = match flags.iter().any(|flag| flag.starts_with("--net")) {
+            true => &[][..],
+            false => &["--network", "none"],
+        };
         let rootfs = ["--rootfs", rootfs.to_str().expect("a plain path")];
-        fixed
+        ["run", "--rm"]
             .iter()
+            .chain(network)
             .chain(flags)
             .chain(&rootfs)
             .chain(command)
