@@ -60,8 +60,8 @@ impl FailureKind {
         }
     }
 
-    /// The code of `rm`, `rmi`, `volume rm` and `network rm`, which tell two failures apart that are
-    /// like others elsewhere.
+    /// The code of `rm`, `rmi`, `volume rm` and `network rm`, which tell two failures apart that
+    /// are like others elsewhere.
     pub fn exit_code_of_rm(self) -> u8 {
         match self {
             Self::NoSuchContainer

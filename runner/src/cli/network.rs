@@ -138,7 +138,8 @@ pub struct NetworkLsArgs {
     pub noheading: bool,
 
     /// How to print: json, table, or a template of Go's with .Name, .ID, .Driver, .Subnets,
-    /// .Labels, .Options, .Created, .Internal, .IPv6Enabled and .DNSEnabled; `table TEMPLATE` makes columns
+    /// .Labels, .Options, .Created, .Internal, .IPv6Enabled and .DNSEnabled; `table TEMPLATE`
+    /// makes columns
     #[arg(long, value_parser = text(str::parse::<Format>))]
     pub format: Option<Format>,
 
