@@ -191,6 +191,9 @@ impl Engine {
             None => None,
         };
         base.warn_of_foreign_owner(&maps, warn);
+        if let Network::Coracle(options) = &request.network {
+            options.warn_of_hidden(warn);
+        }
         // Until the record says which networks are in use.
         let (_networks, attachments) = self.resolve_networks(&request)?;
 

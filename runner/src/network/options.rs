@@ -9,8 +9,9 @@ use netstack::config::{
     parse_subnet_v6,
 };
 use netstack::core::egress::{Egress, EgressError, EgressRule};
-use netstack::network::{Network, NoHostAddress};
+use netstack::network::{Network, NoHostAddress, hidden_by};
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 /// Checked: a helper starts with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +112,25 @@ impl NetworkOptions {
     /// Addresses that lead to the host.
     pub fn host(&self) -> &[IpAddr] {
         &self.map_host
+    }
+
+    /// Tells of networks of the host's that the container's own one hides from it.
+    pub fn warn_of_hidden(&self, warn: &mut dyn FnMut(&str)) {
+        let Ok(network) = self.network() else {
+            return;
+        };
+        match hidden_by(&network) {
+            Ok(hidden) => hidden.iter().for_each(|hidden| {
+                let (key, other) = match hidden.subnet.network {
+                    IpAddr::V4(_) => ("cidr", "10.0.3.0/24"),
+                    IpAddr::V6(_) => ("cidr6", "fd01::/64"),
+                };
+                warn(&format!(
+                    "{hidden}; --network coracle:{key}={other}, say, gives the container another"
+                ));
+            }),
+            Err(error) => debug!("cannot see whether networks are hidden: {error}"),
+        }
     }
 
     /// What coracle-net makes of them. Fails only before they are checked.
