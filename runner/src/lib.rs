@@ -9,7 +9,8 @@
 //!   outlives containers,
 //! - `state`, `logs`: what is remembered of them.
 //!
-//! `spec` says what a container is to be, once everything is checked. `roles` knows what else the
+//! `spec` says what a container is to be, once everything is checked. `host` tells what this host
+//! allows them. `roles` knows what else the
 //! program may be started as. What is said to the user goes through `printable`, what coracle logs
 //! about itself through `logging`; what `--format` asks for is `template`'s.
 
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod engine;
 pub mod failure;
+mod host;
 mod images;
 mod isolation;
 pub mod logging;

@@ -53,7 +53,7 @@ pub use run::{
     UserNamespace,
 };
 pub use security_opt::{SeccompChoice, SecurityOpt};
-pub use system::{CheckArgs, DfArgs, SystemArgs, SystemCommand, SystemPruneArgs};
+pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use values::TailLines;
 
 use crate::logging::LogLevel;
@@ -133,6 +133,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Look after what coracle keeps
     System(SystemArgs),
+    /// Tell what this host allows containers, and how to get more of it
+    Info(FormatArgs),
+    /// Tell which coracle this is
+    Version(FormatArgs),
     /// Make an image of a Containerfile
     #[command(visible_alias = "bud")]
     Build(Box<BuildArgs>),

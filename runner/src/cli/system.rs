@@ -23,6 +23,16 @@ pub enum SystemCommand {
     Prune(SystemPruneArgs),
     /// Look for damage in the storage of images, and mend it
     Check(CheckArgs),
+    /// Tell what this host allows containers, and how to get more of it
+    Info(FormatArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// How to print: json, or a template of Go's with the names of Podman's fields, such as
+    /// {{.Host.Kernel}} or {{.Client.Version}}
+    #[arg(short, long, value_parser = text(str::parse::<Format>))]
+    pub format: Option<Format>,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod history;
 mod human;
 mod images;
 mod import;
+mod info;
 mod inspect;
 mod kill;
 mod load;
@@ -88,6 +89,8 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Network(command) => network::network(command),
         Command::Volume(command) => volume::volume(command),
         Command::System(args) => system::system(args),
+        Command::Info(args) => info::info(&args),
+        Command::Version(args) => info::version(&args),
         Command::Build(args) => build::build(&args, inherited, filter),
         Command::From(args) => from::from(args, inherited),
         Command::Mount(args) => mount::mount(args, inherited),

@@ -2,6 +2,7 @@
 
 use super::check::check;
 use super::df::{df, prune};
+use super::info::info;
 use crate::cli::{SystemArgs, SystemCommand};
 use crate::failure::Failure;
 use crate::process::holder;
@@ -13,6 +14,7 @@ pub fn system(args: SystemArgs) -> Result<u8, Failure> {
         SystemCommand::Df(args) => df(&args),
         SystemCommand::Prune(args) => prune(&args),
         SystemCommand::Check(args) => check(&args),
+        SystemCommand::Info(args) => info(&args),
     }
 }
 

@@ -53,6 +53,12 @@ pub fn named(name: &str) -> Vec<PathBuf> {
     groups.filter(|group| group.exists()).collect()
 }
 
+/// Whether this process may make groups for containers.
+pub fn has_own() -> bool {
+    let is_ours = |group: &PathBuf| access(group, Access::WRITE_OK).is_ok();
+    own_directories().iter().any(is_ours)
+}
+
 fn own_directories() -> Vec<PathBuf> {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
     own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))

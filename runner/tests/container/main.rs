@@ -12,6 +12,7 @@ mod diagnostics;
 mod ending;
 mod handed_down;
 mod hostile;
+mod info;
 mod isolation;
 mod layers;
 mod library;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         handed_down::CASES,
         isolation::CASES,
         layers::CASES,
+        info::CASES,
         library::CASES,
         hostile::CASES,
         network::CASES,

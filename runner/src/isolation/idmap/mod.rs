@@ -275,6 +275,21 @@ impl IdMaps {
         is_single(&self.uids) || is_single(&self.gids)
     }
 
+    /// The lines for users.
+    pub fn uids(&self) -> &[Extent] {
+        &self.uids
+    }
+
+    /// The lines for groups.
+    pub fn gids(&self) -> &[Extent] {
+        &self.gids
+    }
+
+    /// How many users there are without a gap from root on.
+    pub fn user_count(&self) -> u32 {
+        last_contiguous(&self.uids).saturating_add(1)
+    }
+
     /// Whether an ID of the caller's namespace has a place in the container.
     pub fn maps_host_uid(&self, uid: u32) -> bool {
         self.here()
