@@ -33,10 +33,10 @@ fn exit_codes_tell_what_happened(world: &World) {
         Some(137)
     );
     assert_eq!(world.run(&["--no-such-flag"], &["true"]).code(), Some(125));
-    assert_eq!(
-        world.run(&["--network", "host"], &["true"]).code(),
-        Some(125)
-    );
+    for network in ["container:other", "no-such", "none,no-such"] {
+        let refused = world.run(&["--network", network], &["true"]);
+        assert_eq!(refused.code(), Some(125), "{refused:?}");
+    }
     assert_eq!(world.run(&[], &[]).code(), Some(125));
     assert_eq!(world.run(&[], &["/etc"]).code(), Some(126));
     assert_eq!(world.run(&["-w", "/no/such"], &["true"]).code(), Some(126));
