@@ -14,6 +14,7 @@ use super::security_opt::SecurityOpt;
 use super::values::{self, bytes, text};
 use crate::isolation::capabilities::CapabilityName;
 use crate::rootfs::volume::VolumeArg;
+use crate::signal::Signal;
 use crate::spec::Variable;
 use crate::stdio::keys::DetachKeys;
 
@@ -143,6 +144,18 @@ pub struct ContainerArgs {
     #[arg(long, value_parser = text(str::parse::<String>))]
     pub name: Option<String>,
 
+    /// End and remove the container that has the name, if there is one
+    #[arg(long)]
+    pub replace: bool,
+
+    /// Write the container's id to a file, which may not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+
+    /// The signal that asks the command to end; without, the image's, or TERM
+    #[arg(long, value_parser = text(str::parse::<Signal>), value_name = "SIGNAL")]
+    pub stop_signal: Option<Signal>,
+
     /// Put a label on the container, for programs that look for it; may be repeated: the last value
     /// of a key counts
     #[arg(
@@ -257,6 +270,12 @@ pub struct ProcessArgs {
         value_name = "NAME[=VALUE]"
     )]
     pub env: Vec<EnvArg>,
+
+    /// Set the variables in a file, a line each: NAME=VALUE, NAME for the caller's value, NAME* for
+    /// all of the caller's that begin so; lines that begin with # are passed over, and -e goes
+    /// before them
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
 
     /// Working directory in the container
     #[arg(

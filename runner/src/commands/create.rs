@@ -1,6 +1,7 @@
 //! `coracle create`: the first half of `coracle run`.
 
-use super::run::{request, source};
+use super::cidfile::CidFile;
+use super::run::{replace, request, source};
 use super::{open_engine, print_line};
 use crate::cli::CreateArgs;
 use crate::failure::Failure;
@@ -13,7 +14,10 @@ pub fn create(args: CreateArgs, inherited: &Inherited) -> Result<u8, Failure> {
     let interactive = args.process.interactive;
     let source = source(&args, &engine)?;
     let request = request(&args, source, args.rm, interactive, inherited.limits)?;
+    let cidfile = CidFile::create(args.cidfile.as_deref())?;
+    replace(&args, &engine)?;
     let container = engine.create(request, &mut warn)?;
+    cidfile.tell(&container)?;
     print_line(container.id.as_str())?;
     Ok(0)
 }

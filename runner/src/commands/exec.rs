@@ -2,6 +2,7 @@
 
 use netstack::logging::Filter;
 
+use super::env::variables;
 use super::open_engine;
 use crate::cli::ExecArgs;
 use crate::engine::{EngineError, ExecRequest, START_MAX};
@@ -12,7 +13,7 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
     // A signal that comes while the command starts is kept for it.
     let signals = Signals::block()?;
     let engine = open_engine()?.logging(filter);
-    let exec = engine.exec(&args.container(), request(&args))?;
+    let exec = engine.exec(&args.container(), request(&args)?)?;
     let (events, ends, launcher) = exec.into_parts();
     let interactive = args.process.interactive;
     let foreground = Foreground::new(signals, events, ends, interactive)?;
@@ -33,13 +34,13 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
     }
 }
 
-fn request(args: &ExecArgs) -> ExecRequest {
-    ExecRequest {
+fn request(args: &ExecArgs) -> Result<ExecRequest, Failure> {
+    Ok(ExecRequest {
         command: args.command().to_vec(),
-        env: args.process.variables().collect(),
+        env: variables(&args.process)?,
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
         terminal: args.process.tty,
         stdin: args.process.interactive,
-    }
+    })
 }

@@ -3,12 +3,14 @@
 mod attach;
 mod build;
 mod check;
+mod cidfile;
 mod commit;
 mod config;
 mod containers;
 mod copy;
 mod create;
 mod df;
+mod env;
 mod exec;
 mod filter;
 mod follow;

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use netstack::logging::Filter;
 use tracing::error_span;
 
+use super::cidfile::CidFile;
+use super::env::variables;
 use super::follow::{Bond, adopt_orphans, follow};
 use super::pull::provide;
 use super::run_network::networks;
@@ -21,6 +23,7 @@ use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
 use crate::process::foreground::{Signals, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
+use crate::process::monitor::STOP_GRACE;
 use crate::spec::Variable;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
@@ -50,7 +53,10 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     if attach.is_some() {
         adopt_orphans();
     }
+    let cidfile = CidFile::create(args.container.cidfile.as_deref())?;
+    replace(&args.container, &engine)?;
     let mut launch = engine.run(request, attach, &mut warn)?;
+    cidfile.tell(&launch.container)?;
     let _span = error_span!("run", container = launch.container.id.short()).entered();
     match signals {
         Some(signals) => {
@@ -154,6 +160,32 @@ pub(super) fn source(args: &ContainerArgs, engine: &Engine) -> Result<Source, Fa
     })
 }
 
+/// Ends and removes the container of the new one's name, if there is one and that was asked for. To
+/// be done last: what is wrong with the new one costs the old one nothing.
+pub(super) fn replace(args: &ContainerArgs, engine: &Engine) -> Result<(), Failure> {
+    let name = match (&args.name, args.replace) {
+        (_, false) => return Ok(()),
+        (None, true) => {
+            return Err(Failure::runner(
+                "--replace is about a name: it goes with --name",
+            ));
+        }
+        (Some(name), true) => name,
+    };
+    match engine.find(name) {
+        Ok(old) if old.name == *name => {
+            let stop = engine.stop(std::slice::from_ref(name), STOP_GRACE);
+            stop.finish().collect::<Result<Vec<_>, _>>()?;
+            // One that was to go at its end has gone.
+            if engine.find(old.id.as_str()).is_ok() {
+                engine.remove(old.id.as_str(), true)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What the flags ask for.
 pub(super) fn request(
     args: &ContainerArgs,
@@ -177,7 +209,8 @@ pub(super) fn request(
         read_only: false,
         host_root: args.userns == UserNamespace::Host,
         remove,
-        env: proxies.chain(args.process.variables()).collect(),
+        stop_signal: args.stop_signal,
+        env: proxies.chain(variables(&args.process)?).collect(),
         entrypoint: args.entrypoint.clone().map(|entrypoint| entrypoint.0),
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),

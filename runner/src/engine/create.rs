@@ -23,6 +23,7 @@ use crate::process::inherited::SoftLimits;
 use crate::rootfs::overlay::{Overlay, RootSource};
 use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::signal::Signal;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
     split_variable,
@@ -55,6 +56,8 @@ pub struct ContainerRequest {
     /// Whether the container is forgotten when it ends.
     pub remove: bool,
     /// Variables over those of the image.
+    /// In place of the image's.
+    pub stop_signal: Option<Signal>,
     pub env: Vec<Variable>,
     /// Put before the command; of an image in place of its own, and then its command is not used
     /// either.
@@ -116,6 +119,7 @@ impl ContainerRequest {
             read_only: false,
             host_root: false,
             remove: false,
+            stop_signal: None,
             env: Vec::new(),
             entrypoint: None,
             workdir: None,
@@ -208,7 +212,7 @@ impl Engine {
             publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
-            stop_signal: Some(base.stop_signal.as_raw()),
+            stop_signal: Some(request.stop_signal.unwrap_or(base.stop_signal).as_raw()),
             id_maps: Some(maps.clone()),
         })?;
         let dir = self.store.dir(&container);

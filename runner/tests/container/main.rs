@@ -10,6 +10,7 @@ mod boundaries;
 mod damage;
 mod diagnostics;
 mod ending;
+mod flags;
 mod handed_down;
 mod hostile;
 mod info;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         boundaries::CASES,
         shared::CASES,
         streams::CASES,
+        flags::CASES,
         handed_down::CASES,
         isolation::CASES,
         layers::CASES,
