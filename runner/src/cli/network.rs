@@ -218,7 +218,7 @@ pub struct RunNetworkArgs {
     /// Network of the container: default, none, host, coracle:KEY=VALUE,... or networks that
     /// `coracle network create` has made
     ///
-    /// Networks are NAME[,NAME]..., or NAME:KEY=VALUE,... with ip=, ip6=, mac= and alias=; may be
+    /// Networks are `NAME[,NAME]...`, or NAME:KEY=VALUE,... with ip=, ip6=, mac= and alias=; may be
     /// repeated. The first one that is not internal is the way out, and has the published ports.
     ///
     /// The options of coracle are cidr=, cidr6=, mtu=, map-host= (an address for this host) and

@@ -161,7 +161,7 @@ pub(super) fn source(args: &ContainerArgs, engine: &Engine) -> Result<Source, Fa
 }
 
 /// Ends and removes the container of the new one's name, if there is one and that was asked for. To
-/// be done last: what is wrong with the new one costs the old one nothing.
+/// be done just before the new one is made: a command line that is wrong costs the old one nothing.
 pub(super) fn replace(args: &ContainerArgs, engine: &Engine) -> Result<(), Failure> {
     let name = match (&args.name, args.replace) {
         (_, false) => return Ok(()),

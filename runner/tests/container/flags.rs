@@ -63,19 +63,19 @@ fn the_id_is_written_to_a_file_of_its_own(world: &World) {
 fn a_container_takes_the_place_of_another(world: &World) {
     let name = unique("place");
     let flags = ["--network", "none", "--replace"];
-    let first = world.detach(&name, &flags, &["sleep", "1000"]);
+    let script = "trap 'exit 0' TERM; sleep 1000 & wait";
+    let first = world.detach(&name, &flags, &["sh", "-c", script]);
     let init = world.init_of(&name);
-    let second = world.detach(&name, &flags, &["sleep", "1000"]);
+    let second = world.detach(&name, &flags, &["sh", "-c", script]);
     assert_ne!(first, second);
     eventually("the first has gone", || !crate::harness::is_running(init));
+    // A command line that is wrong costs it nothing.
+    let profile = "seccomp=/no/such";
+    let flags = ["--name", &name, "--replace", "--security-opt", profile];
+    let wrong = world.run(&flags, &["true"]);
+    assert_eq!(wrong.code(), Some(125), "{wrong:?}");
     let listed = world.try_coracle(&["ps", "-a", "--no-trunc", "-q"]);
     assert_eq!(listed.success().trim(), second);
-    // What is wrong with the new one costs the old one nothing.
-    let wrong = world.run(
-        &["--name", &name, "--replace", "-v", "/no/such:/x"],
-        &["true"],
-    );
-    assert_eq!(wrong.code(), Some(125), "{wrong:?}");
     let nameless = world.run(&["--replace"], &["true"]);
     assert!(nameless.stderr.contains("--name"), "{nameless:?}");
     world.try_coracle(&["rm", "-f", &name]).success();
