@@ -323,9 +323,11 @@ fn bytes_that_are_no_text_are_taken_or_named() {
         [
             "authfile",
             "cert-dir",
+            "cidfile",
             "digestfile",
             "entrypoint",
             "env",
+            "env-file",
             "file",
             "ignorefile",
             "iidfile",
