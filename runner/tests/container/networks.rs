@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::{
-    Outcome, World, cases, children_of, collect, eventually, need_tun, parent_of, unique,
+    Outcome, World, cases, children_of, collect, eventually, is_running, need_tun, parent_of,
+    unique,
 };
 
 cases![
@@ -360,9 +361,7 @@ fn processes(name: &str) -> Vec<i32> {
     let mut left = children_of(std::process::id() as i32);
     while let Some(pid) = left.pop() {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        // What has ended is of no interest.
-        let lives = fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-        if lives && comm.is_ok_and(|comm| comm.trim_end() == name) {
+        if is_running(pid) && comm.is_ok_and(|comm| comm.trim_end() == name) {
             found.push(pid);
         }
         left.extend(children_of(pid));
