@@ -55,9 +55,9 @@ pub struct ContainerRequest {
     pub host_root: bool,
     /// Whether the container is forgotten when it ends.
     pub remove: bool,
-    /// Variables over those of the image.
     /// In place of the image's.
     pub stop_signal: Option<Signal>,
+    /// Variables over those of the image.
     pub env: Vec<Variable>,
     /// Put before the command; of an image in place of its own, and then its command is not used
     /// either.
