@@ -21,7 +21,7 @@ use crate::engine::{
 };
 use crate::failure::Failure;
 use crate::printable::escape;
-use crate::state::{Container, Status};
+use crate::state::Container;
 use crate::template::{Format, Template};
 
 pub fn network(command: NetworkCommand) -> Result<u8, Failure> {
@@ -266,7 +266,7 @@ fn options(network: &BridgeNetwork) -> BTreeMap<&'static str, String> {
 /// What the containers that run have in a network.
 fn containers(users: &[Container], network: &str) -> Value {
     let mut all = serde_json::Map::new();
-    for container in users.iter().filter(|own| own.status == Status::Running) {
+    for container in users.iter().filter(|own| own.status.can_kill()) {
         let attachment = container.networks.iter().find(|own| own.network == network);
         let Some(lease) = attachment.and_then(|own| own.lease.as_ref()) else {
             continue;

@@ -7,7 +7,7 @@ use super::{ContainerRequest, Engine, EngineError};
 use crate::network::bridge::{Attachment, Change, ask_monitor};
 use crate::network::store::{BridgeNetwork, Hold, Networks, NetworksError, users};
 use crate::spec::Network;
-use crate::state::{Container, Status};
+use crate::state::Container;
 
 impl Engine {
     pub fn networks(&self) -> Networks {
@@ -68,7 +68,7 @@ impl Engine {
                 network: network.name,
             });
         }
-        if container.status != Status::Running {
+        if !container.status.can_kill() {
             self.store.modify(&container.id, |container| {
                 container.networks.push(attachment);
             })?;
@@ -95,7 +95,7 @@ impl Engine {
                 network: name,
             });
         }
-        if container.status != Status::Running {
+        if !container.status.can_kill() {
             self.store.modify(&container.id, |container| {
                 container.networks.retain(|own| own.network != name);
             })?;

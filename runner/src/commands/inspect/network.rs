@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::engine::{Attachment, Lease};
-use crate::state::{Container, Status};
+use crate::state::Container;
 
 /// What the container has in a network. While it does not run, it has nothing there.
 #[derive(Serialize)]
@@ -39,7 +39,7 @@ pub struct Network {
 
 /// By their names.
 pub fn networks(container: &Container) -> BTreeMap<String, Network> {
-    let runs = container.status == Status::Running;
+    let runs = container.status.can_kill();
     let seen = |attachment: &Attachment| {
         let lease = attachment.lease.as_ref().filter(|_| runs);
         let mut aliases = attachment.aliases.clone();
