@@ -90,7 +90,7 @@ impl Shelf {
         {
             self.stock(batch)?;
         }
-        if self.ready.len() <= self.batch && !self.is_under_way {
+        if self.ready.len() <= self.batch {
             self.order(guest)?;
         }
         if self.ready.is_empty() {
@@ -101,6 +101,9 @@ impl Shelf {
     }
 
     fn order(&mut self, guest: &GuestThread) -> Result<(), GuestThreadEnded> {
+        if self.is_under_way {
+            return Ok(());
+        }
         let (family, batch, sender) = (self.family, self.batch, self.sender.clone());
         guest.submit(move || {
             let batch = (0..batch).map(|_| FreshSocket::open(family)).collect();
