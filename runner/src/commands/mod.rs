@@ -201,8 +201,8 @@ fn chosen(
     if chosen.latest {
         return Ok(vec![latest(engine)?]);
     }
-    if !all && chosen.filters.is_empty() {
-        return Ok(chosen.containers.clone());
+    if chosen.filters.is_empty() {
+        return select(engine, &chosen.containers, all, is_meant);
     }
     filter::check(&chosen.filters, "this command", ps::FILTERS)?;
     let mut names = Vec::new();

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::rows::print_filled;
-use super::{open_engine, print_line};
+use super::{latest, open_engine, print_line};
 use crate::cli::{InspectArgs, InspectKind};
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::Failure;
@@ -25,9 +25,7 @@ pub fn inspect(args: InspectArgs) -> Result<u8, Failure> {
     let mut names = args.names;
     let mut kind = args.kind;
     if args.latest {
-        let newest = engine.list()?.containers.into_iter().next();
-        let newest = newest.ok_or_else(|| Failure::runner("there is no container"))?;
-        names.push(newest.id.to_string());
+        names.push(latest(&engine)?);
         kind = InspectKind::Container;
     }
     let (mut found, mut failures) = (Vec::new(), Vec::new());
