@@ -7,6 +7,7 @@
 
 mod encode;
 mod listening;
+mod route;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,7 @@ use crate::sys;
 
 pub use encode::Encoder;
 pub use listening::{Listening, ListeningSockets};
+pub use route::AS_IN_TABLE;
 
 /// A netlink socket of the calling thread's network namespace.
 #[derive(Debug)]

@@ -5,11 +5,9 @@ use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::IpAddr;
 
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST};
-
 use super::Network;
 use crate::core::addresses::Prefix;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{AS_IN_TABLE, Netlink, NetlinkError};
 
 /// A network that the host reaches and the guest does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,40 +60,19 @@ pub fn hidden_by(network: &Network) -> Result<Vec<Hidden>, HiddenError> {
 
 /// The network by which the host reaches `ip`, unless it does so by a default route or not at all.
 fn route_to(netlink: &mut Netlink, ip: IpAddr) -> Result<Option<Prefix>, NetlinkError> {
-    let (family, bytes) = match ip {
-        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    let found = match netlink.find_route(ip, AS_IN_TABLE) {
+        Ok(found) => found,
+        Err(error) => match error.errno() {
+            // No route; a family that is switched off.
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT) => None,
+            _ => return Err(error),
+        },
     };
-    let mut found = None;
-    let asked = netlink.query(
-        |encoder| {
-            encoder.message(libc::RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK, |message| {
-                // struct rtmsg: family, length of the destination in bits, six bytes of nothing,
-                // and flags.
-                message.put(&[family as u8, bytes.len() as u8 * 8]);
-                message.put(&[0; 6]);
-                message.put(&RTM_F_FIB_MATCH.to_ne_bytes());
-                message.attribute(libc::RTA_DST, &bytes);
-            });
-        },
-        |answer| {
-            if let &[_, len, _, _, _, _, _, kind, ..] = answer {
-                found = Some((len, kind));
-            }
-        },
-    );
-    match asked.as_ref().map_err(NetlinkError::errno) {
-        Ok(()) => {}
-        // No route; a family that is switched off.
-        Err(Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EAFNOSUPPORT)) => return Ok(None),
-        Err(_) => asked?,
-    }
-    let network = found.filter(|&(len, kind)| kind == libc::RTN_UNICAST && len >= SHORTEST);
-    Ok(network.map(|(len, _)| Prefix::around(ip, len)))
+    let network =
+        found.filter(|route| route.kind == libc::RTN_UNICAST && route.prefix_len >= SHORTEST);
+    Ok(network.map(|route| Prefix::around(ip, route.prefix_len)))
 }
 
-/// The answer is the route as it stands in the table (linux/rtnetlink.h, Linux 4.13).
-const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Shorter prefixes are default routes in parts, as VPNs make them: 0.0.0.0/1 and 128.0.0.0/1.
 const SHORTEST: u8 = 8;
 

@@ -82,24 +82,8 @@ impl Conntrack {
 
     /// Whether `address` is one of this network namespace.
     fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
-        let mut kind = None;
-        let (family, bytes) = match address {
-            IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
-            IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
-        };
-        self.routes.query(
-            |encoder| {
-                encoder.message(libc::RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK, |message| {
-                    // struct rtmsg: family, length of the destination in bits, and ten bytes of
-                    // nothing.
-                    message.put(&[family as u8, bytes.len() as u8 * 8]);
-                    message.put(&[0; 10]);
-                    message.attribute(libc::RTA_DST, &bytes);
-                });
-            },
-            |answer| kind = answer.get(RTMSG_TYPE).copied(),
-        )?;
-        Ok(kind == Some(libc::RTN_LOCAL))
+        let route = self.routes.find_route(address, 0)?;
+        Ok(route.is_some_and(|route| route.kind == libc::RTN_LOCAL))
     }
 }
 
@@ -187,8 +171,6 @@ fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// Where `rtm_type` is in struct rtmsg (linux/rtnetlink.h).
-const RTMSG_TYPE: usize = 7;
 const NFGENMSG_LEN: usize = 4;
 /// linux/netfilter/nfnetlink_conntrack.h.
 const IPCTNL_MSG_CT_GET: u16 = 1;
