@@ -3,14 +3,14 @@
 //! tells of it by itself, when it matters.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Access, access};
 use rustix::process::{getegid, geteuid};
 use serde::Serialize;
 
 use crate::isolation::cgroup;
-use crate::isolation::idmap::{IdMaps, is_initial};
+use crate::isolation::idmap::{IdMaps, SingleReason, is_initial};
 
 /// One thing that a host may allow or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,9 +52,10 @@ impl Host {
         Self { root: root.into() }
     }
 
-    /// All that is known, in an order for people.
-    pub fn findings(&self) -> Vec<Finding> {
-        let mut findings = vec![users()];
+    /// All that is known, in an order for people. Containers get `maps`, which are of one ID for the
+    /// reason `single`.
+    pub fn findings(&self, maps: &IdMaps, single: Option<&SingleReason>) -> Vec<Finding> {
+        let mut findings = vec![users(maps, single)];
         findings.extend(self.user_namespaces());
         findings.extend([
             self.tap(),
@@ -217,39 +218,20 @@ impl Host {
 }
 
 /// How many users and groups a container has.
-fn users() -> Finding {
+fn users(maps: &IdMaps, single: Option<&SingleReason>) -> Finding {
     const WANTED: u32 = 65_536;
-    let about = "users";
-    let (maps, single) = match IdMaps::discover(false) {
-        Ok(discovered) => discovered,
-        Err(error) => {
-            return Finding {
-                about,
-                is_well: false,
-                says: error.to_string(),
-                remedy: None,
-            };
-        }
-    };
-    if let Some(reason) = single {
-        return Finding {
-            about,
-            is_well: false,
-            says: format!("one for each container: {reason}"),
-            remedy: None,
-        };
-    }
     let count = maps.user_count();
-    let is_well = count >= WANTED;
-    let name = Path::new("/etc/subuid").display();
+    let is_short = single.is_none() && count < WANTED;
     Finding {
-        about,
-        is_well,
-        says: match is_initial() {
-            true => format!("{count} for each container"),
-            false => format!("{count} for each container, inside a user namespace"),
+        about: "users",
+        is_well: single.is_none() && !is_short,
+        says: match (single, is_initial()) {
+            (Some(reason), _) => format!("one for each container: {reason}"),
+            (None, true) => format!("{count} for each container"),
+            (None, false) => format!("{count} for each container, inside a user namespace"),
         },
-        remedy: (!is_well).then(|| format!("{name} and /etc/subgid grant fewer than {WANTED}")),
+        // What is wrong with a single one says itself how to get more.
+        remedy: is_short.then(|| format!("/etc/subuid and /etc/subgid grant fewer than {WANTED}")),
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Map, Value, json};
 
-use super::rows::print_json;
+use super::rows::{print_filled, print_json};
 use super::{open_engine, print_line};
 use crate::cli::FormatArgs;
 use crate::engine::Engine;
@@ -20,9 +20,11 @@ use crate::template::{Format, Template};
 pub fn info(args: &FormatArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let host = Host::default();
-    let findings = host.findings();
+    let (maps, single) =
+        IdMaps::discover(false).map_err(Failure::context("cannot see which IDs containers get"))?;
+    let findings = host.findings(&maps, single.as_ref());
     let told = json!({
-        "host": of_host(&host)?,
+        "host": of_host(&host, &maps),
         "store": of_store(&engine)?,
         "version": own_version(),
         "findings": findings,
@@ -51,10 +53,7 @@ fn print(args: &FormatArgs, told: &Value, text: impl FnOnce() -> String) -> Resu
     match &args.format {
         Some(Format::Json) => print_json(told)?,
         Some(Format::Template(template) | Format::Table(Some(template))) => {
-            let filled = Template::parse(template)?.fill(&capitalized(told))?;
-            filled
-                .lines()
-                .try_for_each(|line| print_line(&escape(line)))?;
+            print_filled(&Template::parse(template)?.fill(&capitalized(told))?)?;
         }
         Some(Format::Table(None)) | None => text().lines().try_for_each(print_line)?,
     }
@@ -78,18 +77,16 @@ fn arch() -> &'static str {
     }
 }
 
-fn of_host(host: &Host) -> Result<Value, Failure> {
+fn of_host(host: &Host, maps: &IdMaps) -> Value {
     let names = rustix::system::uname();
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
     let memory = memory();
     let of_memory = |name: &str| memory.get(name).copied().unwrap_or_default();
-    let (maps, _) =
-        IdMaps::discover(false).map_err(Failure::context("cannot see which IDs containers get"))?;
     let mapping = |extents: &[Extent]| -> Value {
         let one = |extent: &Extent| json!({ "container_id": extent.inside, "host_id": extent.outside, "size": extent.count });
         extents.iter().map(one).collect()
     };
-    Ok(json!({
+    json!({
         "arch": arch(),
         "cgroupVersion": match host.cgroups() {
             Cgroups::V2 => "v2",
@@ -112,7 +109,7 @@ fn of_host(host: &Host) -> Result<Value, Failure> {
         },
         "swapFree": of_memory("SwapFree"),
         "swapTotal": of_memory("SwapTotal"),
-    }))
+    })
 }
 
 /// Name and version of the distribution (os-release(5)).
