@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::filter::Filter;
-use super::values::{parse_bool, parse_count, text};
+use super::values::{Switch, parse_count, text};
 use crate::images::destination::Destination;
 use crate::images::import::Change;
 use crate::images::platform::Platform;
@@ -157,15 +157,7 @@ pub enum SaveFormat {
 pub struct TlsArgs {
     /// Whether the registry has to speak TLS, and show a certificate that is trusted; without, what
     /// registries.conf says
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_parser = text(parse_bool),
-        action = ArgAction::Set,
-        value_name = "true|false"
-    )]
+    #[arg(long, switch(), value_name = "true|false")]
     pub tls_verify: Option<bool>,
 
     /// Trust the authorities whose certificates are in this directory, *.crt, instead of those of
@@ -215,18 +207,7 @@ pub struct HistoryArgs {
     pub no_trunc: bool,
 
     /// Times and sizes as people read them
-    #[arg(
-        short = 'H',
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "true",
-        default_missing_value = "true",
-        value_parser = text(parse_bool),
-        action = ArgAction::Set,
-        hide_default_value = true,
-        value_name = "true|false"
-    )]
+    #[arg(short = 'H', long, on(), value_name = "true|false")]
     pub human: bool,
 
     /// How to print: json, table, or a template of Go's with .ID, .Created, .CreatedAt,

@@ -1,10 +1,10 @@
 //! The flags of the commands that take containers through their lives.
 
-use clap::{ArgAction, Args};
+use clap::Args;
 
 use super::filter::Filter;
 use super::run::DetachArgs;
-use super::values::{self, text};
+use super::values::{self, Switch, text};
 use crate::engine::Condition;
 
 #[derive(Debug, Args)]
@@ -22,15 +22,7 @@ pub struct StartArgs {
 
     /// Pass signals on to the command: so it is with -a or -i. Otherwise they end coracle, and the
     /// container goes on
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_parser = text(values::parse_bool),
-        action = ArgAction::Set,
-        value_name = "true|false"
-    )]
+    #[arg(long, switch(), value_name = "true|false")]
     pub sig_proxy: Option<bool>,
 
     #[command(flatten)]
@@ -53,17 +45,7 @@ pub struct AttachArgs {
     pub leave: DetachArgs,
 
     /// Pass signals on to the container's command; otherwise they end coracle only
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "true",
-        default_missing_value = "true",
-        value_parser = text(values::parse_bool),
-        action = ArgAction::Set,
-        hide_default_value = true,
-        value_name = "true|false"
-    )]
+    #[arg(long, on(), value_name = "true|false")]
     pub sig_proxy: bool,
 
     /// Leave the standard input alone

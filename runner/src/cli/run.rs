@@ -11,7 +11,7 @@ use super::container::{self, Entrypoint, EnvArg, RootfsArg};
 use super::image::{PullPolicy, RegistryArgs};
 use super::network::RunNetworkArgs;
 use super::security_opt::SecurityOpt;
-use super::values::{self, bytes, text};
+use super::values::{self, Switch, bytes, text};
 use crate::isolation::capabilities::CapabilityName;
 use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;
@@ -51,17 +51,7 @@ pub struct RunArgs {
 
     /// Pass signals on to the command, in the foreground; otherwise they end coracle, and the
     /// container goes on
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "true",
-        default_missing_value = "true",
-        value_parser = text(values::parse_bool),
-        action = ArgAction::Set,
-        hide_default_value = true,
-        value_name = "true|false"
-    )]
+    #[arg(long, on(), value_name = "true|false")]
     pub sig_proxy: bool,
 
     #[command(flatten)]
@@ -232,17 +222,7 @@ pub struct ContainerArgs {
 
     /// Hand the caller's proxies on: http_proxy, https_proxy, ftp_proxy and no_proxy, in either
     /// case. -e goes before them
-    #[arg(
-        long,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "true",
-        default_missing_value = "true",
-        value_parser = text(values::parse_bool),
-        action = ArgAction::Set,
-        hide_default_value = true,
-        value_name = "true|false"
-    )]
+    #[arg(long, on(), value_name = "true|false")]
     pub http_proxy: bool,
 
     /// The image and its arguments, or with --rootfs the command and its arguments; options come

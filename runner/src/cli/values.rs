@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction};
 use jiff::SignedDuration;
 use portfwd::spec::{PortRange, Protocol};
 
@@ -34,6 +35,30 @@ where
         let text = value.to_str().ok_or("it is not valid UTF-8")?;
         parse(text).map_err(Into::into)
     })
+}
+
+/// What every switch is made of.
+pub trait Switch: Sized {
+    /// It may have a value, as with Podman: `--rm`, `--rm=false`. Behind `=` only: else the word
+    /// that follows would be taken for the value.
+    fn switch(self) -> Self;
+
+    /// One that is on unless it is told otherwise.
+    fn on(self) -> Self;
+}
+
+impl Switch for Arg {
+    fn switch(self) -> Self {
+        self.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(text(parse_bool))
+    }
+
+    fn on(self) -> Self {
+        self.switch().default_value("true").hide_default_value(true)
+    }
 }
 
 /// As Podman reads the value of a switch, `--rm=false`.

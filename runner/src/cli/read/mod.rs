@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command as Definition, CommandFactory, Error, FromArgMatches};
 
 use super::elsewhere::{self, nearest};
-use super::values::{parse_bool, text};
+use super::values::Switch;
 use super::{
     Chosen, Cli, Command, ImageCommand, InspectKind, NetworkCommand, SaveFormat, SystemArgs,
     SystemCommand, VolumeCommand,
@@ -38,9 +38,8 @@ pub fn read(words: &[OsString]) -> Result<Cli, Unread> {
     Ok(cli)
 }
 
-/// The command line as it is parsed. As with Podman, the last of two equal options counts and every
-/// switch may have a value, `--rm=false`. Behind `=` only: else the command that follows would be
-/// taken for the value.
+/// The command line as it is parsed. As with Podman, the last of two equal options counts, and every
+/// switch is a [`Switch`], those that are off at first among them.
 fn definition() -> Definition {
     with_values(Cli::command().args_override_self(true))
 }
@@ -48,13 +47,7 @@ fn definition() -> Definition {
 fn with_values(command: Definition) -> Definition {
     command
         .mut_args(|arg| match arg.get_action() {
-            ArgAction::SetTrue => arg
-                .action(ArgAction::Set)
-                .num_args(0..=1)
-                .require_equals(true)
-                .default_value("false")
-                .default_missing_value("true")
-                .value_parser(text(parse_bool)),
+            ArgAction::SetTrue => arg.switch().default_value("false"),
             _ => arg,
         })
         .mut_subcommands(with_values)
