@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::filter::{admits, check, has_label, moment, pattern, truth};
 use super::prune::confirm;
-use super::rows::{print_filled, print_json, print_list};
+use super::rows::{inspect_template, print_filled, print_json, print_list};
 use super::table::table;
 use super::{for_each, human, images, open_engine, print_line};
 use crate::cli::{
@@ -22,7 +22,6 @@ use crate::engine::{
 use crate::failure::Failure;
 use crate::printable::escape;
 use crate::state::Container;
-use crate::template::{Format, Template};
 
 pub fn network(command: NetworkCommand) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -173,14 +172,11 @@ fn ls(args: &NetworkLsArgs, engine: &Engine) -> Result<u8, Failure> {
 
 fn inspect(args: &NetworkInspectArgs, engine: &Engine) -> Result<u8, Failure> {
     let mut found = Vec::new();
-    let mut last = None;
-    for name in &args.names {
-        match find(engine, name) {
-            Ok(network) => found.push(network),
-            // What is there is shown all the same.
-            Err(error) => last = Some(error),
-        }
-    }
+    // What is there is shown, whatever is not.
+    let outcome = for_each(&args.names, |name| {
+        found.push(find(engine, name)?);
+        Ok(())
+    });
     let mut seen = Vec::new();
     for network in &found {
         let users = engine.network_users(&network.name)?;
@@ -189,15 +185,9 @@ fn inspect(args: &NetworkInspectArgs, engine: &Engine) -> Result<u8, Failure> {
             ..Seen::from(network)
         });
     }
-    match &args.format {
-        None | Some(Format::Json) => print_json(&seen)?,
-        Some(Format::Table(_)) => {
-            return Err(Failure::runner(
-                "inspect makes no tables: --format takes json, or a template as {{.Name}}",
-            ));
-        }
-        Some(Format::Template(template)) => {
-            let template = Template::parse(template)?;
+    match inspect_template(args.format.as_ref(), "{{.Name}}")? {
+        None => print_json(&seen)?,
+        Some(template) => {
             for (network, seen) in found.iter().zip(&seen) {
                 let mut fields = fields(network, network.id.clone());
                 fields["Containers"] = json!(seen.containers);
@@ -205,10 +195,7 @@ fn inspect(args: &NetworkInspectArgs, engine: &Engine) -> Result<u8, Failure> {
             }
         }
     }
-    match last {
-        Some(error) => Err(error.into()),
-        None => Ok(0),
-    }
+    outcome
 }
 
 /// With the names of Podman's fields.

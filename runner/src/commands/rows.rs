@@ -80,6 +80,21 @@ fn print_rows(
     output_result(std::io::stdout().write_all(text.as_bytes()))
 }
 
+/// The template by which `inspect` prints each thing; `None` for JSON. `example` is one for the
+/// refusal of tables.
+pub fn inspect_template(
+    format: Option<&Format>,
+    example: &str,
+) -> Result<Option<Template>, Failure> {
+    match format {
+        None | Some(Format::Json) => Ok(None),
+        Some(Format::Table(_)) => Err(Failure::runner(format!(
+            "inspect makes no tables: --format takes json, or a template as {example}"
+        ))),
+        Some(Format::Template(template)) => Ok(Some(Template::parse(template)?)),
+    }
+}
+
 /// What a template made of one thing, on a line of its own. On a terminal nothing of it acts.
 pub fn print_filled(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout();

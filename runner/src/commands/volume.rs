@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::filter::{admits, check, has_label, moment, pattern, truth};
 use super::prune::confirm;
-use super::rows::{print_filled, print_json, print_list};
+use super::rows::{inspect_template, print_filled, print_json, print_list};
 use super::table::table;
 use super::{for_each, human, images, open_engine, print_line};
 use crate::cli::{
@@ -21,7 +21,6 @@ use crate::engine::{Engine, EngineError, ErrorKind, Volume, VolumeUsers};
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
 use crate::printable::escape;
-use crate::template::{Format, Template};
 
 pub fn volume(command: VolumeCommand) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -169,36 +168,25 @@ fn ls(args: &VolumeLsArgs, engine: &Engine) -> Result<u8, Failure> {
 }
 
 fn inspect(args: &VolumeInspectArgs, engine: &Engine) -> Result<u8, Failure> {
-    let (mut found, mut last) = (Vec::new(), None);
-    match args.all {
-        true => found = engine.volumes().list()?,
-        false => {
-            for name in &args.names {
-                match find(engine, name) {
-                    Ok(volume) => found.push(volume),
-                    Err(error) => last = Some(error),
-                }
-            }
-        }
-    }
-    match &args.format {
-        None | Some(Format::Json) => print_json(&seen(&found))?,
-        Some(Format::Table(_)) => {
-            return Err(Failure::runner(
-                "inspect makes no tables: --format takes json, or a template as {{.Name}}",
-            ));
-        }
-        Some(Format::Template(template)) => {
-            let template = Template::parse(template)?;
+    let mut found = match args.all {
+        true => engine.volumes().list()?,
+        false => Vec::new(),
+    };
+    let names = if args.all { &[][..] } else { &args.names };
+    // What is there is shown, whatever is not.
+    let outcome = for_each(names, |name| {
+        found.push(find(engine, name)?);
+        Ok(())
+    });
+    match inspect_template(args.format.as_ref(), "{{.Name}}")? {
+        None => print_json(&seen(&found))?,
+        Some(template) => {
             for volume in &found {
                 print_filled(&template.fill(&Seen::from(volume))?)?;
             }
         }
     }
-    match last {
-        Some(error) => Err(error.into()),
-        None => Ok(0),
-    }
+    outcome
 }
 
 fn seen(volumes: &[Volume]) -> Vec<Seen<'_>> {

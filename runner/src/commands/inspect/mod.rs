@@ -11,14 +11,14 @@ mod network;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::rows::print_filled;
+use super::rows::{inspect_template, print_filled};
 use super::{latest, open_engine, print_line};
 use crate::cli::{InspectArgs, InspectKind};
 use crate::engine::{Engine, EngineError, ErrorKind};
 use crate::failure::Failure;
 use crate::images::error::StorageError;
 use crate::printable::{complain, escape_json};
-use crate::template::{Format, Template};
+use crate::template::Format;
 
 pub fn inspect(args: InspectArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -78,17 +78,9 @@ fn look(name: &str, kind: InspectKind, size: bool, engine: &Engine) -> Result<Se
 }
 
 fn show(found: &[Seen], format: Option<&Format>) -> Result<(), Failure> {
-    let template = match format {
-        None | Some(Format::Json) => {
-            let values: Vec<_> = found.iter().map(Seen::serialize).collect();
-            return print_line(&escape_json(&pretty(&values)));
-        }
-        Some(Format::Table(_)) => {
-            return Err(Failure::runner(
-                "inspect makes no tables: --format takes json, or a template as {{.Id}}",
-            ));
-        }
-        Some(Format::Template(template)) => Template::parse(template)?,
+    let Some(template) = inspect_template(format, "{{.Id}}")? else {
+        let values: Vec<_> = found.iter().map(Seen::serialize).collect();
+        return print_line(&escape_json(&pretty(&values)));
     };
     for seen in found {
         let mut fields = seen.serialize();
