@@ -1,5 +1,7 @@
 //! The flags of the commands that take containers through their lives.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::filter::Filter;
@@ -63,16 +65,8 @@ pub struct AttachArgs {
 
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Seconds from the stop signal to SIGKILL
-    #[arg(
-        short = 't',
-        long = "time",
-        alias = "timeout",
-        value_parser = text(values::parse_seconds),
-        default_value = "10",
-        value_name = "SECONDS"
-    )]
-    pub timeout: u32,
+    #[command(flatten)]
+    pub grace: GraceArgs,
 
     /// All, whether they run or not
     #[arg(short, long)]
@@ -98,7 +92,7 @@ pub struct WaitArgs {
     /// How often to look, where it takes looking: a number and ms, s, m or h. The end of a
     /// container is noticed at once
     #[arg(short, long, value_parser = text(values::parse_interval), default_value = "250ms", value_name = "TIME")]
-    pub interval: std::time::Duration,
+    pub interval: Duration,
 
     /// The container that was made last
     #[arg(short, long)]
@@ -150,6 +144,28 @@ pub struct RenameArgs {
     /// Its new name
     #[arg(value_parser = text(str::parse::<String>))]
     pub name: String,
+}
+
+/// How long a container has for its end.
+#[derive(Debug, Args)]
+pub struct GraceArgs {
+    /// Seconds from the stop signal, which is SIGTERM unless the image or --stop-signal says
+    /// otherwise, to SIGKILL
+    #[arg(
+        short = 't',
+        long = "time",
+        alias = "timeout",
+        value_parser = text(values::parse_seconds),
+        default_value = "10",
+        value_name = "SECONDS"
+    )]
+    pub timeout: u32,
+}
+
+impl GraceArgs {
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
 }
 
 /// Which containers are meant.

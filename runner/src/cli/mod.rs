@@ -40,7 +40,7 @@ pub use image::{
     TagArgs, TlsArgs, UntagArgs,
 };
 pub use life::{
-    AttachArgs, Chosen, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
+    AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
 };
 pub use network::{
     NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
@@ -314,16 +314,8 @@ pub struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// Seconds from SIGTERM, or the image's stop signal, to SIGKILL
-    #[arg(
-        short = 't',
-        long = "time",
-        alias = "timeout",
-        value_parser = text(values::parse_seconds),
-        default_value = "10",
-        value_name = "SECONDS"
-    )]
-    pub timeout: u32,
+    #[command(flatten)]
+    pub grace: GraceArgs,
 
     /// All that are running
     #[arg(short, long)]

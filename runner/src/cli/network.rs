@@ -179,17 +179,8 @@ pub struct NetworkConnectArgs {
     #[arg(long = "alias", value_parser = text(parse_alias), value_name = "NAME")]
     pub aliases: Vec<String>,
 
-    /// Its address of IPv4
-    #[arg(long, value_parser = text(str::parse::<Ipv4Addr>), value_name = "ADDRESS")]
-    pub ip: Option<Ipv4Addr>,
-
-    /// Its address of IPv6
-    #[arg(long, value_parser = text(str::parse::<Ipv6Addr>), value_name = "ADDRESS")]
-    pub ip6: Option<Ipv6Addr>,
-
-    /// Its Ethernet address
-    #[arg(long, value_parser = text(str::parse::<Mac>), value_name = "ADDRESS")]
-    pub mac_address: Option<Mac>,
+    #[command(flatten)]
+    pub addresses: AddressArgs,
 
     #[arg(value_parser = text(str::parse::<String>))]
     pub network: String,
@@ -230,6 +221,13 @@ pub struct RunNetworkArgs {
     #[arg(long = "network-alias", alias = "net-alias", value_parser = text(parse_alias), value_name = "NAME")]
     pub aliases: Vec<String>,
 
+    #[command(flatten)]
+    pub addresses: AddressArgs,
+}
+
+/// Which addresses a container has in a network, where that is not left to coracle.
+#[derive(Debug, PartialEq, Args)]
+pub struct AddressArgs {
     /// Its address of IPv4 in its network
     #[arg(long, value_parser = text(str::parse::<Ipv4Addr>), value_name = "ADDRESS")]
     pub ip: Option<Ipv4Addr>,
@@ -241,6 +239,14 @@ pub struct RunNetworkArgs {
     /// Its Ethernet address in its network
     #[arg(long, value_parser = text(str::parse::<Mac>), value_name = "ADDRESS")]
     pub mac_address: Option<Mac>,
+}
+
+impl AddressArgs {
+    /// Those of IP, IPv4 first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        let v4 = self.ip.map(IpAddr::V4);
+        v4.into_iter().chain(self.ip6.map(IpAddr::V6)).collect()
+    }
 }
 
 /// One `--network`.

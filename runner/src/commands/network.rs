@@ -72,11 +72,10 @@ fn create(args: NetworkCreateArgs, engine: &Engine) -> Result<u8, Failure> {
 }
 
 fn connect(args: NetworkConnectArgs, engine: &Engine) -> Result<u8, Failure> {
-    let v4 = args.ip.map(IpAddr::V4);
     let attachment = Attachment {
         aliases: args.aliases,
-        ips: v4.into_iter().chain(args.ip6.map(IpAddr::V6)).collect(),
-        mac: args.mac_address,
+        ips: args.addresses.ips(),
+        mac: args.addresses.mac_address,
         ..Attachment::to(args.network)
     };
     engine.connect(&args.container, attachment)?;

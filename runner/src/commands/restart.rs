@@ -1,7 +1,4 @@
 //! `coracle restart`: containers end, all under one deadline, and are started again.
-
-use std::time::Duration;
-
 use netstack::logging::Filter;
 
 use super::start::not_started;
@@ -25,7 +22,7 @@ pub fn restart(args: RestartArgs, filter: Filter) -> Result<u8, Failure> {
         }
         names = running;
     }
-    let patience = Duration::from_secs(args.timeout.into());
+    let patience = args.grace.patience();
     let mut restarted = engine.restart(&names, patience);
     for_each(&names, |name| {
         let launch = restarted.next().expect("one for each name");

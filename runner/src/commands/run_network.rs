@@ -1,7 +1,5 @@
 //! Which networks a container is in, by what the flags of `run` mean together.
 
-use std::net::IpAddr;
-
 use crate::cli::{NetworkArg, RunNetworkArgs};
 use crate::engine::{Attachment, Network};
 use crate::failure::Failure;
@@ -18,9 +16,8 @@ pub fn networks(args: &RunNetworkArgs) -> Result<(Network, Vec<Attachment>), Fai
             NetworkArg::Host => kind = Some(Network::Host),
         }
     }
-    let ips: Vec<IpAddr> = args.ip.map(IpAddr::V4).into_iter().collect();
-    let ips: Vec<IpAddr> = ips.into_iter().chain(args.ip6.map(IpAddr::V6)).collect();
-    let is_addressed = !ips.is_empty() || args.mac_address.is_some();
+    let (ips, mac) = (args.addresses.ips(), args.addresses.mac_address);
+    let is_addressed = !ips.is_empty() || mac.is_some();
     if args.network.len() > 1 && kind.is_some() {
         return Err(Failure::runner(
             "several networks are named, and one of them is a kind of network: only those of `coracle network ls` go together",
@@ -52,7 +49,7 @@ pub fn networks(args: &RunNetworkArgs) -> Result<(Network, Vec<Attachment>), Fai
             }
             attachment.ips.push(*ip);
         }
-        attachment.mac = args.mac_address.or(attachment.mac);
+        attachment.mac = mac.or(attachment.mac);
         attachment.aliases.extend(args.aliases.iter().cloned());
     }
     Ok((Network::Bridge, named))

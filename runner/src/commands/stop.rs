@@ -13,7 +13,7 @@ use crate::state::Container;
 pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let names = select(&engine, &args.containers, args.all, Container::is_alive)?;
-    let patience = Duration::from_secs(args.timeout.into());
+    let patience = args.grace.patience();
     let stop = engine.stop(&names, patience);
     explain_wait(&stop, patience);
     let mut ended = stop.finish();
