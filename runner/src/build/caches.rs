@@ -7,16 +7,15 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::FlockOperation;
 
 use super::BuildError;
 use super::containerfile::mount::Sharing;
 use crate::images::digest::Digest;
-use crate::state::remove_tree;
+use crate::state::{lock_fleeting_directory, remove_tree};
 
 /// The caches of one user.
 #[derive(Debug, Clone)]
@@ -115,26 +114,9 @@ fn held(dir: &Path, operation: FlockOperation) -> Result<(PathBuf, File), BuildE
     Ok((dir.to_owned(), lock.expect("it was waited for")))
 }
 
-/// Locks a directory, which is made where there is none. `None` where others have it and it is not
-/// to be waited for.
 fn hold(dir: &Path, operation: FlockOperation) -> Result<Option<File>, BuildError> {
-    loop {
-        make(dir)?;
-        let file = match File::open(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file.map_err(BuildError::io("open", dir))?,
-        };
-        match retry_on_intr(|| flock(&file, operation)) {
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            locked => locked.map_err(BuildError::io("lock", dir))?,
-        }
-        let id = |found: fs::Metadata| (found.dev(), found.ino());
-        let locked = file.metadata().map_err(BuildError::io("examine", dir))?;
-        // It may have been removed while this process waited, and made again.
-        if fs::metadata(dir).is_ok_and(|there| id(there) == id(locked)) {
-            return Ok(Some(file));
-        }
-    }
+    let lock = lock_fleeting_directory(dir, operation);
+    lock.map_err(|(action, error)| BuildError::io(action, dir)(error))
 }
 
 #[cfg(test)]

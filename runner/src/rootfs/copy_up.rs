@@ -66,7 +66,7 @@ pub(super) fn finish_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     finish(to, &found)
 }
 
-fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
+pub(super) fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
         if entry.file_name() != c"." && entry.file_name() != c".." {

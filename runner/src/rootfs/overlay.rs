@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, mkdirat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::copy_up::is_empty;
 use super::flatten;
 use super::lookup::{OVERLAYFS_SUPER_MAGIC, filesystem_magic, open_beneath};
 use super::mounts::Detached;
@@ -415,16 +416,6 @@ fn kind_of(dir: &OwnedFd) -> Option<&'static str> {
 
 fn has(dir: &OwnedFd, name: &str) -> bool {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
-    for entry in rustix::fs::Dir::read_from(dir)? {
-        let entry = entry?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Where in a tree something is mounted, `proc_pid_mountinfo(5)`.

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Explained;
 
-pub use directory_lock::{lock_directory, try_lock_directory};
+pub use directory_lock::{lock_directory, lock_fleeting_directory, try_lock_directory};
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub(crate) use record::now;

@@ -3,16 +3,16 @@
 //! `RUN/networks` has the holder's socket. Whoever connects holds the lock on that directory, and
 //! so does a holder that ends: nobody is connected to one that is about to go.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use netstack::logging::Filter;
 use rustix::event::PollFlags;
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
@@ -25,7 +25,7 @@ use crate::poll;
 use crate::process::channel::{Channel, ChannelError};
 use crate::process::selfexec::{self, NETWORKS_ROLE};
 use crate::process::task::{self, TaskError};
-use crate::state::{Dirs, lock_directory};
+use crate::state::{Dirs, lock_fleeting_directory};
 
 /// What a holder is told when it is started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -153,33 +153,13 @@ impl AsFd for Client {
 /// Locks the holder's directory, which is made where it is missing. A holder takes it away when it
 /// ends.
 fn lock(directory: &Path) -> Result<File, HolderError> {
-    let failed = |action| {
-        move |source| HolderError::Place {
-            action,
-            path: directory.to_owned(),
-            source,
-        }
+    let failed = |(action, source)| HolderError::Place {
+        action,
+        path: directory.to_owned(),
+        source,
     };
-    loop {
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("create")(error));
-            }
-            _ => {}
-        }
-        let lock = match lock_directory(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lock => lock.map_err(failed("lock"))?,
-        };
-        let locked = lock.metadata().map_err(failed("look at"))?;
-        match fs::metadata(directory) {
-            Ok(found) if (found.dev(), found.ino()) == (locked.dev(), locked.ino()) => {
-                return Ok(lock);
-            }
-            // It was taken away while we waited.
-            _ => {}
-        }
-    }
+    let lock = lock_fleeting_directory(directory, FlockOperation::LockExclusive);
+    Ok(lock.map_err(failed)?.expect("it was waited for"))
 }
 
 /// A socket of whole messages.

@@ -468,7 +468,7 @@ impl Holder {
             warn!(%failure, "ports are not published");
         }
         self.tell_all();
-        Some(joined)
+        (!runs_on).then_some(joined)
     }
 
     /// Removes the interface of a container that has left, before another comes that may get its
