@@ -52,8 +52,8 @@ impl Host {
         Self { root: root.into() }
     }
 
-    /// All that is known, in an order for people. Containers get `maps`, which are of one ID for the
-    /// reason `single`.
+    /// All that is known, in an order for people. Containers get `maps`, which are of one ID for
+    /// the reason `single`.
     pub fn findings(&self, maps: &IdMaps, single: Option<&SingleReason>) -> Vec<Finding> {
         let mut findings = vec![users(maps, single)];
         findings.extend(self.user_namespaces());

@@ -20,9 +20,9 @@ pub fn try_lock_directory(path: &Path) -> io::Result<Option<File>> {
     lock(path, FlockOperation::NonBlockingLockExclusive)
 }
 
-/// Locks a directory that whoever has the lock for itself may remove: makes it, private, where there
-/// is none, and once more if it was removed meanwhile. `None` where somebody else has the lock and
-/// `operation` does not wait for that.
+/// Locks a directory that whoever has the lock for itself may remove: makes it, private, where
+/// there is none, and once more if it was removed meanwhile. `None` where somebody else has the
+/// lock and `operation` does not wait for that.
 ///
 /// # Errors
 /// What could not be done to it, for "cannot ... PATH", and why.

@@ -38,8 +38,8 @@ pub fn read(words: &[OsString]) -> Result<Cli, Unread> {
     Ok(cli)
 }
 
-/// The command line as it is parsed. As with Podman, the last of two equal options counts, and every
-/// switch is a [`Switch`], those that are off at first among them.
+/// The command line as it is parsed. As with Podman, the last of two equal options counts, and
+/// every switch is a [`Switch`], those that are off at first among them.
 fn definition() -> Definition {
     with_values(Cli::command().args_override_self(true))
 }
