@@ -6,12 +6,15 @@
 //! which the other end reads as end of stream. That is how a successful exec is told from a failed
 //! one, and how the death of a process is noticed without polling.
 
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -23,6 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::poll;
 
 /// Longest message in bytes. The longest sent is a failure that quotes a path and a helper's words.
 const MESSAGE_MAX: usize = 32 * 1024;
@@ -113,6 +117,15 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
             .map_err(|source| ChannelError::Receive { source })
     }
 
+    /// Whether there is something to receive, a hang-up included, within `limit`.
+    pub fn has_news_within(&self, limit: Duration) -> Result<bool, ChannelError> {
+        let news = poll::wait([Some((self.as_fd(), PollFlags::IN))], Some(limit));
+        let news = news.map_err(|errno| ChannelError::Receive {
+            source: errno.into(),
+        })?;
+        Ok(news.is_some())
+    }
+
     fn try_receive(&self) -> io::Result<Option<(Rx, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); ANCILLARY_MAX];
@@ -149,15 +162,18 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     }
 }
 
-/// Where processes that know its path begin to talk. Makes a socket there, which nobody must be
-/// able to reach but those who may talk.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    /// Nobody has to wait for long: each is taken at once.
-    const BACKLOG: i32 = 16;
+/// Where processes that know its path begin to talk. Makes a socket there, in place of one that was
+/// left by a process that was killed. Nobody must be able to reach it but those who may talk.
+/// `backlog` of them may wait to be taken.
+pub fn listen(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, backlog)?;
     Ok(socket)
 }
 

@@ -35,6 +35,12 @@ pub struct CallerEnds {
     pub outputs: Option<Outputs>,
 }
 
+/// Whether an end of the caller's is that of the program's input: it can be written to only. A
+/// terminal is for both.
+pub fn is_input(end: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(end).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::WRONLY)
+}
+
 /// The read ends of a program's two outputs.
 #[derive(Debug)]
 pub struct Outputs {

@@ -3,7 +3,7 @@
 //! `RUN/networks` has the holder's socket. Whoever connects holds the lock on that directory, and
 //! so does a holder that ends: nobody is connected to one that is about to go.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,18 +11,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use netstack::logging::Filter;
-use rustix::event::PollFlags;
 use rustix::fs::FlockOperation;
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-};
 use serde::{Deserialize, Serialize};
 
 use super::messages::{FromHolder, ToHolder};
 use crate::failure::{Explained, Failure};
-use crate::poll;
-use crate::process::channel::{Channel, ChannelError};
+use crate::process::channel::{self, Channel, ChannelError};
 use crate::process::selfexec::{self, NETWORKS_ROLE};
 use crate::process::task::{self, TaskError};
 use crate::state::{Dirs, lock_fleeting_directory};
@@ -93,27 +87,23 @@ impl Client {
                 source,
             }
         };
-        let address = SocketAddrUnix::new(&path);
-        let address = address.map_err(|errno| failed("use")(errno.into()))?;
-        let socket = || socket(SocketFlags::CLOEXEC).map_err(failed("connect to"));
-        let ours = socket()?;
-        match connect(&ours, &address) {
-            Ok(()) => return Ok(Self(Channel::from_socket(ours))),
-            Err(Errno::CONNREFUSED | Errno::NOENT) => {}
-            Err(errno) => return Err(failed("connect to")(errno.into())),
+        match Channel::connect(&path) {
+            Ok(channel) => return Ok(Self(channel)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                ) => {}
+            Err(error) => return Err(failed("connect to")(error)),
         }
-        // Of a holder that was killed.
-        let _ = fs::remove_file(&path);
-        let listener = socket()?;
-        bind(&listener, &address).map_err(|errno| failed("create")(errno.into()))?;
-        listen(&listener, BACKLOG).map_err(|errno| failed("listen at")(errno.into()))?;
+        let listener = channel::listen(&path, BACKLOG).map_err(failed("listen at"))?;
         let job = Job {
             dirs: dirs.clone(),
             filter: filter.clone(),
         };
         start(&job, listener)?;
-        connect(&ours, &address).map_err(|errno| failed("connect to")(errno.into()))?;
-        Ok(Self(Channel::from_socket(ours)))
+        let channel = Channel::connect(&path).map_err(failed("connect to"))?;
+        Ok(Self(channel))
     }
 
     /// Asks for something, with descriptors, and waits for the answer.
@@ -126,14 +116,8 @@ impl Client {
             Err(error) if error.is_hang_up() => return Err(HolderError::Killed),
             sent => sent?,
         }
-        let answer = poll::wait([Some((self.0.as_fd(), PollFlags::IN))], Some(PATIENCE));
-        match answer {
-            Ok(None) => return Err(HolderError::Silent),
-            Ok(Some(_)) => {}
-            Err(errno) => {
-                let source = errno.into();
-                return Err(ChannelError::Receive { source }.into());
-            }
+        if !self.0.has_news_within(PATIENCE)? {
+            return Err(HolderError::Silent);
         }
         match self.0.receive()? {
             None => Err(HolderError::Killed),
@@ -160,12 +144,6 @@ fn lock(directory: &Path) -> Result<File, HolderError> {
     };
     let lock = lock_fleeting_directory(directory, FlockOperation::LockExclusive);
     Ok(lock.map_err(failed)?.expect("it was waited for"))
-}
-
-/// A socket of whole messages.
-pub fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-    Ok(socket?)
 }
 
 /// Executes the holder, which listens at `listener`.

@@ -9,15 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
-use rustix::net::{SocketAddrUnix, SocketFlags, accept_with, bind, connect, listen};
 use serde::{Deserialize, Serialize};
 
 use super::Attachment;
-use super::client::socket;
 use crate::failure::{Explained, Failure};
-use crate::poll;
-use crate::process::channel::{Channel, ChannelError};
+use crate::process::channel::{self, Channel, ChannelError};
 
 /// What is asked of a monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +45,8 @@ pub enum ControlError {
 impl Explained for ControlError {}
 
 const SOCKET: &str = "networks.sock";
+/// Commands that wait to be taken.
+const BACKLOG: i32 = 8;
 /// How long a monitor may take: it may have to wait for a holder of networks.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may take to say what it wants.
@@ -69,23 +67,15 @@ impl Listener {
     /// Listens in the container's run directory.
     pub fn open(run: &Path) -> io::Result<Self> {
         let path = run.join(SOCKET);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        bind(&socket, &SocketAddrUnix::new(&path)?)?;
-        listen(&socket, 8)?;
+        let socket = channel::listen(&path, BACKLOG)?;
         Ok(Self { socket, path })
     }
 
     /// The next change that somebody asks for, if there is one.
     pub fn next(&self) -> Option<(Change, Asker)> {
         loop {
-            let asker = accept_with(&self.socket, SocketFlags::CLOEXEC).ok()?;
-            let asker = Asker(Channel::from_socket(asker));
-            let heard = [Some((asker.0.as_fd(), PollFlags::IN))];
-            if let Ok(Some(_)) = poll::wait(heard, Some(HEARD_WITHIN))
+            let asker = Asker(channel::accept(&self.socket).ok()?);
+            if let Ok(true) = asker.0.has_news_within(HEARD_WITHIN)
                 && let Ok(Some((change, _))) = asker.0.receive()
             {
                 return Some((change, asker));
@@ -121,25 +111,11 @@ impl Asker {
 /// Has the monitor of the container whose run directory this is make a change, and waits for it.
 pub fn ask(run: &Path, change: &Change) -> Result<(), ControlError> {
     let path = run.join(SOCKET);
-    let reach = || -> io::Result<OwnedFd> {
-        let socket = socket(SocketFlags::CLOEXEC)?;
-        connect(&socket, &SocketAddrUnix::new(&path)?)?;
-        Ok(socket)
-    };
-    let socket = reach().map_err(|source| ControlError::Reach {
-        path: path.clone(),
-        source,
-    })?;
-    let monitor = Channel::<Change, Answer>::from_socket(socket);
+    let monitor: Channel<Change, Answer> =
+        Channel::connect(&path).map_err(|source| ControlError::Reach { path, source })?;
     monitor.send(change, &[])?;
-    let answered = [Some((monitor.as_fd(), PollFlags::IN))];
-    match poll::wait(answered, Some(PATIENCE)) {
-        Ok(Some(_)) => {}
-        Ok(None) => return Err(ControlError::Silent),
-        Err(errno) => {
-            let source = errno.into();
-            return Err(ChannelError::Receive { source }.into());
-        }
+    if !monitor.has_news_within(PATIENCE)? {
+        return Err(ControlError::Silent);
     }
     match monitor.receive()? {
         Some((Answer::Done, _)) => Ok(()),

@@ -20,7 +20,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use portfwd::publish::Listener;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 use tracing::{debug, error_span, warn};
 
 use super::Lease;
@@ -33,7 +32,7 @@ use crate::failure::Failure;
 use crate::isolation::namespaces;
 use crate::logging::ProcessLog;
 use crate::printable::complain;
-use crate::process::channel::Channel;
+use crate::process::channel::{self, Channel};
 use crate::process::inherited::put_behind;
 use crate::process::selfexec::NETWORKS_ROLE;
 use crate::process::task;
@@ -77,7 +76,6 @@ fn live(listener: OwnedFd, job: Job) -> io::Result<()> {
     rustix::thread::set_name(c"coracle-nets")?;
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     ProgramEnds::null()?.install()?;
-    rustix::io::ioctl_fionbio(&listener, true)?;
     // A shutdown signals every process at once. Containers have their networks until they end, and
     // then this process ends as well.
     let heeded = SigSet::from(Signal::SIGCHLD);
@@ -224,17 +222,27 @@ impl Holder {
     /// Takes whoever has connected.
     fn accept(&mut self) -> io::Result<()> {
         loop {
-            match accept_with(&self.listener, SocketFlags::CLOEXEC) {
-                Ok(socket) => self.members.push(Member {
-                    channel: Channel::from_socket(socket),
-                    joined: None,
-                }),
-                Err(Errno::WOULDBLOCK) => return Ok(()),
-                // Whoever it was has left, or there is no descriptor for a moment.
-                Err(Errno::CONNABORTED | Errno::MFILE | Errno::NFILE | Errno::INTR) => {
-                    return Ok(());
+            let error = match channel::accept(&self.listener) {
+                Ok(channel) => {
+                    self.members.push(Member {
+                        channel,
+                        joined: None,
+                    });
+                    continue;
                 }
-                Err(errno) => return Err(errno.into()),
+                Err(error) => error,
+            };
+            match Errno::from_io_error(&error) {
+                // Whoever it was has left, or there is no descriptor for a moment.
+                Some(
+                    Errno::WOULDBLOCK
+                    | Errno::CONNABORTED
+                    | Errno::MFILE
+                    | Errno::NFILE
+                    | Errno::INTR,
+                ) => return Ok(()),
+                _ if error.kind() == io::ErrorKind::PermissionDenied => {}
+                _ => return Err(error),
             }
         }
     }

@@ -37,8 +37,8 @@ use crate::process::selfexec::{self, EXEC_ROLE};
 use crate::process::task;
 use crate::rootfs::lookup::{DEVPTS_SUPER_MAGIC, Root, filesystem_magic};
 use crate::spec::ProcessSpec;
-use crate::stdio::ProgramEnds;
 use crate::stdio::terminal::{NO_TERMINAL, PTMX, Pty};
+use crate::stdio::{self, ProgramEnds};
 use crate::sys::{self, Child, NewNamespaces};
 
 /// Whoever has asked for the command.
@@ -192,12 +192,8 @@ impl Left {
             Ok(Some((ToLauncher::Foreground(FromForeground::Detached), descriptors))) => {
                 info!("main leaves the command to itself");
                 self.has_left = true;
-                let for_writing = |fd: &OwnedFd| {
-                    let flags = rustix::fs::fcntl_getfl(fd);
-                    flags.is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::WRONLY)
-                };
                 let (input, outputs): (Vec<_>, Vec<_>) =
-                    descriptors.into_iter().partition(for_writing);
+                    descriptors.into_iter().partition(stdio::is_input);
                 self._input = input.into_iter().next();
                 for (place, output) in self.outputs.iter_mut().zip(outputs) {
                     *place = Some(output);

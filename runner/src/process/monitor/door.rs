@@ -28,6 +28,9 @@ const QUEUE_MAX: usize = 256 * 1024;
 /// Visitors at a time. Each takes three descriptors.
 const VISITORS_MAX: usize = 64;
 
+/// Nobody has to wait for long: each is taken at once.
+const BACKLOG: i32 = 16;
+
 /// The socket's name in the run directory of a container.
 pub const DOOR: &str = "attach";
 
@@ -62,11 +65,7 @@ const PARTS: u64 = 4;
 impl Door {
     pub fn open(run_dir: &Path) -> io::Result<Self> {
         let path = run_dir.join(DOOR);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = channel::listen(&path)?;
+        let listener = channel::listen(&path, BACKLOG)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,

@@ -26,7 +26,6 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use portfwd::publish::Listener;
 use rustix::event::PollFlags;
-use rustix::fs::OFlags;
 use tracing::{debug, error_span, info, warn};
 
 use crate::failure::Failure;
@@ -44,8 +43,8 @@ use crate::spec::ContainerSpec;
 use crate::state::{
     Container, ContainerDir, LOST_EXIT_CODE, ProcessRef, StateError, Status, Store,
 };
-use crate::stdio::ProgramEnds;
 use crate::stdio::copier::Copier;
+use crate::stdio::{self, ProgramEnds};
 use crate::sys::{self, Child};
 use crate::volumes::Volumes;
 use door::{Door, Host};
@@ -272,7 +271,7 @@ impl Running {
                 self.stdout.let_go();
                 self.stderr.let_go();
                 // Of what it had, its outputs are ours.
-                self.stdin = descriptors.into_iter().find(is_for_writing_only);
+                self.stdin = descriptors.into_iter().find(stdio::is_input);
             }
             Ok(Some((ToMonitor::Foreground(FromForeground::InputEnded), _))) => {}
             _ => {
@@ -420,10 +419,6 @@ fn show(log: &mut LogWriter, door: &mut Option<Door>, stream: Stream, bytes: &[u
     if let Some(door) = door {
         door.show(stream, bytes);
     }
-}
-
-fn is_for_writing_only(fd: &OwnedFd) -> bool {
-    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::WRONLY)
 }
 
 /// Records the end, or removes the container.
