@@ -11,7 +11,7 @@
 //!
 //! `spec` says what a container is to be, once everything is checked. `host` tells what this host
 //! allows them. `roles` knows what else the
-//! program may be started as. What is said to the user goes through `printable`, what coracle logs
+//! program may be started as. `units` and `fields` read values that several grammars have. What is said to the user goes through `printable`, what coracle logs
 //! about itself through `logging`; what `--format` asks for is `template`'s.
 
 mod build;
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod engine;
 pub mod failure;
+mod fields;
 mod host;
 mod images;
 mod isolation;
@@ -37,6 +38,7 @@ pub mod state;
 mod stdio;
 mod sys;
 mod template;
+mod units;
 #[doc(hidden)]
 pub mod untrusted;
 mod volumes;

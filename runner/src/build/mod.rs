@@ -26,7 +26,6 @@ pub mod placeholders;
 pub mod secret;
 pub mod store;
 pub mod tree;
-pub mod values;
 pub mod words;
 
 pub use error::BuildError;

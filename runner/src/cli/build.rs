@@ -7,8 +7,8 @@ use clap::{ArgAction, Args};
 use super::image::{PullPolicy, RegistryArgs};
 use super::values::text;
 use crate::build::secret::Secret;
-use crate::build::values;
 use crate::spec::Network;
+use crate::units;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -135,15 +135,15 @@ pub struct ConfigArgs {
     pub healthcheck: Option<String>,
 
     /// Time between health checks, as 30s or 1m30s
-    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(units::duration), value_name = "DURATION")]
     pub healthcheck_interval: Option<u64>,
 
     /// How long a health check may take
-    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(units::duration), value_name = "DURATION")]
     pub healthcheck_timeout: Option<u64>,
 
     /// How long failed health checks mean nothing after a start
-    #[arg(long, value_parser = text(values::duration), value_name = "DURATION")]
+    #[arg(long, value_parser = text(units::duration), value_name = "DURATION")]
     pub healthcheck_start_period: Option<u64>,
 
     /// How many health checks have to fail
@@ -174,7 +174,7 @@ pub struct CopyArgs {
     pub chown: Option<String>,
 
     /// Permissions of the copies, in octal digits
-    #[arg(long, value_parser = text(values::mode), value_name = "MODE")]
+    #[arg(long, value_parser = text(units::mode), value_name = "MODE")]
     pub chmod: Option<u32>,
 
     /// Copy from this working container or image

@@ -4,7 +4,7 @@ use super::lines::{LogicalLine, is_opening, raw_words, split_word};
 use super::mount::Mount;
 use super::{Action, Check, Command, Copy, Run, Stage, Words, trigger};
 use crate::build::config::{Healthcheck, json_list};
-use crate::build::values::{duration, mode};
+use crate::units::{duration, mode};
 
 /// `--name=value` before the words of an instruction.
 pub struct Flags<'a> {

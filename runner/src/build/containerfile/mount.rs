@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::build::values::{mode, size};
+use crate::fields::Fields;
+use crate::units::{mode, size};
 
 /// One `--mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl FromStr for Mount {
         let kind = match kind {
             "bind" => Kind::Bind {
                 from: fields.take(&["from"]).map(str::to_owned),
-                source: fields.source(),
+                source: source(&mut fields),
                 writable: fields.writable()?.unwrap_or(false),
             },
             "cache" => cache(&mut fields)?,
@@ -96,8 +97,8 @@ impl FromStr for Mount {
         if target.as_deref().unwrap_or_default().is_empty() && !matches!(kind, Kind::Secret(_)) {
             return Err("expected target=PATH".to_owned());
         }
-        match fields.0.first() {
-            Some((name, _)) => Err(format!("coracle does not have {name} for such a mount")),
+        match fields.first() {
+            Some(name) => Err(format!("coracle does not have {name} for such a mount")),
             None => Ok(Self { target, kind }),
         }
     }
@@ -118,9 +119,9 @@ fn cache(fields: &mut Fields) -> Result<Kind, String> {
         id: fields.take(&["id"]).map(str::to_owned),
         sharing,
         read_only: !fields.writable()?.unwrap_or(true),
-        owner: fields.owner(0o755)?,
+        owner: owner(fields, 0o755)?,
         from: fields.take(&["from"]).map(str::to_owned),
-        source: fields.source(),
+        source: source(fields),
     }))
 }
 
@@ -134,88 +135,31 @@ fn secret(fields: &mut Fields, target: Option<&str>) -> Result<Kind, String> {
         id,
         required: fields.flag("required")?.unwrap_or(false),
         env: fields.take(&["env"]).map(str::to_owned),
-        owner: fields.owner(0o400)?,
+        owner: owner(fields, 0o400)?,
     }))
 }
 
-/// `name=value` or `name` each.
-struct Fields<'a>(Vec<(&'a str, Option<&'a str>)>);
+fn source(fields: &mut Fields) -> String {
+    let said = fields.take(&["source", "src"]);
+    said.unwrap_or("/").to_owned()
+}
 
-impl<'a> Fields<'a> {
-    fn split(text: &'a str) -> Result<Self, String> {
-        let fields: Vec<_> = text
-            .split(',')
-            .map(|field| match field.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(value)),
-                None => (field.trim(), None),
-            })
-            .collect();
-        for (index, (name, _)) in fields.iter().enumerate() {
-            if fields[..index].iter().any(|(other, _)| other == name) {
-                return Err(format!("{name} is there twice"));
-            }
-        }
-        Ok(Self(fields))
-    }
-
-    fn remove(&mut self, name: &str) -> Option<(&'a str, Option<&'a str>)> {
-        let index = self.0.iter().position(|(other, _)| *other == name)?;
-        Some(self.0.remove(index))
-    }
-
-    /// The value of the field that has one of these names.
-    fn take(&mut self, names: &[&str]) -> Option<&'a str> {
-        let (_, value) = names.iter().find_map(|name| self.remove(name))?;
-        value
-    }
-
-    fn flag(&mut self, name: &str) -> Result<Option<bool>, String> {
-        match self.remove(name) {
-            None => Ok(None),
-            Some((_, None | Some("true" | "1"))) => Ok(Some(true)),
-            Some((_, Some("false" | "0"))) => Ok(Some(false)),
-            Some((_, Some(other))) => Err(format!("{name}={other}: expected true or false")),
-        }
-    }
-
-    fn writable(&mut self) -> Result<Option<bool>, String> {
-        let mut said = None;
-        for (name, writes) in [
-            ("rw", true),
-            ("readwrite", true),
-            ("ro", false),
-            ("readonly", false),
-        ] {
-            if let Some(flag) = self.flag(name)?
-                && said.replace(flag == writes).is_some()
-            {
-                return Err(format!("{name} and another cannot be given together"));
-            }
-        }
-        Ok(said)
-    }
-
-    fn source(&mut self) -> String {
-        self.take(&["source", "src"]).unwrap_or("/").to_owned()
-    }
-
-    fn owner(&mut self, default: u32) -> Result<Owner, String> {
-        let mut id = |name: &str| match self.take(&[name]) {
-            None => Ok(0),
-            Some(text) => text
-                .parse()
-                .map_err(|_| format!("{name}={text}: expected a number")),
-        };
-        let (uid, gid) = (id("uid")?, id("gid")?);
-        Ok(Owner {
-            mode: match self.take(&["mode"]) {
-                None => default,
-                Some(text) => mode(text).map_err(|expected| format!("mode={text}: {expected}"))?,
-            },
-            uid,
-            gid,
-        })
-    }
+fn owner(fields: &mut Fields, default: u32) -> Result<Owner, String> {
+    let mut id = |name: &str| match fields.take(&[name]) {
+        None => Ok(0),
+        Some(text) => text
+            .parse()
+            .map_err(|_| format!("{name}={text}: expected a number")),
+    };
+    let (uid, gid) = (id("uid")?, id("gid")?);
+    Ok(Owner {
+        mode: match fields.take(&["mode"]) {
+            None => default,
+            Some(text) => mode(text).map_err(|expected| format!("mode={text}: {expected}"))?,
+        },
+        uid,
+        gid,
+    })
 }
 
 #[cfg(test)]

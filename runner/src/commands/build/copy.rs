@@ -8,12 +8,13 @@ use super::stage::{Progress, unread};
 use super::{Build, Ended};
 use crate::build::containerfile::Copy;
 use crate::build::copy::{self, CopyRequest, LeftOut, Nothing, ensure_directory};
+use crate::build::expand;
 use crate::build::pack::Changes;
 use crate::build::tree::{Mounted, open_directory};
-use crate::build::{expand, values};
 use crate::commands::workshop::Passing;
 use crate::failure::Failure;
 use crate::images::digest::Digest;
+use crate::units;
 
 impl Build<'_> {
     /// Carries out COPY and ADD.
@@ -113,7 +114,7 @@ impl Build<'_> {
             return Ok(None);
         };
         let text = self.one(progress, text)?;
-        let read = values::mode(&text);
+        let read = units::mode(&text);
         let read = read.map_err(|expected| format!("--chmod={text}: {expected}"));
         read.map(Some).map_err(Failure::runner)
     }

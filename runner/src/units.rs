@@ -1,4 +1,4 @@
-//! Single values, as options and instructions have them.
+//! Sizes, modes and durations, as options and instructions have them.
 
 /// In octal digits, as `chmod(1)` takes it.
 pub fn mode(text: &str) -> Result<u32, &'static str> {
