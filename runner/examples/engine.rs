@@ -192,6 +192,7 @@ async fn exec(engine: &Engine, name: &str, command: &[String]) -> Result<i32, An
         env: Vec::new(),
         workdir: None,
         user: None,
+        privileged: false,
         terminal: false,
         stdin: false,
     };

@@ -10,9 +10,9 @@
 //! - `state`, `logs`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `host` tells what this host
-//! allows them. `roles` knows what else the
-//! program may be started as. `units` and `fields` read values that several grammars have. What is said to the user goes through `printable`, what coracle logs
-//! about itself through `logging`; what `--format` asks for is `template`'s.
+//! allows them. `roles` knows what else the program may be started as. `units` and `fields` read
+//! values that several grammars have. What is said to the user goes through `printable`, what
+//! coracle logs about itself through `logging`; what `--format` asks for is `template`'s.
 
 mod build;
 pub mod cli;

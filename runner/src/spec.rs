@@ -31,6 +31,8 @@ pub struct ContainerSpec {
     pub network: Network,
     /// Whether the input of its command stays open while nobody is there to write to it.
     pub open_stdin: bool,
+    /// Whether it was to have all that its caller has (`--privileged`).
+    pub privileged: bool,
     pub process: ProcessSpec,
 }
 

@@ -1,10 +1,10 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
-//! `run` has the flags of `run`, `create` and `exec`, `life` those of other commands on containers,
-//! `image` those about images, `groups` the commands that are in groups. `read` makes a [`Cli`] of
-//! the words and one line of what is wrong with them; `values`, `container` and `security_opt` read
-//! single values; `elsewhere` knows the names that other
-//! engines have.
+//! `run` has the flags of `run`, `create` and `exec`, with those about the file system in `tree`;
+//! `life` has those of other commands on containers, `image` those about images, `groups` the
+//! commands that are in groups. `read` makes a [`Cli`] of the words and one line of what is wrong
+//! with them; `values`, `container`, `mount` and `security_opt` read single values; `elsewhere`
+//! knows the names that other engines have.
 
 mod build;
 mod container;
@@ -13,11 +13,13 @@ mod filter;
 mod groups;
 mod image;
 mod life;
+mod mount;
 mod network;
 mod read;
 mod run;
 mod security_opt;
 mod system;
+mod tree;
 mod values;
 
 use std::ffi::OsString;
@@ -54,6 +56,7 @@ pub use run::{
 };
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
+pub use tree::TreeArgs;
 pub use values::TailLines;
 
 use crate::logging::LogLevel;

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use portfwd::spec::Publish;
 
-use super::container::{self, Entrypoint, EnvArg, RootfsArg};
+use super::container::{self, Entrypoint, EnvArg};
 use super::image::{PullPolicy, RegistryArgs};
 use super::network::RunNetworkArgs;
 use super::security_opt::SecurityOpt;
+use super::tree::TreeArgs;
 use super::values::{self, Switch, bytes, text};
 use crate::isolation::capabilities::CapabilityName;
-use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;
 use crate::spec::Variable;
 use crate::stdio::keys::DetachKeys;
@@ -156,21 +156,8 @@ pub struct ContainerArgs {
     )]
     pub labels: Vec<(String, String)>,
 
-    /// Bind a file or directory of the host into the container: SRC:DST, options behind another
-    /// colon
-    ///
-    /// SRC begins with `/` or `.`. Options, with commas between them: ro or rw; noexec, nosuid,
-    /// nodev and their contraries; rbind (the default) or bind; `[r]private` (the default),
-    /// `[r]slave` or `[r]shared` for mounts that come later; U to give the files to the container's
-    /// user; z or Z where SELinux is off, and they mean nothing. For containers of the host's root:
-    /// idmap, which lets the container's root read and write what belongs to the host's.
-    #[arg(
-        short = 'v',
-        long = "volume",
-        value_parser = bytes(VolumeArg::parse),
-        value_name = "SRC:DST[:OPTIONS]"
-    )]
-    pub volumes: Vec<VolumeArg>,
+    #[command(flatten)]
+    pub tree: TreeArgs,
 
     /// Forget the container when it ends; so is coracle/hello without -d
     #[arg(long)]
@@ -197,14 +184,6 @@ pub struct ContainerArgs {
     )]
     pub userns: UserNamespace,
 
-    /// Run on this directory instead of an image
-    ///
-    /// Changes go to a layer of the container's own and end with it: the directory is not written.
-    /// `:O` behind its name says just that. With `:rw` there is no such layer and the directory
-    /// itself is changed. (A name that ends in one of these is given as `NAME:rw/`.)
-    #[arg(long, value_parser = bytes(RootfsArg::parse), value_name = "DIR[:O|:rw]")]
-    pub rootfs: Option<RootfsArg>,
-
     /// Give the container's root more capabilities, or ALL; with commas, or repeated. Users other
     /// than root have none
     #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
@@ -214,9 +193,16 @@ pub struct ContainerArgs {
     #[arg(long, value_parser = text(str::parse::<CapabilityName>), value_delimiter = ',', value_name = "CAPABILITY")]
     pub cap_drop: Vec<CapabilityName>,
 
+    /// Give the container what its caller has: all capabilities and system calls, devices that the
+    /// caller may open, /proc and /sys as they are
+    #[arg(long)]
+    pub privileged: bool,
+
     /// no-new-privileges: setuid files and file capabilities give nothing in the container.
     /// seccomp=FILE: the system calls that a profile in JSON allows, in place of the default
-    /// profile, which is equal to Podman's; seccomp=unconfined: all of them
+    /// profile, which is equal to Podman's; seccomp=unconfined: all of them. mask=PATHS hides paths
+    /// besides those of /proc and /sys that are hidden anyway, unmask=PATHS leaves these as they
+    /// are, and unmask=ALL all of them
     #[arg(long, value_parser = bytes(SecurityOpt::parse), value_name = "OPTION")]
     pub security_opt: Vec<SecurityOpt>,
 
@@ -306,6 +292,10 @@ pub struct ExecArgs {
 
     #[command(flatten)]
     pub leave: DetachArgs,
+
+    /// Give the command all capabilities and system calls
+    #[arg(long)]
+    pub privileged: bool,
 
     /// Name or id of the container, or the beginning of its id; then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG]")]

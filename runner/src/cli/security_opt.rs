@@ -2,9 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::values::parse_bool;
+use crate::rootfs::Uncovered;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecurityOpt {
@@ -12,6 +13,10 @@ pub enum SecurityOpt {
     Seccomp(SeccompChoice),
     /// No SELinux or AppArmor label of the container's own: what there is anyhow.
     Unlabelled,
+    /// Paths to be hidden.
+    Mask(Vec<PathBuf>),
+    /// What is not to be hidden or write-protected, as it is otherwise.
+    Unmask(Uncovered),
 }
 
 /// The value of `seccomp=`.
@@ -45,11 +50,64 @@ impl SecurityOpt {
             })),
             ("label", Some(value)) if value == "disable" => Ok(Self::Unlabelled),
             ("apparmor", Some(value)) if value == "unconfined" => Ok(Self::Unlabelled),
-            (
-                "seccomp" | "label" | "apparmor" | "mask" | "unmask" | "systempaths" | "proc-opts",
-                _,
-            ) => Err(not_here(text)),
+            ("mask", Some(value)) => paths(value).map(Self::Mask),
+            ("unmask", Some(value)) if value == "ALL" => Ok(Self::Unmask(Uncovered::Everything)),
+            ("unmask", Some(value)) => {
+                let paths = paths(value)?;
+                let plain = |path: PathBuf| match path.file_name() {
+                    Some(name) if name == "*" => path.parent().map(PathBuf::from).unwrap_or(path),
+                    _ => path,
+                };
+                let paths: Vec<_> = paths.into_iter().map(plain).collect();
+                let is_pattern = |path: &PathBuf| {
+                    let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[');
+                    path.as_os_str().as_bytes().iter().any(special)
+                };
+                match paths.iter().find(|path| is_pattern(path)) {
+                    Some(path) => Err(format!(
+                        "{}: a pattern has its * at the end, as /proc/*",
+                        path.display()
+                    )),
+                    None => Ok(Self::Unmask(Uncovered::Paths(paths))),
+                }
+            }
+            ("systempaths", Some(value)) if value == "unconfined" => {
+                Ok(Self::Unmask(Uncovered::Everything))
+            }
+            ("label", Some(_)) => Err(no_module(text, "SELinux", "/sys/fs/selinux")),
+            ("apparmor", Some(_)) => {
+                Err(no_module(text, "AppArmor", "/sys/kernel/security/apparmor"))
+            }
+            ("seccomp" | "label" | "apparmor" | "systempaths" | "proc-opts", _) => {
+                Err(not_here(text))
+            }
             _ => Err(THERE_ARE.to_owned()),
+        }
+    }
+}
+
+/// With colons between them.
+fn paths(text: &OsStr) -> Result<Vec<PathBuf>, String> {
+    let parts = text.as_bytes().split(|byte| *byte == b':');
+    let paths: Vec<_> = parts
+        .map(|part| PathBuf::from(OsStr::from_bytes(part)))
+        .collect();
+    match paths.iter().find(|path| !path.is_absolute()) {
+        Some(path) => Err(format!(
+            "{:?} is not an absolute path",
+            path.display().to_string()
+        )),
+        None => Ok(paths),
+    }
+}
+
+/// Why a label cannot be set.
+fn no_module(text: &OsStr, name: &str, place: &str) -> String {
+    let text = text.to_string_lossy();
+    match Path::new(place).exists() {
+        false => format!("{text} needs {name}, which is off on this host"),
+        true => {
+            format!("coracle does not set labels of {name} yet, as {text} asks for; {THERE_ARE}")
         }
     }
 }
@@ -62,8 +120,8 @@ fn not_here(text: &OsStr) -> String {
     )
 }
 
-const THERE_ARE: &str = "there are no-new-privileges, seccomp=FILE, seccomp=unconfined, \
-     label=disable and apparmor=unconfined";
+const THERE_ARE: &str = "there are no-new-privileges, seccomp=FILE, seccomp=unconfined, mask=PATHS, unmask=PATHS, \
+     unmask=ALL, label=disable and apparmor=unconfined";
 
 #[cfg(test)]
 mod tests {
@@ -92,6 +150,22 @@ mod tests {
             ),
             ("label=disable", SecurityOpt::Unlabelled),
             ("apparmor=unconfined", SecurityOpt::Unlabelled),
+            (
+                "mask=/a:/b",
+                SecurityOpt::Mask(vec!["/a".into(), "/b".into()]),
+            ),
+            ("unmask=ALL", SecurityOpt::Unmask(Uncovered::Everything)),
+            (
+                "systempaths=unconfined",
+                SecurityOpt::Unmask(Uncovered::Everything),
+            ),
+            (
+                "unmask=/proc/*:/sys/firmware",
+                SecurityOpt::Unmask(Uncovered::Paths(vec![
+                    "/proc".into(),
+                    "/sys/firmware".into(),
+                ])),
+            ),
         ] {
             assert_eq!(parse(text), Ok(option), "{text}");
         }
@@ -99,18 +173,19 @@ mod tests {
 
     #[test]
     fn what_is_not_here_is_refused_by_name() {
-        for text in [
-            "label=type:x",
-            "apparmor=docker-default",
-            "unmask=ALL",
-            "seccomp",
-            "seccomp=",
-        ] {
+        for text in ["proc-opts=hidepid=2", "seccomp", "seccomp="] {
             let error = parse(text).expect_err(text);
             assert!(
                 error.contains("does not have") && error.contains(text),
                 "{error}"
             );
+        }
+        for text in ["label=type:x", "apparmor=docker-default"] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(text), "{error}");
+        }
+        for text in ["mask=a", "unmask=", "unmask=/proc/a*", "unmask=/p*/x"] {
+            assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse("no-new-privileges=maybe").is_err());
         assert!(parse("nonsense").is_err());

@@ -40,6 +40,7 @@ fn request(args: &ExecArgs) -> Result<ExecRequest, Failure> {
         env: variables(&args.process)?,
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
+        privileged: args.privileged,
         terminal: args.process.tty,
         stdin: args.process.interactive,
     })

@@ -24,6 +24,7 @@ use crate::isolation::seccomp::Seccomp;
 use crate::process::foreground::{Signals, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
 use crate::process::monitor::STOP_GRACE;
+use crate::rootfs::{Masks, SHM_LEN};
 use crate::spec::Variable;
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
@@ -76,7 +77,7 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
 fn working(args: &RunArgs) -> Result<Option<Working>, Failure> {
     let name = args.container.words.first();
     let name = name.and_then(|name| name.to_str());
-    match (name, &args.container.rootfs) {
+    match (name, &args.container.tree.rootfs) {
         (Some(name), None) => Ok(open_engine()?.working().find_exactly(name)?),
         _ => Ok(None),
     }
@@ -143,7 +144,7 @@ fn run_working(
 /// What the words name.
 pub(super) fn source(args: &ContainerArgs, engine: &Engine) -> Result<Source, Failure> {
     let words = args.words.clone();
-    Ok(match &args.rootfs {
+    Ok(match &args.tree.rootfs {
         Some(rootfs) => Source::Directory {
             dir: rootfs.dir.clone(),
             in_place: rootfs.in_place,
@@ -205,8 +206,12 @@ pub(super) fn request(
         networks,
         publish: args.publish.clone(),
         publish_all: args.publish_all,
-        volumes: args.volumes.clone(),
-        read_only: false,
+        volumes: args.tree.volumes(),
+        tmpfs: args.tree.tmpfs(),
+        devices: args.tree.devices.clone(),
+        shm_len: args.tree.shm_size.unwrap_or(SHM_LEN),
+        read_only: args.tree.read_only,
+        read_only_tmpfs: args.tree.read_only_tmpfs,
         host_root: args.userns == UserNamespace::Host,
         remove,
         stop_signal: args.stop_signal,
@@ -217,9 +222,11 @@ pub(super) fn request(
         terminal: args.process.tty,
         open_stdin,
         init: args.init,
-        capabilities: Capabilities::DEFAULT.adjusted(&args.cap_add, &args.cap_drop),
+        masks: masks(args),
+        privileged: args.privileged,
+        capabilities: capabilities(args),
         no_new_privs: no_new_privs(&args.security_opt),
-        seccomp: seccomp(&args.security_opt)?,
+        seccomp: seccomp(args)?,
         limits,
     })
 }
@@ -246,7 +253,7 @@ fn bring(args: &ContainerArgs, engine: &Engine, name: OsString) -> Result<OsStri
 /// The built-in image in the foreground is a first look, which is to leave nothing behind.
 fn is_builtin(args: &ContainerArgs) -> bool {
     let mut name = args.words.iter();
-    args.rootfs.is_none() && name.next().is_none_or(|name| name == builtin::DEFAULT)
+    args.tree.rootfs.is_none() && name.next().is_none_or(|name| name == builtin::DEFAULT)
 }
 
 /// What is said last counts, here and below.
@@ -258,12 +265,40 @@ fn no_new_privs(options: &[SecurityOpt]) -> bool {
     said.unwrap_or(false)
 }
 
-fn seccomp(options: &[SecurityOpt]) -> Result<Seccomp, Failure> {
-    let said = options.iter().rev().find_map(|option| match option {
-        SecurityOpt::Seccomp(choice) => Some(choice),
-        _ => None,
-    });
+fn capabilities(args: &ContainerArgs) -> Capabilities {
+    let usual = match args.privileged {
+        true => Capabilities::ALL,
+        false => Capabilities::DEFAULT,
+    };
+    usual.adjusted(&args.cap_add, &args.cap_drop)
+}
+
+fn masks(args: &ContainerArgs) -> Masks {
+    let mut masks = match args.privileged {
+        true => Masks::none(),
+        false => Masks::default(),
+    };
+    for option in &args.security_opt {
+        match option {
+            SecurityOpt::Mask(paths) => masks.covered.extend(paths.iter().cloned()),
+            SecurityOpt::Unmask(uncovered) => masks.uncover(uncovered),
+            _ => {}
+        }
+    }
+    masks
+}
+
+fn seccomp(args: &ContainerArgs) -> Result<Seccomp, Failure> {
+    let said = args
+        .security_opt
+        .iter()
+        .rev()
+        .find_map(|option| match option {
+            SecurityOpt::Seccomp(choice) => Some(choice),
+            _ => None,
+        });
     Ok(match said {
+        None if args.privileged => Seccomp::Unconfined,
         None | Some(SeccompChoice::Default) => Seccomp::Default,
         Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
         Some(SeccompChoice::File(path)) => Seccomp::from_file(path)?,

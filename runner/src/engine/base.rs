@@ -251,7 +251,9 @@ impl Base {
                 source,
             })?;
             let place = &volume.bind.target;
-            if !volumes.iter().any(|other| other.bind.target == *place) {
+            let is_taken = volumes.iter().any(|other| other.bind.target == *place)
+                || request.tmpfs.iter().any(|tmpfs| tmpfs.target == *place);
+            if !is_taken {
                 volumes.push(volume);
             }
         }

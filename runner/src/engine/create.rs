@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portfwd::spec::Publish;
 
@@ -20,9 +20,11 @@ use crate::isolation::seccomp::Seccomp;
 use crate::network::bridge::Attachment;
 use crate::network::etc_files;
 use crate::process::inherited::SoftLimits;
+use crate::rootfs::device::{self, DeviceArg};
 use crate::rootfs::overlay::{Overlay, RootSource};
+use crate::rootfs::tmpfs::Tmpfs;
 use crate::rootfs::volume::{self, VolumeArg};
-use crate::rootfs::{Bind, BindOptions, Tree};
+use crate::rootfs::{Bind, BindOptions, Masks, SHM_LEN, Tree};
 use crate::signal::Signal;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
@@ -49,8 +51,21 @@ pub struct ContainerRequest {
     /// Whether the ports that the image exposes are published as well, where the kernel chooses.
     pub publish_all: bool,
     pub volumes: Vec<VolumeArg>,
+    /// File systems in memory.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Devices of the host's.
+    pub devices: Vec<DeviceArg>,
+    /// What of the kernel's file systems it does not get to see.
+    pub masks: Masks,
+    /// Whether it has all devices that the caller may open. The rest of what Podman means by it is
+    /// said by the other fields.
+    pub privileged: bool,
+    /// What /dev/shm may hold at most, in bytes.
+    pub shm_len: u64,
     /// Whether the container cannot change its root file system. Volumes it can.
     pub read_only: bool,
+    /// Whether it can then still write to /run, /tmp and /var/tmp, in memory.
+    pub read_only_tmpfs: bool,
     /// Lets the host's root be root in the container.
     pub host_root: bool,
     /// Whether the container is forgotten when it ends.
@@ -116,7 +131,13 @@ impl ContainerRequest {
             publish: Vec::new(),
             publish_all: false,
             volumes: Vec::new(),
+            tmpfs: Vec::new(),
+            devices: Vec::new(),
+            masks: Masks::default(),
+            privileged: false,
+            shm_len: SHM_LEN,
             read_only: false,
+            read_only_tmpfs: true,
             host_root: false,
             remove: false,
             stop_signal: None,
@@ -229,7 +250,8 @@ impl Engine {
                 anonymous.extend(volume.kept.anonymous.then(|| volume.clone()));
                 Ok(volume.data)
             };
-            let binds = volume::binds(&base.volumes(&request)?, &mut data_of)?;
+            let changes = dir.changes();
+            let binds = volume::binds(&base.volumes(&request)?, &changes, &mut data_of)?;
             make_files(request, &container, &dir, base, binds, &maps, warn)
         });
         if let Err(error) = made {
@@ -267,11 +289,14 @@ fn make_files(
     maps: &IdMaps,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
-    let spec = specify(request, container, dir, base, binds);
+    let devices = devices(&request)?;
+    let spec = specify(request, container, dir, base, binds, devices);
+    let mut changed = make_changes(&spec.tree.binds)?;
     if maps.root_is_another() {
         if let RootSource::Overlay(overlay) = &spec.tree.root {
-            give_away([&overlay.upper, &overlay.work], maps)?;
+            changed.extend([overlay.upper.clone(), overlay.work.clone()]);
         }
+        give_away(&changed, maps)?;
         let of_the_users = |bind: &&Bind| !bind.source.starts_with(&dir.run);
         warn_of_foreign_volumes(spec.tree.binds.iter().filter(of_the_users), maps, warn);
     }
@@ -283,12 +308,60 @@ fn make_files(
     fs::write(&path, text).map_err(|source| EngineError::Write { path, source })
 }
 
+/// Makes the directories of overlays over volumes.
+fn make_changes(binds: &[Bind]) -> Result<Vec<PathBuf>, EngineError> {
+    let mut made = Vec::new();
+    for changes in binds.iter().filter_map(|bind| bind.changes.as_ref()) {
+        for name in [Bind::UPPER, Bind::WORK] {
+            let path = changes.join(name);
+            fs::create_dir_all(&path).map_err(|source| EngineError::Make {
+                path: path.clone(),
+                source,
+            })?;
+            made.push(path);
+        }
+    }
+    Ok(made)
+}
+
+/// Those that were asked for, and for a privileged container all others.
+fn devices(request: &ContainerRequest) -> Result<Vec<Bind>, EngineError> {
+    let mut binds = Vec::new();
+    for device in &request.devices {
+        binds.extend(device.binds()?);
+    }
+    if request.privileged {
+        let is_free = |bind: &Bind| !binds.iter().any(|other: &Bind| other.target == bind.target);
+        let others: Vec<_> = device::all().into_iter().filter(is_free).collect();
+        binds.extend(others);
+    }
+    Ok(binds)
+}
+
+/// Where a container that cannot change its root file system can write all the same, as far as
+/// nothing else is mounted there.
+fn scratch(request: &ContainerRequest, binds: &[Bind]) -> Vec<Tmpfs> {
+    let places = match request.read_only && request.read_only_tmpfs {
+        true => &["/run", "/tmp", "/var/tmp"][..],
+        false => &[],
+    };
+    let is_free = |place: &&&str| {
+        let place = Path::new(place);
+        let is_there = binds.iter().any(|bind| bind.target == place);
+        !is_there && !request.tmpfs.iter().any(|tmpfs| tmpfs.target == place)
+    };
+    let free = places.iter().filter(is_free);
+    free.filter_map(|place| Tmpfs::new(place.as_ref()).ok())
+        .collect()
+}
+
 fn specify(
     request: ContainerRequest,
     container: &Container,
     dir: &ContainerDir,
     mut base: Base,
     mut binds: Vec<Bind>,
+    devices: Vec<Bind>,
 ) -> ContainerSpec {
     let root = match base.in_place {
         true => RootSource::InPlace(base.dirs.swap_remove(0)),
@@ -306,8 +379,10 @@ fn specify(
             target,
             read_only: true,
             options: BindOptions::default(),
+            changes: None,
         });
     }
+    let scratch = scratch(&request, &binds);
     let mut env: Vec<Variable> = [
         ("PATH", DEFAULT_PATH),
         ("container", "coracle"),
@@ -326,9 +401,14 @@ fn specify(
         tree: Tree {
             root,
             read_only: request.read_only,
+            tmpfs: [scratch, request.tmpfs].concat(),
             binds,
+            devices,
             files: etc_files::binds(&dir.run),
+            shm_len: request.shm_len,
+            masks: request.masks,
         },
+        privileged: request.privileged,
         namespaces: match request.network {
             Network::Host => Namespaces::WITH_NETWORK_OF_HOST,
             _ => Namespaces::OWN,

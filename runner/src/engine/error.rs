@@ -18,6 +18,7 @@ use crate::network::ports::PortError;
 use crate::network::store::NetworksError;
 use crate::process::channel::ChannelError;
 use crate::process::task::TaskError;
+use crate::rootfs::device::DeviceError;
 use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
 use crate::spec::SpecFileError;
@@ -116,6 +117,8 @@ pub enum EngineError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
     #[error("the image wants a volume at {path:?}, which cannot be: {source}")]
@@ -241,6 +244,7 @@ impl EngineError {
             | Self::ImageStopSignal { .. }
             | Self::ImageExposes { .. }
             | Self::Volume(_)
+            | Self::Device(_)
             | Self::ImageVolume { .. }
             | Self::GoneAtItsEnd { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,

@@ -13,7 +13,9 @@ use tracing::{debug, error_span};
 use super::processes::running_init;
 use super::talk::{Orphan, Role, Talk};
 use super::{Engine, EngineError};
+use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap;
+use crate::isolation::seccomp::Seccomp;
 use crate::logging::ProcessLog;
 use crate::process::channel::{self, Channel, ChannelError};
 use crate::process::messages::{FromMonitor, ToLauncher};
@@ -34,6 +36,9 @@ pub struct ExecRequest {
     pub workdir: Option<PathBuf>,
     /// As `user::resolve` takes it; the container's when not given.
     pub user: Option<String>,
+    /// Whether it gets all capabilities and system calls, as the commands of a privileged container
+    /// do.
+    pub privileged: bool,
     /// Whether it gets a terminal of its own, in the place of all three streams.
     pub terminal: bool,
     /// Whether there is something for it to read. A terminal can always be typed into.
@@ -209,6 +214,10 @@ fn added(request: ExecRequest, container: ProcessSpec) -> ProcessSpec {
         .iter()
         .filter_map(|entry| split_variable(entry))
         .collect();
+    let (capabilities, seccomp) = match request.privileged {
+        true => (Capabilities::ALL, Seccomp::Unconfined),
+        false => (container.capabilities, container.seccomp),
+    };
     let terminal = request.terminal.then(|| ("TERM".into(), "xterm".into()));
     ProcessSpec {
         args: request.command,
@@ -216,6 +225,8 @@ fn added(request: ExecRequest, container: ProcessSpec) -> ProcessSpec {
         workdir: request.workdir.unwrap_or(container.workdir),
         user: request.user.unwrap_or(container.user),
         terminal: request.terminal,
+        capabilities,
+        seccomp,
         init: false,
         make_workdir: false,
         ..container

@@ -35,6 +35,7 @@ pub fn binds(dir: &Path) -> Vec<Bind> {
         target: Path::new("/etc").join(file),
         read_only: false,
         options: BindOptions::default(),
+        changes: None,
     };
     [RESOLV_CONF, HOSTS, HOSTNAME].map(bind).into()
 }

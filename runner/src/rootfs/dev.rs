@@ -67,8 +67,8 @@ pub struct Dev {
 
 impl Dev {
     /// Makes the parts while the host's devices are in sight. `maps_gid` tells whether the
-    /// container has a group.
-    pub fn collect(maps_gid: impl Fn(u32) -> bool) -> Result<Self, DevError> {
+    /// container has a group; `shm_len` is what `shm` may hold, in bytes.
+    pub fn collect(maps_gid: impl Fn(u32) -> bool, shm_len: u64) -> Result<Self, DevError> {
         let make = |name| move |source| DevError::Make { name, source };
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let tmpfs = Detached::filesystem("tmpfs", &[("mode", "755"), ("size", "64m")], flags)
@@ -88,13 +88,14 @@ impl Dev {
         if maps_gid(TTY_GID) {
             pts_options.push(("gid", &group));
         }
+        let shm_len = shm_len.to_string();
         let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let filesystems = [
             ("pts", "devpts", &*pts_options, pts_flags),
             (
                 "shm",
                 "tmpfs",
-                &[("mode", "1777"), ("size", "64m")],
+                &[("mode", "1777"), ("size", &*shm_len)],
                 KERNEL_FS,
             ),
             ("mqueue", "mqueue", &[], KERNEL_FS),

@@ -7,6 +7,7 @@
 
 mod copy_up;
 mod dev;
+pub mod device;
 mod flatten;
 pub mod give;
 pub mod lookup;
@@ -15,6 +16,7 @@ pub mod mounts;
 pub mod overlay;
 mod places;
 mod sources;
+pub mod tmpfs;
 pub mod volume;
 
 use std::io;
@@ -32,10 +34,12 @@ use crate::sys;
 use dev::Dev;
 use give::Gift;
 use lookup::Root;
+pub use mask::{Masks, Uncovered};
 use mounts::{Detached, KERNEL_FS};
 use overlay::RootSource;
-use places::Places;
+use places::{Places, Wanted};
 pub use sources::Sources;
+use tmpfs::Tmpfs;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
@@ -100,12 +104,29 @@ pub struct Tree {
     pub root: RootSource,
     /// Whether the root file system cannot be changed. Volumes can.
     pub read_only: bool,
-    /// `-v` mounts, in order.
+    /// Volumes, in any order.
     pub binds: Vec<Bind>,
+    /// Devices of the host's.
+    pub devices: Vec<Bind>,
+    /// Those in memory.
+    pub tmpfs: Vec<Tmpfs>,
     /// Files that coracle provides. Where the image leaves no place for one, the container runs
     /// without.
     pub files: Vec<Bind>,
+    /// What /dev/shm may hold at most, in bytes.
+    pub shm_len: u64,
+    pub masks: Masks,
 }
+
+impl Tree {
+    /// All that the user has bound.
+    fn bound(&self) -> impl Iterator<Item = &Bind> {
+        self.binds.iter().chain(&self.devices)
+    }
+}
+
+/// As much as /dev/shm may hold when nothing is said of it, in bytes.
+pub const SHM_LEN: u64 = 64 << 20;
 
 /// A file or directory of the host's that the container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +137,16 @@ pub struct Bind {
     pub target: PathBuf,
     pub read_only: bool,
     pub options: BindOptions,
+    /// Where the container's changes go in place of the source, which is not written then: the
+    /// directory that holds those of an overlay, [`Bind::UPPER`] and [`Bind::WORK`].
+    #[serde(with = "path_text::option")]
+    pub changes: Option<PathBuf>,
+}
+
+impl Bind {
+    /// Names of the directories of an overlay in [`Bind::changes`].
+    pub const UPPER: &str = "upper";
+    pub const WORK: &str = "work";
 }
 
 /// How a bind mount differs from the mount that it is made from.
@@ -179,18 +210,29 @@ pub fn enter(
         layer,
         files,
         binds,
+        changes,
         gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
-    let kernel = KernelParts::collect(gids, network)?;
+    let kernel = KernelParts::collect(gids, network, tree)?;
     let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
+    let binds = sources::lay_over(tree.bound(), binds, changes)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
-    let attached = kernel.attach(&root)?;
+    let attached = kernel.attach(&root, &tree.masks)?;
     ensure_alone(&attached.proc)?;
     let mut places = Places::new(root, attached.proc);
     let mut warnings: Vec<_> = copied.into_iter().collect();
-    for (mount, bind) in binds.into_iter().zip(&tree.binds) {
-        places.attach_bind(mount, bind)?;
+    let binds = binds.into_iter().zip(tree.bound());
+    let mut wanted: Vec<_> = binds
+        .map(|(mount, bind)| Wanted::bind(mount, bind))
+        .collect();
+    for tmpfs in &tree.tmpfs {
+        wanted.push(Wanted::tmpfs(tmpfs)?);
+    }
+    // Whatever their order on the command line: else one would hide what is mounted below it.
+    wanted.sort_by_key(|wanted| wanted.target.components().count());
+    for wanted in wanted {
+        places.attach(wanted)?;
     }
     // A volume at /etc does not hide them, and one in the place of one of them stays.
     for (mount, file) in files.into_iter().zip(&tree.files) {
@@ -199,6 +241,7 @@ pub fn enter(
             warnings.push(format!("the container goes without {target}: {error}"));
         }
     }
+    tree.masks.cover(&places.root, attached.dev.as_fd())?;
     if tree.read_only {
         // Only now: whatever is mounted may have needed a place.
         let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
@@ -234,7 +277,7 @@ struct Attached {
 }
 
 impl KernelParts {
-    fn collect(gids: &[Extent], network: bool) -> Result<Self, RootfsError> {
+    fn collect(gids: &[Extent], network: bool, tree: &Tree) -> Result<Self, RootfsError> {
         let proc = Detached::filesystem("proc", &[], KERNEL_FS).map_err(|source| RootfsError::Filesystem {
             kind: "proc",
             hint: match source.raw_os_error() {
@@ -246,18 +289,21 @@ impl KernelParts {
         if network {
             set_sysctls(&proc, gids)?;
         }
-        let read_only = KERNEL_FS | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let attributes = tree.masks.of_sys();
         Ok(Self {
             proc,
-            sys: collect_sys()?,
-            cgroup: Detached::filesystem("cgroup2", &[], read_only).ok(),
-            dev: Dev::collect(|gid| crate::isolation::idmap::is_mapped(gids, gid))?,
+            sys: collect_sys(attributes)?,
+            cgroup: Detached::filesystem("cgroup2", &[], attributes).ok(),
+            dev: Dev::collect(
+                |gid| crate::isolation::idmap::is_mapped(gids, gid),
+                tree.shm_len,
+            )?,
         })
     }
 
     /// Attaches everything and hides what is to be hidden, before anything that the image has a say
     /// in can come in between.
-    fn attach(self, root: &Root) -> Result<Attached, RootfsError> {
+    fn attach(self, root: &Root, masks: &Masks) -> Result<Attached, RootfsError> {
         let at = |path: &'static str| {
             move |source| RootfsError::MountPoint {
                 path: path.into(),
@@ -278,7 +324,7 @@ impl KernelParts {
             cgroup.attach(place).map_err(at("/sys/fs/cgroup"))?;
         }
         let dev = self.dev.attach(place("/dev")?)?;
-        mask::apply(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
+        masks.apply(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
         Ok(Attached { proc, dev })
     }
 }
@@ -293,17 +339,16 @@ pub fn attach_console(dev: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
 
 /// A sysfs of the container's network namespace; where an outer container forbids a new one, the
 /// outer one's own view.
-fn collect_sys() -> Result<Detached, RootfsError> {
+fn collect_sys(attributes: MountAttrFlags) -> Result<Detached, RootfsError> {
     let failed = |source| RootfsError::Filesystem {
         kind: "sysfs",
         source,
         hint: "",
     };
-    let read_only = KERNEL_FS | MountAttrFlags::MOUNT_ATTR_RDONLY;
-    match Detached::filesystem("sysfs", &[], read_only) {
+    match Detached::filesystem("sysfs", &[], attributes) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let outer = Detached::copy_of_host(Path::new("/sys"), true).map_err(failed)?;
-            outer.restrict(read_only, true).map_err(failed)?;
+            outer.restrict(attributes, true).map_err(failed)?;
             Ok(outer)
         }
         other => other.map_err(failed),

@@ -10,10 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 
+use super::lookup::open_in_root;
 use super::lookup::{Missing, Root, file_type};
 use super::mounts::Detached;
+use super::tmpfs::Tmpfs;
 use super::{Bind, RootfsError, copy_up};
 
 /// The container's tree, with the kernel's file systems in place.
@@ -23,6 +25,77 @@ pub struct Places {
     proc: OwnedFd,
     /// Where something of the user's is mounted: the place, and the path that was asked for.
     taken: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What the user wants at a place of the container's.
+pub struct Wanted<'a> {
+    mount: Detached,
+    pub target: &'a Path,
+    /// What is mounted, for messages.
+    what: &'a Path,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Bind(&'a Bind),
+    Tmpfs(&'a Tmpfs),
+}
+
+impl<'a> Wanted<'a> {
+    pub fn bind(mount: Detached, bind: &'a Bind) -> Self {
+        Self {
+            mount,
+            target: &bind.target,
+            what: &bind.source,
+            kind: Kind::Bind(bind),
+        }
+    }
+
+    /// Makes the file system.
+    pub fn tmpfs(tmpfs: &'a Tmpfs) -> Result<Self, RootfsError> {
+        let failed = |source| RootfsError::Filesystem {
+            kind: "tmpfs",
+            source,
+            hint: "",
+        };
+        Ok(Self {
+            mount: tmpfs.make().map_err(failed)?,
+            target: &tmpfs.target,
+            what: Path::new("tmpfs"),
+            kind: Kind::Tmpfs(tmpfs),
+        })
+    }
+
+    /// Gives the mount what the image has at its place, if it is to have that and `was_there`.
+    fn fill(&self, place: &OwnedFd, was_there: bool) -> io::Result<()> {
+        match self.kind {
+            Kind::Bind(bind) if bind.options.copy_up && !bind.read_only => {
+                match self.mount.is_directory()? {
+                    true => copy_up::fill(&self.mount, place),
+                    false => Ok(()),
+                }
+            }
+            Kind::Bind(_) => Ok(()),
+            Kind::Tmpfs(tmpfs) => {
+                if tmpfs.copy_up && was_there {
+                    copy_up::fill(&self.mount, place)?;
+                }
+                tmpfs.finish(&self.mount)
+            }
+        }
+    }
+
+    fn mount_point(&self, source: io::Error) -> RootfsError {
+        mount_point(self.target, source)
+    }
+
+    fn unfit(&self, why: String) -> RootfsError {
+        RootfsError::Unfit {
+            mount: self.what.to_owned(),
+            path: self.target.to_owned(),
+            why,
+        }
+    }
 }
 
 impl Places {
@@ -37,7 +110,7 @@ impl Places {
     /// Mounts a file that coracle provides; not upon the kernel's own file systems. Where the user
     /// has mounted something, that stays.
     pub fn attach_file(&self, mount: Detached, file: &Bind) -> Result<(), RootfsError> {
-        let (place, name) = self.find(&mount, file)?;
+        let (place, name) = self.find(&mount, &file.target)?;
         if self.taken.iter().any(|(taken, _)| *taken == name) {
             return Ok(());
         }
@@ -45,23 +118,24 @@ impl Places {
             .iter()
             .any(|top| name.starts_with(top))
         {
-            return Err(forbidden(file, name));
+            return Err(forbidden(&file.target, name));
         }
-        attach(mount, place, file)
+        attach(mount, place, &file.target)
     }
 
-    /// Mounts what `-v` asks for.
-    pub fn attach_bind(&mut self, mount: Detached, bind: &Bind) -> Result<(), RootfsError> {
-        let (place, name) = self.find(&mount, bind)?;
+    /// Mounts what the user asks for.
+    pub fn attach(&mut self, wanted: Wanted) -> Result<(), RootfsError> {
+        let was_there = open_in_root(&self.root, wanted.target, OFlags::PATH).is_ok();
+        let (place, name) = self.find(&wanted.mount, wanted.target)?;
         let leads_to = |top: &str| name.starts_with(top);
         // Devices may be added by name; a link of the image's must not lead there.
-        let replaces_device = leads_to("/dev") && !bind.target.starts_with("/dev");
+        let replaces_device = leads_to("/dev") && !wanted.target.starts_with("/dev");
         if leads_to("/proc") || leads_to("/sys") || replaces_device || name == Path::new("/") {
-            return Err(forbidden(bind, name));
+            return Err(forbidden(wanted.target, name));
         }
         if let Some((_, earlier)) = self.taken.iter().find(|(taken, _)| *taken == name) {
             let why = format!("{} is the same place, and mounted on", earlier.display());
-            return Err(unfit(bind, why));
+            return Err(wanted.unfit(why));
         }
         let is_directory = |kind| {
             if kind == FileType::Directory {
@@ -70,68 +144,55 @@ impl Places {
                 "a file"
             }
         };
-        let failed = |source| mount_point(bind, source);
-        let upper = file_type(mount.as_fd()).map_err(failed)?;
-        let lower = file_type(place.as_fd()).map_err(failed)?;
+        let upper = file_type(wanted.mount.as_fd()).map_err(|error| wanted.mount_point(error))?;
+        let lower = file_type(place.as_fd()).map_err(|error| wanted.mount_point(error))?;
         let (upper, lower) = (is_directory(upper), is_directory(lower));
         if upper != lower {
-            return Err(unfit(
-                bind,
-                format!("the first is {upper}, the second {lower}"),
-            ));
+            let why = format!("the first is {upper}, the second {lower}");
+            return Err(wanted.unfit(why));
         }
-        if bind.options.copy_up && !bind.read_only && upper == "a directory" {
-            copy_up::fill(&mount, &place).map_err(|source| RootfsError::CopyUp {
-                path: bind.target.clone(),
-                source,
-            })?;
-        }
-        attach(mount, place, bind)?;
-        self.taken.push((name, bind.target.clone()));
-        Ok(())
+        let filled = wanted.fill(&place, was_there);
+        filled.map_err(|source| RootfsError::CopyUp {
+            path: wanted.target.to_owned(),
+            source,
+        })?;
+        self.taken.push((name, wanted.target.to_owned()));
+        attach(wanted.mount, place, wanted.target)
     }
 
     /// The place for a mount, made where there is nothing, and its name in the container's tree.
-    fn find(&self, mount: &Detached, bind: &Bind) -> Result<(OwnedFd, PathBuf), RootfsError> {
+    fn find(&self, mount: &Detached, target: &Path) -> Result<(OwnedFd, PathBuf), RootfsError> {
         let find = || -> io::Result<(OwnedFd, PathBuf)> {
             let missing = match mount.is_directory()? {
                 true => Missing::Directory,
                 false => Missing::File,
             };
-            let place = self.root.ensure(&bind.target, missing)?;
+            let place = self.root.ensure(target, missing)?;
             let link = format!("self/fd/{}", place.as_raw_fd());
             let name = rustix::fs::readlinkat(&self.proc, link, Vec::new())?;
             Ok((place, OsStr::from_bytes(name.as_bytes()).into()))
         };
-        find().map_err(|source| mount_point(bind, source))
+        find().map_err(|source| mount_point(target, source))
     }
 }
 
-fn attach(mount: Detached, place: OwnedFd, bind: &Bind) -> Result<(), RootfsError> {
+fn attach(mount: Detached, place: OwnedFd, target: &Path) -> Result<(), RootfsError> {
     mount
         .attach(place)
         .map(drop)
-        .map_err(|source| mount_point(bind, source))
+        .map_err(|source| mount_point(target, source))
 }
 
-fn mount_point(bind: &Bind, source: io::Error) -> RootfsError {
+fn mount_point(target: &Path, source: io::Error) -> RootfsError {
     RootfsError::MountPoint {
-        path: bind.target.clone(),
+        path: target.to_owned(),
         source,
     }
 }
 
-fn forbidden(bind: &Bind, place: PathBuf) -> RootfsError {
+fn forbidden(target: &Path, place: PathBuf) -> RootfsError {
     RootfsError::Forbidden {
-        path: bind.target.clone(),
+        path: target.to_owned(),
         place,
-    }
-}
-
-fn unfit(bind: &Bind, why: String) -> RootfsError {
-    RootfsError::Unfit {
-        mount: bind.source.clone(),
-        path: bind.target.clone(),
-        why,
     }
 }

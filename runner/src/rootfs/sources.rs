@@ -9,11 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::give::Gift;
+use super::lookup::open_beneath;
 use super::mounts::Detached;
-use super::overlay::RootSource;
+use super::overlay::{self, Overlay, RootSource};
 use super::{Bind, BindOptions, Propagation, RootfsError, Tree};
 use crate::sys;
 
@@ -25,6 +28,9 @@ pub struct Sources {
     pub layer: Option<Detached>,
     pub files: Vec<Detached>,
     pub binds: Vec<Detached>,
+    /// Each holds the directories of an overlay over a bind, in their order. Empty where these can
+    /// be named instead.
+    pub changes: Vec<Detached>,
     /// Trees that are to belong to the container's user.
     pub gifts: Vec<Gift>,
 }
@@ -61,7 +67,7 @@ impl Sources {
             .map(|bind| &bind.source)
             .try_for_each(|path| ensure_closed(path))?;
         let mut sources = Self::collect(tree)?;
-        for (mount, bind) in sources.binds.iter().zip(&tree.binds) {
+        for (mount, bind) in sources.binds.iter().zip(tree.bound()) {
             if bind.options.map_ids {
                 let mapped = sys::map_mount_ids(mount.as_fd(), user_namespace);
                 mapped.map_err(|source| RootfsError::Bind {
@@ -83,6 +89,10 @@ impl Sources {
         {
             sources.layer = Some(open_private(layer, false)?);
         }
+        let changes = tree.binds.iter().filter_map(|bind| bind.changes.as_ref());
+        sources.changes = changes
+            .map(|dir| open_private(dir, false))
+            .collect::<Result<_, _>>()?;
         let warning = unmapped.map(|(dir, error)| {
             format!(
                 "the owners of files in {} cannot be mapped for the container ({error}): root's belong to nobody there",
@@ -100,7 +110,8 @@ impl Sources {
                 .collect::<Result<_, _>>()?,
             layer: None,
             files: tree.files.iter().map(open_bind).collect::<Result<_, _>>()?,
-            binds: tree.binds.iter().map(open_bind).collect::<Result<_, _>>()?,
+            binds: tree.bound().map(open_bind).collect::<Result<_, _>>()?,
+            changes: Vec::new(),
             gifts: Vec::new(),
         })
     }
@@ -111,6 +122,7 @@ impl Sources {
             .chain(self.layer)
             .chain(self.files)
             .chain(self.binds)
+            .chain(self.changes)
             .map(OwnedFd::from)
             .collect()
     }
@@ -126,14 +138,22 @@ impl Sources {
             RootSource::InPlace(_) => None,
         };
         let files: Vec<_> = mounts.by_ref().take(tree.files.len()).collect();
-        let binds: Vec<_> = mounts.by_ref().take(tree.binds.len()).collect();
-        let complete =
-            (dirs.len(), files.len(), binds.len()) == (count, tree.files.len(), tree.binds.len());
-        (complete && mounts.next().is_none()).then_some(Self {
+        let binds: Vec<_> = mounts.by_ref().take(tree.bound().count()).collect();
+        let changes: Vec<_> = mounts.collect();
+        let has_changes = |bind: &&Bind| bind.changes.is_some();
+        let expected = [
+            count,
+            tree.files.len(),
+            tree.bound().count(),
+            tree.binds.iter().filter(has_changes).count(),
+        ];
+        let found = [dirs.len(), files.len(), binds.len(), changes.len()];
+        (found == expected).then_some(Self {
             dirs,
             layer,
             files,
             binds,
+            changes,
             gifts: Vec::new(),
         })
     }
@@ -197,6 +217,76 @@ fn open_bind(bind: &Bind) -> Result<Detached, RootfsError> {
         false => "",
     };
     let mount = Detached::copy_of_host(&bind.source, recursive).map_err(failed(hint))?;
+    set_attributes(&mount, bind, recursive)?;
+    // Below first: the top is a part of the tree.
+    let below = match options.propagates_below {
+        true => options.propagation,
+        false => Propagation::Private,
+    };
+    mount.propagate(below, true).map_err(failed(""))?;
+    mount
+        .propagate(options.propagation, false)
+        .map_err(failed(""))?;
+    Ok(mount)
+}
+
+/// Lays an overlay over each of `mounts`, which are those of `binds`, whose changes go elsewhere.
+/// `changes` are those of [`Sources`].
+pub fn lay_over<'a>(
+    binds: impl Iterator<Item = &'a Bind>,
+    mounts: Vec<Detached>,
+    changes: Vec<Detached>,
+) -> Result<Vec<Detached>, RootfsError> {
+    let mut changes = changes.into_iter();
+    let lay_over = |(bind, mount): (&Bind, Detached)| {
+        let Some(dir) = &bind.changes else {
+            return Ok(mount);
+        };
+        let failed = |source| RootfsError::Bind {
+            path: bind.source.clone(),
+            source,
+            hint: "",
+        };
+        let below = fstat(&mount).map_err(|errno| failed(errno.into()))?;
+        let overlay = RootSource::Overlay(Overlay {
+            lowers: vec![bind.source.clone()],
+            upper: dir.join(Bind::UPPER),
+            work: dir.join(Bind::WORK),
+            // The container may be started again.
+            volatile: false,
+        });
+        let mount = overlay::mount(&overlay, vec![mount], changes.next())?;
+        take_after(&mount, &below).map_err(failed)?;
+        set_attributes(&mount, bind, false)?;
+        Ok(mount)
+    };
+    binds.zip(mounts).map(lay_over).collect()
+}
+
+/// Gives the root of an overlay, which it has from its directory for changes, the owner and the
+/// mode of what it lies over.
+fn take_after(mount: &Detached, below: &Stat) -> io::Result<()> {
+    let root = open_beneath(mount, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let (owner, group) = (Uid::from_raw(below.st_uid), Gid::from_raw(below.st_gid));
+    match fchown(&root, Some(owner), Some(group)) {
+        // Nobody of the container's.
+        Err(Errno::INVAL) => {}
+        other => other?,
+    }
+    fchmod(&root, Mode::from_raw_mode(below.st_mode & 0o7777))?;
+    Ok(())
+}
+
+/// What may be done on a bind mount, or on what lies over it.
+fn set_attributes(mount: &Detached, bind: &Bind, recursive: bool) -> Result<(), RootfsError> {
+    let options = &bind.options;
+    let failed = |hint| {
+        move |source| RootfsError::Bind {
+            path: bind.source.clone(),
+            source,
+            hint,
+        }
+    };
     let flags = [
         (Some(!bind.read_only), MountAttrFlags::MOUNT_ATTR_RDONLY),
         (options.exec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
@@ -216,14 +306,5 @@ fn open_bind(bind: &Bind) -> Result<Detached, RootfsError> {
     mount.allow(allowed, recursive).map_err(failed(
         " (the host's own mount forbids what an option allows)",
     ))?;
-    // Below first: the top is a part of the tree.
-    let below = match options.propagates_below {
-        true => options.propagation,
-        false => Propagation::Private,
-    };
-    mount.propagate(below, true).map_err(failed(""))?;
-    mount
-        .propagate(options.propagation, false)
-        .map_err(failed(""))?;
-    Ok(mount)
+    Ok(())
 }

@@ -20,6 +20,8 @@ pub struct VolumeArg {
     pub bind: Bind,
     /// `z` or `Z`: labels for SELinux.
     pub relabel: bool,
+    /// `O`: the container's changes go to a layer of its own.
+    pub apart: bool,
 }
 
 /// What is shown in the container.
@@ -49,7 +51,7 @@ pub enum VolumeError {
     OptionElsewhere(String),
     #[error(
         "unknown option {0:?}; there are ro, rw, [no]exec, [no]suid, [no]dev, bind, rbind, \
-         [r]private, [r]slave, [r]shared, [no]copy, U, z and Z"
+         [r]private, [r]slave, [r]shared, [no]copy, O, U, z and Z"
     )]
     UnknownOption(String),
     #[error("{0} and {1} cannot be given together")]
@@ -59,7 +61,7 @@ pub enum VolumeError {
         source_path: PathBuf,
         source: std::io::Error,
     },
-    #[error("two volumes cannot have the same place: {0} and {1} are both for {2}")]
+    #[error("two mounts cannot have the same place: {0} and {1} are both for {2}")]
     SamePlace(String, String, String),
     #[error(
         "{0} cannot be labelled for SELinux, which is on here: coracle does not set labels yet; \
@@ -68,6 +70,8 @@ pub enum VolumeError {
     Label(String),
     #[error("the files of {0} are the system's and will not be given to a container's user")]
     SystemFiles(String),
+    #[error("only a directory can have its changes apart, and {0} is none: leave out the option O")]
+    ApartFromFile(String),
 }
 
 impl Explained for VolumeError {}
@@ -91,28 +95,36 @@ impl VolumeArg {
             return Err(VolumeError::Form);
         }
         let mut volume = match source.as_bytes() {
-            [b'/' | b'.', ..] => Self {
-                source: VolumeSource::Path,
-                bind: Bind {
-                    source: source.into(),
-                    target: checked_target(target)?,
-                    read_only: false,
-                    options: BindOptions::default(),
-                },
-                relabel: false,
-            },
-            _ => {
-                let name = lossy(source);
-                if !is_valid_name(&name) {
-                    return Err(VolumeError::Named(name));
-                }
-                Self::volume(VolumeSource::Named(name), target)?
-            }
+            [b'/' | b'.', ..] => Self::path(source, target)?,
+            _ => Self::named(&lossy(source), target)?,
         };
         if let Some(options) = options {
             volume.set_options(options)?;
         }
         Ok(volume)
+    }
+
+    /// A file or directory of the host's.
+    pub fn path(source: &OsStr, target: &OsStr) -> Result<Self, VolumeError> {
+        Ok(Self {
+            source: VolumeSource::Path,
+            bind: Bind {
+                source: source.into(),
+                target: checked_target(target)?,
+                read_only: false,
+                options: BindOptions::default(),
+                changes: None,
+            },
+            relabel: false,
+            apart: false,
+        })
+    }
+
+    pub fn named(name: &str, target: &OsStr) -> Result<Self, VolumeError> {
+        match is_valid_name(name) {
+            true => Self::volume(VolumeSource::Named(name.to_owned()), target),
+            false => Err(VolumeError::Named(name.to_owned())),
+        }
     }
 
     /// A new volume for this place.
@@ -134,13 +146,15 @@ impl VolumeArg {
                     copy_up: true,
                     ..BindOptions::default()
                 },
+                changes: None,
             },
             relabel: false,
+            apart: false,
         })
     }
 
     /// For messages.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match &self.source {
             VolumeSource::Path => self.bind.source.display().to_string(),
             VolumeSource::Named(name) => name.clone(),
@@ -148,7 +162,8 @@ impl VolumeArg {
         }
     }
 
-    fn set_options(&mut self, options: &OsStr) -> Result<(), VolumeError> {
+    /// With commas between them.
+    pub fn set_options(&mut self, options: &OsStr) -> Result<(), VolumeError> {
         let mut set: Vec<(Kind, String)> = Vec::new();
         for option in options.as_bytes().split(|byte| *byte == b',') {
             let option = lossy(OsStr::from_bytes(option));
@@ -201,6 +216,10 @@ impl VolumeArg {
                 }
                 Kind::Copy
             }
+            "O" => {
+                self.apart = true;
+                Kind::Changes
+            }
             "U" => {
                 options.give_to_user = true;
                 Kind::Owner
@@ -228,6 +247,9 @@ impl VolumeArg {
         {
             return Err(VolumeError::SystemFiles(name()));
         }
+        if self.apart && !source.is_dir() {
+            return Err(VolumeError::ApartFromFile(name()));
+        }
         Ok(())
     }
 }
@@ -254,6 +276,7 @@ enum Kind {
     Mapping,
     Label,
     Copy,
+    Changes,
 }
 
 fn not_an_option(option: &str) -> VolumeError {
@@ -261,14 +284,14 @@ fn not_an_option(option: &str) -> VolumeError {
     match name {
         // Maps that are spelled out.
         "idmap" => VolumeError::OptionElsewhere(option.to_owned()),
-        "O" | "upperdir" | "workdir" | "cached" | "delegated" | "consistent" | "unbindable"
+        "upperdir" | "workdir" | "cached" | "delegated" | "consistent" | "unbindable"
         | "runbindable" => VolumeError::OptionElsewhere(name.to_owned()),
         _ => VolumeError::UnknownOption(option.to_owned()),
     }
 }
 
 /// Early and plain; where links lead is checked when the mount is attached.
-fn checked_target(target: &OsStr) -> Result<PathBuf, VolumeError> {
+pub(super) fn checked_target(target: &OsStr) -> Result<PathBuf, VolumeError> {
     if !Path::new(target).is_absolute() {
         return Err(VolumeError::NotAbsolute(lossy(target)));
     }
@@ -298,14 +321,16 @@ fn normalised(path: &Path) -> PathBuf {
     plain
 }
 
-/// The mounts that the volumes ask for, from real paths, those of a place before those below it.
-/// `data_of` tells where the files of a volume are, by its name or of a new one.
+/// The mounts that the volumes ask for, from real paths. `data_of` tells where the files of a
+/// volume are, by its name or of a new one; changes that are to go elsewhere go to directories in
+/// `changes`.
 pub fn binds<E: From<VolumeError>>(
     volumes: &[VolumeArg],
+    changes: &Path,
     mut data_of: impl FnMut(Option<&str>) -> Result<PathBuf, E>,
 ) -> Result<Vec<Bind>, E> {
     let mut binds = Vec::new();
-    for volume in volumes {
+    for (index, volume) in volumes.iter().enumerate() {
         let bind = volume.bind.clone();
         let source = match &volume.source {
             VolumeSource::Path => bind.source.clone(),
@@ -317,22 +342,22 @@ pub fn binds<E: From<VolumeError>>(
             source: error,
         })?;
         volume.check(&source)?;
-        binds.push(Bind { source, ..bind });
+        let changes = volume.apart.then(|| changes.join(index.to_string()));
+        binds.push(Bind {
+            source,
+            changes,
+            ..bind
+        });
     }
-    // Whatever their order on the command line: else `-v X:/a/b -v Y:/a` would hide the first.
-    binds.sort_by_key(|bind| bind.target.components().count());
     Ok(binds)
 }
 
-/// Refuses two volumes for one place, of which only one could be seen.
-pub fn check_places(volumes: &[VolumeArg]) -> Result<(), VolumeError> {
-    for (index, one) in volumes.iter().enumerate() {
-        if let Some(other) = volumes[..index]
-            .iter()
-            .find(|other| other.bind.target == one.bind.target)
-        {
-            let place = one.bind.target.display().to_string();
-            return Err(VolumeError::SamePlace(other.name(), one.name(), place));
+/// Refuses two mounts for one place, of which only one could be seen. Each has a name for messages.
+pub fn check_places(mounts: &[(String, &Path)]) -> Result<(), VolumeError> {
+    for (index, (name, place)) in mounts.iter().enumerate() {
+        if let Some((other, _)) = mounts[..index].iter().find(|(_, other)| other == place) {
+            let place = place.display().to_string();
+            return Err(VolumeError::SamePlace(other.clone(), name.clone(), place));
         }
     }
     Ok(())
@@ -362,11 +387,13 @@ mod tests {
                 target,
                 read_only,
                 options,
+                changes: None,
             };
             VolumeArg {
                 source: VolumeSource::Path,
                 bind,
                 relabel: false,
+                apart: false,
             }
         };
         for (text, expected) in [
@@ -454,7 +481,8 @@ mod tests {
                 "{both}: {error}"
             );
         }
-        for elsewhere in ["O", "idmap=uids=0-1-2", "upperdir=/x"] {
+        assert!(options("O").apart && !options("ro").apart);
+        for elsewhere in ["idmap=uids=0-1-2", "upperdir=/x"] {
             let error = parse(&format!("/a:/b:{elsewhere}")).expect_err(elsewhere);
             assert!(
                 matches!(error, VolumeError::OptionElsewhere(_)),
@@ -471,9 +499,11 @@ mod tests {
     }
 
     #[test]
-    fn two_volumes_have_two_places() {
+    fn two_mounts_have_two_places() {
         let check = |targets: [&str; 2]| {
-            check_places(&targets.map(|target| parse(&format!("/x:{target}")).expect(target)))
+            let volumes = targets.map(|target| parse(&format!("/x:{target}")).expect(target));
+            let places = volumes.each_ref().map(|v| (v.name(), &*v.bind.target));
+            check_places(&places)
         };
         check(["/a", "/a/b"]).expect("two places");
         for same in ["/a", "/a/", "/a/.", "//a", "/b/../a", "/../a", "/./a"] {
@@ -483,18 +513,25 @@ mod tests {
     }
 
     #[test]
-    fn a_place_comes_before_what_is_below_it() {
-        let volumes = ["/:/a/b/c", "/:/d", "/:/a"].map(|text| parse(text).expect(text));
+    fn changes_apart_have_a_directory_each() {
+        let volumes = ["/:/d", "/usr:/a:O", "/etc:/b:O"].map(|text| parse(text).expect(text));
         let none = |_: Option<&str>| -> Result<PathBuf, VolumeError> { panic!("all are paths") };
-        let targets: Vec<_> = binds(&volumes, none)
+        let made = |volumes: &[VolumeArg]| binds(volumes, Path::new("/c"), none);
+        let changes: Vec<_> = made(&volumes)
             .expect("binds")
             .into_iter()
-            .map(|b| b.target)
+            .map(|bind| bind.changes)
             .collect();
-        assert_eq!(targets, ["/d", "/a", "/a/b/c"].map(PathBuf::from));
-        let missing = parse("/no/such/file:/x").expect("a volume");
-        let error = binds(&[missing], none).expect_err("no source").to_string();
-        assert!(error.contains("/no/such/file"), "{error}");
+        assert_eq!(changes, [None, Some("/c/1".into()), Some("/c/2".into())]);
+        for (text, named) in [
+            ("/no/such:/x", "/no/such"),
+            ("/etc/passwd:/x:O", "option O"),
+        ] {
+            let error = made(&[parse(text).expect(text)])
+                .expect_err(text)
+                .to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 
     #[test]

@@ -18,8 +18,10 @@ mod isolation;
 mod layers;
 mod library;
 mod lifecycle;
+mod mounts;
 mod network;
 mod networks;
+mod privileges;
 mod processes;
 mod seccomp;
 mod shared;
@@ -43,12 +45,14 @@ fn main() -> ExitCode {
         handed_down::CASES,
         isolation::CASES,
         layers::CASES,
+        mounts::CASES,
         info::CASES,
         library::CASES,
         hostile::CASES,
         network::CASES,
         networks::CASES,
         seccomp::CASES,
+        privileges::CASES,
         processes::CASES,
         words::CASES,
     ];

@@ -16,7 +16,6 @@ use super::{
     SystemCommand, VolumeCommand,
 };
 use crate::failure::Failure;
-use crate::rootfs::volume::check_places;
 
 /// Why there is no [`Cli`].
 #[derive(Debug)]
@@ -64,10 +63,12 @@ impl Command {
                 Err("--detach and --detach-keys cannot be given together".into())
             }
             Self::Run(run) => {
-                check_places(&run.container.volumes).map_err(|error| error.to_string())
+                let tree = &run.container.tree;
+                tree.check_places().map_err(|error| error.to_string())
             }
             Self::Create(create) => {
-                check_places(&create.container.volumes).map_err(|error| error.to_string())
+                let tree = &create.container.tree;
+                tree.check_places().map_err(|error| error.to_string())
             }
             Self::Start(args) => {
                 let attach = args.attach || args.interactive;

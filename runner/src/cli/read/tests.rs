@@ -216,10 +216,7 @@ fn what_others_have_is_told_from_a_slip() {
         ),
         ("run -m1g x", "coracle run does not have -m yet"),
         ("run -itm 1g x", "coracle run does not have -m yet"),
-        (
-            "run --privileged x",
-            "coracle run does not have --privileged yet",
-        ),
+        ("run --gpus all x", "coracle run does not have --gpus yet"),
         (
             "exec --detach web x",
             "coracle exec does not have --detach yet",
@@ -324,6 +321,7 @@ fn bytes_that_are_no_text_are_taken_or_named() {
             "authfile",
             "cert-dir",
             "cidfile",
+            "device",
             "digestfile",
             "entrypoint",
             "env",

@@ -292,8 +292,10 @@ impl Mounts {
                     dev: Some(false),
                     ..BindOptions::default()
                 },
+                changes: None,
             },
             relabel: false,
+            apart: false,
         });
         Ok(())
     }

@@ -9,12 +9,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::human;
+use super::host_config::HostConfig;
 use super::network::{Network, networks};
 use super::{GraphData, GraphDriver, joined};
 use crate::engine::{Capabilities, Engine, EngineError, Image};
 use crate::rootfs::overlay::RootSource;
 use crate::rootfs::{Bind, Propagation};
-use crate::spec::{self, ContainerSpec};
+use crate::spec::ContainerSpec;
 use crate::state::{Container, Status};
 
 #[derive(Serialize)]
@@ -93,11 +94,11 @@ struct NetworkSettings {
     networks: BTreeMap<String, Network>,
 }
 
-type PortBindings = BTreeMap<String, Vec<HostPort>>;
+pub type PortBindings = BTreeMap<String, Vec<HostPort>>;
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct HostPort {
+pub struct HostPort {
     /// Empty for any.
     host_ip: String,
     host_port: String,
@@ -120,28 +121,6 @@ struct Config {
     healthcheck: Value,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct HostConfig {
-    binds: Vec<String>,
-    log_config: LogConfig,
-    network_mode: &'static str,
-    port_bindings: PortBindings,
-    auto_remove: bool,
-    cap_add: Vec<String>,
-    cap_drop: Vec<String>,
-    init: bool,
-    readonly_rootfs: bool,
-    privileged: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct LogConfig {
-    r#type: &'static str,
-    path: String,
-}
-
 /// As Go prints the time of what has not happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -161,7 +140,6 @@ impl Seen {
         let ports = bindings(container);
         let in_run = |name: &str| shown(&container.run_dir.join(name));
         let capabilities = spec.process.capabilities;
-        let (added, dropped) = difference(capabilities);
         Ok(Self {
             id: container.id.to_string(),
             created: created(container),
@@ -204,26 +182,7 @@ impl Seen {
                 ports: ports.clone(),
                 networks: networks(container),
             },
-            host_config: HostConfig {
-                binds: spec.tree.binds.iter().map(bind_text).collect(),
-                log_config: LogConfig {
-                    r#type: "k8s-file",
-                    path: shown(&dir.log()),
-                },
-                network_mode: match spec.network {
-                    spec::Network::None => "none",
-                    spec::Network::Coracle(_) => "coracle",
-                    spec::Network::Bridge => "bridge",
-                    spec::Network::Host => "host",
-                },
-                port_bindings: ports,
-                auto_remove: container.remove,
-                cap_add: added,
-                cap_drop: dropped,
-                init: spec.process.init,
-                readonly_rootfs: spec.tree.read_only,
-                privileged: false,
-            },
+            host_config: HostConfig::of(container, &spec, &dir.log(), ports),
             config: Config::of(container, spec, image.map(|(_, config)| config)),
         })
     }
@@ -349,7 +308,7 @@ fn propagation(bind: &Bind) -> &'static str {
 }
 
 /// As `-v` takes it.
-fn bind_text(bind: &Bind) -> String {
+pub fn bind_text(bind: &Bind) -> String {
     let access = match bind.read_only {
         true => "ro",
         false => "rw",
@@ -395,7 +354,7 @@ fn bindings(container: &Container) -> PortBindings {
 }
 
 /// What a container has more, and less, than the default.
-fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
+pub fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
     let (own, default) = (capabilities.names(), Capabilities::DEFAULT.names());
     let without = |all: &[String], less: &[String]| {
         let rest = all.iter().filter(|name| !less.contains(name));
@@ -404,6 +363,6 @@ fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
     (without(&own, &default), without(&default, &own))
 }
 
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

@@ -5,6 +5,7 @@
 //! and a script does not mistake it for something.
 
 mod container;
+mod host_config;
 mod image;
 mod network;
 

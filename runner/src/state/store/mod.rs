@@ -57,6 +57,11 @@ impl ContainerDir {
         self.data.join("work")
     }
 
+    /// For changes of volumes that are not to reach them.
+    pub fn changes(&self) -> PathBuf {
+        self.data.join("changes")
+    }
+
     /// The current log file, for [`crate::logs`].
     pub fn log(&self) -> PathBuf {
         self.data.join("log")

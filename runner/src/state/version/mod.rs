@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::rootfs::SHM_LEN;
+
 /// The version of what is written.
 ///
 /// - 0: told no version. Early ones lack fields.
@@ -22,7 +24,9 @@ use serde_json::{Map, Value, json};
 /// - 7: the specification says which volumes get what the image has at their place.
 /// - 8: the record says when the container was last started, which networks it is in, and it may be
 ///   paused.
-pub const VERSION: u32 = 8;
+/// - 9: the specification has file systems in memory, the length of /dev/shm, and where changes of
+///   volumes go.
+pub const VERSION: u32 = 9;
 
 /// A file that is kept of each container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,8 @@ impl Kept {
                 add_missing(fields, [("started", Value::Null), ("networks", json!([]))]);
             }
             (Self::Spec, 7) => {}
+            (Self::Record, 8) => {}
+            (Self::Spec, 8) => spec_from_8(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
     }
@@ -132,23 +138,17 @@ fn spec_from_0(spec: &mut Map<String, Value>) {
         ];
         add_missing(process, added);
     }
-    let Some(Value::Object(tree)) = spec.get_mut("tree") else {
-        return;
-    };
-    for list in ["binds", "files"] {
-        let binds = tree.get_mut(list).and_then(Value::as_array_mut);
-        for bind in binds.into_iter().flatten().filter_map(Value::as_object_mut) {
-            let options = bind.entry("options").or_insert_with(|| {
-                json!({
-                    "top_only": false,
-                    "propagation": "private",
-                    "propagates_below": false,
-                    "give_to_user": false,
-                })
-            });
-            if let Value::Object(options) = options {
-                add_missing(options, [("map_ids", json!(false))]);
-            }
+    for bind in binds(spec) {
+        let options = bind.entry("options").or_insert_with(|| {
+            json!({
+                "top_only": false,
+                "propagation": "private",
+                "propagates_below": false,
+                "give_to_user": false,
+            })
+        });
+        if let Value::Object(options) = options {
+            add_missing(options, [("map_ids", json!(false))]);
         }
     }
 }
@@ -209,17 +209,39 @@ fn spec_from_5(spec: &mut Map<String, Value>) {
 }
 
 fn spec_from_6(spec: &mut Map<String, Value>) {
-    let Some(Value::Object(tree)) = spec.get_mut("tree") else {
-        return;
-    };
-    for list in ["binds", "files"] {
-        let binds = tree.get_mut(list).and_then(Value::as_array_mut);
-        for bind in binds.into_iter().flatten() {
-            if let Some(Value::Object(options)) = bind.get_mut("options") {
-                add_missing(options, [("copy_up", json!(false))]);
-            }
+    for bind in binds(spec) {
+        if let Some(Value::Object(options)) = bind.get_mut("options") {
+            add_missing(options, [("copy_up", json!(false))]);
         }
     }
+}
+
+fn spec_from_8(spec: &mut Map<String, Value>) {
+    for bind in binds(spec) {
+        add_missing(bind, [("changes", Value::Null)]);
+    }
+    if let Some(Value::Object(tree)) = spec.get_mut("tree") {
+        let masks = json!({"uncovered": "nothing", "covered": [], "writable_sys": false});
+        let added = [
+            ("devices", json!([])),
+            ("tmpfs", json!([])),
+            ("shm_len", json!(SHM_LEN)),
+            ("masks", masks),
+        ];
+        add_missing(tree, added);
+    }
+    add_missing(spec, [("privileged", json!(false))]);
+}
+
+/// The mounts of a specification, of users and of coracle.
+fn binds(spec: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let tree = spec.get_mut("tree").and_then(Value::as_object_mut);
+    let lists = tree.into_iter().flatten();
+    lists
+        .filter(|(name, _)| matches!(&***name, "binds" | "files"))
+        .filter_map(|(_, list)| list.as_array_mut())
+        .flatten()
+        .filter_map(Value::as_object_mut)
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

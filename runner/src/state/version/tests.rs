@@ -21,6 +21,7 @@ const RECORD_5: &str = include_str!("config-5.json");
 const SPEC_5: &str = include_str!("spec-5.json");
 const RECORD_7: &str = include_str!("config-7.json");
 const SPEC_6: &str = include_str!("spec-6.json");
+const SPEC_8: &str = include_str!("spec-8.json");
 
 fn object(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap()
@@ -56,6 +57,7 @@ fn a_specification_of_version_0_is_read() {
     name_network(&mut expected);
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     // Its container was started without a filter, and so are its later commands.
     expected["process"]["seccomp"] = json!("unconfined");
     assert_eq!(object(&written), expected);
@@ -92,6 +94,7 @@ fn a_specification_of_version_1_is_read() {
     name_network(&mut expected);
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -114,6 +117,7 @@ fn a_specification_of_version_2_is_read() {
     name_network(&mut expected);
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
 
     let mut changed_in_place = object(SPEC_2);
@@ -150,6 +154,7 @@ fn files_of_version_3_are_read() {
     name_network(&mut expected);
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -168,6 +173,7 @@ fn files_of_version_4_are_read() {
     name_network(&mut expected);
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
     assert_eq!(spec.network, Network::default());
 }
@@ -186,6 +192,7 @@ fn files_of_version_5_are_read() {
     expected.insert("version".to_owned(), json!(VERSION));
     refuse_workdir(&mut expected);
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
 }
 
@@ -205,6 +212,7 @@ fn a_specification_of_version_6_is_read() {
     let mut expected = object(SPEC_6);
     expected.insert("version".to_owned(), json!(VERSION));
     copy_nothing(&mut expected);
+    bring_to_9(&mut expected);
     assert_eq!(object(&written), expected);
     assert!(spec.process.make_workdir);
 }
@@ -240,6 +248,27 @@ fn name_network(spec: &mut Map<String, Value>) {
             },
         });
     }
+}
+
+/// What was mounted was all on disk.
+fn bring_to_9(spec: &mut Map<String, Value>) {
+    spec["version"] = json!(VERSION);
+    let tree = spec["tree"].as_object_mut().unwrap();
+    for list in ["binds", "files"] {
+        for bind in tree[list].as_array_mut().unwrap() {
+            bind["changes"] = Value::Null;
+        }
+    }
+    tree.extend([
+        ("tmpfs".to_owned(), json!([])),
+        ("devices".to_owned(), json!([])),
+        ("shm_len".to_owned(), json!(64 << 20)),
+        (
+            "masks".to_owned(),
+            json!({"uncovered": "nothing", "covered": [], "writable_sys": false}),
+        ),
+    ]);
+    spec.insert("privileged".to_owned(), json!(false));
 }
 
 /// Containers of that time had no labels.
@@ -295,6 +324,15 @@ fn added_to_spec_1() -> [(String, Value); 3] {
         ("open_stdin", json!(false)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
+}
+
+#[test]
+fn a_specification_of_version_8_is_read() {
+    let spec: ContainerSpec = read(Kept::Spec, SPEC_8.as_bytes()).unwrap();
+    let written = String::from_utf8(spec.to_kept()).unwrap();
+    let mut expected = object(SPEC_8);
+    bring_to_9(&mut expected);
+    assert_eq!(object(&written), expected);
 }
 
 /// Version 0 grew fields without saying so.
