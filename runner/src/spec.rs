@@ -15,6 +15,7 @@ use crate::failure::Explained;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
+use crate::network::names::Names;
 use crate::network::options::NetworkOptions;
 use crate::path_text;
 use crate::process::inherited::SoftLimits;
@@ -29,6 +30,10 @@ pub struct ContainerSpec {
     pub tree: Tree,
     pub namespaces: Namespaces,
     pub network: Network,
+    pub names: Names,
+    /// The file of its time zone on the host, if it has one of its own.
+    #[serde(with = "path_text::option")]
+    pub timezone: Option<PathBuf>,
     /// Whether the input of its command stays open while nobody is there to write to it.
     pub open_stdin: bool,
     /// Whether it was to have all that its caller has (`--privileged`).

@@ -12,6 +12,7 @@ use super::container::parse_label;
 use super::filter::Filter;
 use super::values::text;
 use crate::engine::{Attachment, Mac, Network};
+use crate::network::names::{self, DnsServer, ExtraHost, Names, ResolvConf};
 use crate::network::options::NetworkOptions;
 use crate::network::subnet;
 use crate::template::Format;
@@ -223,6 +224,77 @@ pub struct RunNetworkArgs {
 
     #[command(flatten)]
     pub addresses: AddressArgs,
+}
+
+/// What a container is told of names.
+#[derive(Debug, PartialEq, Args)]
+pub struct NameArgs {
+    /// A name server to ask in place of coracle's, or none to leave the image's resolv.conf alone
+    #[arg(long = "dns", value_parser = text(names::parse_server), value_delimiter = ',', value_name = "ADDRESS")]
+    pub servers: Vec<DnsServer>,
+
+    /// A domain to look names up in, in place of the host's; . for none
+    #[arg(long = "dns-search", value_parser = text(names::parse_domain), value_delimiter = ',', value_name = "DOMAIN")]
+    pub search: Vec<String>,
+
+    /// An option of resolv.conf, in place of the host's
+    #[arg(
+        long = "dns-option",
+        alias = "dns-opt",
+        value_parser = text(names::parse_option),
+        value_delimiter = ',',
+        value_name = "OPTION"
+    )]
+    pub options: Vec<String>,
+
+    /// Add a line to /etc/hosts. The address host-gateway stands for the one that leads to this
+    /// host, if the network has one (map-host=)
+    #[arg(long = "add-host", value_parser = text(names::parse_host), value_name = "NAME[;NAME]:ADDRESS")]
+    pub hosts: Vec<ExtraHost>,
+
+    /// Leave the image's /etc/hosts alone
+    #[arg(long)]
+    pub no_hosts: bool,
+}
+
+impl NameArgs {
+    pub fn names(&self) -> Names {
+        let address = |server: &DnsServer| match server {
+            DnsServer::Address(address) => Some(*address),
+            DnsServer::None => None,
+        };
+        let resolv_conf = match self.servers.contains(&DnsServer::None) {
+            true => ResolvConf::Image,
+            false => ResolvConf::Lists {
+                servers: self.servers.iter().filter_map(address).collect(),
+                search: self.search.clone(),
+                options: self.options.clone(),
+            },
+        };
+        Names {
+            resolv_conf,
+            hosts: self.hosts.clone(),
+            no_hosts: self.no_hosts,
+        }
+    }
+
+    /// Refuses what contradicts itself.
+    pub fn check(&self) -> Result<(), String> {
+        let is_image = self.servers.contains(&DnsServer::None);
+        if is_image
+            && (self.servers.len() > 1 || !self.search.is_empty() || !self.options.is_empty())
+        {
+            return Err(
+                "--dns none leaves the image's resolv.conf alone: it goes with no other --dns, nor with --dns-search and \
+                 --dns-option"
+                    .to_owned(),
+            );
+        }
+        match self.no_hosts && !self.hosts.is_empty() {
+            true => Err("--add-host and --no-hosts cannot be given together".to_owned()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Which addresses a container has in a network, where that is not left to coracle.

@@ -9,7 +9,7 @@ use portfwd::spec::Publish;
 
 use super::container::{self, Entrypoint, EnvArg};
 use super::image::{PullPolicy, RegistryArgs};
-use super::network::RunNetworkArgs;
+use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
 use super::tree::TreeArgs;
 use super::values::{self, Switch, bytes, text};
@@ -170,6 +170,13 @@ pub struct ContainerArgs {
     #[command(flatten)]
     pub network: RunNetworkArgs,
 
+    #[command(flatten)]
+    pub names: NameArgs,
+
+    /// Time zone of the container, as Europe/Berlin; local for this host's
+    #[arg(long, value_parser = text(str::parse::<String>), value_name = "ZONE")]
+    pub tz: Option<String>,
+
     /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
     #[arg(long)]
     pub init: bool,
@@ -300,6 +307,16 @@ pub struct ExecArgs {
     /// Name or id of the container, or the beginning of its id; then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG]")]
     pub words: Vec<OsString>,
+}
+
+impl ContainerArgs {
+    /// Refuses what cannot be together, as far as the definition cannot say it.
+    pub fn check(&self) -> Result<(), String> {
+        self.tree
+            .check_places()
+            .map_err(|error| error.to_string())?;
+        self.names.check()
+    }
 }
 
 impl RunArgs {

@@ -49,6 +49,7 @@ mod stop;
 mod system;
 mod table;
 mod tag;
+mod timezone;
 mod top;
 mod unshare;
 mod volume;

@@ -12,6 +12,7 @@ use super::env::variables;
 use super::follow::{Bond, adopt_orphans, follow};
 use super::pull::provide;
 use super::run_network::networks;
+use super::timezone;
 use super::workshop::Workshop;
 use super::{open_engine, print_line};
 use crate::build::store::Working;
@@ -204,6 +205,8 @@ pub(super) fn request(
         labels: args.labels.iter().cloned().collect(),
         network,
         networks,
+        names: args.names.names(),
+        timezone: args.tz.as_deref().map(timezone::find).transpose()?,
         publish: args.publish.clone(),
         publish_all: args.publish_all,
         volumes: args.tree.volumes(),

@@ -19,6 +19,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
 use crate::network::bridge::Attachment;
 use crate::network::etc_files;
+use crate::network::names::Names;
 use crate::process::inherited::SoftLimits;
 use crate::rootfs::device::{self, DeviceArg};
 use crate::rootfs::overlay::{Overlay, RootSource};
@@ -44,6 +45,10 @@ pub struct ContainerRequest {
     /// empty, and all together are 256 KiB at most.
     pub labels: BTreeMap<String, String>,
     pub network: Network,
+    /// What it is told of names.
+    pub names: Names,
+    /// A file of a time zone on the host, to be the container's.
+    pub timezone: Option<PathBuf>,
     /// With [`Network::Bridge`], the networks of the container; leases are none of theirs.
     pub networks: Vec<Attachment>,
     /// What the host is to listen on. Needs a network.
@@ -127,6 +132,8 @@ impl ContainerRequest {
             hostname: None,
             labels: BTreeMap::new(),
             network: Network::None,
+            names: Names::default(),
+            timezone: None,
             networks: Vec::new(),
             publish: Vec::new(),
             publish_all: false,
@@ -158,6 +165,7 @@ impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;
+        self.names.check(&self.network)?;
         let publishes = !self.publish.is_empty() || self.publish_all;
         match self.network {
             Network::None if publishes => Err(EngineError::PortsWithoutNetwork),
@@ -404,7 +412,7 @@ fn specify(
             tmpfs: [scratch, request.tmpfs].concat(),
             binds,
             devices,
-            files: etc_files::binds(&dir.run),
+            files: etc_files::binds(&dir.run, &request.names, request.timezone.is_some()),
             shm_len: request.shm_len,
             masks: request.masks,
         },
@@ -414,6 +422,8 @@ fn specify(
             _ => Namespaces::OWN,
         },
         network: request.network,
+        names: request.names,
+        timezone: request.timezone,
         open_stdin: request.open_stdin,
         process: ProcessSpec {
             args: base.args,

@@ -14,6 +14,7 @@ use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
 use crate::network::bridge::ControlError;
 use crate::network::etc_files::WriteError;
+use crate::network::names::NamesError;
 use crate::network::ports::PortError;
 use crate::network::store::NetworksError;
 use crate::process::channel::ChannelError;
@@ -117,6 +118,8 @@ pub enum EngineError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Names(#[from] NamesError),
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
@@ -245,6 +248,7 @@ impl EngineError {
             | Self::ImageExposes { .. }
             | Self::Volume(_)
             | Self::Device(_)
+            | Self::Names(_)
             | Self::ImageVolume { .. }
             | Self::GoneAtItsEnd { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,

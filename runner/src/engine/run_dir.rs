@@ -5,7 +5,7 @@ use std::fs;
 
 use super::create::give_away;
 use super::{Engine, EngineError};
-use crate::network::etc_files;
+use crate::network::etc_files::{self, About};
 use crate::spec::{ContainerSpec, Network};
 use crate::state::Container;
 
@@ -19,8 +19,13 @@ impl Engine {
             let path = dir.net();
             fs::create_dir_all(&path).map_err(|source| EngineError::Make { path, source })?;
         }
-        let (hostname, name) = (&container.hostname, &container.name);
-        etc_files::write(&dir.run, hostname, name, &spec.network)?;
+        let about = About {
+            hostname: &container.hostname,
+            name: &container.name,
+            names: &spec.names,
+            timezone: spec.timezone.as_deref(),
+        };
+        etc_files::write(&dir.run, about, &spec.network)?;
         let files = spec.tree.files.iter().map(|file| &file.source);
         match &container.id_maps {
             Some(maps) if maps.root_is_another() => give_away(files, maps),

@@ -19,6 +19,7 @@ mod layers;
 mod library;
 mod lifecycle;
 mod mounts;
+mod names;
 mod network;
 mod networks;
 mod privileges;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         info::CASES,
         library::CASES,
         hostile::CASES,
+        names::CASES,
         network::CASES,
         networks::CASES,
         seccomp::CASES,

@@ -62,14 +62,8 @@ impl Command {
             Self::Run(run) if run.detach && run.leave.detach_keys.is_some() => {
                 Err("--detach and --detach-keys cannot be given together".into())
             }
-            Self::Run(run) => {
-                let tree = &run.container.tree;
-                tree.check_places().map_err(|error| error.to_string())
-            }
-            Self::Create(create) => {
-                let tree = &create.container.tree;
-                tree.check_places().map_err(|error| error.to_string())
-            }
+            Self::Run(run) => run.container.check(),
+            Self::Create(create) => create.container.check(),
             Self::Start(args) => {
                 let attach = args.attach || args.interactive;
                 if attach && (args.all || args.chosen.containers.len() > 1) {

@@ -22,7 +22,8 @@ use super::messages::{FromHolder, Join, ToHolder};
 use super::space::Place;
 use super::{Attachment, Lease};
 use crate::failure::Failure;
-use crate::network::etc_files;
+use crate::network::etc_files::{self, About};
+use crate::network::names::Names;
 use crate::network::store::{BridgeNetwork, Networks};
 use crate::poll;
 use crate::process::channel::DESCRIPTORS_MAX;
@@ -38,6 +39,7 @@ pub struct Host {
     pub container: ContainerId,
     pub name: String,
     pub hostname: String,
+    pub names: Names,
     /// Its run directory.
     pub run: PathBuf,
     pub filter: Filter,
@@ -371,9 +373,17 @@ impl Membership {
             run,
             hostname,
             name,
+            names,
             ..
         } = &self.host;
-        etc_files::write_for_networks(run, hostname, name, &resolvers, &addresses)?;
+        let about = About {
+            hostname,
+            name,
+            names,
+            // It does not change with the networks.
+            timezone: None,
+        };
+        etc_files::write_for_networks(run, about, &resolvers, &addresses)?;
         Ok(())
     }
 

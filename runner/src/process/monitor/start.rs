@@ -179,6 +179,7 @@ fn join_networks(
         container: container.id.clone(),
         name: container.name.clone(),
         hostname: container.hostname.clone(),
+        names: monitor.spec.names.clone(),
         run: monitor.dir.run.clone(),
         filter: monitor.log.filter.clone(),
     };

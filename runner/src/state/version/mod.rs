@@ -230,7 +230,16 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
         ];
         add_missing(tree, added);
     }
-    add_missing(spec, [("privileged", json!(false))]);
+    let lists = json!({"lists": {"servers": [], "search": [], "options": []}});
+    let added = [
+        ("privileged", json!(false)),
+        ("timezone", Value::Null),
+        (
+            "names",
+            json!({"resolv_conf": lists, "hosts": [], "no_hosts": false}),
+        ),
+    ];
+    add_missing(spec, added);
 }
 
 /// The mounts of a specification, of users and of coracle.

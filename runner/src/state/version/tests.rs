@@ -268,7 +268,13 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
             json!({"uncovered": "nothing", "covered": [], "writable_sys": false}),
         ),
     ]);
-    spec.insert("privileged".to_owned(), json!(false));
+    let lists = json!({"lists": {"servers": [], "search": [], "options": []}});
+    let names = json!({"resolv_conf": lists, "hosts": [], "no_hosts": false});
+    spec.extend([
+        ("privileged".to_owned(), json!(false)),
+        ("timezone".to_owned(), Value::Null),
+        ("names".to_owned(), names),
+    ]);
 }
 
 /// Containers of that time had no labels.
