@@ -15,10 +15,12 @@ use crate::failure::Explained;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
+use crate::isolation::sysctl::Sysctl;
 use crate::network::names::Names;
 use crate::network::options::NetworkOptions;
 use crate::path_text;
 use crate::process::inherited::SoftLimits;
+use crate::process::ulimit::Ulimit;
 use crate::rootfs::Tree;
 use crate::state::read_regular;
 use crate::state::version::{self, Kept, Versioned};
@@ -29,6 +31,7 @@ pub struct ContainerSpec {
     pub hostname: String,
     pub tree: Tree,
     pub namespaces: Namespaces,
+    pub sysctls: Vec<Sysctl>,
     pub network: Network,
     pub names: Names,
     /// The file of its time zone on the host, if it has one of its own.
@@ -60,11 +63,33 @@ pub struct ProcessSpec {
     pub seccomp: Seccomp,
     /// The caller's; `None` where they were not kept.
     pub limits: Option<SoftLimits>,
+    /// Over these.
+    pub ulimits: Vec<Ulimit>,
+    pub umask: u32,
+    /// The caller's when not given, `proc_pid_oom_score_adj(5)`.
+    pub oom_score_adj: Option<i32>,
+    pub groups: ExtraGroups,
     /// Whether coracle stays as process 1, to pass signals on and to reap (`--init`).
     pub init: bool,
     /// Whether the container has one user and one group only. Told by whoever starts the process,
     /// which may not believe what it finds in the container's /proc.
     pub single_id: bool,
+}
+
+/// Groups besides those of the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExtraGroups {
+    /// The container's, by names or numbers.
+    Named(Vec<String>),
+    /// Those of the caller on the host, in place of the user's. They have no names in the container.
+    Callers,
+}
+
+impl Default for ExtraGroups {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +144,9 @@ pub const SPEC_FILE: &str = "spec.json";
 
 /// PATH of a container whose image and caller name none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The permissions that new files of a container do not get when nothing is said of it.
+pub const UMASK: u32 = 0o022;
 
 /// A variable with its value.
 pub type Variable = (OsString, OsString);

@@ -12,6 +12,7 @@ mod elsewhere;
 mod filter;
 mod groups;
 mod image;
+mod kernel;
 mod life;
 mod mount;
 mod network;
@@ -41,6 +42,7 @@ pub use image::{
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
     TagArgs, TlsArgs, UntagArgs,
 };
+pub use kernel::{KEEP_GROUPS, KernelArgs, UlimitArg};
 pub use life::{
     AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
 };

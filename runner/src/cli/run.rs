@@ -9,6 +9,7 @@ use portfwd::spec::Publish;
 
 use super::container::{self, Entrypoint, EnvArg};
 use super::image::{PullPolicy, RegistryArgs};
+use super::kernel::KernelArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
 use super::tree::TreeArgs;
@@ -95,6 +96,18 @@ pub struct ContainerArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
 
+    /// Set all variables of the caller's environment; those of the image, and -e, go before them
+    #[arg(long)]
+    pub env_host: bool,
+
+    /// Do not set this variable of the image or of coracle; may be repeated
+    #[arg(long = "unsetenv", value_parser = text(str::parse::<String>), value_name = "NAME")]
+    pub unset: Vec<String>,
+
+    /// Set none of the variables of the image and of coracle
+    #[arg(long = "unsetenv-all")]
+    pub unset_all: bool,
+
     /// Publish a port of the container: `[[IP:]HOST:]CONTAINER[/tcp|/udp]`, ranges as
     /// 8000-8010:80-90
     ///
@@ -180,6 +193,9 @@ pub struct ContainerArgs {
     /// Stay as process 1 of the container: pass signals on to the command, and reap what ends
     #[arg(long)]
     pub init: bool,
+
+    #[command(flatten)]
+    pub kernel: KernelArgs,
 
     /// User IDs of the container; `host` lets the host's root be root in it, which gives the
     /// container the host
@@ -315,6 +331,7 @@ impl ContainerArgs {
         self.tree
             .check_places()
             .map_err(|error| error.to_string())?;
+        self.kernel.check()?;
         self.names.check()
     }
 }

@@ -16,8 +16,11 @@ use super::timezone;
 use super::workshop::Workshop;
 use super::{open_engine, print_line};
 use crate::build::store::Working;
-use crate::cli::{AttachStream, ContainerArgs, RunArgs, SeccompChoice, SecurityOpt, UserNamespace};
-use crate::engine::{Attach, ContainerRequest, Engine, Place, Source};
+use crate::cli::{
+    AttachStream, ContainerArgs, KEEP_GROUPS, RunArgs, SeccompChoice, SecurityOpt, UlimitArg,
+    UserNamespace,
+};
+use crate::engine::{Attach, ContainerRequest, Engine, Place, Source, Unset};
 use crate::failure::Failure;
 use crate::images::builtin;
 use crate::isolation::capabilities::Capabilities;
@@ -26,7 +29,7 @@ use crate::process::foreground::{Signals, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
 use crate::process::monitor::STOP_GRACE;
 use crate::rootfs::{Masks, SHM_LEN};
-use crate::spec::Variable;
+use crate::spec::{ExtraGroups, UMASK, Variable};
 
 pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     if let Some(container) = working(&args)? {
@@ -219,6 +222,14 @@ pub(super) fn request(
         remove,
         stop_signal: args.stop_signal,
         env: proxies.chain(variables(&args.process)?).collect(),
+        env_below: match args.env_host {
+            true => std::env::vars_os().collect(),
+            false => Vec::new(),
+        },
+        unset: match args.unset_all {
+            true => Unset::All,
+            false => Unset::Names(args.unset.clone()),
+        },
         entrypoint: args.entrypoint.clone().map(|entrypoint| entrypoint.0),
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),
@@ -230,7 +241,18 @@ pub(super) fn request(
         capabilities: capabilities(args),
         no_new_privs: no_new_privs(&args.security_opt),
         seccomp: seccomp(args)?,
-        limits,
+        limits: match args.kernel.ulimits.contains(&UlimitArg::Host) {
+            true => limits,
+            false => limits.with_open_files_raised(),
+        },
+        ulimits: args.kernel.ulimits(),
+        sysctls: args.kernel.sysctls.clone(),
+        umask: args.kernel.umask.unwrap_or(UMASK),
+        oom_score_adj: args.kernel.oom_score_adj,
+        groups: match &args.kernel.groups[..] {
+            [group] if group == KEEP_GROUPS => ExtraGroups::Callers,
+            groups => ExtraGroups::Named(groups.to_vec()),
+        },
     })
 }
 

@@ -4,7 +4,7 @@
 //! on, every failure takes the record along.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
@@ -17,10 +17,12 @@ use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::seccomp::Seccomp;
+use crate::isolation::sysctl::{Scope, Sysctl, SysctlError};
 use crate::network::bridge::Attachment;
 use crate::network::etc_files;
 use crate::network::names::Names;
 use crate::process::inherited::SoftLimits;
+use crate::process::ulimit::Ulimit;
 use crate::rootfs::device::{self, DeviceArg};
 use crate::rootfs::overlay::{Overlay, RootSource};
 use crate::rootfs::tmpfs::Tmpfs;
@@ -28,8 +30,8 @@ use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Masks, SHM_LEN, Tree};
 use crate::signal::Signal;
 use crate::spec::{
-    ContainerSpec, DEFAULT_PATH, Network, ProcessSpec, SPEC_FILE, Variable, environment,
-    split_variable,
+    ContainerSpec, DEFAULT_PATH, ExtraGroups, Network, ProcessSpec, SPEC_FILE, UMASK, Variable,
+    environment, split_variable,
 };
 use crate::state::{Container, ContainerDir, NewContainer, REGULAR_LEN_MAX, Status};
 
@@ -79,6 +81,10 @@ pub struct ContainerRequest {
     pub stop_signal: Option<Signal>,
     /// Variables over those of the image.
     pub env: Vec<Variable>,
+    /// Variables below those of the image.
+    pub env_below: Vec<Variable>,
+    /// What is not taken of the image's variables, of coracle's, and of `env_below`.
+    pub unset: Unset,
     /// Put before the command; of an image in place of its own, and then its command is not used
     /// either.
     pub entrypoint: Option<Vec<OsString>>,
@@ -95,6 +101,28 @@ pub struct ContainerRequest {
     pub no_new_privs: bool,
     pub seccomp: Seccomp,
     pub limits: SoftLimits,
+    /// Over `limits`.
+    pub ulimits: Vec<Ulimit>,
+    pub sysctls: Vec<Sysctl>,
+    pub umask: u32,
+    pub oom_score_adj: Option<i32>,
+    pub groups: ExtraGroups,
+}
+
+/// Variables that a container is not to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unset {
+    Names(Vec<String>),
+    All,
+}
+
+impl Unset {
+    fn leaves(&self, name: &OsStr) -> bool {
+        match self {
+            Self::Names(names) => !names.iter().any(|unset| name == OsStr::new(unset)),
+            Self::All => false,
+        }
+    }
 }
 
 /// What a container is made from.
@@ -149,6 +177,8 @@ impl ContainerRequest {
             remove: false,
             stop_signal: None,
             env: Vec::new(),
+            env_below: Vec::new(),
+            unset: Unset::Names(Vec::new()),
             entrypoint: None,
             workdir: None,
             user: None,
@@ -159,6 +189,11 @@ impl ContainerRequest {
             no_new_privs: false,
             seccomp: Seccomp::Default,
             limits,
+            ulimits: Vec::new(),
+            sysctls: Vec::new(),
+            umask: UMASK,
+            oom_score_adj: None,
+            groups: ExtraGroups::default(),
         }
     }
 
@@ -166,6 +201,17 @@ impl ContainerRequest {
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;
         self.names.check(&self.network)?;
+        let is_shared = |setting: &&Sysctl| setting.scope() == Some(Scope::Network);
+        if self.network == Network::Host
+            && let Some(setting) = self.sysctls.iter().find(is_shared)
+        {
+            let name = setting.name.clone();
+            return Err(SysctlError::Shared {
+                name,
+                of: "network",
+            }
+            .into());
+        }
         let publishes = !self.publish.is_empty() || self.publish_all;
         match self.network {
             Network::None if publishes => Err(EngineError::PortsWithoutNetwork),
@@ -215,6 +261,9 @@ impl Engine {
         warn: &mut dyn FnMut(&str),
     ) -> Result<Container, EngineError> {
         let (maps, single) = IdMaps::discover(request.host_root)?;
+        if request.groups == ExtraGroups::Callers && maps.root_is_another() {
+            return Err(EngineError::KeepGroups);
+        }
         if let Some(reason) = &single {
             warn(&reason.warning());
         }
@@ -401,8 +450,10 @@ fn specify(
     if request.terminal {
         env.push(("TERM".into(), "xterm".into()));
     }
+    env.extend(request.env_below);
     let of_image = base.env.iter();
     env.extend(of_image.filter_map(|entry| split_variable(entry.as_ref())));
+    env.retain(|(name, _)| request.unset.leaves(name));
     env.extend(request.env);
     ContainerSpec {
         hostname: container.hostname.clone(),
@@ -421,6 +472,7 @@ fn specify(
             Network::Host => Namespaces::WITH_NETWORK_OF_HOST,
             _ => Namespaces::OWN,
         },
+        sysctls: request.sysctls,
         network: request.network,
         names: request.names,
         timezone: request.timezone,
@@ -436,6 +488,10 @@ fn specify(
             no_new_privs: request.no_new_privs,
             seccomp: request.seccomp,
             limits: Some(request.limits),
+            ulimits: request.ulimits,
+            umask: request.umask,
+            oom_score_adj: request.oom_score_adj,
+            groups: request.groups,
             init: request.init,
             single_id: false,
         },

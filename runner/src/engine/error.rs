@@ -12,6 +12,7 @@ use crate::images::error::StorageError;
 use crate::isolation::freezer::FreezeError;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
+use crate::isolation::sysctl::SysctlError;
 use crate::network::bridge::ControlError;
 use crate::network::etc_files::WriteError;
 use crate::network::names::NamesError;
@@ -118,6 +119,12 @@ pub enum EngineError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(
+        "--group-add keep-groups is for users: containers of the host's root have other IDs than it, and none of its groups"
+    )]
+    KeepGroups,
     #[error(transparent)]
     Names(#[from] NamesError),
     #[error(transparent)]
@@ -249,6 +256,8 @@ impl EngineError {
             | Self::Volume(_)
             | Self::Device(_)
             | Self::Names(_)
+            | Self::Sysctl(_)
+            | Self::KeepGroups
             | Self::ImageVolume { .. }
             | Self::GoneAtItsEnd { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,

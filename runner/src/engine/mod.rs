@@ -57,7 +57,7 @@ pub use crate::network::bridge::{Attachment, Lease, Mac};
 pub use crate::network::store::{BridgeNetwork, NetworkRequest, Networks, NetworksError};
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
 pub use attach::Attached;
-pub use create::{ContainerRequest, Source};
+pub use create::{ContainerRequest, Source, Unset};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};

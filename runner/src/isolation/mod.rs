@@ -10,3 +10,4 @@ pub mod freezer;
 pub mod idmap;
 pub mod namespaces;
 pub mod seccomp;
+pub mod sysctl;

@@ -1,5 +1,5 @@
-//! The files that coracle provides to a container: resolv.conf, hosts, hostname, and localtime where
-//! a time zone was asked for.
+//! The files that coracle provides to a container: resolv.conf, hosts, hostname, and localtime
+//! where a time zone was asked for.
 //!
 //! They lie in the container's run directory, written anew for each start, and are bound over the
 //! image's own, so that an image is never changed for them.

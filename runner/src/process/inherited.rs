@@ -89,6 +89,17 @@ impl SoftLimits {
         }
     }
 
+    /// For a container's command, unless the caller wants its own limits for it: as many open files
+    /// as it may have, up to what programs that close all of them can take.
+    pub fn with_open_files_raised(self) -> Self {
+        /// As Podman's default.
+        const OPEN_FILES: u64 = 1 << 20;
+        Self {
+            open_files: Some(OPEN_FILES),
+            ..self
+        }
+    }
+
     const RESOURCES: [Resource; 3] = [Resource::Nofile, Resource::Fsize, Resource::Cpu];
 
     /// Each limit as high as this process may set it.

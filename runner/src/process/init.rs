@@ -131,6 +131,7 @@ fn prepare(
         sources,
         &gids,
         spec.namespaces.has_own_network(),
+        &spec.sysctls,
     )?;
     debug!(root = ?spec.tree.root.dirs(), "the container's root is entered");
     if !to_give.is_empty() {

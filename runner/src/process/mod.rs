@@ -27,4 +27,5 @@ pub mod reaper;
 pub mod rights;
 pub mod selfexec;
 pub mod task;
+pub mod ulimit;
 pub mod user;

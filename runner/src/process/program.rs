@@ -19,9 +19,10 @@ use crate::isolation::capabilities::Capabilities;
 use crate::process::inherited::SoftLimits;
 use crate::process::reaper;
 use crate::process::rights::Rights;
+use crate::process::ulimit::Ulimit;
 use crate::process::user::{self, Identity};
 use crate::rootfs::lookup::{Missing, Root, file_type, open_in_root};
-use crate::spec::{DEFAULT_PATH, ProcessSpec};
+use crate::spec::{DEFAULT_PATH, ExtraGroups, ProcessSpec};
 use crate::sys;
 
 /// A program about to take this process over.
@@ -33,6 +34,9 @@ pub struct Prepared {
     candidates: Vec<CString>,
     rights: Rights,
     limits: Option<SoftLimits>,
+    ulimits: Vec<Ulimit>,
+    umask: Mode,
+    oom_score_adj: Option<i32>,
     init: bool,
 }
 
@@ -40,7 +44,10 @@ impl Prepared {
     /// Looks up the user, enters the working directory and hands the standard streams over. `root`
     /// is the container's root directory and this process's.
     pub fn new(spec: &ProcessSpec, root: BorrowedFd) -> Result<Self, Failure> {
-        let identity = user::resolve(&spec.user, root)?;
+        let mut identity = user::resolve(&spec.user, root)?;
+        if let ExtraGroups::Named(groups) = &spec.groups {
+            user::add_groups(&mut identity, groups, root)?;
+        }
         if spec.make_workdir {
             make_workdir(&spec.workdir, root, &identity)?;
         }
@@ -71,10 +78,14 @@ impl Prepared {
                 identity,
                 capabilities: spec.capabilities,
                 no_new_privs: spec.no_new_privs,
+                keep_groups: spec.groups == ExtraGroups::Callers,
                 single_id: spec.single_id,
                 filter: spec.seccomp.filter(spec.capabilities)?,
             },
             limits: spec.limits,
+            ulimits: spec.ulimits.clone(),
+            umask: Mode::from_raw_mode(spec.umask),
+            oom_score_adj: spec.oom_score_adj,
             init: spec.init,
         })
     }
@@ -83,7 +94,10 @@ impl Prepared {
     /// open, to be reported on.
     pub fn exec(self, on_parent_death: Option<rustix::process::Signal>) -> Failure {
         let prepare = || -> Result<(), Failure> {
-            rustix::process::umask(Mode::WGRP | Mode::WOTH);
+            rustix::process::umask(self.umask);
+            if let Some(score) = self.oom_score_adj {
+                set_oom_score(score)?;
+            }
             sys::close_on_exec_from(3).map_err(Failure::context("cannot close descriptors"))?;
             self.rights.become_user()?;
             // The kernel forgets it when IDs change, so that this comes after.
@@ -92,6 +106,7 @@ impl Prepared {
             if let Some(limits) = &self.limits {
                 limits.restore();
             }
+            self.ulimits.iter().try_for_each(Ulimit::apply)?;
             self.rights.seal()?;
             if self.init {
                 // Goes on in a child; this process stays as process 1.
@@ -110,6 +125,21 @@ impl Prepared {
             self.rights.capabilities,
         )
     }
+}
+
+/// Needs a process of the user's that the container's /proc is in the view of.
+fn set_oom_score(score: i32) -> Result<(), Failure> {
+    let write = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+    write.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; only the host's root may go below the caller's own"
+            }
+            _ => "",
+        };
+        let text = format!("cannot set the out-of-memory score to {score}: {error}{hint}");
+        Failure::runner(text)
+    })
 }
 
 /// Becomes `args[0]`, found as a shell finds it with the PATH of `env`, in this process's view of

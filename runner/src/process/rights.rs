@@ -44,6 +44,8 @@ pub struct Rights {
     pub identity: Identity,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+    /// Whether the groups that this process has stay, in place of the user's.
+    pub keep_groups: bool,
     /// Whether the user namespace has one user and one group, and so no groups to set.
     pub single_id: bool,
     pub filter: Option<Filter>,
@@ -75,7 +77,7 @@ impl Rights {
         }
         // For `seal`, which may have to install a filter.
         rustix::thread::set_keep_capabilities(true).map_err(capability_error)?;
-        become_user(&self.identity, self.single_id)?;
+        self.become_identity()?;
         rustix::thread::set_keep_capabilities(false).map_err(capability_error)
     }
 
@@ -105,6 +107,40 @@ impl Rights {
         }
     }
 
+    /// Groups, then group, then user: each step still has the right to take the next.
+    fn become_identity(&self) -> Result<(), RightsError> {
+        let identity = &self.identity;
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        let failed = |errno: Errno| {
+            let hint = match errno {
+                Errno::INVAL => {
+                    "; the container has no such ID, see its /proc/self/uid_map and gid_map"
+                }
+                _ => "",
+            };
+            RightsError::Identity {
+                uid: identity.uid,
+                gid: identity.gid,
+                source: errno.into(),
+                hint,
+            }
+        };
+        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+        let set = match self.keep_groups {
+            true => Ok(()),
+            false => set_thread_groups(&groups),
+        };
+        match set {
+            // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped
+            // ones. Asked of the kernel's map, not of a file that the container may have put in the
+            // place of /proc.
+            Err(Errno::PERM) if self.single_id => {}
+            other => other.map_err(failed)?,
+        }
+        set_thread_res_gid(gid, gid, gid).map_err(failed)?;
+        set_thread_res_uid(uid, uid, uid).map_err(failed)
+    }
+
     fn install_filter(&self) -> Result<(), RightsError> {
         match &self.filter {
             Some(filter) => Ok(filter.install()?),
@@ -126,33 +162,4 @@ fn capability_error(errno: Errno) -> RightsError {
     RightsError::Capabilities {
         source: errno.into(),
     }
-}
-
-/// Groups, then group, then user: each step still has the right to take the next.
-fn become_user(identity: &Identity, single_id: bool) -> Result<(), RightsError> {
-    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    let failed = |errno: Errno| {
-        let hint = match errno {
-            Errno::INVAL => {
-                "; the container has no such ID, see its /proc/self/uid_map and gid_map"
-            }
-            _ => "",
-        };
-        RightsError::Identity {
-            uid: identity.uid,
-            gid: identity.gid,
-            source: errno.into(),
-            hint,
-        }
-    };
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    match set_thread_groups(&groups) {
-        // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped
-        // ones. Asked of the kernel's map, not of a file that the container may have put in the
-        // place of /proc.
-        Err(Errno::PERM) if single_id => {}
-        other => other.map_err(failed)?,
-    }
-    set_thread_res_gid(gid, gid, gid).map_err(failed)?;
-    set_thread_res_uid(uid, uid, uid).map_err(failed)
 }

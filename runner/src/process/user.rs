@@ -62,6 +62,25 @@ pub fn resolve(spec: &str, root: BorrowedFd) -> Result<Identity, UserError> {
     lookup(spec, &passwd, &group)
 }
 
+/// Adds the groups of these names or numbers.
+pub fn add_groups(
+    identity: &mut Identity,
+    groups: &[String],
+    root: BorrowedFd,
+) -> Result<(), UserError> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let text = read_limited(root, "etc/group")?;
+    for name in groups {
+        let gid = group_id(name, &text)?;
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
 /// As [`resolve`], on the texts of the two files.
 pub fn lookup(spec: &str, passwd: &str, group: &str) -> Result<Identity, UserError> {
     let (user, group_name) = spec.split_once(':').unwrap_or((spec, ""));
@@ -101,13 +120,7 @@ pub fn lookup(spec: &str, passwd: &str, group: &str) -> Result<Identity, UserErr
             .collect();
     } else {
         // A group that is named replaces them all: the caller asked for exactly these rights.
-        identity.gid = groups(group)
-            .find(|g| g.name == group_name)
-            .map(|g| g.gid)
-            .or_else(|| parse_id(group_name))
-            .ok_or_else(|| UserError::NoGroup {
-                name: group_name.to_owned(),
-            })?;
+        identity.gid = group_id(group_name, group)?;
     }
     identity.groups.insert(0, identity.gid);
     let mut seen = std::collections::HashSet::new();
@@ -184,6 +197,15 @@ fn groups(text: &str) -> impl Iterator<Item = Group<'_>> {
             gid,
             members: fields.next().unwrap_or(""),
         })
+    })
+}
+
+/// A name goes before a number that looks like it.
+fn group_id(name: &str, text: &str) -> Result<u32, UserError> {
+    let named = groups(text).find(|group| group.name == name);
+    let id = named.map(|group| group.gid).or_else(|| parse_id(name));
+    id.ok_or_else(|| UserError::NoGroup {
+        name: name.to_owned(),
     })
 }
 

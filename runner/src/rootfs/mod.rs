@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
 use crate::isolation::idmap::Extent;
+use crate::isolation::sysctl::{Sysctl, SysctlError};
 use crate::path_text;
 use crate::sys;
 use dev::Dev;
@@ -89,11 +90,8 @@ pub enum RootfsError {
     },
     #[error("cannot copy what the image has at {} to the volume for it: {source}", path.display())]
     CopyUp { path: PathBuf, source: io::Error },
-    #[error("cannot set {name} in the container: {source}")]
-    Sysctl {
-        name: &'static str,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
 }
 
 impl Explained for RootfsError {}
@@ -195,12 +193,14 @@ pub struct Entered {
 }
 
 /// Makes the container's tree this process's root and working directory. Without `sources`, they
-/// are opened by their paths. `network` says whether the container has one of its own.
+/// are opened by their paths. `network` says whether the container has one of its own; `sysctls` are
+/// set in its namespaces.
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,
     gids: &[Extent],
     network: bool,
+    sysctls: &[Sysctl],
 ) -> Result<Entered, RootfsError> {
     // While binds are made, what the host mounts later still reaches them, so that they may go on
     // to follow it.
@@ -214,7 +214,7 @@ pub fn enter(
         gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
-    let kernel = KernelParts::collect(gids, network, tree)?;
+    let kernel = KernelParts::collect(gids, network, sysctls, tree)?;
     let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
     let binds = sources::lay_over(tree.bound(), binds, changes)?;
     let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
@@ -277,7 +277,12 @@ struct Attached {
 }
 
 impl KernelParts {
-    fn collect(gids: &[Extent], network: bool, tree: &Tree) -> Result<Self, RootfsError> {
+    fn collect(
+        gids: &[Extent],
+        network: bool,
+        sysctls: &[Sysctl],
+        tree: &Tree,
+    ) -> Result<Self, RootfsError> {
         let proc = Detached::filesystem("proc", &[], KERNEL_FS).map_err(|source| RootfsError::Filesystem {
             kind: "proc",
             hint: match source.raw_os_error() {
@@ -286,8 +291,9 @@ impl KernelParts {
             },
             source,
         })?;
-        if network {
-            set_sysctls(&proc, gids)?;
+        let own = network.then(|| network_settings(gids));
+        for setting in own.iter().flatten().chain(sysctls) {
+            set(&proc, setting)?;
         }
         let attributes = tree.masks.of_sys();
         Ok(Self {
@@ -355,23 +361,34 @@ fn collect_sys(attributes: MountAttrFlags) -> Result<Detached, RootfsError> {
     }
 }
 
-/// Lets everyone in the container ping and bind every port: both are its own network's business.
-/// Written through the procfs just mounted, which no image can have replaced.
-fn set_sysctls(proc: &Detached, gids: &[Extent]) -> Result<(), RootfsError> {
+/// What a network of the container's own begins with: everyone may ping and bind every port there,
+/// which is nobody else's business.
+fn network_settings(gids: &[Extent]) -> [Sysctl; 2] {
     /// `net/ipv4/sysctl_net_ipv4.c`: the range ends at half the group IDs.
     const PING_GID_MAX: u32 = u32::MAX / 2;
     let last = crate::isolation::idmap::last_contiguous(gids).min(PING_GID_MAX);
-    let settings = [
-        ("ping_group_range", format!("0 {last}")),
-        ("ip_unprivileged_port_start", "0".to_owned()),
-    ];
-    for (name, value) in settings {
-        let failed = |source| RootfsError::Sysctl { name, source };
-        let path = Path::new("sys/net/ipv4").join(name);
-        let file = lookup::open_beneath(proc, &path, OFlags::WRONLY).map_err(failed)?;
-        rustix::io::write(&file, value.as_bytes()).map_err(|errno| failed(errno.into()))?;
-    }
-    Ok(())
+    let setting = |name: &str, value| Sysctl {
+        name: name.to_owned(),
+        value,
+    };
+    [
+        setting("net.ipv4.ping_group_range", format!("0 {last}")),
+        setting("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+    ]
+}
+
+/// Sets one through the procfs just mounted, which no image can have replaced.
+fn set(proc: &Detached, setting: &Sysctl) -> Result<(), SysctlError> {
+    let write = || -> io::Result<()> {
+        let file = lookup::open_beneath(proc, Path::new(&setting.path()), OFlags::WRONLY)?;
+        rustix::io::write(&file, setting.value.as_bytes())?;
+        Ok(())
+    };
+    write().map_err(|source| SysctlError::Set {
+        name: setting.name.clone(),
+        value: setting.value.clone(),
+        source,
+    })
 }
 
 /// Makes `new_root` the root of the mount namespace, and lets go of the old one with all that is

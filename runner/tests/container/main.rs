@@ -15,6 +15,7 @@ mod handed_down;
 mod hostile;
 mod info;
 mod isolation;
+mod kernel;
 mod layers;
 mod library;
 mod lifecycle;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         flags::CASES,
         handed_down::CASES,
         isolation::CASES,
+        kernel::CASES,
         layers::CASES,
         mounts::CASES,
         info::CASES,

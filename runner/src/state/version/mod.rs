@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::rootfs::SHM_LEN;
+use crate::spec::UMASK;
 
 /// The version of what is written.
 ///
@@ -24,8 +25,9 @@ use crate::rootfs::SHM_LEN;
 /// - 7: the specification says which volumes get what the image has at their place.
 /// - 8: the record says when the container was last started, which networks it is in, and it may be
 ///   paused.
-/// - 9: the specification has file systems in memory, the length of /dev/shm, and where changes of
-///   volumes go.
+/// - 9: the specification has file systems in memory, devices, the length of /dev/shm, what is
+///   hidden in /proc and /sys, where changes of volumes go, names, a time zone, settings of the
+///   kernel's, limits, umask and groups.
 pub const VERSION: u32 = 9;
 
 /// A file that is kept of each container.
@@ -230,14 +232,22 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
         ];
         add_missing(tree, added);
     }
+    if let Some(Value::Object(process)) = spec.get_mut("process") {
+        let added = [
+            ("ulimits", json!([])),
+            ("umask", json!(UMASK)),
+            ("oom_score_adj", Value::Null),
+            ("groups", json!({"named": []})),
+        ];
+        add_missing(process, added);
+    }
     let lists = json!({"lists": {"servers": [], "search": [], "options": []}});
+    let names = json!({"resolv_conf": lists, "hosts": [], "no_hosts": false});
     let added = [
         ("privileged", json!(false)),
         ("timezone", Value::Null),
-        (
-            "names",
-            json!({"resolv_conf": lists, "hosts": [], "no_hosts": false}),
-        ),
+        ("names", names),
+        ("sysctls", json!([])),
     ];
     add_missing(spec, added);
 }

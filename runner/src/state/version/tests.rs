@@ -274,6 +274,14 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
         ("privileged".to_owned(), json!(false)),
         ("timezone".to_owned(), Value::Null),
         ("names".to_owned(), names),
+        ("sysctls".to_owned(), json!([])),
+    ]);
+    let process = spec["process"].as_object_mut().unwrap();
+    process.extend([
+        ("ulimits".to_owned(), json!([])),
+        ("umask".to_owned(), json!(0o022)),
+        ("oom_score_adj".to_owned(), Value::Null),
+        ("groups".to_owned(), json!({"named": []})),
     ]);
 }
 
