@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Explained;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
+use crate::isolation::resources::Resources;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::sysctl::Sysctl;
 use crate::network::names::Names;
@@ -32,6 +33,9 @@ pub struct ContainerSpec {
     pub tree: Tree,
     pub namespaces: Namespaces,
     pub sysctls: Vec<Sysctl>,
+    /// Whether it has control groups of its own where it can.
+    pub own_cgroups: bool,
+    pub resources: Resources,
     pub network: Network,
     pub names: Names,
     /// The file of its time zone on the host, if it has one of its own.
@@ -82,7 +86,8 @@ pub struct ProcessSpec {
 pub enum ExtraGroups {
     /// The container's, by names or numbers.
     Named(Vec<String>),
-    /// Those of the caller on the host, in place of the user's. They have no names in the container.
+    /// Those of the caller on the host, in place of the user's. They have no names in the
+    /// container.
     Callers,
 }
 

@@ -75,7 +75,7 @@ mod tests {
             }
         }
         assert!(has_command(None, "stats") && has_command(Some("image"), "tree"));
-        assert!(has_flag(&["run"], "--memory") && has_flag(&[], "--root"));
+        assert!(has_flag(&["run"], "--pod") && has_flag(&[], "--root"));
         assert!(has_flag(&["image", "ls"], "--history"));
     }
 

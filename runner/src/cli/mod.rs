@@ -14,6 +14,7 @@ mod groups;
 mod image;
 mod kernel;
 mod life;
+mod limits;
 mod mount;
 mod network;
 mod read;
@@ -46,6 +47,7 @@ pub use kernel::{KEEP_GROUPS, KernelArgs, UlimitArg};
 pub use life::{
     AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
 };
+pub use limits::{Cgroups, LimitArgs};
 pub use network::{
     NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
     NetworkInspectArgs, NetworkLsArgs, NetworkOption, NetworkPruneArgs, NetworkRmArgs,

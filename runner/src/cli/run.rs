@@ -10,6 +10,7 @@ use portfwd::spec::Publish;
 use super::container::{self, Entrypoint, EnvArg};
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
+use super::limits::LimitArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
 use super::tree::TreeArgs;
@@ -197,6 +198,9 @@ pub struct ContainerArgs {
     #[command(flatten)]
     pub kernel: KernelArgs,
 
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
     /// User IDs of the container; `host` lets the host's root be root in it, which gives the
     /// container the host
     #[arg(
@@ -332,6 +336,7 @@ impl ContainerArgs {
             .check_places()
             .map_err(|error| error.to_string())?;
         self.kernel.check()?;
+        self.limits.check()?;
         self.names.check()
     }
 }

@@ -17,8 +17,8 @@ use super::workshop::Workshop;
 use super::{open_engine, print_line};
 use crate::build::store::Working;
 use crate::cli::{
-    AttachStream, ContainerArgs, KEEP_GROUPS, RunArgs, SeccompChoice, SecurityOpt, UlimitArg,
-    UserNamespace,
+    AttachStream, Cgroups, ContainerArgs, KEEP_GROUPS, RunArgs, SeccompChoice, SecurityOpt,
+    UlimitArg, UserNamespace,
 };
 use crate::engine::{Attach, ContainerRequest, Engine, Place, Source, Unset};
 use crate::failure::Failure;
@@ -247,6 +247,8 @@ pub(super) fn request(
         },
         ulimits: args.kernel.ulimits(),
         sysctls: args.kernel.sysctls.clone(),
+        own_cgroups: args.limits.cgroups == Cgroups::Enabled,
+        resources: args.limits.resources(),
         umask: args.kernel.umask.unwrap_or(UMASK),
         oom_score_adj: args.kernel.oom_score_adj,
         groups: match &args.kernel.groups[..] {

@@ -16,6 +16,7 @@ use super::{Engine, EngineError};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
+use crate::isolation::resources::Resources;
 use crate::isolation::seccomp::Seccomp;
 use crate::isolation::sysctl::{Scope, Sysctl, SysctlError};
 use crate::network::bridge::Attachment;
@@ -104,6 +105,9 @@ pub struct ContainerRequest {
     /// Over `limits`.
     pub ulimits: Vec<Ulimit>,
     pub sysctls: Vec<Sysctl>,
+    /// Whether it has control groups of its own, where the caller may make some.
+    pub own_cgroups: bool,
+    pub resources: Resources,
     pub umask: u32,
     pub oom_score_adj: Option<i32>,
     pub groups: ExtraGroups,
@@ -191,6 +195,8 @@ impl ContainerRequest {
             limits,
             ulimits: Vec::new(),
             sysctls: Vec::new(),
+            own_cgroups: true,
+            resources: Resources::default(),
             umask: UMASK,
             oom_score_adj: None,
             groups: ExtraGroups::default(),
@@ -473,6 +479,8 @@ fn specify(
             _ => Namespaces::OWN,
         },
         sysctls: request.sysctls,
+        own_cgroups: request.own_cgroups,
+        resources: request.resources,
         network: request.network,
         names: request.names,
         timezone: request.timezone,

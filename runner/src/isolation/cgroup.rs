@@ -44,24 +44,46 @@ pub enum Reach {
 /// Whether a process in this one's groups, with the same user ID, could act on this one through
 /// them.
 pub fn may_be_harmed() -> bool {
-    own_directories().iter().any(|group| is_exposed(group))
+    own_groups().iter().any(|own| is_exposed(&own.path))
 }
 
 /// The groups of a container by their name, where this process would make them.
 pub fn named(name: &str) -> Vec<PathBuf> {
-    let groups = own_directories().into_iter().map(|own| own.join(name));
+    let parents = own_groups().into_iter().flat_map(|own| parents(&own.path));
+    let groups = parents.map(|parent| parent.join(name));
     groups.filter(|group| group.exists()).collect()
+}
+
+/// Where a container's group may be instead of below this process's own: controllers of the unified
+/// hierarchy are for groups only whose parent has no processes.
+fn parents(own: &Path) -> Vec<PathBuf> {
+    let ancestors = own.ancestors();
+    match is_unified(own) {
+        true => ancestors
+            .take_while(|group| is_unified(group))
+            .map(Path::to_owned)
+            .collect(),
+        false => vec![own.to_owned()],
+    }
 }
 
 /// Whether this process may make groups for containers.
 pub fn has_own() -> bool {
-    let is_ours = |group: &PathBuf| access(group, Access::WRITE_OK).is_ok();
-    own_directories().iter().any(is_ours)
+    let is_ours = |own: &Own| access(&own.path, Access::WRITE_OK).is_ok();
+    own_groups().iter().any(is_ours)
 }
 
-fn own_directories() -> Vec<PathBuf> {
+fn own_groups() -> Vec<Own> {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
-    own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+    groups_of(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+}
+
+/// A group that this process is in.
+#[derive(Debug, PartialEq, Eq)]
+struct Own {
+    path: PathBuf,
+    /// The controllers of a hierarchy of version 1, as `cpu,cpuacct`; empty for the unified one.
+    controllers: String,
 }
 
 /// The name of a container's groups.
@@ -70,17 +92,22 @@ pub fn name(short_id: &str) -> String {
 }
 
 /// Makes the groups of a container and returns their directories; none where the caller may make
-/// none.
+/// none. Groups that have the wanted controllers are made where they can be.
 ///
 /// # Errors
 /// When the container would have to share a group whose files it may write.
-pub fn create(name: &str, reach: Reach) -> Result<Vec<PathBuf>, CgroupError> {
-    let parents = own_directories();
+pub fn create(name: &str, reach: Reach, wanted: &[&str]) -> Result<Vec<PathBuf>, CgroupError> {
     let mut made = Vec::new();
-    for parent in parents {
-        if reach == Reach::Own && !is_unified(&parent) {
-            continue;
-        }
+    for own in own_groups() {
+        let is_wanted = || {
+            let mut controllers = own.controllers.split(',');
+            controllers.any(|controller| wanted.contains(&controller))
+        };
+        let parent = match is_unified(&own.path) {
+            true => best_parent(&own.path, wanted),
+            false if reach == Reach::Own && !is_wanted() => continue,
+            false => own.path,
+        };
         let path = parent.join(name);
         match make(&parent, &path) {
             Ok(()) => made.push(path),
@@ -95,6 +122,33 @@ pub fn create(name: &str, reach: Reach) -> Result<Vec<PathBuf>, CgroupError> {
         }
     }
     Ok(made)
+}
+
+/// The nearest group of the unified hierarchy in which one can be made that has the controllers.
+/// This process's own where there is none, or none is wanted.
+fn best_parent(own: &Path, wanted: &[&str]) -> PathBuf {
+    let offers = |parent: &PathBuf| {
+        let file = parent.join("cgroup.subtree_control");
+        let has_all = || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            wanted
+                .iter()
+                .all(|controller| text.split_ascii_whitespace().any(|has| has == *controller))
+        };
+        if access(parent, Access::WRITE_OK).is_err() {
+            return false;
+        }
+        // One that has processes refuses, and so does one whose parent does not hand them on.
+        has_all()
+            || wanted
+                .iter()
+                .all(|name| fs::write(&file, format!("+{name}")).is_ok())
+    };
+    let best = match wanted {
+        [] => None,
+        _ => parents(own).into_iter().find(offers),
+    };
+    best.unwrap_or_else(|| own.to_owned())
 }
 
 /// Removes the groups of a container that has ended, with those that it made below. What cannot be
@@ -200,15 +254,14 @@ fn is_exposed(group: &Path) -> bool {
     .any(|file| access(group.join(file), Access::WRITE_OK).is_ok())
 }
 
-fn is_unified(group: &Path) -> bool {
+pub fn is_unified(group: &Path) -> bool {
     File::open(group)
         .and_then(filesystem_magic)
         .is_ok_and(|magic| magic == CGROUP2_SUPER_MAGIC)
 }
 
-/// The directories of the groups that the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo`
-/// tell of.
-fn own_groups(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
+/// The groups that the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo` tell of.
+fn groups_of(cgroup: &str, mountinfo: &str) -> Vec<Own> {
     let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
     let directory = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -219,7 +272,10 @@ fn own_groups(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
         }
         let mount = mounts.iter().find(|mount| mount.carries(controllers))?;
         let below = path.strip_prefix(mount.root).ok()?;
-        Some(Path::new(mount.point).join(below))
+        Some(Own {
+            path: Path::new(mount.point).join(below),
+            controllers: controllers.to_owned(),
+        })
     };
     cgroup.lines().filter_map(directory).collect()
 }
@@ -285,13 +341,17 @@ mod tests {
             "/sys/fs/cgroup/cpu/",
             "/sys/fs/cgroup/unified/x:y",
         ];
-        assert_eq!(own_groups(cgroup, MOUNTS), expected.map(PathBuf::from));
+        let found = groups_of(cgroup, MOUNTS);
+        let paths: Vec<_> = found.iter().map(|own| &*own.path).collect();
+        assert_eq!(paths, expected.map(Path::new));
+        let controllers: Vec<_> = found.iter().map(|own| &*own.controllers).collect();
+        assert_eq!(controllers, ["name=systemd", "cpu,cpuacct", ""]);
     }
 
     #[test]
     fn groups_out_of_sight_are_left_alone() {
         for cgroup in ["0::/../other\n", "0::/elsewhere\n", "0\n", ""] {
-            assert_eq!(own_groups(cgroup, MOUNTS), [] as [PathBuf; 0], "{cgroup}");
+            assert_eq!(groups_of(cgroup, MOUNTS), [], "{cgroup}");
         }
     }
 }

@@ -9,5 +9,6 @@ pub mod cgroup;
 pub mod freezer;
 pub mod idmap;
 pub mod namespaces;
+pub mod resources;
 pub mod seccomp;
 pub mod sysctl;

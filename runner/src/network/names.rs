@@ -1,6 +1,7 @@
 //! What a container is told of names, other than by default: `--dns`, `--dns-search`,
 //! `--dns-option`, `--add-host` and `--no-hosts`.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use netstack::core::autoconf::DomainName;
@@ -50,6 +51,20 @@ pub struct ExtraHost {
     pub names: Vec<String>,
     pub address: HostAddress,
 }
+
+/// As `--add-host` has it.
+impl fmt::Display for ExtraHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.names.join(";");
+        match self.address {
+            HostAddress::Ip(address) => write!(f, "{names}:{address}"),
+            HostAddress::Gateway => write!(f, "{names}:{GATEWAY}"),
+        }
+    }
+}
+
+/// Stands for whichever address leads to the host.
+const GATEWAY: &str = "host-gateway";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -173,7 +188,7 @@ pub fn parse_host(text: &str) -> Result<ExtraHost, String> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let address = match plain.unwrap_or(address) {
-        "host-gateway" => HostAddress::Gateway,
+        GATEWAY => HostAddress::Gateway,
         text => HostAddress::Ip(
             text.parse()
                 .map_err(|_| format!("{text:?} is no address, nor host-gateway"))?,
@@ -227,6 +242,7 @@ mod tests {
         let mapped = Network::Coracle("map-host=192.0.2.9".parse().unwrap());
         assert_eq!(names.check(&mapped), Ok(()));
         assert_eq!(names.host_lines(&mapped), "192.0.2.9\thost\n");
+        assert_eq!(names.hosts[0].to_string(), "host:host-gateway");
         for network in [Network::default(), Network::None, Network::Bridge] {
             assert_eq!(names.check(&network), Err(NamesError::NoGateway));
         }

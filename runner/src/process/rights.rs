@@ -131,9 +131,9 @@ impl Rights {
             false => set_thread_groups(&groups),
         };
         match set {
-            // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as unmapped
-            // ones. Asked of the kernel's map, not of a file that the container may have put in the
-            // place of /proc.
+            // Denied with a single-ID map (user_namespaces(7)): the caller's groups stay, as
+            // unmapped ones. Asked of the kernel's map, not of a file that the container may have
+            // put in the place of /proc.
             Err(Errno::PERM) if self.single_id => {}
             other => other.map_err(failed)?,
         }

@@ -193,8 +193,8 @@ pub struct Entered {
 }
 
 /// Makes the container's tree this process's root and working directory. Without `sources`, they
-/// are opened by their paths. `network` says whether the container has one of its own; `sysctls` are
-/// set in its namespaces.
+/// are opened by their paths. `network` says whether the container has one of its own; `sysctls`
+/// are set in its namespaces.
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,

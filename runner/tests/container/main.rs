@@ -19,6 +19,7 @@ mod kernel;
 mod layers;
 mod library;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod names;
 mod network;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let subjects = [
         lifecycle::CASES,
+        limits::CASES,
         again::CASES,
         attach::CASES,
         ending::CASES,

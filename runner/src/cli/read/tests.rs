@@ -206,16 +206,10 @@ fn what_others_have_is_told_from_a_slip() {
         assert!(!said.contains("did you mean"), "{said}");
     }
     for (line, named) in [
-        (
-            "run --memory 1g x",
-            "coracle run does not have --memory yet",
-        ),
-        (
-            "run --memory=1g x",
-            "coracle run does not have --memory yet",
-        ),
-        ("run -m1g x", "coracle run does not have -m yet"),
-        ("run -itm 1g x", "coracle run does not have -m yet"),
+        ("run --pod a x", "coracle run does not have --pod yet"),
+        ("run --pod=a x", "coracle run does not have --pod yet"),
+        ("exec -d web x", "coracle exec does not have -d yet"),
+        ("exec -itd web x", "coracle exec does not have -d yet"),
         ("run --gpus all x", "coracle run does not have --gpus yet"),
         (
             "exec --detach web x",

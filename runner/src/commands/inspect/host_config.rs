@@ -6,8 +6,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::container::{PortBindings, bind_text, difference, shown};
+use crate::cli::KEEP_GROUPS;
+use crate::isolation::resources::Amount;
+use crate::network::names::ResolvConf;
+use crate::process::ulimit::Ulimit;
 use crate::rootfs::Bind;
-use crate::spec::{self, ContainerSpec};
+use crate::spec::{self, ContainerSpec, ExtraGroups};
 use crate::state::Container;
 
 #[derive(Serialize)]
@@ -28,6 +32,35 @@ pub struct HostConfig {
     shm_size: u64,
     /// Options, by places.
     tmpfs: BTreeMap<String, String>,
+    /// Bytes; 0 for any number, as with all that follow.
+    memory: u64,
+    memory_reservation: u64,
+    /// -1 for as much as there is.
+    memory_swap: i64,
+    nano_cpus: u64,
+    /// Microseconds.
+    cpu_period: u64,
+    cpu_quota: u64,
+    cpu_shares: u64,
+    cpuset_cpus: String,
+    cpuset_mems: String,
+    pids_limit: i64,
+    ulimits: Vec<Limit>,
+    oom_score_adj: i32,
+    group_add: Vec<String>,
+    dns: Vec<String>,
+    dns_options: Vec<String>,
+    dns_search: Vec<String>,
+    extra_hosts: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Limit {
+    name: String,
+    /// -1 for none.
+    soft: i64,
+    hard: i64,
 }
 
 #[derive(Serialize)]
@@ -55,6 +88,8 @@ impl HostConfig {
         let (cap_add, cap_drop) = difference(spec.process.capabilities);
         let (binds, devices) = (spec.tree.binds.iter(), spec.tree.devices.iter());
         let tmpfs = spec.tree.tmpfs.iter();
+        let resources = &spec.resources;
+        let (dns, dns_search, dns_options) = lists(&spec.names.resolv_conf);
         Self {
             binds: binds.map(bind_text).collect(),
             log_config: LogConfig {
@@ -79,6 +114,66 @@ impl HostConfig {
             tmpfs: tmpfs
                 .map(|tmpfs| (shown(&tmpfs.target), tmpfs.options()))
                 .collect(),
+            memory: resources.memory.unwrap_or(0),
+            memory_reservation: resources.memory_reservation.unwrap_or(0),
+            memory_swap: match (resources.memory_swap, resources.memory) {
+                (Some(amount), _) => signed(amount),
+                (None, memory) => clamped(memory.unwrap_or(0).saturating_mul(2)),
+            },
+            nano_cpus: resources.nano_cpus(),
+            cpu_period: resources.cpu_period.unwrap_or(0),
+            cpu_quota: resources.cpu_quota.unwrap_or(0),
+            cpu_shares: resources.cpu_shares.unwrap_or(0),
+            cpuset_cpus: resources.cpuset_cpus.clone().unwrap_or_default(),
+            cpuset_mems: resources.cpuset_mems.clone().unwrap_or_default(),
+            pids_limit: signed(resources.pids()),
+            ulimits: spec.process.ulimits.iter().map(Limit::of).collect(),
+            oom_score_adj: spec.process.oom_score_adj.unwrap_or(0),
+            group_add: match &spec.process.groups {
+                ExtraGroups::Named(groups) => groups.clone(),
+                ExtraGroups::Callers => vec![KEEP_GROUPS.to_owned()],
+            },
+            dns,
+            dns_options,
+            dns_search,
+            extra_hosts: spec.names.hosts.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+fn clamped(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn signed(amount: Amount) -> i64 {
+    match amount {
+        Amount::Unlimited => -1,
+        Amount::Max(max) => clamped(max),
+    }
+}
+
+/// Servers, domains and options.
+fn lists(resolv_conf: &ResolvConf) -> (Vec<String>, Vec<String>, Vec<String>) {
+    match resolv_conf {
+        ResolvConf::Image => (vec!["none".to_owned()], Vec::new(), Vec::new()),
+        ResolvConf::Lists {
+            servers,
+            search,
+            options,
+        } => {
+            let servers = servers.iter().map(ToString::to_string).collect();
+            (servers, search.clone(), options.clone())
+        }
+    }
+}
+
+impl Limit {
+    fn of(ulimit: &Ulimit) -> Self {
+        let number = |limit: Option<u64>| limit.map_or(-1, clamped);
+        Self {
+            name: format!("RLIMIT_{}", ulimit.name().to_ascii_uppercase()),
+            soft: number(ulimit.soft),
+            hard: number(ulimit.hard),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{Monitor, Running, kill};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
+use crate::isolation::resources;
 use crate::logs::LogWriter;
 use crate::network::bridge::Place;
 use crate::network::bridge::membership::{Host, Membership};
@@ -254,7 +255,20 @@ fn clone_init(
         false => Reach::Callers,
     };
     let group = cgroup::name(monitor.container.id.short());
-    monitor.container.cgroups = cgroup::create(&group, reach)?;
+    let resources = &monitor.spec.resources;
+    if monitor.spec.own_cgroups {
+        monitor.container.cgroups = cgroup::create(&group, reach, &resources.controllers())?;
+    } else if reach == Reach::Callers && cgroup::may_be_harmed() {
+        return Err(Failure::runner(
+            "--cgroups=disabled would leave the container in the caller's control group, whose processes it could freeze or kill",
+        ));
+    }
+    let unmet = resources.apply(&monitor.container.cgroups);
+    let unmet = unmet.inspect_err(|_| cgroup::remove(&monitor.container.cgroups))?;
+    if !unmet.is_empty() {
+        let warning = FromMonitor::Warning(resources::warning(&unmet));
+        monitor.main.send(&warning, &[])?;
+    }
     let mut groups = Entrance::open(&monitor.container.cgroups)?;
     let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;
     let namespaces = monitor.spec.namespaces;

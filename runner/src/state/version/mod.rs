@@ -248,6 +248,9 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
         ("timezone", Value::Null),
         ("names", names),
         ("sysctls", json!([])),
+        ("own_cgroups", json!(true)),
+        // Any number of processes.
+        ("resources", json!({"pids": "unlimited"})),
     ];
     add_missing(spec, added);
 }

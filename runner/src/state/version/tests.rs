@@ -275,6 +275,15 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
         ("timezone".to_owned(), Value::Null),
         ("names".to_owned(), names),
         ("sysctls".to_owned(), json!([])),
+        ("own_cgroups".to_owned(), json!(true)),
+        (
+            "resources".to_owned(),
+            json!({
+                "memory": null, "memory_swap": null, "memory_reservation": null,
+                "cpu_quota": null, "cpu_period": null, "cpu_shares": null,
+                "cpuset_cpus": null, "cpuset_mems": null, "pids": "unlimited",
+            }),
+        ),
     ]);
     let process = spec["process"].as_object_mut().unwrap();
     process.extend([
