@@ -44,7 +44,8 @@ pub use image::{
 };
 pub use kernel::{KEEP_GROUPS, KernelArgs, UlimitArg};
 pub use life::{
-    AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
+    AttachArgs, Chosen, GraceArgs, LifetimeArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs,
+    TopArgs, WaitArgs,
 };
 pub use network::{
     NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
@@ -242,8 +243,8 @@ pub struct PsArgs {
     pub format: Option<Format>,
 
     /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
-    /// label=KEY[=VALUE], name=PATTERN, network=NAME, since=CONTAINER, status=STATE, until=TIME,
-    /// volume=NAME or a path; may be repeated
+    /// label=KEY[=VALUE], name=PATTERN, network=NAME, restart-policy=POLICY, since=CONTAINER,
+    /// status=STATE, until=TIME, volume=NAME or a path; may be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
     pub filters: Vec<Filter>,
 }

@@ -10,6 +10,7 @@ use portfwd::spec::Publish;
 use super::container::{self, Entrypoint, EnvArg};
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
+use super::life::LifetimeArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
 use super::tree::TreeArgs;
@@ -158,6 +159,9 @@ pub struct ContainerArgs {
     /// The signal that asks the command to end; without, the image's, or TERM
     #[arg(long, value_parser = text(str::parse::<Signal>), value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
+
+    #[command(flatten)]
+    pub lifetime: LifetimeArgs,
 
     /// Put a label on the container, for programs that look for it; may be repeated: the last value
     /// of a key counts

@@ -25,7 +25,7 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
     }
     launcher.end();
     match outcome? {
-        Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Exited(code) | Outcome::Restarting(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         // Signals are passed on.
         Outcome::Detached | Outcome::DetachedBy(_) => Ok(0),

@@ -35,7 +35,11 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     let all = args.all || last.is_some() || of_states;
     let mut shown = Vec::new();
     for container in &listing.containers {
-        let is_in = all || container.status == Status::Running;
+        let is_up = matches!(
+            container.status,
+            Status::Running | Status::Restarting { .. }
+        );
+        let is_in = all || is_up;
         if is_in && admits_container(&args.filters, container, &engine)? {
             shown.push(container);
         }
@@ -71,7 +75,17 @@ pub fn admits_container(
 }
 
 pub const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "until",
+    "ancestor",
+    "before",
+    "exited",
+    "id",
+    "label",
+    "name",
+    "network",
+    "restart-policy",
+    "since",
+    "status",
+    "until",
     "volume",
 ];
 
@@ -101,11 +115,17 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             let name = network.map_or_else(|| value.clone(), |network| network.name);
             container.networks.iter().any(|own| own.network == name)
         }
+        "restart-policy" => container.restart.name() == value,
         "status" => match &**value {
-            "created" | "running" | "paused" | "exited" => state(container) == value,
+            "created" | "running" | "paused" | "restarting" | "exited" => state(container) == value,
             // These come to nothing here.
             "stopped" | "removing" | "unknown" => false,
-            _ => return Err(wrong(filter, "there are created, running and exited")),
+            _ => {
+                return Err(wrong(
+                    filter,
+                    "there are created, running, paused, restarting and exited",
+                ));
+            }
         },
         "until" => human::signed(container.created) < moment(filter)?,
         "volume" => {
@@ -125,6 +145,7 @@ fn state(container: &Container) -> &'static str {
         Status::Created | Status::Starting => "created",
         Status::Running => "running",
         Status::Paused => "paused",
+        Status::Restarting { .. } => "restarting",
         Status::Exited { .. } => "exited",
     }
 }
@@ -164,6 +185,8 @@ struct JsonRow<'a> {
     labels: &'a BTreeMap<String, String>,
     networks: Vec<&'a str>,
     auto_remove: bool,
+    /// How often it has been started again by its policy.
+    restarts: u32,
 }
 
 /// As Podman has it: a range of ports.
@@ -179,7 +202,7 @@ struct JsonPort {
 impl<'a> From<&'a Container> for JsonRow<'a> {
     fn from(container: &'a Container) -> Self {
         let (exit_code, exited_at) = match container.status {
-            Status::Exited { code, at } => (code, at),
+            Status::Exited { code, at } | Status::Restarting { code, at } => (code, at),
             _ => (0, 0),
         };
         let rules = container.publish.iter();
@@ -207,6 +230,7 @@ impl<'a> From<&'a Container> for JsonRow<'a> {
                 .map(|own| own.network.as_str())
                 .collect(),
             auto_remove: container.remove,
+            restarts: container.restart_count,
         }
     }
 }
@@ -233,7 +257,7 @@ fn pid(container: &Container) -> i32 {
 }
 
 /// The fields of a template, and what stands over their columns.
-const HEADERS: [(&str, &str); 20] = [
+const HEADERS: [(&str, &str); 21] = [
     ("ID", "CONTAINER ID"),
     ("Id", "CONTAINER ID"),
     ("Names", "NAMES"),
@@ -254,6 +278,7 @@ const HEADERS: [(&str, &str); 20] = [
     ("Labels", "LABELS"),
     ("Networks", "NETWORKS"),
     ("AutoRemove", "AUTO REMOVE"),
+    ("Restarts", "RESTARTS"),
 ];
 
 fn fields(container: &Container, args: &PsArgs) -> Value {
@@ -266,7 +291,7 @@ fn fields(container: &Container, args: &PsArgs) -> Value {
         "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "StartedAt": row.started_at, "Pid": row.pid,
         "Ports": container.publish.join(", "), "Labels": row.labels,
         "Networks": row.networks.join(","),
-        "AutoRemove": row.auto_remove,
+        "AutoRemove": row.auto_remove, "Restarts": row.restarts,
     })
 }
 
@@ -308,6 +333,9 @@ fn status(container: &Container) -> String {
                 "Up {}",
                 ago(since(container.started.unwrap_or(container.created)))
             )
+        }
+        Status::Restarting { code, at } => {
+            format!("Restarting ({code}) {} ago", ago(since(at)))
         }
         Status::Exited { code, at } => format!("Exited ({code}) {} ago", ago(since(at))),
     }

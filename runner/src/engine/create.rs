@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portfwd::spec::Publish;
 
 use super::base::Base;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Lifetime};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
@@ -77,6 +77,7 @@ pub struct ContainerRequest {
     pub host_root: bool,
     /// Whether the container is forgotten when it ends.
     pub remove: bool,
+    pub lifetime: Lifetime,
     /// In place of the image's.
     pub stop_signal: Option<Signal>,
     /// Variables over those of the image.
@@ -175,6 +176,7 @@ impl ContainerRequest {
             read_only_tmpfs: true,
             host_root: false,
             remove: false,
+            lifetime: Lifetime::default(),
             stop_signal: None,
             env: Vec::new(),
             env_below: Vec::new(),
@@ -200,6 +202,7 @@ impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;
+        self.lifetime.check(self.remove)?;
         self.names.check(&self.network)?;
         let is_shared = |setting: &&Sysctl| setting.scope() == Some(Scope::Network);
         if self.network == Network::Host
@@ -290,6 +293,9 @@ impl Engine {
             publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
+            restart: request.lifetime.restart,
+            stop_timeout: request.lifetime.stop_timeout,
+            time_limit: request.lifetime.time_limit,
             stop_signal: Some(request.stop_signal.unwrap_or(base.stop_signal).as_raw()),
             id_maps: Some(maps.clone()),
         })?;

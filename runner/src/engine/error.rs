@@ -49,6 +49,10 @@ pub enum EngineError {
     Unpause { name: String, source: FreezeError },
     #[error("container {name} is forgotten when it ends (--rm), and cannot be started again")]
     GoneAtItsEnd { name: String },
+    #[error(
+        "a container that is forgotten when it ends (--rm) cannot be started again then (--restart)"
+    )]
+    RestartForgotten,
     /// Its record says nothing about it, or not the truth.
     #[error("container {id} is running: `coracle rm -f {id}` kills it")]
     RunsUnrecorded { id: String },
@@ -260,6 +264,7 @@ impl EngineError {
             | Self::KeepGroups
             | Self::ImageVolume { .. }
             | Self::GoneAtItsEnd { .. }
+            | Self::RestartForgotten
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
             Self::Start(failure) => match failure.kind {

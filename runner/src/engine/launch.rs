@@ -115,6 +115,8 @@ impl Engine {
             container.monitor = Some(me.clone());
             container.init = None;
             container.cgroups.clear();
+            container.restart_count = 0;
+            container.stopped = false;
         };
         let noting = |container: &mut Container, status| {
             before = status;
@@ -149,7 +151,7 @@ impl Engine {
     pub fn restart(
         &self,
         wanted: &[String],
-        patience: Duration,
+        patience: Option<Duration>,
     ) -> impl Iterator<Item = Result<Launch, EngineError>> {
         let named = |wanted: &String| {
             let Container {

@@ -15,6 +15,7 @@ mod exec;
 mod images;
 mod kill;
 mod launch;
+mod lifetime;
 mod logs;
 mod networks;
 mod owner;
@@ -41,6 +42,7 @@ pub use crate::isolation::seccomp::Seccomp;
 pub use crate::process::inherited::SoftLimits;
 pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};
+pub use crate::state::RestartPolicy;
 // What an attached caller gets.
 pub use crate::stdio::{CallerEnds, Outputs};
 
@@ -63,6 +65,7 @@ pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
 pub use images::is_of;
 pub use launch::{Attach, Launch};
+pub use lifetime::Lifetime;
 pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};

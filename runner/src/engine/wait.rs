@@ -97,7 +97,7 @@ impl Engine {
                 return Ok(match container.status {
                     Status::Exited { code, .. } => Some(code),
                     Status::Created => Some(0),
-                    Status::Starting | Status::Running | Status::Paused => None,
+                    _ => None,
                 });
             }
             self.wait_for_change(&container, looks.then_some(interval))?;

@@ -25,7 +25,9 @@ mod network;
 mod networks;
 mod privileges;
 mod processes;
+mod restarts;
 mod seccomp;
+
 mod shared;
 mod streams;
 mod words;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         damage::CASES,
         diagnostics::CASES,
         boundaries::CASES,
+        restarts::CASES,
         shared::CASES,
         streams::CASES,
         flags::CASES,

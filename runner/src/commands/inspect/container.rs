@@ -38,6 +38,7 @@ pub struct Seen {
     #[serde(rename = "OCIRuntime")]
     oci_runtime: &'static str,
     name: String,
+    restart_count: u32,
     /// Bytes of what it has written to its root file system, and of that as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_rw: Option<u64>,
@@ -117,6 +118,9 @@ struct Config {
     working_dir: String,
     labels: BTreeMap<String, String>,
     stop_signal: i32,
+    stop_timeout: u32,
+    /// Seconds that it may run at the most; 0 for ever.
+    timeout: u32,
     #[serde(skip_serializing_if = "Value::is_null")]
     healthcheck: Value,
 }
@@ -166,6 +170,7 @@ impl Seen {
             log_path: shown(&dir.log()),
             oci_runtime: "coracle",
             name: container.name.clone(),
+            restart_count: container.restart_count,
             size_rw,
             size_root_fs: size_rw.map(|size| size + size_of_image),
             driver: "overlay",
@@ -216,13 +221,14 @@ impl State {
             Status::Created | Status::Starting => ("created", 0, None),
             Status::Running => ("running", 0, None),
             Status::Paused => ("paused", 0, None),
+            Status::Restarting { code, at } => ("restarting", code, Some(at)),
             Status::Exited { code, at } => ("exited", code, Some(at)),
         };
         Self {
             status,
             running,
             paused,
-            restarting: false,
+            restarting: matches!(container.status, Status::Restarting { .. }),
             dead: false,
             pid: init.map_or(0, |init| init.pid),
             exit_code,
@@ -254,6 +260,8 @@ impl Config {
             working_dir: shown(&spec.process.workdir),
             labels: container.labels.clone(),
             stop_signal: container.stop_signal,
+            stop_timeout: container.stop_timeout,
+            timeout: container.time_limit.unwrap_or(0),
             healthcheck: health.unwrap_or_default(),
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::container::{PortBindings, bind_text, difference, shown};
 use crate::rootfs::Bind;
 use crate::spec::{self, ContainerSpec};
-use crate::state::Container;
+use crate::state::{Container, RestartPolicy};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -17,6 +17,7 @@ pub struct HostConfig {
     log_config: LogConfig,
     network_mode: &'static str,
     port_bindings: PortBindings,
+    restart_policy: Policy,
     auto_remove: bool,
     cap_add: Vec<String>,
     cap_drop: Vec<String>,
@@ -28,6 +29,14 @@ pub struct HostConfig {
     shm_size: u64,
     /// Options, by places.
     tmpfs: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Policy {
+    name: &'static str,
+    /// 0 for any number.
+    maximum_retry_count: u32,
 }
 
 #[derive(Serialize)]
@@ -68,6 +77,7 @@ impl HostConfig {
                 spec::Network::Host => "host",
             },
             port_bindings: ports,
+            restart_policy: Policy::of(container.restart),
             auto_remove: container.remove,
             cap_add,
             cap_drop,
@@ -79,6 +89,18 @@ impl HostConfig {
             tmpfs: tmpfs
                 .map(|tmpfs| (shown(&tmpfs.target), tmpfs.options()))
                 .collect(),
+        }
+    }
+}
+
+impl Policy {
+    fn of(policy: RestartPolicy) -> Self {
+        Self {
+            name: policy.name(),
+            maximum_retry_count: match policy {
+                RestartPolicy::OnFailure { retries } => retries.unwrap_or(0),
+                _ => 0,
+            },
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -34,8 +35,12 @@ use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
 
-pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
-    let claim = monitor.store.claim(&monitor.container)?;
+/// `claim` tells whoever finds the record damaged that the container runs, and who answers for it.
+pub(super) fn start<'a>(
+    monitor: &mut Monitor,
+    signals: &'a SignalFd,
+    claim: &File,
+) -> Result<Running<'a>, Failure> {
     let (stdin, relay) = match monitor.attached.take() {
         Some(ends) => {
             let stdin = monitor.input_is_mains.then_some(ends.stdin);
@@ -60,7 +65,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let membership = join_networks(monitor, init.child(), &user_namespace)?;
     // While both are at work.
     let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
-    claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
+    claim::tell(claim, &first).map_err(Failure::context("cannot record the container"))?;
     let known = &monitor.container;
     let starter = known.monitor.as_ref();
     monitor.container = monitor.store.take_over(&known.id, starter, |record| {
@@ -72,16 +77,20 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         .map_err(Failure::context("cannot open the container's log"))?;
 
     let mut master = None;
-    wait_until_prepared(
+    let prepared = wait_until_prepared(
         monitor,
         &init_channel,
-        &signals,
+        signals,
         network.as_mut().map(|(helper, _)| helper),
         &mut master,
-    )
-    .map_err(|waiting| match (waiting, network.take()) {
+    );
+    prepared.map_err(|waiting| match (waiting, network.take()) {
         (Waiting::HelperFailed, Some((helper, config))) => helper.failure(&config),
         (Waiting::HelperFailed, None) => unreachable!("only a helper can fail as one"),
+        (Waiting::AskedToEnd, _) => {
+            monitor.is_ending = true;
+            Failure::runner("asked to end while the container started")
+        }
         (Waiting::Failed(failure), _) => failure,
     })?;
     let terminal = master.as_ref().map(OwnedFd::try_clone).transpose();
@@ -112,9 +121,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     })?;
     let init = init.release();
     // Main may be gone already; the loop finds out.
-    let _ = monitor
-        .main
-        .send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
+    let _ = monitor.tell(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = relay.is_some();
     let (stdout, stderr) = copiers(outputs, relay)?;
     Ok(Running {
@@ -127,14 +134,21 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         signals,
         init_code: None,
         kill_at: None,
+        end_at: monitor.container.time_limit.map(end_after),
+        is_overdue: false,
+        is_ending: false,
+        listeners: Vec::new(),
         stop_signal: monitor.container.stop_signal,
         user_namespace,
         attached,
         door,
         stdin: ours.stdin,
         terminal,
-        _claim: claim,
     })
+}
+
+fn end_after(seconds: u32) -> Instant {
+    Instant::now() + Duration::from_secs(seconds.into())
 }
 
 /// The network helper, unless the container is to have no network.
@@ -265,7 +279,7 @@ fn clone_init(
             if let Some(reason) = fallback {
                 monitor.container.id_maps = Some(monitor.maps.clone());
                 let warning = FromMonitor::Warning(reason.warning());
-                monitor.main.send(&warning, &[])?;
+                monitor.tell(&warning, &[])?;
             }
             groups.admit(held.child().pid).map_err(Failure::context(
                 "cannot move the container to its control group",
@@ -299,7 +313,7 @@ fn give_task(
     if monitor.maps.root_is_another() {
         let (sources, warning) = Sources::open_for(&monitor.spec.tree, user_namespace.as_fd())?;
         if let Some(warning) = warning {
-            monitor.main.send(&FromMonitor::Warning(warning), &[])?;
+            monitor.tell(&FromMonitor::Warning(warning), &[])?;
         }
         mounts = sources.into_descriptors();
     }
@@ -342,6 +356,7 @@ impl Drop for Killer {
 
 enum Waiting {
     HelperFailed,
+    AskedToEnd,
     Failed(Failure),
 }
 
@@ -368,7 +383,7 @@ fn wait_until_prepared(
         }
         let interests = [
             Some((init.as_fd(), PollFlags::IN)),
-            Some((monitor.main.as_fd(), PollFlags::IN)),
+            monitor.main.map(|main| (main.as_fd(), PollFlags::IN)),
             ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             Some((signals.as_fd(), PollFlags::IN)),
         ];
@@ -380,7 +395,7 @@ fn wait_until_prepared(
             return Err(Failure::runner("the command that started the container has gone").into());
         }
         if signal && is_asked_to_leave(signals) {
-            return Err(Failure::runner("asked to end while the container started").into());
+            return Err(Waiting::AskedToEnd);
         }
         if from_init {
             match init.receive()? {
@@ -389,14 +404,12 @@ fn wait_until_prepared(
                     let master = master
                         .as_ref()
                         .ok_or_else(|| Failure::runner("init sent no terminal"))?;
-                    monitor
-                        .main
-                        .send(&FromMonitor::Terminal, &[master.as_fd()])?;
+                    monitor.tell(&FromMonitor::Terminal, &[master.as_fd()])?;
                 }
                 Some((FromInit::Prepared { warnings }, _)) => {
                     prepared = true;
                     for warning in warnings {
-                        monitor.main.send(&FromMonitor::Warning(warning), &[])?;
+                        monitor.tell(&FromMonitor::Warning(warning), &[])?;
                     }
                 }
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
@@ -420,7 +433,7 @@ fn wait_until_prepared(
 
 /// Whether one of the signals that have come means the end. Children that have ended are found out
 /// otherwise.
-fn is_asked_to_leave(signals: &SignalFd) -> bool {
+pub(super) fn is_asked_to_leave(signals: &SignalFd) -> bool {
     let mut asked = false;
     while let Ok(Some(signal)) = signals.read_signal() {
         asked |= signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32;
