@@ -10,9 +10,10 @@
 //! - `state`, `logs`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `host` tells what this host
-//! allows them. `roles` knows what else the program may be started as. `units` and `fields` read
-//! values that several grammars have. What is said to the user goes through `printable`, what
-//! coracle logs about itself through `logging`; what `--format` asks for is `template`'s.
+//! allows them. `health` is what is known of a container's. `roles` knows what else the program may
+//! be started as. `units` and `fields` read values that several grammars have. What is said to the
+//! user goes through `printable`, what coracle logs about itself through `logging`; what `--format`
+//! asks for is `template`'s.
 
 mod build;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod commands;
 pub mod engine;
 pub mod failure;
 mod fields;
+mod health;
 mod host;
 mod images;
 mod isolation;

@@ -84,8 +84,8 @@ pub struct RestartArgs {
 #[command(after_help = "\
 The code of a container that is not to end first, as with --condition=running, is -1, and 0 of one that was never started.")]
 pub struct WaitArgs {
-    /// What to wait for: created, running, paused, exited or stopped; may be repeated, one of them
-    /// is enough
+    /// What to wait for: created, running, paused, exited, stopped, healthy or unhealthy; may be
+    /// repeated, one of them is enough
     #[arg(long, value_parser = text(str::parse::<Condition>), value_delimiter = ',', default_value = "stopped", value_name = "STATE")]
     pub condition: Vec<Condition>,
 

@@ -11,6 +11,7 @@ mod container;
 mod elsewhere;
 mod filter;
 mod groups;
+mod health;
 mod image;
 mod kernel;
 mod life;
@@ -37,6 +38,7 @@ pub use groups::{
     ExistsArgs, ImageCommand, ImagePruneArgs, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs,
     VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
+pub use health::{HealthArgs, HealthcheckCommand};
 pub use image::{
     AccessArgs, HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs,
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
@@ -173,6 +175,9 @@ pub enum Command {
     /// Look after networks, in which containers reach each other
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Check the health of containers
+    #[command(subcommand)]
+    Healthcheck(HealthcheckCommand),
     /// Look after volumes: directories that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -242,7 +247,7 @@ pub struct PsArgs {
     #[arg(long, value_parser = text(str::parse::<Format>))]
     pub format: Option<Format>,
 
-    /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
+    /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, health=STATUS, id=ID,
     /// label=KEY[=VALUE], name=PATTERN, network=NAME, restart-policy=POLICY, since=CONTAINER,
     /// status=STATE, until=TIME, volume=NAME or a path; may be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 use portfwd::spec::Publish;
 
 use super::container::{self, Entrypoint, EnvArg};
+use super::health::HealthArgs;
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
 use super::life::LifetimeArgs;
@@ -162,6 +163,9 @@ pub struct ContainerArgs {
 
     #[command(flatten)]
     pub lifetime: LifetimeArgs,
+
+    #[command(flatten)]
+    pub health: HealthArgs,
 
     /// Put a label on the container, for programs that look for it; may be repeated: the last value
     /// of a key counts

@@ -15,6 +15,7 @@ mod exec;
 mod filter;
 mod follow;
 mod from;
+mod healthcheck;
 mod history;
 mod human;
 mod images;
@@ -90,6 +91,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Inspect(args) => inspect::inspect(args),
         Command::Image(command) => dispatch_image(command, inherited),
         Command::Network(command) => network::network(command),
+        Command::Healthcheck(command) => healthcheck::healthcheck(command),
         Command::Volume(command) => volume::volume(command),
         Command::System(args) => system::system(args),
         Command::Info(args) => info::info(&args),

@@ -13,7 +13,7 @@ use super::rows::print_list;
 use super::table::table;
 use super::{human, open_engine, print_line};
 use crate::cli::{Filter, PsArgs};
-use crate::engine::Engine;
+use crate::engine::{Engine, HealthStatus};
 use crate::failure::Failure;
 use crate::printable::escape;
 use crate::process::foreground::warn;
@@ -78,6 +78,7 @@ pub const FILTERS: &[&str] = &[
     "ancestor",
     "before",
     "exited",
+    "health",
     "id",
     "label",
     "name",
@@ -107,6 +108,18 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             let wanted = wanted.map_err(|_| wrong(filter, "expected an exit code"))?;
             matches!(container.status, Status::Exited { code, .. } if code == wanted)
         }
+        "health" => match &**value {
+            "starting" | "healthy" | "unhealthy" => {
+                health(container).is_some_and(|status| status.to_string() == *value)
+            }
+            "none" => health(container).is_none(),
+            _ => {
+                return Err(wrong(
+                    filter,
+                    "there are starting, healthy, unhealthy and none",
+                ));
+            }
+        },
         "id" => container.id.as_str().starts_with(&**value),
         "label" => has_label(container.labels.iter(), value),
         "name" => pattern(filter)?.is_match(&container.name),
@@ -329,16 +342,24 @@ fn status(container: &Container) -> String {
         Status::Created | Status::Starting => "Created".to_owned(),
         Status::Paused => "Paused".to_owned(),
         Status::Running => {
-            format!(
-                "Up {}",
-                ago(since(container.started.unwrap_or(container.created)))
-            )
+            let age = ago(since(container.started.unwrap_or(container.created)));
+            match health(container) {
+                Some(status) => format!("Up {age} ({status})"),
+                None => format!("Up {age}"),
+            }
         }
         Status::Restarting { code, at } => {
             format!("Restarting ({code}) {} ago", ago(since(at)))
         }
         Status::Exited { code, at } => format!("Exited ({code}) {} ago", ago(since(at))),
     }
+}
+
+/// What is known of the health of one that runs.
+fn health(container: &Container) -> Option<HealthStatus> {
+    container
+        .health
+        .filter(|_| container.status == Status::Running)
 }
 
 fn made_ago(container: &Container) -> String {

@@ -225,6 +225,7 @@ pub(super) fn request(
         host_root: args.userns == UserNamespace::Host,
         remove,
         lifetime: args.lifetime.lifetime(),
+        health: args.health.request().map_err(Failure::runner)?,
         stop_signal: args.stop_signal,
         env: proxies.chain(variables(&args.process)?).collect(),
         env_below: match args.env_host {

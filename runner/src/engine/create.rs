@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portfwd::spec::Publish;
 
 use super::base::Base;
-use super::{Engine, EngineError, Lifetime};
+use super::{Engine, EngineError, HealthRequest, Lifetime};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
@@ -78,6 +78,7 @@ pub struct ContainerRequest {
     /// Whether the container is forgotten when it ends.
     pub remove: bool,
     pub lifetime: Lifetime,
+    pub health: HealthRequest,
     /// In place of the image's.
     pub stop_signal: Option<Signal>,
     /// Variables over those of the image.
@@ -177,6 +178,7 @@ impl ContainerRequest {
             host_root: false,
             remove: false,
             lifetime: Lifetime::default(),
+            health: HealthRequest::default(),
             stop_signal: None,
             env: Vec::new(),
             env_below: Vec::new(),
@@ -483,6 +485,7 @@ fn specify(
         names: request.names,
         timezone: request.timezone,
         open_stdin: request.open_stdin,
+        health: base.health,
         process: ProcessSpec {
             args: base.args,
             env: environment(env),

@@ -12,6 +12,7 @@ mod base;
 mod create;
 mod error;
 mod exec;
+mod health;
 mod images;
 mod kill;
 mod launch;
@@ -37,6 +38,7 @@ use crate::spec::ContainerSpec;
 use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
+pub use crate::health::{HealthLog, HealthStatus, OnFailure, Probe};
 pub use crate::isolation::capabilities::Capabilities;
 pub use crate::isolation::seccomp::Seccomp;
 pub use crate::process::inherited::SoftLimits;
@@ -63,6 +65,8 @@ pub use create::{ContainerRequest, Source, Unset};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
+pub use health::HealthRequest;
+pub(crate) use health::{HEALTH_ROLE, HealthJob, main as health_main};
 pub use images::is_of;
 pub use launch::{Attach, Launch};
 pub use lifetime::Lifetime;

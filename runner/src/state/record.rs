@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{ProcessRef, RestartPolicy, StateError};
+use crate::health::HealthStatus;
 use crate::isolation::idmap::IdMaps;
 use crate::network::bridge::Attachment;
 use crate::path_text;
@@ -61,6 +62,8 @@ pub struct Container {
     pub stop_timeout: u32,
     /// Seconds that it may run at the most; `None` for ever.
     pub time_limit: Option<u32>,
+    /// What its last health check has come to; `None` where it has none.
+    pub health: Option<HealthStatus>,
     /// Directories of its own control groups.
     pub cgroups: Vec<PathBuf>,
     /// Those of its user namespace, to whose IDs its files belong. `None` where they were not kept.

@@ -12,6 +12,7 @@ mod diagnostics;
 mod ending;
 mod flags;
 mod handed_down;
+mod health;
 mod hostile;
 mod info;
 mod isolation;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         streams::CASES,
         flags::CASES,
         handed_down::CASES,
+        health::CASES,
         isolation::CASES,
         kernel::CASES,
         layers::CASES,

@@ -12,6 +12,7 @@
 //! every process at once. SIGQUIT ends it at once.
 
 mod door;
+mod health;
 mod restart;
 mod role;
 mod start;
@@ -49,6 +50,7 @@ use crate::stdio::{self, ProgramEnds};
 use crate::sys::{self, Child};
 use crate::volumes::Volumes;
 use door::{Door, Host};
+use health::Checks;
 
 /// Whoever has started the container. In the foreground it serves the caller's streams.
 type Main = Channel<FromMonitor, ToMonitor>;
@@ -207,6 +209,8 @@ struct Running<'a> {
     network: Option<Supervisor>,
     /// Of a container in networks.
     membership: Option<Membership>,
+    /// Of a container whose health is looked after.
+    checks: Option<Checks>,
     log: LogWriter,
     stdout: Copier,
     stderr: Copier,
@@ -246,6 +250,7 @@ impl Running<'_> {
                 // Nobody is left to use the network. The ports are free before main reports the
                 // end.
                 self.leave_network(monitor);
+                self.checks = None;
                 let drained_by = *drained_by.get_or_insert(now + DRAIN_MAX);
                 if (self.stdout.is_closed() && self.stderr.is_closed()) || now >= drained_by {
                     break;
@@ -255,6 +260,7 @@ impl Running<'_> {
                 drained_by,
                 self.kill_at,
                 self.end_at,
+                self.checks.as_ref().and_then(Checks::deadline),
                 self.network.as_ref().and_then(Supervisor::deadline),
                 self.membership.as_ref().and_then(Membership::deadline),
             ]
@@ -317,6 +323,12 @@ impl Running<'_> {
                     membership.handle(now);
                 }
                 membership.handle_deadline(now);
+            }
+            if let Some(checks) = &mut self.checks {
+                if ready.check {
+                    checks.handle_end();
+                }
+                checks.handle_deadline(Instant::now());
             }
             if ready.stdout || ready.stderr {
                 // Output goes on: the limit is on silence.
@@ -442,6 +454,7 @@ impl Running<'_> {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
         let membership = self.membership.as_ref().map(Membership::fd);
+        let check = self.checks.as_ref().and_then(Checks::pidfd);
         let main = monitor.main.filter(|_| self.attached);
         let main = main.map(|main| (main.as_fd(), PollFlags::IN));
         // What a container has written before its end is logged in any case.
@@ -458,6 +471,7 @@ impl Running<'_> {
             self.stdout.interest().filter(|_| !waits_for_visitors),
             self.stderr.interest().filter(|_| !waits_for_visitors),
             self.door.as_ref().map(|door| (door.as_fd(), PollFlags::IN)),
+            check.map(|fd| (fd, PollFlags::IN)),
         ];
         let [
             signal,
@@ -469,6 +483,7 @@ impl Running<'_> {
             stdout,
             stderr,
             door,
+            check,
         ] = poll::wait(interests, timeout)
             .unwrap_or_default()
             .unwrap_or_default();
@@ -482,6 +497,7 @@ impl Running<'_> {
             stdout,
             stderr,
             door,
+            check,
         }
     }
 }
@@ -497,6 +513,7 @@ struct Ready {
     stdout: bool,
     stderr: bool,
     door: bool,
+    check: bool,
 }
 
 /// What the container has written goes to its log, and to whoever is attached.

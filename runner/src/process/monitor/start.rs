@@ -15,6 +15,7 @@ use rustix::event::PollFlags;
 use tracing::{debug, info, warn};
 
 use super::door::Door;
+use super::health::{self, Checks};
 use super::{Monitor, Running, kill};
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
@@ -112,9 +113,11 @@ pub(super) fn start<'a>(
     let_go(&init_channel)?;
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
+    let health = health::begin(monitor);
     let id = &monitor.container.id;
     monitor.container = monitor.store.enter(id, Status::Running, |record| {
         record.started = Some(now());
+        record.health = health;
         if let Some(membership) = &membership {
             record.networks = membership.attachments();
         }
@@ -128,6 +131,7 @@ pub(super) fn start<'a>(
         init,
         network,
         membership,
+        checks: Checks::of(monitor),
         log,
         stdout,
         stderr,

@@ -145,6 +145,7 @@ impl Store {
             stop_signal: new.stop_signal.unwrap_or(libc::SIGTERM),
             stop_timeout: new.stop_timeout.unwrap_or(STOP_TIMEOUT),
             time_limit: new.time_limit,
+            health: None,
             cgroups: Vec::new(),
             id_maps: new.id_maps,
             run_dir,

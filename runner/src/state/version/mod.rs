@@ -27,8 +27,9 @@ use crate::spec::UMASK;
 ///   paused.
 /// - 9: the specification has file systems in memory, devices, the length of /dev/shm, what is
 ///   hidden in /proc and /sys, where changes of volumes go, names, a time zone, settings of the
-///   kernel's, limits, umask and groups. The record says whether the container is started again
-///   when it ends, and how long it may take to end, or run.
+///   kernel's, limits, umask and groups, and how the container's health is checked. The record says
+///   how healthy it is, whether it is started again when it ends, and how long it may take to end,
+///   or run.
 pub const VERSION: u32 = 9;
 
 /// A file that is kept of each container.
@@ -249,6 +250,7 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
         ("timezone", Value::Null),
         ("names", names),
         ("sysctls", json!([])),
+        ("health", Value::Null),
     ];
     add_missing(spec, added);
 }
@@ -271,6 +273,7 @@ fn record_from_8(record: &mut Map<String, Value>) {
         ("stopped", json!(false)),
         ("stop_timeout", json!(10)),
         ("time_limit", Value::Null),
+        ("health", Value::Null),
     ];
     add_missing(record, added);
 }

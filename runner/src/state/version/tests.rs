@@ -293,6 +293,7 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
         ("timezone".to_owned(), Value::Null),
         ("names".to_owned(), names),
         ("sysctls".to_owned(), json!([])),
+        ("health".to_owned(), Value::Null),
     ]);
     let process = spec["process"].as_object_mut().unwrap();
     process.extend([
@@ -328,6 +329,7 @@ fn added_to_record_8() -> Vec<(String, Value)> {
         ("stopped", json!(false)),
         ("stop_timeout", json!(10)),
         ("time_limit", Value::Null),
+        ("health", Value::Null),
     ];
     more(Vec::new(), added)
 }
