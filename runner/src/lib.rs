@@ -7,7 +7,7 @@
 //! - `isolation`, `rootfs`, `network`, `stdio`: what they are given,
 //! - `images`: what containers are made from, `build`: how images are made, `volumes`: what
 //!   outlives containers,
-//! - `state`, `logs`: what is remembered of them.
+//! - `state`, `logs`, `events`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `host` tells what this host
 //! allows them. `health` is what is known of a container's. `roles` knows what else the program may
@@ -19,6 +19,7 @@ mod build;
 pub mod cli;
 pub mod commands;
 pub mod engine;
+mod events;
 pub mod failure;
 mod fields;
 mod health;

@@ -23,6 +23,7 @@ mod security_opt;
 mod system;
 mod tree;
 mod values;
+mod watch;
 
 use std::ffi::OsString;
 
@@ -63,6 +64,7 @@ pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use tree::TreeArgs;
 pub use values::TailLines;
+pub use watch::{EventsArgs, StatsArgs};
 
 use crate::logging::LogLevel;
 use crate::signal::Signal;
@@ -120,6 +122,10 @@ pub enum Command {
     Unpause(PauseArgs),
     /// Show the processes of a container
     Top(TopArgs),
+    /// Show what containers take of processors, memory, networks and disks
+    Stats(StatsArgs),
+    /// Show what happens to containers, images, volumes and networks
+    Events(EventsArgs),
     /// Show where published ports are on the host
     Port(PortArgs),
     /// Run another command in a running container

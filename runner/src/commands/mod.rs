@@ -11,6 +11,7 @@ mod copy;
 mod create;
 mod df;
 mod env;
+mod events;
 mod exec;
 mod filter;
 mod follow;
@@ -46,6 +47,7 @@ mod save;
 mod search;
 mod short_names;
 mod start;
+mod stats;
 mod stop;
 mod system;
 mod table;
@@ -79,6 +81,8 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Pause(args) => pause::pause(&args),
         Command::Unpause(args) => pause::unpause(&args),
         Command::Top(args) => top::top(&args),
+        Command::Stats(args) => stats::stats(&args),
+        Command::Events(args) => events::events(&args),
         Command::Rename(args) => rename::rename(&args),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args, filter),

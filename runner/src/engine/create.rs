@@ -325,6 +325,7 @@ impl Engine {
             let _ = volumes.remove_unused(&anonymous, &self.store);
             return Err(error);
         }
+        self.note(&container, "create");
         Ok(container)
     }
 }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{Engine, EngineError, Exec, ExecRequest};
 use crate::build::config::Healthcheck;
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::health::{HealthCheck, HealthLog, HealthStatus, OUTPUT_MAX, OnFailure, Probe};
 use crate::logging::ProcessLog;
@@ -121,7 +122,7 @@ impl Engine {
             privileged: false,
         };
         let start = Timestamp::now().to_string();
-        let exec = self.exec(container.id.as_str(), request)?;
+        let exec = self.begin(&container, request)?;
         let (exit_code, output) = attend(exec, check.timeout())?;
         let probe = Probe {
             start,
@@ -172,6 +173,8 @@ impl Engine {
                 name: container.name.clone(),
             });
         };
+        let event = Event::health(container, status);
+        self.store.journal().write(&event);
         // A full disk keeps the details out, not the status.
         if let Err(error) = log.keep(&data) {
             warn!(%error, "the result of a health check could not be kept");

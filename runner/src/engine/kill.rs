@@ -28,6 +28,8 @@ impl Engine {
             return Ok(());
         }
         let init = running_init(&container)?;
+        // Before what it brings about.
+        self.note(&container, "kill");
         sys::send_signal(&init, signal.as_raw()).map_err(|source| EngineError::Signal {
             signal: signal.to_string(),
             name: container.name.clone(),

@@ -168,7 +168,9 @@ impl Engine {
         ids.into_iter().map(move |id| {
             let id = id?;
             stopped.next().expect("one for each that is stopped")?;
-            self.start(&id, None)
+            let launch = self.start(&id, None)?;
+            self.note(&launch.container, "restart");
+            Ok(launch)
         })
     }
 

@@ -26,6 +26,7 @@ mod processes;
 mod remove;
 mod rename;
 mod run_dir;
+mod stats;
 mod stop;
 mod talk;
 mod top;
@@ -34,6 +35,7 @@ mod wait;
 
 use netstack::logging::Filter;
 
+use crate::events::Event;
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Dirs, Listing, Store};
 
@@ -74,6 +76,7 @@ pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
 pub use remove::{LeftOver, Removed};
+pub use stats::Stats;
 pub use stop::Stop;
 pub use top::{ProcessEntry, Top};
 pub use wait::Condition;
@@ -107,6 +110,17 @@ impl Engine {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Puts into the journal what has been done to a container.
+    fn note(&self, container: &Container, status: &str) {
+        self.store.journal().write(&Event::of(container, status));
+    }
+
+    /// Puts into the journal what has been done to an image, under a name.
+    pub(crate) fn note_image(&self, status: &str, image: &Image, name: &str) {
+        let event = Event::of_image(status, image.id.hex(), name);
+        self.store.journal().write(&event);
     }
 
     /// # Errors

@@ -118,6 +118,7 @@ impl Engine {
         let removed = self.store.remove(container);
         let maps = container.id_maps.as_ref();
         self.or_as_owner(removed, &container.id, &container.run_dir, maps)?;
+        self.note(container, "remove");
         Ok(self.volumes().remove_unused(&anonymous, &self.store)?)
     }
 

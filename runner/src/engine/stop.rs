@@ -7,6 +7,7 @@ use super::processes::{
     end_by_monitor, end_for_good, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
 };
 use super::{Engine, EngineError};
+use crate::events::{Event, Journal};
 use crate::state::{Container, Status};
 use crate::sys;
 
@@ -24,6 +25,7 @@ struct Stopping {
     init: Option<OwnedFd>,
     /// When it is killed; `None` when that is too far for the clock.
     deadline: Option<Instant>,
+    journal: Journal,
 }
 
 impl Engine {
@@ -62,6 +64,7 @@ impl Engine {
             container,
             init,
             deadline,
+            journal: self.store.journal(),
         }
     }
 }
@@ -122,6 +125,7 @@ impl Stopping {
             wait_for_end(init, None);
         }
         wait_for_monitor(&self.container);
+        self.journal.write(&Event::of(&self.container, "stop"));
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ mod seccomp;
 
 mod shared;
 mod streams;
+mod watching;
 mod words;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         seccomp::CASES,
         privileges::CASES,
         processes::CASES,
+        watching::CASES,
         words::CASES,
     ];
     harness::run(&subjects.concat())

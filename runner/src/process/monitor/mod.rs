@@ -30,6 +30,7 @@ use portfwd::publish::Listener;
 use rustix::event::PollFlags;
 use tracing::{debug, error_span, info, warn};
 
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces;
@@ -129,6 +130,7 @@ impl Monitor<'_> {
         let mut running = start::start(self, signals, claim)?;
         let began = Instant::now();
         let code = running.supervise(self);
+        self.note(&Event::death(&self.container, code));
         let lost = running.log.finish();
         if lost > 0 {
             warn!(
@@ -151,6 +153,10 @@ impl Monitor<'_> {
             lasted: began.elapsed(),
             goes_on,
         })
+    }
+
+    fn note(&self, event: &Event) {
+        self.store.journal().write(event);
     }
 
     /// Tells main, if there is one to be told.
@@ -528,6 +534,7 @@ fn show(log: &mut LogWriter, door: &mut Option<Door>, stream: Stream, bytes: &[u
 fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<bool, Failure> {
     cgroup::remove(&monitor.container.cgroups);
     if !monitor.container.remove {
+        monitor.note(&Event::of(&monitor.container, "cleanup"));
         return monitor.record_end(code);
     }
     match monitor.store.remove(&monitor.container) {
@@ -539,6 +546,7 @@ fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<bool
         }
         other => other?,
     }
+    monitor.note(&Event::of(&monitor.container, "remove"));
     remove_volumes(monitor)?;
     Ok(false)
 }

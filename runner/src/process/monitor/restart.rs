@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::start::is_asked_to_leave;
 use super::{Life, Monitor};
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::cgroup;
 use crate::poll;
@@ -56,6 +57,7 @@ impl Monitor<'_> {
         });
         let lived = counting.map_err(Failure::from).and_then(|container| {
             self.container = container;
+            self.note(&Event::of(&self.container, "restart"));
             self.live(signals, claim)
         });
         lived.unwrap_or_else(|failure| {

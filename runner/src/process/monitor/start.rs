@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::door::Door;
 use super::health::{self, Checks};
 use super::{Monitor, Running, kill};
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
@@ -122,6 +123,11 @@ pub(super) fn start<'a>(
             record.networks = membership.attachments();
         }
     })?;
+    monitor.note(&Event::of(&monitor.container, "init"));
+    monitor.note(&Event::of(&monitor.container, "start"));
+    if relay.is_some() {
+        monitor.note(&Event::of(&monitor.container, "attach"));
+    }
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = monitor.tell(&FromMonitor::Started, &[init.pidfd.as_fd()]);

@@ -23,6 +23,7 @@ use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
     STOP_TIMEOUT, StateError, Status,
 };
+use crate::events::{Event, Journal};
 use crate::isolation::cgroup;
 
 /// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of
@@ -102,6 +103,11 @@ impl Store {
 
     pub fn dirs(&self) -> &Dirs {
         &self.dirs
+    }
+
+    /// Where it is told what happens.
+    pub(crate) fn journal(&self) -> Journal {
+        Journal::of(&self.dirs)
     }
 
     /// Records a new container, with the calling process to answer for it, and makes its
@@ -226,6 +232,7 @@ impl Store {
                 container.status = Status::exited_now(code);
                 // A file system that takes no more, or is read-only, does not change what is true.
                 let _ = self.write(container);
+                self.journal().write(&Event::death(container, code));
             }
             listing
         };
