@@ -243,7 +243,7 @@ fn stop_and_remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
 }
 
 fn stop(engine: &Engine, name: &str) -> Result<(), EngineError> {
-    let stop = engine.stop(&[name.to_owned()], PATIENCE);
+    let stop = engine.stop(&[name.to_owned()], Some(PATIENCE));
     stop.finish().collect()
 }
 

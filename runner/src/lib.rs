@@ -7,19 +7,22 @@
 //! - `isolation`, `rootfs`, `network`, `stdio`: what they are given,
 //! - `images`: what containers are made from, `build`: how images are made, `volumes`: what
 //!   outlives containers,
-//! - `state`, `logs`: what is remembered of them.
+//! - `state`, `logs`, `events`: what is remembered of them.
 //!
 //! `spec` says what a container is to be, once everything is checked. `host` tells what this host
-//! allows them. `roles` knows what else the program may be started as. `units` and `fields` read
-//! values that several grammars have. What is said to the user goes through `printable`, what
-//! coracle logs about itself through `logging`; what `--format` asks for is `template`'s.
+//! allows them. `health` is what is known of a container's. `roles` knows what else the program may
+//! be started as. `units` and `fields` read values that several grammars have. What is said to the
+//! user goes through `printable`, what coracle logs about itself through `logging`; what `--format`
+//! asks for is `template`'s.
 
 mod build;
 pub mod cli;
 pub mod commands;
 pub mod engine;
+mod events;
 pub mod failure;
 mod fields;
+mod health;
 mod host;
 mod images;
 mod isolation;

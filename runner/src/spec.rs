@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::health::HealthCheck;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::resources::Resources;
@@ -45,6 +46,8 @@ pub struct ContainerSpec {
     pub open_stdin: bool,
     /// Whether it was to have all that its caller has (`--privileged`).
     pub privileged: bool,
+    /// How its health is checked, if it is.
+    pub health: Option<HealthCheck>,
     pub process: ProcessSpec,
 }
 

@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use crate::events::{Event, Journal};
 use crate::failure::Explained;
 use crate::images::error::StorageError;
 use crate::images::files::{Lock, lock, replace, to_json};
@@ -105,12 +106,14 @@ pub type Users = BTreeMap<String, Vec<Container>>;
 #[derive(Debug, Clone)]
 pub struct Volumes {
     root: PathBuf,
+    journal: Journal,
 }
 
 impl Volumes {
     pub fn of(store: &Store) -> Self {
         Self {
             root: store.dirs().volumes(),
+            journal: store.journal(),
         }
     }
 
@@ -183,6 +186,7 @@ impl Volumes {
             Ok(()) => {
                 // Its name is another now.
                 let _ = new.keep();
+                self.journal.write(&Event::of_volume("create", name));
                 Ok(Volume {
                     data: place.join(DATA),
                     ..volume
@@ -309,6 +313,8 @@ impl Volumes {
             },
             _ => io_error("remove", &place)(error),
         })?;
+        self.journal
+            .write(&Event::of_volume("remove", &volume.name));
         let _claim = lock_directory(&condemned).map_err(io_error("lock", &condemned))?;
         let left = self.left_by_the_dead();
         drop(lock);

@@ -74,7 +74,7 @@ mod tests {
                 check_flags(below, &[name, below.get_name()]);
             }
         }
-        assert!(has_command(None, "stats") && has_command(Some("image"), "tree"));
+        assert!(has_command(None, "swarm") && has_command(Some("image"), "tree"));
         assert!(has_flag(&["run"], "--pod") && has_flag(&[], "--root"));
         assert!(has_flag(&["image", "ls"], "--history"));
     }

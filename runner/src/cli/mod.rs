@@ -11,6 +11,7 @@ mod container;
 mod elsewhere;
 mod filter;
 mod groups;
+mod health;
 mod image;
 mod kernel;
 mod life;
@@ -23,6 +24,7 @@ mod security_opt;
 mod system;
 mod tree;
 mod values;
+mod watch;
 
 use std::ffi::OsString;
 
@@ -38,6 +40,7 @@ pub use groups::{
     ExistsArgs, ImageCommand, ImagePruneArgs, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs,
     VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
+pub use health::{HealthArgs, HealthcheckCommand};
 pub use image::{
     AccessArgs, HistoryArgs, ImageOrder, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs,
     PullArgs, PullPolicy, PushArgs, RegistryArgs, RmiArgs, SaveArgs, SaveFormat, SearchArgs,
@@ -45,7 +48,8 @@ pub use image::{
 };
 pub use kernel::{KEEP_GROUPS, KernelArgs, UlimitArg};
 pub use life::{
-    AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
+    AttachArgs, Chosen, GraceArgs, LifetimeArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs,
+    TopArgs, WaitArgs,
 };
 pub use limits::{Cgroups, LimitArgs};
 pub use network::{
@@ -62,6 +66,7 @@ pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use tree::TreeArgs;
 pub use values::TailLines;
+pub use watch::{EventsArgs, StatsArgs};
 
 use crate::logging::LogLevel;
 use crate::signal::Signal;
@@ -119,6 +124,10 @@ pub enum Command {
     Unpause(PauseArgs),
     /// Show the processes of a container
     Top(TopArgs),
+    /// Show what containers take of processors, memory, networks and disks
+    Stats(StatsArgs),
+    /// Show what happens to containers, images, volumes and networks
+    Events(EventsArgs),
     /// Show where published ports are on the host
     Port(PortArgs),
     /// Run another command in a running container
@@ -174,6 +183,9 @@ pub enum Command {
     /// Look after networks, in which containers reach each other
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Check the health of containers
+    #[command(subcommand)]
+    Healthcheck(HealthcheckCommand),
     /// Look after volumes: directories that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -243,9 +255,9 @@ pub struct PsArgs {
     #[arg(long, value_parser = text(str::parse::<Format>))]
     pub format: Option<Format>,
 
-    /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, id=ID,
-    /// label=KEY[=VALUE], name=PATTERN, network=NAME, since=CONTAINER, status=STATE, until=TIME,
-    /// volume=NAME or a path; may be repeated
+    /// Only what has this: ancestor=IMAGE, before=CONTAINER, exited=CODE, health=STATUS, id=ID,
+    /// label=KEY[=VALUE], name=PATTERN, network=NAME, restart-policy=POLICY, since=CONTAINER,
+    /// status=STATE, until=TIME, volume=NAME or a path; may be repeated
     #[arg(short, long = "filter", value_parser = text(str::parse::<Filter>), value_name = "KEY=VALUE")]
     pub filters: Vec<Filter>,
 }

@@ -8,8 +8,10 @@ use clap::{ArgAction, Args};
 use portfwd::spec::Publish;
 
 use super::container::{self, Entrypoint, EnvArg};
+use super::health::HealthArgs;
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
+use super::life::LifetimeArgs;
 use super::limits::LimitArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
@@ -159,6 +161,12 @@ pub struct ContainerArgs {
     /// The signal that asks the command to end; without, the image's, or TERM
     #[arg(long, value_parser = text(str::parse::<Signal>), value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
+
+    #[command(flatten)]
+    pub lifetime: LifetimeArgs,
+
+    #[command(flatten)]
+    pub health: HealthArgs,
 
     /// Put a label on the container, for programs that look for it; may be repeated: the last value
     /// of a key counts

@@ -25,7 +25,7 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Failure> {
         .leaving_by(bond.keys, bond.passes_signals);
     match foreground.serve()? {
         // The container's own code is `wait`'s to tell, as with Podman.
-        Outcome::Exited(_) | Outcome::Detached => Ok(0),
+        Outcome::Exited(_) | Outcome::Restarting(_) | Outcome::Detached => Ok(0),
         Outcome::DetachedBy(signal) => Ok(128 + signal as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         Outcome::Lost => Err(Failure::runner(format!(

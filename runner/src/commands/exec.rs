@@ -13,7 +13,8 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
     // A signal that comes while the command starts is kept for it.
     let signals = Signals::block()?;
     let engine = open_engine()?.logging(filter);
-    let exec = engine.exec(&args.container(), request(&args)?)?;
+    let container = engine.find(&args.container())?;
+    let exec = engine.exec(container.id.as_str(), request(&args)?)?;
     let (events, ends, launcher) = exec.into_parts();
     let interactive = args.process.interactive;
     let foreground = Foreground::new(signals, events, ends, interactive)?;
@@ -24,8 +25,9 @@ pub fn exec(args: ExecArgs, filter: Filter) -> Result<u8, Failure> {
         return Ok(0);
     }
     launcher.end();
+    engine.note_exec_end(&container);
     match outcome? {
-        Outcome::Exited(code) => Ok(code as u8),
+        Outcome::Exited(code) | Outcome::Restarting(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         // Signals are passed on.
         Outcome::Detached | Outcome::DetachedBy(_) => Ok(0),

@@ -72,6 +72,8 @@ pub fn follow(
             debug!(code, "the container has ended");
             Ok(code as u8)
         }
+        // The first end is the caller's, as with Podman.
+        Outcome::Restarting(code) => Ok(code as u8),
         Outcome::Unread => Ok(UNREAD_EXIT_CODE),
         Outcome::Detached => Ok(0),
         Outcome::DetachedBy(signal) => Ok(128 + signal as u8),

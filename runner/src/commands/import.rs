@@ -24,8 +24,10 @@ pub fn import(args: ImportArgs) -> Result<u8, Failure> {
             Box::new(File::open(&args.path).map_err(Failure::context(doing))?)
         }
     };
-    let store = open_engine()?.images()?;
+    let engine = open_engine()?;
+    let store = engine.images()?;
     let image = store.import(tar, name, &args.changes, args.message, &mut warn)?;
+    engine.note_image("import", &image, &args.path.to_string_lossy());
     print_line(&image.id.to_string())?;
     Ok(0)
 }

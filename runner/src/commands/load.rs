@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use super::{open_engine, print_line};
 use crate::cli::LoadArgs;
-use crate::engine::Place;
+use crate::engine::{Image, Place};
 use crate::failure::Failure;
 use crate::process::foreground::warn;
 
@@ -21,6 +21,9 @@ pub fn load(args: LoadArgs) -> Result<u8, Failure> {
         Some(path) => store.load(&Place::File(path), &mut warn)?,
         None => store.load_from(stdin.lock(), "the standard input", &mut warn)?,
     };
+    for image in &images {
+        engine.note_image("loadfromarchive", image, &shown(image));
+    }
     if args.quiet {
         return Ok(0);
     }
@@ -33,4 +36,10 @@ pub fn load(args: LoadArgs) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// What an image is known by.
+fn shown(image: &Image) -> String {
+    let name = image.names.first().map(ToString::to_string);
+    name.unwrap_or_else(|| image.id.hex().to_owned())
 }

@@ -11,10 +11,12 @@ mod copy;
 mod create;
 mod df;
 mod env;
+mod events;
 mod exec;
 mod filter;
 mod follow;
 mod from;
+mod healthcheck;
 mod history;
 mod human;
 mod images;
@@ -45,6 +47,7 @@ mod save;
 mod search;
 mod short_names;
 mod start;
+mod stats;
 mod stop;
 mod system;
 mod table;
@@ -78,6 +81,8 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Pause(args) => pause::pause(&args),
         Command::Unpause(args) => pause::unpause(&args),
         Command::Top(args) => top::top(&args),
+        Command::Stats(args) => stats::stats(&args),
+        Command::Events(args) => events::events(&args),
         Command::Rename(args) => rename::rename(&args),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args, filter),
@@ -90,6 +95,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Inspect(args) => inspect::inspect(args),
         Command::Image(command) => dispatch_image(command, inherited),
         Command::Network(command) => network::network(command),
+        Command::Healthcheck(command) => healthcheck::healthcheck(command),
         Command::Volume(command) => volume::volume(command),
         Command::System(args) => system::system(args),
         Command::Info(args) => info::info(&args),

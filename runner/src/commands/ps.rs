@@ -13,7 +13,7 @@ use super::rows::print_list;
 use super::table::table;
 use super::{human, open_engine, print_line};
 use crate::cli::{Filter, PsArgs};
-use crate::engine::Engine;
+use crate::engine::{Engine, HealthStatus};
 use crate::failure::Failure;
 use crate::printable::escape;
 use crate::process::foreground::warn;
@@ -35,7 +35,11 @@ pub fn ps(args: PsArgs) -> Result<u8, Failure> {
     let all = args.all || last.is_some() || of_states;
     let mut shown = Vec::new();
     for container in &listing.containers {
-        let is_in = all || container.status == Status::Running;
+        let is_up = matches!(
+            container.status,
+            Status::Running | Status::Restarting { .. }
+        );
+        let is_in = all || is_up;
         if is_in && admits_container(&args.filters, container, &engine)? {
             shown.push(container);
         }
@@ -71,7 +75,18 @@ pub fn admits_container(
 }
 
 pub const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "until",
+    "ancestor",
+    "before",
+    "exited",
+    "health",
+    "id",
+    "label",
+    "name",
+    "network",
+    "restart-policy",
+    "since",
+    "status",
+    "until",
     "volume",
 ];
 
@@ -93,6 +108,18 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             let wanted = wanted.map_err(|_| wrong(filter, "expected an exit code"))?;
             matches!(container.status, Status::Exited { code, .. } if code == wanted)
         }
+        "health" => match &**value {
+            "starting" | "healthy" | "unhealthy" => {
+                health(container).is_some_and(|status| status.to_string() == *value)
+            }
+            "none" => health(container).is_none(),
+            _ => {
+                return Err(wrong(
+                    filter,
+                    "there are starting, healthy, unhealthy and none",
+                ));
+            }
+        },
         "id" => container.id.as_str().starts_with(&**value),
         "label" => has_label(container.labels.iter(), value),
         "name" => pattern(filter)?.is_match(&container.name),
@@ -101,11 +128,17 @@ fn has(container: &Container, filter: &Filter, engine: &Engine) -> Result<bool, 
             let name = network.map_or_else(|| value.clone(), |network| network.name);
             container.networks.iter().any(|own| own.network == name)
         }
+        "restart-policy" => container.restart.name() == value,
         "status" => match &**value {
-            "created" | "running" | "paused" | "exited" => state(container) == value,
+            "created" | "running" | "paused" | "restarting" | "exited" => state(container) == value,
             // These come to nothing here.
             "stopped" | "removing" | "unknown" => false,
-            _ => return Err(wrong(filter, "there are created, running and exited")),
+            _ => {
+                return Err(wrong(
+                    filter,
+                    "there are created, running, paused, restarting and exited",
+                ));
+            }
         },
         "until" => human::signed(container.created) < moment(filter)?,
         "volume" => {
@@ -125,6 +158,7 @@ fn state(container: &Container) -> &'static str {
         Status::Created | Status::Starting => "created",
         Status::Running => "running",
         Status::Paused => "paused",
+        Status::Restarting { .. } => "restarting",
         Status::Exited { .. } => "exited",
     }
 }
@@ -164,6 +198,8 @@ struct JsonRow<'a> {
     labels: &'a BTreeMap<String, String>,
     networks: Vec<&'a str>,
     auto_remove: bool,
+    /// How often it has been started again by its policy.
+    restarts: u32,
 }
 
 /// As Podman has it: a range of ports.
@@ -179,7 +215,7 @@ struct JsonPort {
 impl<'a> From<&'a Container> for JsonRow<'a> {
     fn from(container: &'a Container) -> Self {
         let (exit_code, exited_at) = match container.status {
-            Status::Exited { code, at } => (code, at),
+            Status::Exited { code, at } | Status::Restarting { code, at } => (code, at),
             _ => (0, 0),
         };
         let rules = container.publish.iter();
@@ -207,6 +243,7 @@ impl<'a> From<&'a Container> for JsonRow<'a> {
                 .map(|own| own.network.as_str())
                 .collect(),
             auto_remove: container.remove,
+            restarts: container.restart_count,
         }
     }
 }
@@ -233,7 +270,7 @@ fn pid(container: &Container) -> i32 {
 }
 
 /// The fields of a template, and what stands over their columns.
-const HEADERS: [(&str, &str); 20] = [
+const HEADERS: [(&str, &str); 21] = [
     ("ID", "CONTAINER ID"),
     ("Id", "CONTAINER ID"),
     ("Names", "NAMES"),
@@ -254,6 +291,7 @@ const HEADERS: [(&str, &str); 20] = [
     ("Labels", "LABELS"),
     ("Networks", "NETWORKS"),
     ("AutoRemove", "AUTO REMOVE"),
+    ("Restarts", "RESTARTS"),
 ];
 
 fn fields(container: &Container, args: &PsArgs) -> Value {
@@ -266,7 +304,7 @@ fn fields(container: &Container, args: &PsArgs) -> Value {
         "ExitCode": row.exit_code, "ExitedAt": row.exited_at, "StartedAt": row.started_at, "Pid": row.pid,
         "Ports": container.publish.join(", "), "Labels": row.labels,
         "Networks": row.networks.join(","),
-        "AutoRemove": row.auto_remove,
+        "AutoRemove": row.auto_remove, "Restarts": row.restarts,
     })
 }
 
@@ -304,13 +342,24 @@ fn status(container: &Container) -> String {
         Status::Created | Status::Starting => "Created".to_owned(),
         Status::Paused => "Paused".to_owned(),
         Status::Running => {
-            format!(
-                "Up {}",
-                ago(since(container.started.unwrap_or(container.created)))
-            )
+            let age = ago(since(container.started.unwrap_or(container.created)));
+            match health(container) {
+                Some(status) => format!("Up {age} ({status})"),
+                None => format!("Up {age}"),
+            }
+        }
+        Status::Restarting { code, at } => {
+            format!("Restarting ({code}) {} ago", ago(since(at)))
         }
         Status::Exited { code, at } => format!("Exited ({code}) {} ago", ago(since(at))),
     }
+}
+
+/// What is known of the health of one that runs.
+fn health(container: &Container) -> Option<HealthStatus> {
+    container
+        .health
+        .filter(|_| container.status == Status::Running)
 }
 
 fn made_ago(container: &Container) -> String {

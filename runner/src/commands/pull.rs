@@ -24,6 +24,7 @@ pub fn pull(args: PullArgs) -> Result<u8, Failure> {
         }
         let places = short_names::remotes(name.parse()?)?;
         let pulled = pull_first(&store, &places, &request, args.quiet)?;
+        engine.note_image("pull", &pulled, name);
         print_line(pulled.id.hex())
     })
 }
@@ -67,6 +68,7 @@ pub fn provide(
         _ => short_names::remotes(wanted.parse()?)?,
     };
     let pulled = pull_first(&store, &places, &request, quiet)?;
+    engine.note_image("pull", &pulled, wanted);
     // By its id it is this one, whatever the name stands for in a moment.
     Ok(pulled.id.to_string())
 }

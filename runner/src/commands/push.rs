@@ -61,6 +61,7 @@ pub fn push(args: PushArgs) -> Result<u8, Failure> {
             progress.manifest();
         }
     }
+    engine.note_image("push", &image, &args.image);
     if let Some(path) = &args.digestfile {
         let written = fs::write(path, digest.to_string());
         written.map_err(Failure::context(format!("cannot write {}", path.display())))?;

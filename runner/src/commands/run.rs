@@ -20,14 +20,13 @@ use crate::cli::{
     AttachStream, Cgroups, ContainerArgs, KEEP_GROUPS, RunArgs, SeccompChoice, SecurityOpt,
     UlimitArg, UserNamespace,
 };
-use crate::engine::{Attach, ContainerRequest, Engine, Place, Source, Unset};
+use crate::engine::{Attach, ContainerRequest, Engine, Place, RestartPolicy, Source, Unset};
 use crate::failure::Failure;
 use crate::images::builtin;
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::seccomp::Seccomp;
 use crate::process::foreground::{Signals, warn};
 use crate::process::inherited::{Inherited, SoftLimits};
-use crate::process::monitor::STOP_GRACE;
 use crate::rootfs::{Masks, SHM_LEN};
 use crate::spec::{ExtraGroups, UMASK, Variable};
 
@@ -42,7 +41,8 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     };
     let engine = open_engine()?.logging(filter);
     let source = source(&args.container, &engine)?;
-    let is_removed = args.container.rm || (!args.detach && is_builtin(&args.container));
+    let is_first_look = !args.detach && args.container.lifetime.restart == RestartPolicy::No;
+    let is_removed = args.container.rm || (is_first_look && is_builtin(&args.container));
     let request = request(
         &args.container,
         source,
@@ -96,6 +96,10 @@ fn run_working(
 ) -> Result<u8, Failure> {
     if !args.sig_proxy || args.leave.detach_keys.is_some() {
         let text = "a working container cannot be left to itself: there is no --detach-keys nor --sig-proxy=false for it";
+        return Err(Failure::runner(text));
+    }
+    if args.container.lifetime.restart != RestartPolicy::No {
+        let text = "a working container runs its command once: there is no --restart for it";
         return Err(Failure::runner(text));
     }
     if args.detach {
@@ -179,7 +183,7 @@ pub(super) fn replace(args: &ContainerArgs, engine: &Engine) -> Result<(), Failu
     };
     match engine.find(name) {
         Ok(old) if old.name == *name => {
-            let stop = engine.stop(std::slice::from_ref(name), STOP_GRACE);
+            let stop = engine.stop(std::slice::from_ref(name), None);
             stop.finish().collect::<Result<Vec<_>, _>>()?;
             // One that was to go at its end has gone.
             if engine.find(old.id.as_str()).is_ok() {
@@ -220,6 +224,8 @@ pub(super) fn request(
         read_only_tmpfs: args.tree.read_only_tmpfs,
         host_root: args.userns == UserNamespace::Host,
         remove,
+        lifetime: args.lifetime.lifetime(),
+        health: args.health.request().map_err(Failure::runner)?,
         stop_signal: args.stop_signal,
         env: proxies.chain(variables(&args.process)?).collect(),
         env_below: match args.env_host {

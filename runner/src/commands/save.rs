@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::open_engine;
 use crate::cli::{SaveArgs, SaveFormat};
-use crate::engine::{ArchiveForm, Image, ImageName, ImageStore};
+use crate::engine::{ArchiveForm, Engine, Image, ImageName, ImageStore};
 use crate::failure::Failure;
 use crate::images::error::StorageError;
 
@@ -18,6 +18,7 @@ pub fn save(args: SaveArgs) -> Result<u8, Failure> {
     let form = match (args.format, &args.output) {
         (SaveFormat::OciDir, Some(dir)) => {
             store.save_directory(&images, dir)?;
+            note(&engine, &images);
             return Ok(0);
         }
         (SaveFormat::OciArchive, _) => ArchiveForm::Oci,
@@ -34,7 +35,14 @@ pub fn save(args: SaveArgs) -> Result<u8, Failure> {
             super::output_result(stdout.flush())
         }
     }?;
+    note(&engine, &images);
     Ok(0)
+}
+
+fn note(engine: &Engine, images: &[Image]) {
+    for image in images {
+        engine.note_image("save", image, image.id.hex());
+    }
 }
 
 /// What is there under the name stays until the archive is complete.

@@ -48,10 +48,14 @@ fn start_attached(
     follow(engine.start(name, Some(attach))?, signals, bond, engine)
 }
 
-/// One that runs is as wanted.
+/// One that runs, or is about to be started again by its monitor, is as wanted.
 pub fn start_detached(engine: &Engine, name: &str) -> Result<(), Failure> {
     let runs = |engine: &Engine| -> Result<bool, Failure> {
-        Ok(engine.find(name)?.status == Status::Running)
+        let status = engine.find(name)?.status;
+        Ok(matches!(
+            status,
+            Status::Running | Status::Restarting { .. }
+        ))
     };
     let started = match runs(engine)? {
         true => return Ok(()),

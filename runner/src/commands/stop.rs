@@ -1,5 +1,5 @@
 //! `coracle stop`: the stop signal, some patience, then SIGKILL. All containers end at the same
-//! time, under one deadline.
+//! time.
 
 use std::time::Duration;
 
@@ -13,9 +13,8 @@ use crate::state::Container;
 pub fn stop(args: StopArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
     let names = select(&engine, &args.containers, args.all, Container::is_alive)?;
-    let patience = args.grace.patience();
-    let stop = engine.stop(&names, patience);
-    explain_wait(&stop, patience);
+    let stop = engine.stop(&names, args.grace.patience());
+    explain_wait(&stop);
     let mut ended = stop.finish();
     for_each(&names, |name| {
         ended.next().expect("one for each name")?;
@@ -24,8 +23,9 @@ pub fn stop(args: StopArgs) -> Result<u8, Failure> {
 }
 
 /// A wait that is longer than anybody expects is told of, with what most often causes it.
-fn explain_wait(stop: &Stop, patience: Duration) {
+fn explain_wait(stop: &Stop) {
     const UNEXPECTED: Duration = Duration::from_secs(1);
+    let patience = stop.patience();
     if patience <= UNEXPECTED {
         return;
     }

@@ -12,6 +12,7 @@ pub fn tag(args: TagArgs) -> Result<u8, Failure> {
     // All are read before the first is given.
     for name in names(&args.names)? {
         store.tag(&image.id, &name)?;
+        engine.note_image("tag", &image, &name.to_string());
     }
     Ok(0)
 }
@@ -32,6 +33,9 @@ pub fn untag(args: UntagArgs) -> Result<u8, Failure> {
         }
     }
     store.untag(&image.id, &meant)?;
+    for name in &meant {
+        engine.note_image("untag", &image, &name.to_string());
+    }
     Ok(0)
 }
 

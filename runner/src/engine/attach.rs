@@ -57,6 +57,7 @@ impl Engine {
         let outputs = [theirs.stdout.as_fd(), theirs.stderr.as_fd()];
         let input = attach.stdin;
         events.send(&ToMonitor::Attach { input }, &outputs)?;
+        self.note(&container, "attach");
         Ok(Attached {
             container,
             streams,

@@ -8,9 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use portfwd::spec::Publish;
+use serde_json::Value;
 
 use super::create::{ContainerRequest, Source, check_labels};
 use super::{Engine, EngineError};
+use crate::build::config::Healthcheck;
+use crate::health::HealthCheck;
 use crate::images::builtin;
 use crate::images::digest::Digest;
 use crate::images::files::Lock;
@@ -43,6 +46,8 @@ pub struct Base {
     /// Where it wants volumes.
     volumes: Vec<String>,
     pub stop_signal: Signal,
+    /// The image's, or what the request says in its place.
+    pub health: Option<HealthCheck>,
     /// Where the image looks for what the network helper knows.
     pub status_dir: Option<PathBuf>,
 }
@@ -56,7 +61,7 @@ impl Engine {
         warn: &mut dyn FnMut(&str),
     ) -> Result<Base, EngineError> {
         let entrypoint = request.entrypoint.as_deref();
-        match &request.source {
+        let (base, health) = match &request.source {
             Source::Directory {
                 dir,
                 in_place,
@@ -64,24 +69,46 @@ impl Engine {
             } => {
                 let label = format!("--rootfs {}", dir.display());
                 let command = [entrypoint.unwrap_or_default(), command].concat();
-                Base::directories(label, std::slice::from_ref(dir), *in_place, command)
+                (
+                    Base::directories(label, std::slice::from_ref(dir), *in_place, command)?,
+                    None,
+                )
             }
             Source::Layers { lowers, command } => {
                 let label = format!("{} layers", lowers.len());
                 let command = [entrypoint.unwrap_or_default(), command].concat();
-                Base::directories(label, lowers, false, command)
+                (Base::directories(label, lowers, false, command)?, None)
             }
             Source::Image { name, args } if name == builtin::DEFAULT => {
-                Base::builtin(entrypoint, args, &self.store.dirs().images())
+                let images = self.store.dirs().images();
+                (Base::builtin(entrypoint, args, &images)?, None)
             }
             Source::Image { name, args } => {
                 let name = name.to_str().ok_or_else(|| EngineError::ImageName {
                     name: name.to_owned(),
                 })?;
-                Base::image(name, entrypoint, args, &self.images()?, warn)
+                let images = self.images()?;
+                let base = Base::image(name, entrypoint, args, &images, warn)?;
+                let health = healthcheck(&images, base.image_id.as_ref())?;
+                (base, health)
             }
-        }
+        };
+        let health = request.health.resolve(health)?;
+        Ok(Base { health, ..base })
     }
+}
+
+/// What an image of the store says of its health, which is Docker's word and none of OCI's.
+fn healthcheck(
+    images: &ImageStore,
+    id: Option<&Digest>,
+) -> Result<Option<Healthcheck>, EngineError> {
+    let Some(id) = id else { return Ok(None) };
+    let (image, _) = images.find(&id.to_string())?;
+    let mut config = images.raw_config(&image)?;
+    let said = config.pointer_mut("/config/Healthcheck").map(Value::take);
+    // One that nobody can read is none.
+    Ok(said.and_then(|said| serde_json::from_value(said).ok()))
 }
 
 impl Base {
@@ -133,6 +160,7 @@ impl Base {
             exposed: Vec::new(),
             volumes: Vec::new(),
             stop_signal: Signal::TERM,
+            health: None,
             status_dir: None,
         }
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portfwd::spec::Publish;
 
 use super::base::Base;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, HealthRequest, Lifetime};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
@@ -78,6 +78,8 @@ pub struct ContainerRequest {
     pub host_root: bool,
     /// Whether the container is forgotten when it ends.
     pub remove: bool,
+    pub lifetime: Lifetime,
+    pub health: HealthRequest,
     /// In place of the image's.
     pub stop_signal: Option<Signal>,
     /// Variables over those of the image.
@@ -179,6 +181,8 @@ impl ContainerRequest {
             read_only_tmpfs: true,
             host_root: false,
             remove: false,
+            lifetime: Lifetime::default(),
+            health: HealthRequest::default(),
             stop_signal: None,
             env: Vec::new(),
             env_below: Vec::new(),
@@ -206,6 +210,7 @@ impl ContainerRequest {
     /// Whether it can be at all.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         check_labels(&self.labels)?;
+        self.lifetime.check(self.remove)?;
         self.names.check(&self.network)?;
         let is_shared = |setting: &&Sysctl| setting.scope() == Some(Scope::Network);
         if self.network == Network::Host
@@ -296,6 +301,9 @@ impl Engine {
             publish: request.publish.iter().map(ToString::to_string).collect(),
             remove: request.remove,
             tty: request.terminal,
+            restart: request.lifetime.restart,
+            stop_timeout: request.lifetime.stop_timeout,
+            time_limit: request.lifetime.time_limit,
             stop_signal: Some(request.stop_signal.unwrap_or(base.stop_signal).as_raw()),
             id_maps: Some(maps.clone()),
         })?;
@@ -323,6 +331,7 @@ impl Engine {
             let _ = volumes.remove_unused(&anonymous, &self.store);
             return Err(error);
         }
+        self.note(&container, "create");
         Ok(container)
     }
 }
@@ -485,6 +494,7 @@ fn specify(
         names: request.names,
         timezone: request.timezone,
         open_stdin: request.open_stdin,
+        health: base.health,
         process: ProcessSpec {
             args: base.args,
             env: environment(env),

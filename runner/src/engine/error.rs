@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::build::BuildError;
 use crate::failure::{Failure, FailureKind};
+use crate::health::OnFailure;
 use crate::images::builtin::ImageError;
 use crate::images::error::StorageError;
 use crate::isolation::freezer::FreezeError;
@@ -49,6 +51,18 @@ pub enum EngineError {
     Unpause { name: String, source: FreezeError },
     #[error("container {name} is forgotten when it ends (--rm), and cannot be started again")]
     GoneAtItsEnd { name: String },
+    #[error(
+        "a container that is forgotten when it ends (--rm) cannot be started again then (--restart)"
+    )]
+    RestartForgotten,
+    #[error("container {name} has no health check: `coracle run --health-cmd` gives it one")]
+    NoHealthCheck { name: String },
+    #[error("--health-on-failure {action} goes with a health check, and there is none")]
+    OnFailureOfNothing { action: OnFailure },
+    #[error("the health check took longer than {timeout:?}")]
+    HealthOverdue { timeout: Duration },
+    #[error("cannot record the health of a container in {}: {source}", path.display())]
+    Health { path: PathBuf, source: io::Error },
     /// Its record says nothing about it, or not the truth.
     #[error("container {id} is running: `coracle rm -f {id}` kills it")]
     RunsUnrecorded { id: String },
@@ -260,6 +274,9 @@ impl EngineError {
             | Self::KeepGroups
             | Self::ImageVolume { .. }
             | Self::GoneAtItsEnd { .. }
+            | Self::RestartForgotten
+            | Self::NoHealthCheck { .. }
+            | Self::OnFailureOfNothing { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,
             Self::Start(failure) => match failure.kind {
@@ -316,6 +333,8 @@ impl EngineError {
             | Self::MonitorKilled
             | Self::Launcher { .. }
             | Self::LauncherKilled
+            | Self::HealthOverdue { .. }
+            | Self::Health { .. }
             | Self::StartOverdue
             | Self::Wait { .. }
             | Self::Task(_)

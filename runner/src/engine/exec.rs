@@ -71,18 +71,34 @@ impl Engine {
     /// there is no such command is told by [`Exec::started`].
     pub fn exec(&self, wanted: &str, request: ExecRequest) -> Result<Exec, EngineError> {
         let container = self.find(wanted)?;
+        let exec = self.begin(&container, request)?;
+        self.note(&container, "exec");
+        Ok(exec)
+    }
+
+    /// For whoever serves a command to its end.
+    pub(crate) fn note_exec_end(&self, container: &Container) {
+        self.note(container, "exec_died");
+    }
+
+    /// As [`Engine::exec`], without a word in the journal.
+    pub(super) fn begin(
+        &self,
+        container: &Container,
+        request: ExecRequest,
+    ) -> Result<Exec, EngineError> {
         let _span = error_span!("exec", container = container.id.short()).entered();
         if container.status == Status::Paused {
             return Err(EngineError::Paused {
-                name: container.name,
+                name: container.name.clone(),
             });
         }
-        let init = running_init(&container)?;
+        let init = running_init(container)?;
         let start_by = Instant::now() + START_MAX;
         let (channel, launchers) = channel::pair::<ToLauncher, FromMonitor>()?;
         // It comes up while the rest is read and made.
         let mut executed = Role::Launcher.execute(&container.name, launchers.into())?;
-        let instructed = self.instruct(channel, &container, &init, request);
+        let instructed = self.instruct(channel, container, &init, request);
         // One that was not told what to do has been hung up on. Fails only where the caller ignores
         // its children, which need no reaping then.
         let _ = executed.wait();

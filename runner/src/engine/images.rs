@@ -102,6 +102,12 @@ impl Engine {
         };
         let removed = images.remove(&image.id, name.as_ref(), force, unused)?;
         images.sweep()?;
+        for name in &removed.names {
+            self.note_image("untag", &image, &name.to_string());
+        }
+        if removed.image {
+            self.note_image("remove", &image, image.id.hex());
+        }
         Ok((image, removed))
     }
 }

@@ -115,6 +115,8 @@ impl Engine {
             container.monitor = Some(me.clone());
             container.init = None;
             container.cgroups.clear();
+            container.restart_count = 0;
+            container.stopped = false;
         };
         let noting = |container: &mut Container, status| {
             before = status;
@@ -149,7 +151,7 @@ impl Engine {
     pub fn restart(
         &self,
         wanted: &[String],
-        patience: Duration,
+        patience: Option<Duration>,
     ) -> impl Iterator<Item = Result<Launch, EngineError>> {
         let named = |wanted: &String| {
             let Container {
@@ -166,7 +168,9 @@ impl Engine {
         ids.into_iter().map(move |id| {
             let id = id?;
             stopped.next().expect("one for each that is stopped")?;
-            self.start(&id, None)
+            let launch = self.start(&id, None)?;
+            self.note(&launch.container, "restart");
+            Ok(launch)
         })
     }
 

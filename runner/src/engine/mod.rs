@@ -12,9 +12,11 @@ mod base;
 mod create;
 mod error;
 mod exec;
+mod health;
 mod images;
 mod kill;
 mod launch;
+mod lifetime;
 mod logs;
 mod networks;
 mod owner;
@@ -24,6 +26,7 @@ mod processes;
 mod remove;
 mod rename;
 mod run_dir;
+mod stats;
 mod stop;
 mod talk;
 mod top;
@@ -32,15 +35,18 @@ mod wait;
 
 use netstack::logging::Filter;
 
+use crate::events::Event;
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Dirs, Listing, Store};
 
 // What a request is made of.
+pub use crate::health::{HealthLog, HealthStatus, OnFailure, Probe};
 pub use crate::isolation::capabilities::Capabilities;
 pub use crate::isolation::seccomp::Seccomp;
 pub use crate::process::inherited::SoftLimits;
 pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};
+pub use crate::state::RestartPolicy;
 // What an attached caller gets.
 pub use crate::stdio::{CallerEnds, Outputs};
 
@@ -61,12 +67,16 @@ pub use create::{ContainerRequest, Source, Unset};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
+pub use health::HealthRequest;
+pub(crate) use health::{HEALTH_ROLE, HealthJob, main as health_main};
 pub use images::is_of;
 pub use launch::{Attach, Launch};
+pub use lifetime::Lifetime;
 pub use logs::ContainerLog;
 pub(crate) use owner::{OWNER_ROLE, main as owner_main};
 pub use ports::{PublishedPort, published_ports};
 pub use remove::{LeftOver, Removed};
+pub use stats::Stats;
 pub use stop::Stop;
 pub use top::{ProcessEntry, Top};
 pub use wait::Condition;
@@ -100,6 +110,17 @@ impl Engine {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Puts into the journal what has been done to a container.
+    fn note(&self, container: &Container, status: &str) {
+        self.store.journal().write(&Event::of(container, status));
+    }
+
+    /// Puts into the journal what has been done to an image, under a name.
+    pub(crate) fn note_image(&self, status: &str, image: &Image, name: &str) {
+        let event = Event::of_image(status, image.id.hex(), name);
+        self.store.journal().write(&event);
     }
 
     /// # Errors

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{ContainerRequest, Engine, EngineError};
+use crate::events::Event;
 use crate::network::bridge::{Attachment, Change, ask_monitor};
 use crate::network::store::{BridgeNetwork, Hold, Networks, NetworksError, users};
 use crate::spec::Network;
@@ -72,12 +73,15 @@ impl Engine {
             self.store.modify(&container.id, |container| {
                 container.networks.push(attachment);
             })?;
+            self.note_network("connect", &network.name, &container);
             return Ok(());
         }
         let change = Change::Connect(attachment);
         let made = ask_monitor(&self.store.dir(&container).run, &change);
         drop(hold);
-        Ok(made?)
+        made?;
+        self.note_network("connect", &network.name, &container);
+        Ok(())
     }
 
     /// Takes a container out of a network, at once if it runs.
@@ -99,10 +103,18 @@ impl Engine {
             self.store.modify(&container.id, |container| {
                 container.networks.retain(|own| own.network != name);
             })?;
+            self.note_network("disconnect", &name, &container);
             return Ok(());
         }
-        let change = Change::Disconnect(name);
-        Ok(ask_monitor(&self.store.dir(&container).run, &change)?)
+        let change = Change::Disconnect(name.clone());
+        ask_monitor(&self.store.dir(&container).run, &change)?;
+        self.note_network("disconnect", &name, &container);
+        Ok(())
+    }
+
+    fn note_network(&self, status: &str, network: &str, container: &Container) {
+        let event = Event::of_network(status, network, Some(container));
+        self.store.journal().write(&event);
     }
 
     /// A container that may be in networks.

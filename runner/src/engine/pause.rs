@@ -21,7 +21,10 @@ impl Engine {
         })?;
         let paused = self.store.enter(&container.id, Status::Paused, |_| {});
         match paused {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.note(&container, "pause");
+                Ok(())
+            }
             Err(error) => {
                 // It has ended meanwhile, or somebody else has paused it, who thaws it in time.
                 let now = self.store.read(&container.id);
@@ -51,6 +54,7 @@ impl Engine {
             source,
         })?;
         let running = self.store.enter(&container.id, Status::Running, |_| {});
-        Ok(running.map(drop)?)
+        self.note(&running?, "unpause");
+        Ok(())
     }
 }

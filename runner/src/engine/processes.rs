@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::EngineError;
 use crate::isolation::freezer;
 use crate::poll;
-use crate::state::{Container, ContainerId, ProcessRef, Store};
+use crate::state::{Container, ContainerId, ProcessRef, RestartPolicy, Store};
 
 /// How long a monitor may take to clean up after a container that has ended.
 pub(super) const MONITOR_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +49,16 @@ pub(super) fn wait_for_monitor(container: &Container) {
     if let Some(monitor) = container.monitor.as_ref().and_then(ProcessRef::open) {
         wait_for_end(&monitor, Some(MONITOR_PATIENCE));
     }
+}
+
+/// Keeps a container from being started again by its monitor, and returns it as it is from then on.
+/// Where its record cannot be changed it is as before, and so is the monitor's intention.
+pub(super) fn end_for_good(store: &Store, container: Container) -> Container {
+    if container.restart == RestartPolicy::No || container.stopped {
+        return container;
+    }
+    let stopped = store.modify(&container.id, |container| container.stopped = true);
+    stopped.unwrap_or(container)
 }
 
 /// Kills the first process of a container, and with it all others, frozen ones included.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::processes::{
-    MONITOR_PATIENCE, end_by_monitor, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
+    MONITOR_PATIENCE, end_by_monitor, end_for_good, init_pidfd, kill_init, wait_for_end,
+    wait_for_monitor,
 };
 use super::{Engine, EngineError, owner};
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::{cgroup, freezer};
-use crate::state::{Container, ContainerId, ProcessRef, StateError};
+use crate::state::{Container, ContainerId, ProcessRef, StateError, Status};
 
 /// What [`Engine::remove`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +49,18 @@ impl Engine {
             }
             found => found?,
         };
+        let goes_on = matches!(container.status, Status::Restarting { .. });
+        if !force && (goes_on || init_pidfd(&container).is_some()) {
+            return Err(EngineError::StillRunning {
+                name: container.name,
+                wanted: wanted.to_owned(),
+            });
+        }
+        let container = match force {
+            true => end_for_good(&self.store, container),
+            false => container,
+        };
         if let Some(init) = init_pidfd(&container) {
-            if !force {
-                return Err(EngineError::StillRunning {
-                    name: container.name,
-                    wanted: wanted.to_owned(),
-                });
-            }
             kill_init(&container, &init)?;
             wait_for_end(&init, None);
             wait_for_monitor(&container);
@@ -112,6 +118,7 @@ impl Engine {
         let removed = self.store.remove(container);
         let maps = container.id_maps.as_ref();
         self.or_as_owner(removed, &container.id, &container.run_dir, maps)?;
+        self.note(container, "remove");
         Ok(self.volumes().remove_unused(&anonymous, &self.store)?)
     }
 

@@ -13,6 +13,8 @@ impl Engine {
     /// [`Engine::find`].
     pub fn rename(&self, wanted: &str, name: &str) -> Result<Container, EngineError> {
         let id = self.find(wanted)?.id;
-        Ok(self.store.rename(&id, name)?)
+        let renamed = self.store.rename(&id, name)?;
+        self.note(&renamed, "rename");
+        Ok(renamed)
     }
 }

@@ -1,11 +1,13 @@
-//! The stop signal, some patience, then SIGKILL: any number of containers at the same time, under
-//! one deadline.
+//! The stop signal, some patience, then SIGKILL: any number of containers at the same time.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::processes::{end_by_monitor, init_pidfd, kill_init, wait_for_end, wait_for_monitor};
+use super::processes::{
+    end_by_monitor, end_for_good, init_pidfd, kill_init, wait_for_end, wait_for_monitor,
+};
 use super::{Engine, EngineError};
+use crate::events::{Event, Journal};
 use crate::state::{Container, Status};
 use crate::sys;
 
@@ -14,8 +16,6 @@ use crate::sys;
 #[must_use = "nobody waits for the containers, nor kills those that do not heed the signal"]
 pub struct Stop {
     asked: Vec<Result<Stopping, EngineError>>,
-    /// None when it is too far for the clock.
-    deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -23,23 +23,33 @@ struct Stopping {
     container: Container,
     /// `None` for one that has ended already, which is as wanted.
     init: Option<OwnedFd>,
+    /// When it is killed; `None` when that is too far for the clock.
+    deadline: Option<Instant>,
+    journal: Journal,
 }
 
 impl Engine {
-    /// Sends each container its stop signal. One that is just starting is ended at once; one that
-    /// has ended is as wanted.
-    pub fn stop(&self, wanted: &[String], patience: Duration) -> Stop {
-        let ask = |wanted: &String| Ok(self.ask_to_end(self.find(wanted)?));
+    /// Sends each container its stop signal, and lets it have `patience` for its end, or the time
+    /// that it was made with. One that is just starting is ended at once; one that has ended is as
+    /// wanted. None is started again by itself.
+    pub fn stop(&self, wanted: &[String], patience: Option<Duration>) -> Stop {
+        let now = Instant::now();
+        let ask = |wanted: &String| {
+            let container = self.find(wanted)?;
+            let own = Duration::from_secs(container.stop_timeout.into());
+            let patience = patience.unwrap_or(own);
+            Ok(self.ask_to_end(container, now.checked_add(patience)))
+        };
         Stop {
             asked: wanted.iter().map(ask).collect(),
-            deadline: Instant::now().checked_add(patience),
         }
     }
 
-    fn ask_to_end(&self, container: Container) -> Stopping {
+    fn ask_to_end(&self, container: Container, deadline: Option<Instant>) -> Stopping {
+        let container = end_for_good(&self.store, container);
         // A container that is just starting has none for the stop signal.
         let init = init_pidfd(&container);
-        if init.is_none() && container.status == Status::Starting {
+        if init.is_none() && !container.status.can_remove() {
             end_by_monitor(&self.store, &container.id);
         }
         if let Some(init) = &init {
@@ -50,11 +60,32 @@ impl Engine {
                 let _ = self.unpause(container.id.as_str());
             }
         }
-        Stopping { container, init }
+        Stopping {
+            container,
+            init,
+            deadline,
+            journal: self.store.journal(),
+        }
     }
 }
 
 impl Stop {
+    /// How long the last of those that still run has until it is killed.
+    pub fn patience(&self) -> Duration {
+        let now = Instant::now();
+        let left = |stopping: &Stopping| match (&stopping.init, stopping.deadline) {
+            (Some(_), Some(deadline)) => deadline.saturating_duration_since(now),
+            (Some(_), None) => Duration::MAX,
+            (None, _) => Duration::ZERO,
+        };
+        self.asked
+            .iter()
+            .flatten()
+            .map(left)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// The names of the containers that still run after `time`, or as soon as none does.
     pub fn still_running_after(&self, time: Duration) -> Vec<&str> {
         let until = Instant::now() + time;
@@ -72,29 +103,29 @@ impl Stop {
     }
 
     /// Waits for one container after the other, in the order in which they were named, and kills
-    /// what still runs at the deadline. Each step of the iteration waits.
+    /// what still runs at its deadline. Each step of the iteration waits.
     ///
     /// # Errors
     /// Those of [`Engine::find`].
     pub fn finish(self) -> impl Iterator<Item = Result<(), EngineError>> {
-        let deadline = self.deadline;
-        self.asked
-            .into_iter()
-            .map(move |asked| asked?.finish(deadline))
+        self.asked.into_iter().map(|asked| asked?.finish())
     }
 }
 
 impl Stopping {
-    fn finish(&self, deadline: Option<Instant>) -> Result<(), EngineError> {
+    fn finish(&self) -> Result<(), EngineError> {
         let Some(init) = &self.init else {
             return Ok(());
         };
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self
+            .deadline
+            .map(|at| at.saturating_duration_since(Instant::now()));
         if !wait_for_end(init, left) {
             kill_init(&self.container, init)?;
             wait_for_end(init, None);
         }
         wait_for_monitor(&self.container);
+        self.journal.write(&Event::of(&self.container, "stop"));
         Ok(())
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Talk<T> {
     process: Orphan,
     /// The exit code, where it came before the news of the start.
     ended: Option<i32>,
+    /// The same, of a container that is started again.
+    restarting: Option<i32>,
 }
 
 impl<T: Serialize> Talk<T> {
@@ -99,6 +101,7 @@ impl<T: Serialize> Talk<T> {
             events,
             process: process.ok_or_else(|| role.killed())?,
             ended: None,
+            restarting: None,
         })
     }
 
@@ -128,17 +131,26 @@ impl<T: Serialize> Talk<T> {
                     self.ended = Some(code);
                     return Ok(());
                 }
+                Some((FromMonitor::Restarting(code), _)) => {
+                    self.restarting = Some(code);
+                    return Ok(());
+                }
                 Some((FromMonitor::Failed(failure), _)) => return Err(EngineError::Start(failure)),
                 None => return Err(self.role.killed()),
             }
         }
     }
 
-    /// Waits until a program that has started ends, and whoever told of it. Returns the exit code.
+    /// Waits until a program that has started ends, and whoever told of it, unless it is started
+    /// again. Returns the exit code.
     pub fn ended(self) -> Result<i32, EngineError> {
+        if let Some(code) = self.restarting {
+            return Ok(code);
+        }
         let code = match self.ended {
             Some(code) => Ok(code),
             None => match self.events.receive()? {
+                Some((FromMonitor::Restarting(code), _)) => return Ok(code),
                 Some((FromMonitor::Exited(code), _)) => Ok(code),
                 Some((FromMonitor::Failed(failure), _)) => Err(EngineError::Start(failure)),
                 _ => Err(self.role.killed()),

@@ -101,7 +101,7 @@ fn containers_stop_under_one_deadline_and_in_order() {
     let (_base, engine) = engine();
     let children = ["one", "two"].map(|name| running(&engine, name).0);
     let begun = Instant::now();
-    let stop = engine.stop(&["one", "nobody", "two"].map(str::to_owned), LONG);
+    let stop = engine.stop(&["one", "nobody", "two"].map(str::to_owned), Some(LONG));
     assert!(stop.still_running_after(LONG).is_empty());
     let ended: Vec<_> = stop.finish().collect();
     assert!(begun.elapsed() < LONG);

@@ -129,7 +129,7 @@ impl Engine {
 }
 
 /// Those in the PID namespace of `init`, and in those below it. `None` when it has ended.
-fn processes_of(init: i32) -> Option<Vec<ProcessEntry>> {
+pub(super) fn processes_of(init: i32) -> Option<Vec<ProcessEntry>> {
     let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own: PathBuf = namespace(init)?;
     let depth = Status::read(init)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::processes::wait_for_end;
 use super::{Engine, EngineError};
+use crate::health::HealthStatus;
 use crate::state::{Container, ProcessRef, StateError, Status};
 
 /// A point of a container's life that can be waited for.
@@ -18,6 +19,8 @@ pub enum Condition {
     /// Not running: ended, or never started.
     Stopped,
     Exited,
+    Healthy,
+    Unhealthy,
 }
 
 impl Condition {
@@ -30,17 +33,23 @@ impl Condition {
             "paused" => Self::Paused,
             "stopped" => Self::Stopped,
             "exited" => Self::Exited,
+            "healthy" => Self::Healthy,
+            "unhealthy" => Self::Unhealthy,
             _ => return None,
         })
     }
 
-    fn holds_for(self, status: Status) -> bool {
+    fn holds_for(self, container: &Container) -> bool {
+        let status = container.status;
+        let is_found = |health| status == Status::Running && container.health == Some(health);
         match self {
             Self::Created => status == Status::Created,
             Self::Running => status == Status::Running,
             Self::Paused => status == Status::Paused,
             Self::Stopped => status.can_remove(),
             Self::Exited => status.has_ended(),
+            Self::Healthy => is_found(HealthStatus::Healthy),
+            Self::Unhealthy => is_found(HealthStatus::Unhealthy),
         }
     }
 }
@@ -49,7 +58,8 @@ impl FromStr for Condition {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::named(text).ok_or("there are created, running, paused, exited and stopped")
+        Self::named(text)
+            .ok_or("there are created, running, paused, exited, stopped, healthy and unhealthy")
     }
 }
 
@@ -92,12 +102,12 @@ impl Engine {
                 Err(StateError::NotFound { .. }) => return Ok(None),
                 found => found?,
             };
-            let holds = |condition: &Condition| condition.holds_for(container.status);
+            let holds = |condition: &Condition| condition.holds_for(&container);
             if conditions.iter().any(holds) {
                 return Ok(match container.status {
                     Status::Exited { code, .. } => Some(code),
                     Status::Created => Some(0),
-                    Status::Starting | Status::Running | Status::Paused => None,
+                    _ => None,
                 });
             }
             self.wait_for_change(&container, looks.then_some(interval))?;

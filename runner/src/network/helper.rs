@@ -287,6 +287,13 @@ impl Supervisor {
         }
     }
 
+    /// Ends the helper, and keeps the ports bound for the next one.
+    pub fn pause(self) -> Vec<Listener> {
+        // Or it would go on to accept.
+        drop(self.helper);
+        self.config.listeners
+    }
+
     /// When [`Supervisor::handle_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.restart_at

@@ -17,6 +17,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::subnet::{self, Subnet, SubnetError};
+use crate::events::{Event, Journal};
 use crate::failure::Explained;
 use crate::images::error::StorageError;
 use crate::images::files::{replace, to_json};
@@ -150,6 +151,7 @@ const RESERVED: [&str; 10] = [
 #[derive(Debug, Clone)]
 pub struct Networks {
     root: PathBuf,
+    journal: Journal,
 }
 
 /// Networks are neither made nor removed until it is dropped.
@@ -162,6 +164,7 @@ impl Networks {
     pub fn of(store: &Store) -> Self {
         Self {
             root: store.dirs().data.join("networks"),
+            journal: store.journal(),
         }
     }
 
@@ -213,6 +216,8 @@ impl Networks {
             labels: request.labels,
         };
         replace(&self.path(&network.name), &to_json(&network))?;
+        let created = Event::of_network("create", &network.name, None);
+        self.journal.write(&created);
         Ok(network)
     }
 
@@ -273,7 +278,11 @@ impl Networks {
                 path,
                 source,
             }),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                let removed = Event::of_network("remove", &network.name, None);
+                self.journal.write(&removed);
+                Ok(())
+            }
         }
     }
 

@@ -134,6 +134,8 @@ struct Terminal {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Exited(i32),
+    /// It has ended with this code, and is started again without the caller.
+    Restarting(i32),
     /// Nobody reads the program's output any more; the program may go on.
     Unread,
     /// Whoever was to report the end was killed.
@@ -372,6 +374,7 @@ impl<T: From<FromForeground> + Serialize> Foreground<T> {
             }
             FromMonitor::Failed(failure) => return Err(failure),
             FromMonitor::Exited(code) => return Ok(Some(Outcome::Exited(code))),
+            FromMonitor::Restarting(code) => return Ok(Some(Outcome::Restarting(code))),
         }
         Ok(None)
     }

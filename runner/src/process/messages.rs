@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main    -> monitor  Start Listeners*                                     Foreground*
-//! monitor -> main     Born      Warning* Terminal (with -t)      Started | Failed    Exited
+//! monitor -> main     Born   Warning* Terminal (with -t)   Started | Failed    Exited | Restarting
 //!
 //! monitor -> init     Start Mounts*                              Go
 //! init    -> monitor            Terminal (with -t)   Prepared       | end of stream | Failed
@@ -152,4 +152,6 @@ pub enum FromMonitor {
     Failed(Failure),
     /// The container has ended with this code, and what was to be cleaned up has been.
     Exited(i32),
+    /// The same, but for main only: the container is started again.
+    Restarting(i32),
 }

@@ -21,6 +21,7 @@ mod dirs;
 mod process;
 mod record;
 mod regular;
+mod restart;
 mod store;
 mod tree;
 mod usage;
@@ -35,8 +36,11 @@ pub use directory_lock::{lock_directory, lock_fleeting_directory, try_lock_direc
 pub use dirs::Dirs;
 pub use process::ProcessRef;
 pub(crate) use record::now;
-pub use record::{Container, ContainerId, InvalidId, NewContainer, Status, is_valid_name};
+pub use record::{
+    Container, ContainerId, InvalidId, NewContainer, STOP_TIMEOUT, Status, is_valid_name,
+};
 pub use regular::{REGULAR_LEN_MAX, read_regular};
+pub use restart::{InvalidRestartPolicy, RestartPolicy};
 pub use store::{ContainerDir, Listing, Store};
 pub use tree::remove_tree;
 pub use usage::tree_size;
@@ -141,6 +145,7 @@ fn verb(next: Status) -> &'static str {
         Status::Starting => "be started",
         Status::Running => "go on",
         Status::Paused => "be paused",
+        Status::Restarting { .. } => "be started again by its monitor",
         Status::Exited { .. } => "end",
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ProcessRef, StateError};
+use super::{ProcessRef, RestartPolicy, StateError};
+use crate::health::HealthStatus;
 use crate::isolation::idmap::IdMaps;
 use crate::network::bridge::Attachment;
 use crate::path_text;
@@ -49,8 +50,20 @@ pub struct Container {
     /// monitor. `None` while it is [`Status::Created`].
     pub monitor: Option<ProcessRef>,
     pub status: Status,
+    /// What follows its end.
+    pub restart: RestartPolicy,
+    /// How often it has been started again for that since somebody started it.
+    pub restart_count: u32,
+    /// Whether somebody has ended it for good: then nothing follows.
+    pub stopped: bool,
     /// Number of the signal that asks its command to end.
     pub stop_signal: i32,
+    /// Seconds that its command has for that.
+    pub stop_timeout: u32,
+    /// Seconds that it may run at the most; `None` for ever.
+    pub time_limit: Option<u32>,
+    /// What its last health check has come to; `None` where it has none.
+    pub health: Option<HealthStatus>,
     /// Directories of its own control groups.
     pub cgroups: Vec<PathBuf>,
     /// Those of its user namespace, to whose IDs its files belong. `None` where they were not kept.
@@ -75,10 +88,17 @@ pub struct NewContainer {
     pub publish: Vec<String>,
     pub remove: bool,
     pub tty: bool,
+    pub restart: RestartPolicy,
     /// SIGTERM when not given.
     pub stop_signal: Option<i32>,
+    /// [`STOP_TIMEOUT`] when not given.
+    pub stop_timeout: Option<u32>,
+    pub time_limit: Option<u32>,
     pub id_maps: Option<IdMaps>,
 }
+
+/// Seconds that a container has for its end, as with Podman and Docker.
+pub const STOP_TIMEOUT: u32 = 10;
 
 /// Where a container is in its life.
 ///
@@ -86,11 +106,11 @@ pub struct NewContainer {
 /// Starting <-> Created
 ///   |  ^
 ///   |  +------------- Exited
-///   +-> Running -------^  ^
-///   |   | ^               |
-///   |   v |               |
-///   |   Paused -----------+
-///   +---------------------+
+///   +-> Running -------^  ^ ^
+///   |   | ^ ^ |           | |
+///   |   v | | +-> Restarting|
+///   |   Paused -----+-------+
+///   +-----------------------+
 /// ```
 /// Whoever makes a container starts it in one go, or leaves it created for a later start. One that
 /// has ended can be started again. A start that fails leaves it as it was. What is starting or
@@ -106,6 +126,11 @@ pub enum Status {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// It has ended as in [`Status::Exited`], and its monitor is about to start it again.
+    Restarting {
+        code: i32,
+        at: u64,
+    },
     /// `code` as the shell would see it, `at` in seconds since 1970.
     Exited {
         code: i32,
@@ -120,12 +145,17 @@ impl Status {
     }
 
     fn may_become(self, next: Self) -> bool {
-        use Status::{Created, Exited, Paused, Running, Starting};
+        use Status::{Created, Exited, Paused, Restarting, Running, Starting};
         match (self, next) {
             (Created | Exited { .. }, Starting) | (Starting, Created | Running) => true,
             // Its monitor's word on the end is the last, also for one that somebody took for lost.
-            (Starting | Running | Paused | Exited { .. }, Exited { .. }) => true,
+            (Starting | Running | Paused | Restarting { .. } | Exited { .. }, Exited { .. }) => {
+                true
+            }
             (Running, Paused) | (Paused, Running) => true,
+            // Again, where a start has failed.
+            (Running | Paused | Restarting { .. }, Restarting { .. })
+            | (Restarting { .. }, Running) => true,
             _ => false,
         }
     }
@@ -152,7 +182,7 @@ impl Status {
 
     /// Whether a process has to answer for it.
     fn needs_process(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Paused)
+        !self.can_remove()
     }
 }
 
@@ -164,6 +194,7 @@ impl fmt::Display for Status {
             Self::Starting => "is just starting",
             Self::Running => "is running",
             Self::Paused => "is paused",
+            Self::Restarting { .. } => "has ended and is about to be started again",
             Self::Exited { .. } => "has ended",
         })
     }
@@ -178,6 +209,18 @@ impl Container {
         self.check(next)?;
         self.status = next;
         Ok(())
+    }
+
+    /// Has ended with `code`: for good, or to be started again.
+    ///
+    /// # Errors
+    /// As [`Container::enter`].
+    pub fn end(&mut self, code: i32, may_restart: bool) -> Result<(), StateError> {
+        let follows = self.restart.follows(code, self.restart_count);
+        self.enter(match may_restart && !self.stopped && follows {
+            true => Status::Restarting { code, at: now() },
+            false => Status::exited_now(code),
+        })
     }
 
     /// Whether [`Container::enter`] succeeds.
@@ -387,8 +430,9 @@ mod tests {
 
     #[test]
     fn a_life_goes_forward_or_back_to_rest() {
-        use Status::{Created, Paused, Running, Starting};
+        use Status::{Created, Paused, Restarting, Running, Starting};
         let exited = Status::exited_now(0);
+        let restarting = Restarting { code: 0, at: 0 };
         let steps = [
             (Created, Starting),
             (Starting, Created),
@@ -400,8 +444,13 @@ mod tests {
             (Running, Paused),
             (Paused, Running),
             (Paused, exited),
+            (Running, restarting),
+            (Paused, restarting),
+            (restarting, restarting),
+            (restarting, Running),
+            (restarting, exited),
         ];
-        let all = [Created, Starting, Running, Paused, exited];
+        let all = [Created, Starting, Running, Paused, restarting, exited];
         for (from, to) in all.into_iter().flat_map(|from| all.map(|to| (from, to))) {
             assert_eq!(
                 from.may_become(to),

@@ -12,6 +12,7 @@ mod diagnostics;
 mod ending;
 mod flags;
 mod handed_down;
+mod health;
 mod hostile;
 mod info;
 mod isolation;
@@ -26,9 +27,12 @@ mod network;
 mod networks;
 mod privileges;
 mod processes;
+mod restarts;
 mod seccomp;
+
 mod shared;
 mod streams;
+mod watching;
 mod words;
 
 use std::process::ExitCode;
@@ -43,10 +47,12 @@ fn main() -> ExitCode {
         damage::CASES,
         diagnostics::CASES,
         boundaries::CASES,
+        restarts::CASES,
         shared::CASES,
         streams::CASES,
         flags::CASES,
         handed_down::CASES,
+        health::CASES,
         isolation::CASES,
         kernel::CASES,
         layers::CASES,
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         seccomp::CASES,
         privileges::CASES,
         processes::CASES,
+        watching::CASES,
         words::CASES,
     ];
     harness::run(&subjects.concat())

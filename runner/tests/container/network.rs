@@ -98,7 +98,7 @@ fn free_port() -> (SocketAddr, String) {
 }
 
 /// The answer to a GET request, if there is one.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let timeout = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).expect("a timeout");

@@ -88,6 +88,15 @@ impl Command {
             Self::Top(args) if args.words.is_empty() && !args.latest => {
                 Err("top needs the name or id of a container, or --latest".into())
             }
+            Self::Stats(args) if args.interval == 0 => {
+                Err("stats looks once a second at the most: --interval is 1 or more".into())
+            }
+            Self::Stats(args) => match (&args.containers[..], args.latest, args.all) {
+                ([_, ..], true, _) | ([_, ..], _, true) | (_, true, true) => {
+                    Err("--all, --latest and names cannot be given together".into())
+                }
+                _ => Ok(()),
+            },
             Self::Wait(args) => match (&args.containers[..], args.latest) {
                 ([], false) => Err("wait needs the name or id of a container, or --latest".into()),
                 ([_, ..], true) => Err("--latest and names cannot be given together".into()),

@@ -198,7 +198,7 @@ fn all_stands_for_names() {
 
 #[test]
 fn what_others_have_is_told_from_a_slip() {
-    for name in ["stats", "compose", "kube"] {
+    for name in ["swarm", "compose", "kube"] {
         let said = refused(
             &format!("coracle {name} web"),
             &format!("does not have `{name}` yet"),

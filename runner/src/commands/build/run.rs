@@ -94,7 +94,7 @@ impl Build<'_> {
                 let outcome = Foreground::new(signals, events, ends, false)?.serve();
                 monitor.wait();
                 match outcome? {
-                    Outcome::Exited(code) => Ok(code as u8),
+                    Outcome::Exited(code) | Outcome::Restarting(code) => Ok(code as u8),
                     Outcome::Unread => Err(Failure::runner("nobody reads what the command writes")),
                     Outcome::Lost => Err(Failure::runner("the command's monitor was killed")),
                     Outcome::Detached | Outcome::DetachedBy(_) => {

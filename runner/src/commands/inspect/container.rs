@@ -6,13 +6,13 @@ use std::path::Path;
 use jiff::Timestamp;
 use portfwd::spec::Publish;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::super::human;
 use super::host_config::HostConfig;
 use super::network::{Network, networks};
 use super::{GraphData, GraphDriver, joined};
-use crate::engine::{Capabilities, Engine, EngineError, Image};
+use crate::build::config::Healthcheck;
+use crate::engine::{Capabilities, Engine, EngineError, HealthLog, Image, Probe};
 use crate::rootfs::overlay::RootSource;
 use crate::rootfs::{Bind, Propagation};
 use crate::spec::ContainerSpec;
@@ -38,6 +38,7 @@ pub struct Seen {
     #[serde(rename = "OCIRuntime")]
     oci_runtime: &'static str,
     name: String,
+    restart_count: u32,
     /// Bytes of what it has written to its root file system, and of that as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_rw: Option<u64>,
@@ -66,6 +67,16 @@ struct State {
     exit_code: i32,
     started_at: String,
     finished_at: String,
+    health: Health,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health {
+    /// Empty for a container that has no check.
+    status: String,
+    failing_streak: u64,
+    log: Option<Vec<Probe>>,
 }
 
 #[derive(Serialize)]
@@ -117,8 +128,13 @@ struct Config {
     working_dir: String,
     labels: BTreeMap<String, String>,
     stop_signal: i32,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    healthcheck: Value,
+    stop_timeout: u32,
+    /// Seconds that it may run at the most; 0 for ever.
+    timeout: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healthcheck: Option<Healthcheck>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healthcheck_on_failure_action: Option<String>,
 }
 
 /// As Go prints the time of what has not happened.
@@ -133,7 +149,7 @@ impl Seen {
         let volumes = engine.volumes();
         let size_rw = size.then(|| engine.size(container)).transpose()?;
         let size_of_image = match &image {
-            Some((image, _)) => engine.images()?.size(image),
+            Some(image) => engine.images()?.size(image),
             None => 0,
         };
         let mut command = container.command.iter().cloned();
@@ -145,11 +161,11 @@ impl Seen {
             created: created(container),
             path: command.next().unwrap_or_default(),
             args: command.collect(),
-            state: State::of(container),
+            state: State::of(container, &engine.health(container)),
             image: container.image_id.clone().unwrap_or_default(),
             image_digest: image
                 .as_ref()
-                .map(|(image, _)| image.manifest_digest.to_string())
+                .map(|image| image.manifest_digest.to_string())
                 .unwrap_or_default(),
             image_name: match container.image_id {
                 Some(_) => container.image.clone(),
@@ -166,6 +182,7 @@ impl Seen {
             log_path: shown(&dir.log()),
             oci_runtime: "coracle",
             name: container.name.clone(),
+            restart_count: container.restart_count,
             size_rw,
             size_root_fs: size_rw.map(|size| size + size_of_image),
             driver: "overlay",
@@ -183,22 +200,19 @@ impl Seen {
                 networks: networks(container),
             },
             host_config: HostConfig::of(container, &spec, &dir.log(), ports),
-            config: Config::of(container, spec, image.map(|(_, config)| config)),
+            config: Config::of(container, spec),
         })
     }
 }
 
-/// The image that the container was made of, and its configuration as it is written.
-fn image_of(container: &Container, engine: &Engine) -> Result<Option<(Image, Value)>, EngineError> {
+/// The image that the container was made of, if it is still there.
+fn image_of(container: &Container, engine: &Engine) -> Result<Option<Image>, EngineError> {
     let Some(id) = &container.image_id else {
         return Ok(None);
     };
     let store = engine.images()?;
-    let Ok((image, _)) = store.find(&format!("sha256:{id}")) else {
-        return Ok(None);
-    };
-    let config = store.raw_config(&image)?;
-    Ok(Some((image, config)))
+    let found = store.find(&format!("sha256:{id}")).ok();
+    Ok(found.map(|(image, _)| image))
 }
 
 fn created(container: &Container) -> String {
@@ -207,8 +221,20 @@ fn created(container: &Container) -> String {
     Timestamp::new(seconds, nanos).map_or_else(|_| NEVER.to_owned(), |at| at.to_string())
 }
 
+impl Health {
+    fn of(container: &Container, known: &HealthLog) -> Self {
+        Self {
+            status: container
+                .health
+                .map_or_else(String::new, |status| status.to_string()),
+            failing_streak: known.failing_streak,
+            log: Some(known.log.clone()).filter(|log| !log.is_empty()),
+        }
+    }
+}
+
 impl State {
-    fn of(container: &Container) -> Self {
+    fn of(container: &Container, health: &HealthLog) -> Self {
         let running = container.status == Status::Running;
         let paused = container.status == Status::Paused;
         let init = container.init.as_ref().filter(|_| running || paused);
@@ -216,18 +242,20 @@ impl State {
             Status::Created | Status::Starting => ("created", 0, None),
             Status::Running => ("running", 0, None),
             Status::Paused => ("paused", 0, None),
+            Status::Restarting { code, at } => ("restarting", code, Some(at)),
             Status::Exited { code, at } => ("exited", code, Some(at)),
         };
         Self {
             status,
             running,
             paused,
-            restarting: false,
+            restarting: matches!(container.status, Status::Restarting { .. }),
             dead: false,
             pid: init.map_or(0, |init| init.pid),
             exit_code,
             started_at: moment(container.started),
             finished_at: moment(at),
+            health: Health::of(container, health),
         }
     }
 }
@@ -239,10 +267,12 @@ fn moment(seconds: Option<u64>) -> String {
 }
 
 impl Config {
-    fn of(container: &Container, spec: ContainerSpec, image: Option<Value>) -> Self {
+    fn of(container: &Container, spec: ContainerSpec) -> Self {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let health =
-            image.and_then(|mut image| Some(image.pointer_mut("/config/Healthcheck")?.take()));
+        let (check, action) = spec
+            .health
+            .map(|health| (health.check, health.on_failure.to_string()))
+            .unzip();
         Self {
             hostname: container.hostname.clone(),
             user: spec.process.user,
@@ -254,7 +284,10 @@ impl Config {
             working_dir: shown(&spec.process.workdir),
             labels: container.labels.clone(),
             stop_signal: container.stop_signal,
-            healthcheck: health.unwrap_or_default(),
+            stop_timeout: container.stop_timeout,
+            timeout: container.time_limit.unwrap_or(0),
+            healthcheck: check,
+            healthcheck_on_failure_action: action,
         }
     }
 }

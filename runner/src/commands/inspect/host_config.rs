@@ -12,7 +12,7 @@ use crate::network::names::ResolvConf;
 use crate::process::ulimit::Ulimit;
 use crate::rootfs::Bind;
 use crate::spec::{self, ContainerSpec, ExtraGroups};
-use crate::state::Container;
+use crate::state::{Container, RestartPolicy};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -21,6 +21,7 @@ pub struct HostConfig {
     log_config: LogConfig,
     network_mode: &'static str,
     port_bindings: PortBindings,
+    restart_policy: Policy,
     auto_remove: bool,
     cap_add: Vec<String>,
     cap_drop: Vec<String>,
@@ -65,6 +66,14 @@ struct Limit {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
+struct Policy {
+    name: &'static str,
+    /// 0 for any number.
+    maximum_retry_count: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct LogConfig {
     r#type: &'static str,
     path: String,
@@ -103,6 +112,7 @@ impl HostConfig {
                 spec::Network::Host => "host",
             },
             port_bindings: ports,
+            restart_policy: Policy::of(container.restart),
             auto_remove: container.remove,
             cap_add,
             cap_drop,
@@ -174,6 +184,18 @@ impl Limit {
             name: format!("RLIMIT_{}", ulimit.name().to_ascii_uppercase()),
             soft: number(ulimit.soft),
             hard: number(ulimit.hard),
+        }
+    }
+}
+
+impl Policy {
+    fn of(policy: RestartPolicy) -> Self {
+        Self {
+            name: policy.name(),
+            maximum_retry_count: match policy {
+                RestartPolicy::OnFailure { retries } => retries.unwrap_or(0),
+                _ => 0,
+            },
         }
     }
 }

@@ -171,6 +171,16 @@ impl Membership {
                 let _ = rustix::net::shutdown(&listener.socket, Shutdown::Both);
             }
         }
+        self.leave();
+    }
+
+    /// Leaves all networks, and keeps the ports bound for when it is in them again.
+    pub fn pause(self) -> Vec<Listener> {
+        self.leave();
+        self.listeners
+    }
+
+    fn leave(&self) {
         for link in &self.links {
             if let Some(client) = &link.client
                 && let Err(error) = client.ask(&ToHolder::Leave { runs_on: false }, &[])

@@ -1,6 +1,6 @@
 //! The process that answers for one container: it starts init and the network helper, carries
 //! output to the log and to main, and when the container ends it records the exit code and cleans
-//! up.
+//! up, or starts it again ([`restart`]).
 //!
 //! It has the caller's user ID and namespaces, and a session of its own. What it may do to the
 //! container it may as the maker of the container's user namespace; the container may do nothing to
@@ -12,6 +12,8 @@
 //! every process at once. SIGQUIT ends it at once.
 
 mod door;
+mod health;
+mod restart;
 mod role;
 mod start;
 
@@ -28,6 +30,7 @@ use portfwd::publish::Listener;
 use rustix::event::PollFlags;
 use tracing::{debug, error_span, info, warn};
 
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces;
@@ -37,17 +40,18 @@ use crate::logs::{LogWriter, Stream};
 use crate::network::bridge::membership::Membership;
 use crate::network::helper::Supervisor;
 use crate::poll;
-use crate::process::channel::Channel;
+use crate::process::channel::{Channel, ChannelError};
 use crate::process::messages::{FromForeground, FromMonitor, ToMonitor, Unstarted};
 use crate::spec::ContainerSpec;
 use crate::state::{
-    Container, ContainerDir, LOST_EXIT_CODE, ProcessRef, StateError, Status, Store,
+    Container, ContainerDir, LOST_EXIT_CODE, ProcessRef, RestartPolicy, StateError, Status, Store,
 };
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, ProgramEnds};
 use crate::sys::{self, Child};
 use crate::volumes::Volumes;
 use door::{Door, Host};
+use health::Checks;
 
 /// Whoever has started the container. In the foreground it serves the caller's streams.
 type Main = Channel<FromMonitor, ToMonitor>;
@@ -71,50 +75,112 @@ struct Monitor<'a> {
     starter: Option<ProcessRef>,
     /// What this process, init and the network helper log.
     log: ProcessLog,
-    main: &'a Main,
+    /// `None` once it has been told of the container's first end.
+    main: Option<&'a Main>,
+    /// Whether somebody has asked this process to leave: no other life follows.
+    is_ending: bool,
+}
+
+/// A life of the container that has come to its end.
+struct Life {
+    code: i32,
+    lasted: Duration,
+    /// Whether another one follows.
+    goes_on: Result<bool, Failure>,
 }
 
 /// How long output is waited for when everyone who could write it is dead. Only a descriptor that
 /// was passed out of the container can make it matter.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
-/// How long a container that is asked to end has for it, as with Podman and Docker.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The exit code of a container that has run for as long as it may, as with Podman.
+const OVERDUE_EXIT_CODE: i32 = 255;
 
 impl Monitor<'_> {
-    /// Runs the container to its end.
-    fn run(mut self, signals: SignalFd) {
+    /// Runs the container to its end, as often as it is started again.
+    fn run(mut self, signals: &SignalFd) {
         // Where it cannot be opened the container is not started, which tells why.
         let log = self.log.open().map(|file| self.log.dispatch(file));
         let _log = log.ok().map(|log| tracing::dispatcher::set_default(&log));
         let _span = error_span!("monitor", container = self.container.id.short()).entered();
-        let message = match start::start(&mut self, signals) {
-            Ok(mut running) => {
-                let code = running.supervise(&self);
-                let lost = running.log.finish();
-                if lost > 0 {
-                    warn!(
-                        bytes = lost,
-                        "output is missing at the end of the container's log"
-                    );
-                }
-                let settled = settle(&self, &running.user_namespace, code);
-                if let Some(door) = running.door.take() {
-                    door.close(code);
-                }
-                match settled {
-                    Ok(()) => FromMonitor::Exited(code),
-                    Err(failure) => FromMonitor::Failed(failure),
-                }
+        let claim = self.store.claim(&self.container).map_err(Failure::from);
+        let started = claim.and_then(|claim| Ok((self.live(signals, &claim)?, claim)));
+        match started {
+            Ok((life, claim)) => {
+                let message = match &life.goes_on {
+                    Ok(true) => FromMonitor::Restarting(life.code),
+                    Ok(false) => FromMonitor::Exited(life.code),
+                    Err(failure) => FromMonitor::Failed(failure.clone()),
+                };
+                // Detached, nobody listens any more.
+                let _ = self.tell(&message, &[]);
+                self.main = None;
+                self.go_on(life, signals, &claim);
             }
             Err(failure) => {
                 info!(%failure, "the container was not started");
                 self.undo();
-                FromMonitor::Failed(failure)
+                let _ = self.tell(&FromMonitor::Failed(failure), &[]);
             }
+        }
+    }
+
+    /// One life of the container, from its start to its end. Fails when it could not be started.
+    fn live(&mut self, signals: &SignalFd, claim: &File) -> Result<Life, Failure> {
+        let mut running = start::start(self, signals, claim)?;
+        let began = Instant::now();
+        let code = running.supervise(self);
+        self.note(&Event::death(&self.container, code));
+        let lost = running.log.finish();
+        if lost > 0 {
+            warn!(
+                bytes = lost,
+                "output is missing at the end of the container's log"
+            );
+        }
+        self.is_ending |= running.is_ending;
+        let goes_on = settle(self, &running.user_namespace, code);
+        self.listeners = match goes_on {
+            Ok(true) => running.listeners,
+            // Free before main reports the end.
+            _ => Vec::new(),
         };
-        // Detached, nobody listens any more.
-        let _ = self.main.send(&message, &[]);
+        if let Some(door) = running.door.take() {
+            door.close(code);
+        }
+        Ok(Life {
+            code,
+            lasted: began.elapsed(),
+            goes_on,
+        })
+    }
+
+    fn note(&self, event: &Event) {
+        self.store.journal().write(event);
+    }
+
+    /// Tells main, if there is one to be told.
+    fn tell(&self, message: &FromMonitor, descriptors: &[BorrowedFd]) -> Result<(), ChannelError> {
+        match self.main {
+            Some(main) => main.send(message, descriptors),
+            None => Ok(()),
+        }
+    }
+
+    /// Records the end of a life, and says whether another one follows.
+    fn record_end(&self, code: i32) -> Result<bool, Failure> {
+        let may_restart = !self.is_ending;
+        let ended = match self.store.end(&self.container.id, code, may_restart) {
+            // What this process knows of the container is as good.
+            Err(StateError::Damaged { .. }) => {
+                let mut container = self.container.clone();
+                container.end(code, may_restart)?;
+                self.store.restore(&container)?;
+                container
+            }
+            other => other?,
+        };
+        Ok(matches!(ended.status, Status::Restarting { .. }))
     }
 
     /// Takes back what came of a failed start. Where that fails too, the next one who looks finds
@@ -144,18 +210,27 @@ impl Monitor<'_> {
 }
 
 /// A container whose command has been executed.
-struct Running {
+struct Running<'a> {
     init: Child,
     network: Option<Supervisor>,
     /// Of a container in networks.
     membership: Option<Membership>,
+    /// Of a container whose health is looked after.
+    checks: Option<Checks>,
     log: LogWriter,
     stdout: Copier,
     stderr: Copier,
-    signals: SignalFd,
+    signals: &'a SignalFd,
     init_code: Option<i32>,
     /// When a container that was asked to end is killed.
     kill_at: Option<Instant>,
+    /// When one that may not run for ever is killed.
+    end_at: Option<Instant>,
+    is_overdue: bool,
+    /// Whether somebody has asked the monitor to end it.
+    is_ending: bool,
+    /// Those that stay bound for its next life.
+    listeners: Vec<Listener>,
     stop_signal: i32,
     /// For the removal of files that belong to the container's own users.
     user_namespace: OwnedFd,
@@ -167,11 +242,9 @@ struct Running {
     stdin: Option<OwnedFd>,
     /// The master of the container's terminal, for them.
     terminal: Option<OwnedFd>,
-    /// Tells whoever finds the record damaged that the container runs, and who answers for it.
-    _claim: File,
 }
 
-impl Running {
+impl Running<'_> {
     /// Serves the container until init has ended and its output is dealt with. Returns the exit
     /// code.
     fn supervise(&mut self, monitor: &Monitor) -> i32 {
@@ -182,12 +255,8 @@ impl Running {
             if code.is_some() {
                 // Nobody is left to use the network. The ports are free before main reports the
                 // end.
-                if let Some(network) = self.network.take() {
-                    network.end();
-                }
-                if let Some(membership) = self.membership.take() {
-                    membership.end();
-                }
+                self.leave_network(monitor);
+                self.checks = None;
                 let drained_by = *drained_by.get_or_insert(now + DRAIN_MAX);
                 if (self.stdout.is_closed() && self.stderr.is_closed()) || now >= drained_by {
                     break;
@@ -196,6 +265,8 @@ impl Running {
             let wake_at = [
                 drained_by,
                 self.kill_at,
+                self.end_at,
+                self.checks.as_ref().and_then(Checks::deadline),
                 self.network.as_ref().and_then(Supervisor::deadline),
                 self.membership.as_ref().and_then(Membership::deadline),
             ]
@@ -228,6 +299,11 @@ impl Running {
                 self.kill_at = None;
                 self.kill(monitor);
             }
+            if self.end_at.is_some_and(|at| at <= Instant::now()) && code.is_none() {
+                self.end_at = None;
+                self.is_overdue = true;
+                self.kill(monitor);
+            }
             if ready.stdout {
                 self.stdout
                     .advance(|bytes| show(&mut self.log, &mut self.door, Stream::Stdout, bytes));
@@ -254,17 +330,39 @@ impl Running {
                 }
                 membership.handle_deadline(now);
             }
+            if let Some(checks) = &mut self.checks {
+                if ready.check {
+                    checks.handle_end();
+                }
+                checks.handle_deadline(Instant::now());
+            }
             if ready.stdout || ready.stderr {
                 // Output goes on: the limit is on silence.
                 drained_by = None;
             }
         }
-        code.expect("the loop ends after init only")
+        match self.is_overdue {
+            true => OVERDUE_EXIT_CODE,
+            false => code.expect("the loop ends after init only"),
+        }
+    }
+
+    /// The ports are free when this returns, unless the container may need them again.
+    fn leave_network(&mut self, monitor: &Monitor) {
+        let keeps = monitor.container.restart != RestartPolicy::No && !self.is_ending;
+        match (self.network.take(), self.membership.take(), keeps) {
+            (Some(network), _, true) => self.listeners = network.pause(),
+            (_, Some(membership), true) => self.listeners = membership.pause(),
+            (Some(network), _, false) => network.end(),
+            (_, Some(membership), false) => membership.end(),
+            (None, None, _) => {}
+        }
     }
 
     /// Main has said something, or has gone.
     fn listen_to_main(&mut self, monitor: &Monitor) {
-        match monitor.main.receive() {
+        let Some(main) = monitor.main else { return };
+        match main.receive() {
             Ok(Some((ToMonitor::Foreground(FromForeground::Detached), descriptors))) => {
                 info!("the command in the foreground leaves the container to itself");
                 self.attached = false;
@@ -295,7 +393,7 @@ impl Running {
         } = self;
         for copier in [stdout, stderr] {
             if copier.has_lost_reader() && !copier.is_closed() && self.attached {
-                let main = [Some((monitor.main.as_fd(), PollFlags::IN))];
+                let main = [monitor.main.map(|main| (main.as_fd(), PollFlags::IN))];
                 match poll::wait(main, Some(DEATH_MAX)) {
                     Ok(Some(_)) => {}
                     _ => {
@@ -313,7 +411,10 @@ impl Running {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGQUIT) => self.kill(monitor),
+                Ok(Signal::SIGQUIT) => {
+                    self.is_ending = true;
+                    self.kill(monitor);
+                }
                 _ => self.stop(monitor),
             }
         }
@@ -321,13 +422,15 @@ impl Running {
 
     /// Asks the container to end, and plans its death. Asking again changes nothing.
     fn stop(&mut self, monitor: &Monitor) {
+        self.is_ending = true;
         if self.kill_at.is_none() {
             info!(signal = self.stop_signal, "the container is asked to end");
             // Fails only when it has ended.
             let _ = sys::send_signal(self.init.pidfd.as_fd(), self.stop_signal);
             // One that is paused could not heed it.
             freezer::thaw(&monitor.container.cgroups);
-            self.kill_at = Some(Instant::now() + STOP_GRACE);
+            let grace = Duration::from_secs(monitor.container.stop_timeout.into());
+            self.kill_at = Some(Instant::now() + grace);
         }
     }
 
@@ -357,7 +460,9 @@ impl Running {
         let helper = self.network.as_ref().and_then(Supervisor::pidfd);
         let helper_ready = self.network.as_ref().and_then(Supervisor::ready_fd);
         let membership = self.membership.as_ref().map(Membership::fd);
-        let main = self.attached.then(|| (monitor.main.as_fd(), PollFlags::IN));
+        let check = self.checks.as_ref().and_then(Checks::pidfd);
+        let main = monitor.main.filter(|_| self.attached);
+        let main = main.map(|main| (main.as_fd(), PollFlags::IN));
         // What a container has written before its end is logged in any case.
         let waits_for_visitors = !init_has_ended && self.door.as_ref().is_some_and(Door::is_full);
         let interests = [
@@ -372,6 +477,7 @@ impl Running {
             self.stdout.interest().filter(|_| !waits_for_visitors),
             self.stderr.interest().filter(|_| !waits_for_visitors),
             self.door.as_ref().map(|door| (door.as_fd(), PollFlags::IN)),
+            check.map(|fd| (fd, PollFlags::IN)),
         ];
         let [
             signal,
@@ -383,6 +489,7 @@ impl Running {
             stdout,
             stderr,
             door,
+            check,
         ] = poll::wait(interests, timeout)
             .unwrap_or_default()
             .unwrap_or_default();
@@ -396,6 +503,7 @@ impl Running {
             stdout,
             stderr,
             door,
+            check,
         }
     }
 }
@@ -411,6 +519,7 @@ struct Ready {
     stdout: bool,
     stderr: bool,
     door: bool,
+    check: bool,
 }
 
 /// What the container has written goes to its log, and to whoever is attached.
@@ -421,31 +530,25 @@ fn show(log: &mut LogWriter, door: &mut Option<Door>, stream: Stream, bytes: &[u
     }
 }
 
-/// Records the end, or removes the container.
-fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<(), Failure> {
+/// Records the end, or removes the container. Says whether it is started again.
+fn settle(monitor: &Monitor, user_namespace: &OwnedFd, code: i32) -> Result<bool, Failure> {
     cgroup::remove(&monitor.container.cgroups);
-    if monitor.container.remove {
-        match monitor.store.remove(&monitor.container) {
-            Err(StateError::NotOurs { .. }) => {
-                namespaces::in_that_user_namespace(user_namespace, || {
-                    let removed = monitor.store.remove(&monitor.container);
-                    removed.map_err(|error| error.to_string())
-                })?;
-            }
-            other => other?,
-        }
-        return remove_volumes(monitor);
+    if !monitor.container.remove {
+        monitor.note(&Event::of(&monitor.container, "cleanup"));
+        return monitor.record_end(code);
     }
-    let ended = Status::exited_now(code);
-    match monitor.store.enter(&monitor.container.id, ended, |_| {}) {
-        // What this process knows of the container is as good.
-        Err(StateError::Damaged { .. }) => {
-            let mut container = monitor.container.clone();
-            container.enter(ended)?;
-            Ok(monitor.store.restore(&container)?)
+    match monitor.store.remove(&monitor.container) {
+        Err(StateError::NotOurs { .. }) => {
+            namespaces::in_that_user_namespace(user_namespace, || {
+                let removed = monitor.store.remove(&monitor.container);
+                removed.map_err(|error| error.to_string())
+            })?;
         }
-        other => Ok(other.map(drop)?),
+        other => other?,
     }
+    monitor.note(&Event::of(&monitor.container, "remove"));
+    remove_volumes(monitor)?;
+    Ok(false)
 }
 
 /// Those that were made for the container go with it.

@@ -61,7 +61,7 @@ fn answer_for_container(main: &Main) {
         Ok(receive(main)?.map(|monitor| (monitor, signals)))
     };
     match begin() {
-        Ok(Some((monitor, signals))) => monitor.run(signals),
+        Ok(Some((monitor, signals))) => monitor.run(&signals),
         // Whoever asked for it has thought better of it.
         Ok(None) => {}
         Err(failure) => fail(main, failure),
@@ -157,6 +157,7 @@ fn load(
         unstarted: job.unstarted,
         starter,
         log,
-        main,
+        main: Some(main),
+        is_ending: false,
     })
 }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -14,7 +15,9 @@ use rustix::event::PollFlags;
 use tracing::{debug, info, warn};
 
 use super::door::Door;
+use super::health::{self, Checks};
 use super::{Monitor, Running, kill};
+use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
@@ -35,8 +38,12 @@ use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
 
-pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
-    let claim = monitor.store.claim(&monitor.container)?;
+/// `claim` tells whoever finds the record damaged that the container runs, and who answers for it.
+pub(super) fn start<'a>(
+    monitor: &mut Monitor,
+    signals: &'a SignalFd,
+    claim: &File,
+) -> Result<Running<'a>, Failure> {
     let (stdin, relay) = match monitor.attached.take() {
         Some(ends) => {
             let stdin = monitor.input_is_mains.then_some(ends.stdin);
@@ -61,7 +68,7 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let membership = join_networks(monitor, init.child(), &user_namespace)?;
     // While both are at work.
     let first = ProcessRef::of(init.child().pid.as_raw_pid())?;
-    claim::tell(&claim, &first).map_err(Failure::context("cannot record the container"))?;
+    claim::tell(claim, &first).map_err(Failure::context("cannot record the container"))?;
     let known = &monitor.container;
     let starter = known.monitor.as_ref();
     monitor.container = monitor.store.take_over(&known.id, starter, |record| {
@@ -73,16 +80,20 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
         .map_err(Failure::context("cannot open the container's log"))?;
 
     let mut master = None;
-    wait_until_prepared(
+    let prepared = wait_until_prepared(
         monitor,
         &init_channel,
-        &signals,
+        signals,
         network.as_mut().map(|(helper, _)| helper),
         &mut master,
-    )
-    .map_err(|waiting| match (waiting, network.take()) {
+    );
+    prepared.map_err(|waiting| match (waiting, network.take()) {
         (Waiting::HelperFailed, Some((helper, config))) => helper.failure(&config),
         (Waiting::HelperFailed, None) => unreachable!("only a helper can fail as one"),
+        (Waiting::AskedToEnd, _) => {
+            monitor.is_ending = true;
+            Failure::runner("asked to end while the container started")
+        }
         (Waiting::Failed(failure), _) => failure,
     })?;
     let terminal = master.as_ref().map(OwnedFd::try_clone).transpose();
@@ -104,38 +115,51 @@ pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running,
     let_go(&init_channel)?;
     info!(pid = init.child().pid.as_raw_pid(), "the container runs");
 
+    let health = health::begin(monitor);
     let id = &monitor.container.id;
     monitor.container = monitor.store.enter(id, Status::Running, |record| {
         record.started = Some(now());
+        record.health = health;
         if let Some(membership) = &membership {
             record.networks = membership.attachments();
         }
     })?;
+    monitor.note(&Event::of(&monitor.container, "init"));
+    monitor.note(&Event::of(&monitor.container, "start"));
+    if relay.is_some() {
+        monitor.note(&Event::of(&monitor.container, "attach"));
+    }
     let init = init.release();
     // Main may be gone already; the loop finds out.
-    let _ = monitor
-        .main
-        .send(&FromMonitor::Started, &[init.pidfd.as_fd()]);
+    let _ = monitor.tell(&FromMonitor::Started, &[init.pidfd.as_fd()]);
     let attached = relay.is_some();
     let (stdout, stderr) = copiers(outputs, relay)?;
     Ok(Running {
         init,
         network,
         membership,
+        checks: Checks::of(monitor),
         log,
         stdout,
         stderr,
         signals,
         init_code: None,
         kill_at: None,
+        end_at: monitor.container.time_limit.map(end_after),
+        is_overdue: false,
+        is_ending: false,
+        listeners: Vec::new(),
         stop_signal: monitor.container.stop_signal,
         user_namespace,
         attached,
         door,
         stdin: ours.stdin,
         terminal,
-        _claim: claim,
     })
+}
+
+fn end_after(seconds: u32) -> Instant {
+    Instant::now() + Duration::from_secs(seconds.into())
 }
 
 /// The network helper, unless the container is to have no network.
@@ -267,7 +291,7 @@ fn clone_init(
     let unmet = unmet.inspect_err(|_| cgroup::remove(&monitor.container.cgroups))?;
     if !unmet.is_empty() {
         let warning = FromMonitor::Warning(resources::warning(&unmet));
-        monitor.main.send(&warning, &[])?;
+        monitor.tell(&warning, &[])?;
     }
     let mut groups = Entrance::open(&monitor.container.cgroups)?;
     let (ours, theirs) = channel::pair::<ToInit, FromInit>()?;
@@ -279,7 +303,7 @@ fn clone_init(
             if let Some(reason) = fallback {
                 monitor.container.id_maps = Some(monitor.maps.clone());
                 let warning = FromMonitor::Warning(reason.warning());
-                monitor.main.send(&warning, &[])?;
+                monitor.tell(&warning, &[])?;
             }
             groups.admit(held.child().pid).map_err(Failure::context(
                 "cannot move the container to its control group",
@@ -313,7 +337,7 @@ fn give_task(
     if monitor.maps.root_is_another() {
         let (sources, warning) = Sources::open_for(&monitor.spec.tree, user_namespace.as_fd())?;
         if let Some(warning) = warning {
-            monitor.main.send(&FromMonitor::Warning(warning), &[])?;
+            monitor.tell(&FromMonitor::Warning(warning), &[])?;
         }
         mounts = sources.into_descriptors();
     }
@@ -356,6 +380,7 @@ impl Drop for Killer {
 
 enum Waiting {
     HelperFailed,
+    AskedToEnd,
     Failed(Failure),
 }
 
@@ -382,7 +407,7 @@ fn wait_until_prepared(
         }
         let interests = [
             Some((init.as_fd(), PollFlags::IN)),
-            Some((monitor.main.as_fd(), PollFlags::IN)),
+            monitor.main.map(|main| (main.as_fd(), PollFlags::IN)),
             ready_fd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             Some((signals.as_fd(), PollFlags::IN)),
         ];
@@ -394,7 +419,7 @@ fn wait_until_prepared(
             return Err(Failure::runner("the command that started the container has gone").into());
         }
         if signal && is_asked_to_leave(signals) {
-            return Err(Failure::runner("asked to end while the container started").into());
+            return Err(Waiting::AskedToEnd);
         }
         if from_init {
             match init.receive()? {
@@ -403,14 +428,12 @@ fn wait_until_prepared(
                     let master = master
                         .as_ref()
                         .ok_or_else(|| Failure::runner("init sent no terminal"))?;
-                    monitor
-                        .main
-                        .send(&FromMonitor::Terminal, &[master.as_fd()])?;
+                    monitor.tell(&FromMonitor::Terminal, &[master.as_fd()])?;
                 }
                 Some((FromInit::Prepared { warnings }, _)) => {
                     prepared = true;
                     for warning in warnings {
-                        monitor.main.send(&FromMonitor::Warning(warning), &[])?;
+                        monitor.tell(&FromMonitor::Warning(warning), &[])?;
                     }
                 }
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
@@ -434,7 +457,7 @@ fn wait_until_prepared(
 
 /// Whether one of the signals that have come means the end. Children that have ended are found out
 /// otherwise.
-fn is_asked_to_leave(signals: &SignalFd) -> bool {
+pub(super) fn is_asked_to_leave(signals: &SignalFd) -> bool {
     let mut asked = false;
     while let Ok(Some(signal)) = signals.read_signal() {
         asked |= signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32;

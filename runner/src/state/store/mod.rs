@@ -21,8 +21,9 @@ use super::tree::remove_tree;
 use super::version::{self, Kept, VersionError, Versioned};
 use super::{
     Container, ContainerId, LOST_EXIT_CODE, NEVER_STARTED_EXIT_CODE, NewContainer, ProcessRef,
-    StateError, Status,
+    STOP_TIMEOUT, StateError, Status,
 };
+use crate::events::{Event, Journal};
 use crate::isolation::cgroup;
 
 /// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of
@@ -104,6 +105,11 @@ impl Store {
         &self.dirs
     }
 
+    /// Where it is told what happens.
+    pub(crate) fn journal(&self) -> Journal {
+        Journal::of(&self.dirs)
+    }
+
     /// Records a new container, with the calling process to answer for it, and makes its
     /// directories, `upper` and `work` among them. Fails with [`StateError::NameTaken`] when the
     /// name is in use.
@@ -139,7 +145,13 @@ impl Store {
             init: None,
             monitor: Some(me),
             status: Status::Starting,
+            restart: new.restart,
+            restart_count: 0,
+            stopped: false,
             stop_signal: new.stop_signal.unwrap_or(libc::SIGTERM),
+            stop_timeout: new.stop_timeout.unwrap_or(STOP_TIMEOUT),
+            time_limit: new.time_limit,
+            health: None,
             cgroups: Vec::new(),
             id_maps: new.id_maps,
             run_dir,
@@ -214,12 +226,13 @@ impl Store {
             let mut listing = self.read_all()?;
             for container in listing.containers.iter_mut().filter(|c| c.is_lost()) {
                 let code = match container.status {
-                    Status::Running | Status::Paused => LOST_EXIT_CODE,
+                    Status::Running | Status::Paused | Status::Restarting { .. } => LOST_EXIT_CODE,
                     _ => NEVER_STARTED_EXIT_CODE,
                 };
                 container.status = Status::exited_now(code);
                 // A file system that takes no more, or is read-only, does not change what is true.
                 let _ = self.write(container);
+                self.journal().write(&Event::death(container, code));
             }
             listing
         };
@@ -250,6 +263,17 @@ impl Store {
             change(container);
             Ok(())
         })
+    }
+
+    /// Records a container's end, after which it is started again if `may_restart` and nobody has
+    /// ended it for good.
+    pub fn end(
+        &self,
+        id: &ContainerId,
+        code: i32,
+        may_restart: bool,
+    ) -> Result<Container, StateError> {
+        self.try_modify(id, |container| container.end(code, may_restart))
     }
 
     /// Takes a container to the next point of its life, and makes the change that goes with it.

@@ -27,7 +27,9 @@ use crate::spec::UMASK;
 ///   paused.
 /// - 9: the specification has file systems in memory, devices, the length of /dev/shm, what is
 ///   hidden in /proc and /sys, where changes of volumes go, names, a time zone, settings of the
-///   kernel's, limits, umask and groups.
+///   kernel's, limits, umask and groups, and how the container's health is checked. The record says
+///   how healthy it is, whether it is started again when it ends, and how long it may take to end,
+///   or run.
 pub const VERSION: u32 = 9;
 
 /// A file that is kept of each container.
@@ -112,7 +114,7 @@ impl Kept {
                 add_missing(fields, [("started", Value::Null), ("networks", json!([]))]);
             }
             (Self::Spec, 7) => {}
-            (Self::Record, 8) => {}
+            (Self::Record, 8) => record_from_8(fields),
             (Self::Spec, 8) => spec_from_8(fields),
             _ => unreachable!("there are steps from all versions before {VERSION}"),
         }
@@ -251,6 +253,7 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
         ("own_cgroups", json!(true)),
         // Any number of processes.
         ("resources", json!({"pids": "unlimited"})),
+        ("health", Value::Null),
     ];
     add_missing(spec, added);
 }
@@ -264,6 +267,18 @@ fn binds(spec: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String,
         .filter_map(|(_, list)| list.as_array_mut())
         .flatten()
         .filter_map(Value::as_object_mut)
+}
+
+fn record_from_8(record: &mut Map<String, Value>) {
+    let added = [
+        ("restart", json!("no")),
+        ("restart_count", json!(0)),
+        ("stopped", json!(false)),
+        ("stop_timeout", json!(10)),
+        ("time_limit", Value::Null),
+        ("health", Value::Null),
+    ];
+    add_missing(record, added);
 }
 
 fn add_missing<const N: usize>(fields: &mut Map<String, Value>, added: [(&str, Value); N]) {

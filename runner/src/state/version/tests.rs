@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::rootfs::overlay::RootSource;
 use crate::spec::{ContainerSpec, Network};
-use crate::state::{Container, Status};
+use crate::state::{Container, STOP_TIMEOUT, Status};
 
 const RECORD_0: &str = include_str!("config-0.json");
 const SPEC_0: &str = include_str!("spec-0.json");
@@ -206,6 +206,24 @@ fn a_record_of_version_7_is_read() {
 }
 
 #[test]
+fn a_record_of_version_8_is_read() {
+    let mut record = object(RECORD_7);
+    for (name, value) in [
+        ("version", json!(8)),
+        ("networks", json!([])),
+        ("started", json!(1_795_985_399)),
+    ] {
+        record.insert(name.to_owned(), value);
+    }
+    let text = serde_json::to_vec(&record).unwrap();
+    let container: Container = read(Kept::Record, &text).unwrap();
+    assert_eq!(container.stop_timeout, STOP_TIMEOUT);
+    let written = serde_json::to_string(&Versioned::new(&container)).unwrap();
+    record.extend(added_to_record_8());
+    assert_eq!(object(&written), record);
+}
+
+#[test]
 fn a_specification_of_version_6_is_read() {
     let spec: ContainerSpec = read(Kept::Spec, SPEC_6.as_bytes()).unwrap();
     let written = String::from_utf8(spec.to_kept()).unwrap();
@@ -284,6 +302,7 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
                 "cpuset_cpus": null, "cpuset_mems": null, "pids": "unlimited",
             }),
         ),
+        ("health".to_owned(), Value::Null),
     ]);
     let process = spec["process"].as_object_mut().unwrap();
     process.extend([
@@ -295,36 +314,41 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
 }
 
 /// Containers of that time had no labels.
-fn added_to_record_3() -> [(String, Value); 5] {
-    let [version, networks, started, image_id] = added_to_record_5();
-    [
-        version,
-        networks,
-        started,
-        image_id,
-        ("labels".to_owned(), json!({})),
-    ]
+fn added_to_record_3() -> Vec<(String, Value)> {
+    more(added_to_record_5(), [("labels", json!({}))])
 }
 
 /// Nor were there images in a store.
-fn added_to_record_5() -> [(String, Value); 4] {
-    let [version, networks, started] = added_to_record_7();
-    [
-        version,
-        networks,
-        started,
-        ("image_id".to_owned(), Value::Null),
-    ]
+fn added_to_record_5() -> Vec<(String, Value)> {
+    more(added_to_record_7(), [("image_id", Value::Null)])
 }
 
 /// Nor networks that containers share, nor was it known when they were last started.
-fn added_to_record_7() -> [(String, Value); 3] {
-    [
+fn added_to_record_7() -> Vec<(String, Value)> {
+    let added = [("networks", json!([])), ("started", Value::Null)];
+    more(added_to_record_8(), added)
+}
+
+/// Nor was a container started again by itself, and each had the same time for its end.
+fn added_to_record_8() -> Vec<(String, Value)> {
+    let added = [
         ("version", json!(VERSION)),
-        ("networks", json!([])),
-        ("started", Value::Null),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
+        ("restart", json!("no")),
+        ("restart_count", json!(0)),
+        ("stopped", json!(false)),
+        ("stop_timeout", json!(10)),
+        ("time_limit", Value::Null),
+        ("health", Value::Null),
+    ];
+    more(Vec::new(), added)
+}
+
+fn more<const N: usize>(
+    mut fields: Vec<(String, Value)>,
+    added: [(&str, Value); N],
+) -> Vec<(String, Value)> {
+    fields.extend(added.map(|(name, value)| (name.to_owned(), value)));
+    fields
 }
 
 /// The working directory of a container had to be there.
