@@ -1,14 +1,15 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
 //! `run` has the flags of `run`, `create` and `exec`, with those about the file system in `tree`;
-//! `life` has those of other commands on containers, `image` those about images, `groups` the
-//! commands that are in groups. `read` makes a [`Cli`] of the words and one line of what is wrong
-//! with them; `values`, `container`, `mount` and `security_opt` read single values; `elsewhere`
-//! knows the names that other engines have.
+//! `life` has those of other commands on containers, `image` those about images, `files` those
+//! about their files, `groups` the commands that are in groups. `read` makes a [`Cli`] of the words
+//! and one line of what is wrong with them; `values`, `container`, `mount` and `security_opt` read
+//! single values; `elsewhere` knows the names that other engines have.
 
 mod build;
 mod container;
 mod elsewhere;
+mod files;
 mod filter;
 mod groups;
 mod image;
@@ -32,6 +33,7 @@ pub use build::{
     BuildArgs, CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
 };
 pub use container::{Entrypoint, EnvArg, RootfsArg};
+pub use files::{CopyPlace, CpArgs, DiffArgs, ExportArgs};
 pub use filter::Filter;
 pub use groups::{
     ExistsArgs, ImageCommand, ImagePruneArgs, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs,
@@ -131,6 +133,12 @@ pub enum Command {
     Kill(KillArgs),
     /// Remove containers that have ended
     Rm(RmArgs),
+    /// Copy files into containers, out of them and between them
+    Cp(CpArgs),
+    /// Write the file system of a container as a tar
+    Export(ExportArgs),
+    /// Show what a container or an image has changed of what it was made from
+    Diff(DiffArgs),
     /// Run a command as root of a user namespace like a container's, for files that belong to
     /// sub-IDs
     Unshare(UnshareArgs),

@@ -8,10 +8,13 @@ mod commit;
 mod config;
 mod containers;
 mod copy;
+mod cp;
 mod create;
 mod df;
+mod diff;
 mod env;
 mod exec;
+mod export;
 mod filter;
 mod follow;
 mod from;
@@ -86,6 +89,9 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Stop(args) => stop::stop(args),
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args, inherited),
+        Command::Cp(args) => cp::cp(args),
+        Command::Export(args) => export::export(&args),
+        Command::Diff(args) => diff::diff(&args, false),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Image(command) => dispatch_image(command, inherited),
@@ -121,6 +127,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
 
 fn dispatch_image(command: ImageCommand, inherited: &Inherited) -> Result<u8, Failure> {
     match command {
+        ImageCommand::Diff(args) => diff::diff(&args, true),
         ImageCommand::Exists(args) => prune::image_exists(&args),
         ImageCommand::History(args) => history::history(args),
         ImageCommand::Import(args) => import::import(args),

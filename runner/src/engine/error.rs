@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::files::TransferError;
 use crate::build::BuildError;
 use crate::failure::{Failure, FailureKind};
 use crate::images::builtin::ImageError;
@@ -20,7 +21,9 @@ use crate::network::ports::PortError;
 use crate::network::store::NetworksError;
 use crate::process::channel::ChannelError;
 use crate::process::task::TaskError;
+use crate::rootfs::RootfsError;
 use crate::rootfs::device::DeviceError;
+use crate::rootfs::difference::DifferenceError;
 use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
 use crate::spec::SpecFileError;
@@ -39,6 +42,24 @@ pub enum EngineError {
     StillRunning { name: String, wanted: String },
     #[error("container {name} is paused: `coracle unpause {name}` lets it go on")]
     Paused { name: String },
+    #[error("one end of a copy at least is in a container, as CONTAINER:PATH")]
+    NoContainerEnd,
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("cannot reach the host's files: {source}")]
+    HostTree { source: io::Error },
+    #[error("cannot open the root directory of container {name}: {source}")]
+    Root { name: String, source: io::Error },
+    #[error("cannot lock container {name}: {source}")]
+    Lock { name: String, source: io::Error },
+    #[error(transparent)]
+    Tree(#[from] RootfsError),
+    #[error(
+        "container {name} changes the directory that it was made from, and what was there before is not known"
+    )]
+    ChangesInPlace { name: String },
+    #[error(transparent)]
+    Difference(#[from] DifferenceError),
     #[error("cannot attach to container {name}: {source}")]
     Attach { name: String, source: io::Error },
     #[error("container {name} is not paused")]
@@ -234,7 +255,9 @@ impl EngineError {
                 StateError::WrongState { .. } => ErrorKind::WrongState,
                 _ => ErrorKind::Internal,
             },
-            Self::LabelWithoutKey
+            Self::NoContainerEnd
+            | Self::ChangesInPlace { .. }
+            | Self::LabelWithoutKey
             | Self::LabelsTooLong
             | Self::PortsWithoutNetwork
             | Self::PortsOfHost
@@ -298,7 +321,13 @@ impl EngineError {
                 | NetworksError::Mtu { .. } => ErrorKind::Invalid,
                 _ => ErrorKind::Internal,
             },
-            Self::RunsOn { .. }
+            Self::Transfer(_)
+            | Self::HostTree { .. }
+            | Self::Root { .. }
+            | Self::Lock { .. }
+            | Self::Tree(_)
+            | Self::Difference(_)
+            | Self::RunsOn { .. }
             | Self::Attach { .. }
             | Self::Pause { .. }
             | Self::Unpause { .. }

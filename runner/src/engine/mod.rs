@@ -12,6 +12,7 @@ mod base;
 mod create;
 mod error;
 mod exec;
+mod files;
 mod images;
 mod kill;
 mod launch;
@@ -53,6 +54,8 @@ pub use crate::images::registry::form::ManifestForm;
 pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Part, Removed as RemovedImage};
 
+pub use crate::rootfs::difference::{Change, ChangeKind};
+
 pub use crate::network::bridge::{Attachment, Lease, Mac};
 pub use crate::network::store::{BridgeNetwork, NetworkRequest, Networks, NetworksError};
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
@@ -61,6 +64,8 @@ pub use create::{ContainerRequest, Source, Unset};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
+pub use files::{CopyEnd, CopyRequest, Layers, TransferError};
+pub(crate) use files::{FILES_ROLE, files_main};
 pub use images::is_of;
 pub use launch::{Attach, Launch};
 pub use logs::ContainerLog;

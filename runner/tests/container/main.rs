@@ -10,6 +10,7 @@ mod boundaries;
 mod damage;
 mod diagnostics;
 mod ending;
+mod files;
 mod flags;
 mod handed_down;
 mod hostile;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         boundaries::CASES,
         shared::CASES,
         streams::CASES,
+        files::CASES,
         flags::CASES,
         handed_down::CASES,
         isolation::CASES,

@@ -29,13 +29,16 @@ use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
 use crate::spec::Network;
-use crate::state::{ProcessRef, Status, claim, now};
+use crate::state::{ProcessRef, Status, claim, lock_directory, now};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
 
 pub(super) fn start(monitor: &mut Monitor, signals: SignalFd) -> Result<Running, Failure> {
     let claim = monitor.store.claim(&monitor.container)?;
+    // Whoever copies files has its tree put together, and whoever comes from now on sees it run.
+    let _tree = lock_directory(&monitor.dir.data)
+        .map_err(Failure::context("cannot lock the container's directory"))?;
     let (stdin, relay) = match monitor.attached.take() {
         Some(ends) => {
             let stdin = monitor.input_is_mains.then_some(ends.stdin);
