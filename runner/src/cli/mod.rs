@@ -19,6 +19,7 @@ mod mount;
 mod network;
 mod read;
 mod run;
+mod secret;
 mod security_opt;
 mod system;
 mod tree;
@@ -32,7 +33,7 @@ use portfwd::spec::Protocol;
 pub use build::{
     BuildArgs, CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
 };
-pub use container::{Entrypoint, EnvArg, RootfsArg};
+pub use container::{Entrypoint, EnvArg, RootfsArg, parse_label};
 pub use files::{CopyPlace, CpArgs, DiffArgs, ExportArgs};
 pub use filter::Filter;
 pub use groups::{
@@ -58,6 +59,7 @@ pub use run::{
     AttachStream, ContainerArgs, CreateArgs, DetachArgs, ExecArgs, ProcessArgs, RunArgs,
     UserNamespace,
 };
+pub use secret::{SecretCommand, SecretCreateArgs, SecretInspectArgs, SecretLsArgs, SecretRmArgs};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use tree::TreeArgs;
@@ -183,6 +185,9 @@ pub enum Command {
     /// Look after volumes: directories that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Look after secrets, which containers may read and nothing else keeps
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Give an image more names
     Tag(TagArgs),
     /// Take names from an image

@@ -46,6 +46,7 @@ mod run;
 mod run_network;
 mod save;
 mod search;
+mod secret;
 mod short_names;
 mod start;
 mod stop;
@@ -97,6 +98,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Image(command) => dispatch_image(command, inherited),
         Command::Network(command) => network::network(command),
         Command::Volume(command) => volume::volume(command),
+        Command::Secret(command) => secret::secret(command),
         Command::System(args) => system::system(args),
         Command::Info(args) => info::info(&args),
         Command::Version(args) => info::version(&args),

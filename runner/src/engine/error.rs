@@ -26,6 +26,7 @@ use crate::rootfs::device::DeviceError;
 use crate::rootfs::difference::DifferenceError;
 use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
+use crate::secrets::SecretsError;
 use crate::spec::SpecFileError;
 use crate::state::StateError;
 use crate::volumes::VolumesError;
@@ -152,6 +153,8 @@ pub enum EngineError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     #[error("the image wants a volume at {path:?}, which cannot be: {source}")]
     ImageVolume { path: String, source: VolumeError },
     #[error(transparent)]
@@ -224,6 +227,8 @@ pub enum ErrorKind {
     NoSuchVolume,
     /// A container uses the volume.
     VolumeInUse,
+    /// There is no secret of that name.
+    NoSuchSecret,
     /// There is no network of that name.
     NoSuchNetwork,
     /// A container is in the network.
@@ -306,6 +311,13 @@ impl EngineError {
                 VolumesError::Name { .. } => ErrorKind::Invalid,
                 VolumesError::Exists { .. } => ErrorKind::InUse,
                 _ => ErrorKind::Internal,
+            },
+            Self::Secrets(error) => match error {
+                SecretsError::NotFound { .. } => ErrorKind::NoSuchSecret,
+                SecretsError::Ambiguous { .. } => ErrorKind::Ambiguous,
+                SecretsError::Exists { .. } => ErrorKind::InUse,
+                SecretsError::Io { .. } | SecretsError::Damaged { .. } => ErrorKind::Internal,
+                _ => ErrorKind::Invalid,
             },
             Self::Networks(error) => match error {
                 NetworksError::NotFound { .. } => ErrorKind::NoSuchNetwork,

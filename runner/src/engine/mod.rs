@@ -25,6 +25,7 @@ mod processes;
 mod remove;
 mod rename;
 mod run_dir;
+mod secrets;
 mod stop;
 mod talk;
 mod top;
@@ -58,6 +59,7 @@ pub use crate::rootfs::difference::{Change, ChangeKind};
 
 pub use crate::network::bridge::{Attachment, Lease, Mac};
 pub use crate::network::store::{BridgeNetwork, NetworkRequest, Networks, NetworksError};
+pub use crate::secrets::{Content, Secret, SecretArg, Secrets, SecretsError};
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
 pub use attach::Attached;
 pub use create::{ContainerRequest, Source, Unset};
@@ -74,6 +76,7 @@ pub use ports::{PublishedPort, published_ports};
 pub use remove::{LeftOver, Removed};
 pub use stop::Stop;
 pub use top::{ProcessEntry, Top};
+pub use volumes::{ImageVolumes, VolumesFrom};
 pub use wait::Condition;
 
 /// The containers of one user, and what can be done to them. Cheap to make and to clone; any number

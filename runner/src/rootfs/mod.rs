@@ -16,6 +16,7 @@ mod mask;
 pub mod mounts;
 pub mod overlay;
 mod places;
+pub mod secrets;
 mod sources;
 pub mod tmpfs;
 pub mod volume;
@@ -40,6 +41,7 @@ pub use mask::{Masks, Uncovered};
 use mounts::{Detached, KERNEL_FS};
 use overlay::RootSource;
 use places::{Places, Wanted};
+use secrets::{SecretFile, SecretMounts};
 pub use sources::Sources;
 use tmpfs::Tmpfs;
 
@@ -91,6 +93,8 @@ pub enum RootfsError {
     },
     #[error("cannot copy what the image has at {} to the volume for it: {source}", path.display())]
     CopyUp { path: PathBuf, source: io::Error },
+    #[error("cannot give the container its secret at {}: {source}", path.display())]
+    Secret { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
 }
@@ -199,6 +203,7 @@ pub struct Entered {
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,
+    secrets: &[SecretFile],
     gids: &[Extent],
     network: bool,
     sysctls: &[Sysctl],
@@ -215,6 +220,7 @@ pub fn enter(
         gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
+    let secrets = SecretMounts::make(secrets)?;
     let kernel = KernelParts::collect(gids, network, sysctls, tree)?;
     let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
     let binds = sources::lay_over(tree.bound(), binds, changes)?;
@@ -224,6 +230,7 @@ pub fn enter(
     let mut places = Places::new(root, attached.proc);
     let mut warnings: Vec<_> = copied.into_iter().collect();
     attach_all(&mut places, tree, binds)?;
+    secrets.attach(&mut places)?;
     // A volume at /etc does not hide them, and one in the place of one of them stays.
     for (mount, file) in files.into_iter().zip(&tree.files) {
         if let Err(error) = places.attach_file(mount, file) {

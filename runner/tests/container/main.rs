@@ -27,6 +27,7 @@ mod networks;
 mod privileges;
 mod processes;
 mod seccomp;
+mod secrets;
 mod shared;
 mod streams;
 mod words;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         network::CASES,
         networks::CASES,
         seccomp::CASES,
+        secrets::CASES,
         privileges::CASES,
         processes::CASES,
         words::CASES,

@@ -15,6 +15,7 @@ use super::{GraphData, GraphDriver, joined};
 use crate::engine::{Capabilities, Engine, EngineError, Image};
 use crate::rootfs::overlay::RootSource;
 use crate::rootfs::{Bind, Propagation};
+use crate::secrets::{Delivery, SecretUse};
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Status};
 
@@ -117,8 +118,40 @@ struct Config {
     working_dir: String,
     labels: BTreeMap<String, String>,
     stop_signal: i32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<Secret>,
     #[serde(skip_serializing_if = "Value::is_null")]
     healthcheck: Value,
+}
+
+/// What a secret is called, and whose its file is; never what it says.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Secret {
+    name: String,
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "UID")]
+    uid: u32,
+    #[serde(rename = "GID")]
+    gid: u32,
+    mode: u32,
+}
+
+impl Secret {
+    /// `None` for one that is a variable.
+    fn of(used: &SecretUse) -> Option<Self> {
+        match used.delivery {
+            Delivery::File { uid, gid, mode, .. } => Some(Self {
+                name: used.name.clone(),
+                id: used.id.clone(),
+                uid,
+                gid,
+                mode,
+            }),
+            Delivery::Variable(_) => None,
+        }
+    }
 }
 
 /// As Go prints the time of what has not happened.
@@ -254,6 +287,7 @@ impl Config {
             working_dir: shown(&spec.process.workdir),
             labels: container.labels.clone(),
             stop_signal: container.stop_signal,
+            secrets: spec.secrets.iter().filter_map(Secret::of).collect(),
             healthcheck: health.unwrap_or_default(),
         }
     }

@@ -28,6 +28,7 @@ use crate::process::init;
 use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
+use crate::secrets;
 use crate::spec::Network;
 use crate::state::{ProcessRef, Status, claim, lock_directory, now};
 use crate::stdio::copier::Copier;
@@ -311,7 +312,10 @@ fn give_task(
         mounts: mounts.len(),
         log: monitor.log.clone(),
     };
-    init.send(&start, &[task.as_fd(), monitor.log.open()?.as_fd()])?;
+    let secrets = secrets::kept(&monitor.dir.data, monitor.spec.secrets.len())?;
+    let secrets = task::write("coracle-secrets", &secrets)?;
+    let log = monitor.log.open()?;
+    init.send(&start, &[task.as_fd(), secrets.as_fd(), log.as_fd()])?;
     for some in mounts.chunks(DESCRIPTORS_MAX) {
         let some: Vec<_> = some.iter().map(OwnedFd::as_fd).collect();
         init.send(&ToInit::Mounts, &some)?;

@@ -23,7 +23,7 @@ use super::process::{Outcome, all_reaped, children_named, end_children, finish};
 use super::skip;
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "chown", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
+    "cat", "chmod", "chown", "cut", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
     "kill", "ln", "ls", "mkdir", "mount", "mv", "nsenter", "ps", "pwd", "readlink", "rm", "sh",
     "sleep", "stat", "stty", "test", "touch", "true", "tty", "umask", "unshare", "wc",
 ];
