@@ -260,6 +260,7 @@ fn http_status(kind: ErrorKind) -> u16 {
         ErrorKind::NoSuchContainer
         | ErrorKind::NoSuchImage
         | ErrorKind::NoSuchVolume
+        | ErrorKind::NoSuchSecret
         | ErrorKind::NoSuchNetwork => 404,
         ErrorKind::NotRunning
         | ErrorKind::ImageInUse

@@ -35,6 +35,7 @@ pub mod printable;
 mod process;
 pub mod roles;
 mod rootfs;
+mod secrets;
 pub mod signal;
 mod spec;
 pub mod state;

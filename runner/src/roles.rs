@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::engine;
-use crate::engine::{HEALTH_ROLE, OWNER_ROLE};
+use crate::engine::{FILES_ROLE, HEALTH_ROLE, OWNER_ROLE};
 use crate::images::{STORAGE_ROLE, storage_main};
 use crate::network::bridge;
 use crate::process::selfexec::{
@@ -30,6 +30,7 @@ pub fn play(args: &[OsString]) -> Option<ExitCode> {
         NETWORKS_ROLE => Some(bridge::main()),
         HEALTH_ROLE => Some(engine::health_main()),
         OWNER_ROLE => Some(engine::owner_main()),
+        FILES_ROLE => Some(engine::files_main()),
         STORAGE_ROLE => Some(storage_main()),
         _ => None,
     }

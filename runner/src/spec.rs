@@ -24,6 +24,7 @@ use crate::path_text;
 use crate::process::inherited::SoftLimits;
 use crate::process::ulimit::Ulimit;
 use crate::rootfs::Tree;
+use crate::secrets::SecretUse;
 use crate::state::read_regular;
 use crate::state::version::{self, Kept, Versioned};
 
@@ -44,6 +45,8 @@ pub struct ContainerSpec {
     pub timezone: Option<PathBuf>,
     /// Whether the input of its command stays open while nobody is there to write to it.
     pub open_stdin: bool,
+    /// What the secrets say is kept apart, in their order.
+    pub secrets: Vec<SecretUse>,
     /// Whether it was to have all that its caller has (`--privileged`).
     pub privileged: bool,
     /// How its health is checked, if it is.

@@ -14,13 +14,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, getxattr, listxattr, major, minor, openat,
-    readlinkat, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fgetxattr, flistxattr,
+    getxattr, listxattr, major, minor, openat, readlinkat, statat, statx,
 };
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
-use crate::images::layers::apply::{OPAQUE, OVERRIDE_STAT, WHITEOUT, is_kept};
+use crate::images::layers::apply::{OPAQUE, WHITEOUT};
+use crate::images::layers::attributes::{OVERRIDE_STAT, is_kept};
 
 /// What the entries of a tar are to be, other than in the tree.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,8 +37,10 @@ pub struct Changes {
 /// Where the entries come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A tree as it is seen.
+    /// A tree as it is seen, for an image.
     Tree,
+    /// The same for anything else: names mean nothing but themselves.
+    Files,
     /// The upper directory of an overlay.
     Upper,
 }
@@ -50,6 +53,8 @@ pub struct Packer<W: Write> {
     /// Where a file with several links went first.
     links: HashMap<(u64, u64), PathBuf>,
     entries: u64,
+    /// Whether what is mounted in the tree stays out, but for the place that it has.
+    on_one_mount: bool,
 }
 
 impl<W: Write> Packer<W> {
@@ -60,6 +65,15 @@ impl<W: Write> Packer<W> {
             source,
             links: HashMap::new(),
             entries: 0,
+            on_one_mount: false,
+        }
+    }
+
+    /// Leaves out what is mounted in the tree.
+    pub fn on_one_mount(self) -> Self {
+        Self {
+            on_one_mount: true,
+            ..self
         }
     }
 
@@ -81,6 +95,11 @@ impl<W: Write> Packer<W> {
         left_out: &dyn Fn(&Path, bool) -> bool,
     ) -> io::Result<()> {
         self.add_below(dir, at, Path::new(""), left_out)
+    }
+
+    /// Adds what `dir` has under `name`, with all below it.
+    pub fn add(&mut self, dir: &OwnedFd, name: &OsStr, at: &Path) -> io::Result<()> {
+        self.add_entry(dir, name, at, Path::new(name), &|_, _| false)
     }
 
     /// Adds an entry for the tree's own root.
@@ -147,7 +166,10 @@ impl<W: Write> Packer<W> {
         if self.source == Source::Upper && is_device && found.st_rdev == 0 {
             return self.white_out(at);
         }
-        if name.as_bytes().starts_with(WHITEOUT) {
+        if self.on_one_mount && is_mounted(dir, name)? {
+            return self.add_place(at, &found);
+        }
+        if self.source != Source::Files && name.as_bytes().starts_with(WHITEOUT) {
             let text = "its name would take another file away in an image: rename it";
             let text = format!("{}: {text}", below.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -170,6 +192,25 @@ impl<W: Write> Packer<W> {
             FileType::BlockDevice => self.add_special(at, &found, EntryType::Block),
             FileType::Socket | FileType::Unknown => Ok(()),
         }
+    }
+
+    /// Where something is mounted, with nothing in it. What is beneath cannot be seen: a volume has
+    /// the attributes of the directory that it hides, and the kernel's file systems, which are
+    /// nobody's, hide root's.
+    fn add_place(&mut self, at: &Path, found: &Stat) -> io::Result<()> {
+        const NOBODY: u32 = 65534;
+        let mut header = self.bare_header(found, None);
+        if found.st_uid == NOBODY {
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mode(0o755);
+        }
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => EntryType::Directory,
+            _ => EntryType::Regular,
+        };
+        header.set_entry_type(kind);
+        self.append(&mut header, at, io::empty())
     }
 
     fn add_directory(
@@ -318,6 +359,13 @@ pub fn sorted_names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
+/// Whether something is mounted there.
+fn is_mounted(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = statx(dir, name, flags, StatxFlags::empty())?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 fn is_opaque(dir: &OwnedFd) -> bool {
     value(dir, OsStr::new("user.overlay.opaque")).is_ok_and(|value| value == b"y")
 }
@@ -333,8 +381,11 @@ fn recorded_owner(file: &OwnedFd) -> Option<(u32, u32, u32)> {
 
 /// Those that an image may give its files.
 fn attributes(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let path = proc_path(file);
-    let names = read_whole(|buffer| listxattr(&path, buffer));
+    let names = match read_whole(|buffer| flistxattr(file, buffer)) {
+        // Of a descriptor of a path only.
+        Err(Errno::BADF) => read_whole(|buffer| listxattr(proc_path(file), buffer)),
+        names => names,
+    };
     let names = match names {
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         names => names?,
@@ -345,11 +396,14 @@ fn attributes(file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 fn value(file: &OwnedFd, name: &OsStr) -> io::Result<Vec<u8>> {
-    let path = proc_path(file);
-    Ok(read_whole(|buffer| getxattr(&path, name, buffer))?)
+    let value = match read_whole(|buffer| fgetxattr(file, name, buffer)) {
+        Err(Errno::BADF) => read_whole(|buffer| getxattr(proc_path(file), name, buffer)),
+        value => value,
+    };
+    Ok(value?)
 }
 
-/// `fgetxattr(2)` takes no descriptor of a path only, which some are.
+/// For what takes no descriptor of a path only. A process may have no `/proc` in its root.
 fn proc_path(file: &OwnedFd) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())

@@ -111,6 +111,17 @@ pub fn parse_label(text: &str) -> Result<(String, String), ContainerArgError> {
     }
 }
 
+/// For clap: ports that are exposed.
+pub fn parse_expose(text: &str) -> Result<String, &'static str> {
+    const EXPECTED: &str = "expected PORT, PORT-PORT, or either with /tcp or /udp behind";
+    let rule: portfwd::spec::Publish = text.parse().map_err(|_| EXPECTED)?;
+    // Where it is published is another matter.
+    match text.contains(':') || rule.guest_ports.ports().is_empty() {
+        true => Err(EXPECTED),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// For clap: a host name that `sethostname(2)` and `/etc/hosts` both take.
 pub fn parse_hostname(text: &str) -> Result<String, ContainerArgError> {
     /// HOST_NAME_MAX of Linux.

@@ -9,11 +9,13 @@ use super::image::{
     SearchArgs, TagArgs, UntagArgs,
 };
 use super::values::text;
-use super::{InspectArgs, InspectKind};
+use super::{DiffArgs, InspectArgs, InspectKind};
 use crate::template::Format;
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
+    /// Show what the uppermost layer of an image has changed, or how two images differ
+    Diff(DiffArgs),
     /// Say by the exit code whether an image is there: 0 or 1
     Exists(ExistsArgs),
     /// Show how an image was made

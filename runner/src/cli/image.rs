@@ -185,8 +185,25 @@ pub struct AccessArgs {
 #[derive(Debug, Default, Args)]
 pub struct RegistryArgs {
     /// Get the image for another kind of machine: OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT
-    #[arg(long, value_parser = text(str::parse::<Platform>), value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
+    #[arg(
+        long,
+        value_parser = text(str::parse::<Platform>),
+        value_name = "PLATFORM",
+        conflicts_with_all = ["arch", "os", "variant"]
+    )]
+    platform: Option<Platform>,
+
+    /// Get the image for another architecture, as arm64
+    #[arg(long, value_parser = text(str::parse::<String>), value_name = "ARCHITECTURE")]
+    arch: Option<String>,
+
+    /// Get the image for another operating system
+    #[arg(long, value_parser = text(str::parse::<String>), value_name = "OS")]
+    os: Option<String>,
+
+    /// Get the image for this variant of the architecture
+    #[arg(long, value_parser = text(str::parse::<String>), value_name = "VARIANT")]
+    variant: Option<String>,
 
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -194,6 +211,17 @@ pub struct RegistryArgs {
     /// Read user names and passwords from this file only
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// What machine an image is to be for, if anything is said of that.
+    pub fn platform(&self) -> Option<Platform> {
+        let said = [&self.os, &self.arch, &self.variant];
+        match said.iter().any(|part| part.is_some()) {
+            true => Some(Platform::this().with(said.map(Clone::clone))),
+            false => self.platform.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

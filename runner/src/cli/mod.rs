@@ -1,14 +1,15 @@
 //! The command line as it is typed. What the flags mean together is decided by `commands`.
 //!
 //! `run` has the flags of `run`, `create` and `exec`, with those about the file system in `tree`;
-//! `life` has those of other commands on containers, `image` those about images, `groups` the
-//! commands that are in groups. `read` makes a [`Cli`] of the words and one line of what is wrong
-//! with them; `values`, `container`, `mount` and `security_opt` read single values; `elsewhere`
-//! knows the names that other engines have.
+//! `life` has those of other commands on containers, `image` those about images, `files` those
+//! about their files, `groups` the commands that are in groups. `read` makes a [`Cli`] of the words
+//! and one line of what is wrong with them; `values`, `container`, `mount` and `security_opt` read
+//! single values; `elsewhere` knows the names that other engines have.
 
 mod build;
 mod container;
 mod elsewhere;
+mod files;
 mod filter;
 mod groups;
 mod health;
@@ -20,6 +21,7 @@ mod mount;
 mod network;
 mod read;
 mod run;
+mod secret;
 mod security_opt;
 mod system;
 mod tree;
@@ -34,7 +36,8 @@ use portfwd::spec::Protocol;
 pub use build::{
     BuildArgs, CommitArgs, ConfigArgs, ContainersArgs, CopyArgs, FromArgs, MountArgs, UmountArgs,
 };
-pub use container::{Entrypoint, EnvArg, RootfsArg};
+pub use container::{Entrypoint, EnvArg, RootfsArg, parse_label};
+pub use files::{CopyPlace, CpArgs, DiffArgs, ExportArgs};
 pub use filter::Filter;
 pub use groups::{
     ExistsArgs, ImageCommand, ImagePruneArgs, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs,
@@ -62,6 +65,7 @@ pub use run::{
     AttachStream, ContainerArgs, CreateArgs, DetachArgs, ExecArgs, ProcessArgs, RunArgs,
     UserNamespace,
 };
+pub use secret::{SecretCommand, SecretCreateArgs, SecretInspectArgs, SecretLsArgs, SecretRmArgs};
 pub use security_opt::{SeccompChoice, SecurityOpt};
 pub use system::{CheckArgs, DfArgs, FormatArgs, SystemArgs, SystemCommand, SystemPruneArgs};
 pub use tree::TreeArgs;
@@ -142,6 +146,12 @@ pub enum Command {
     Kill(KillArgs),
     /// Remove containers that have ended
     Rm(RmArgs),
+    /// Copy files into containers, out of them and between them
+    Cp(CpArgs),
+    /// Write the file system of a container as a tar
+    Export(ExportArgs),
+    /// Show what a container or an image has changed of what it was made from
+    Diff(DiffArgs),
     /// Run a command as root of a user namespace like a container's, for files that belong to
     /// sub-IDs
     Unshare(UnshareArgs),
@@ -189,6 +199,9 @@ pub enum Command {
     /// Look after volumes: directories that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Look after secrets, which containers may read and nothing else keeps
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Give an image more names
     Tag(TagArgs),
     /// Take names from an image

@@ -61,6 +61,11 @@ pub struct RunArgs {
     #[command(flatten)]
     pub leave: DetachArgs,
 
+    /// Remove the image when the container has ended and gone, unless another uses it; goes with
+    /// the foreground
+    #[arg(long, conflicts_with = "detach")]
+    pub rmi: bool,
+
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -129,6 +134,11 @@ pub struct ContainerArgs {
     #[arg(short = 'P', long)]
     pub publish_all: bool,
 
+    /// Expose a port beside those of the image, for -P to publish: PORT[-PORT][/tcp|/udp]; may be
+    /// repeated
+    #[arg(long, value_parser = text(container::parse_expose), value_name = "PORT")]
+    pub expose: Vec<String>,
+
     /// Run this in place of the image's entry point, and without the image's command: a program, or
     /// a program and its arguments as a list in JSON. Empty for none
     #[arg(long, value_parser = bytes(container::parse_entrypoint), value_name = "PROGRAM|LIST")]
@@ -177,6 +187,10 @@ pub struct ContainerArgs {
         value_name = "KEY[=VALUE]"
     )]
     pub labels: Vec<(String, String)>,
+
+    /// Put the labels in a file on the container, a line each; may be repeated
+    #[arg(long = "label-file", value_name = "FILE")]
+    pub label_files: Vec<PathBuf>,
 
     #[command(flatten)]
     pub tree: TreeArgs,

@@ -8,6 +8,7 @@ use clap::Args;
 use super::container::RootfsArg;
 use super::mount::MountArg;
 use super::values::{Switch, bytes, text};
+use crate::engine::{ImageVolumes, SecretArg, VolumesFrom};
 use crate::rootfs::device::DeviceArg;
 use crate::rootfs::tmpfs::Tmpfs;
 use crate::rootfs::volume::{VolumeArg, VolumeError, check_places};
@@ -46,6 +47,31 @@ pub struct TreeArgs {
     #[arg(long, value_parser = text(Tmpfs::parse), value_name = "PLACE[:OPTIONS]")]
     pub tmpfs: Vec<Tmpfs>,
 
+    /// Mount the volumes of other containers as well, as they are there or by :ro and :rw
+    #[arg(long, value_parser = text(str::parse::<VolumesFrom>), value_name = "CONTAINER[:OPTIONS]")]
+    pub volumes_from: Vec<VolumesFrom>,
+
+    /// What becomes of the places where the image wants volumes: bind gives each a new one, tmpfs
+    /// a file system in memory, ignore nothing
+    #[arg(
+        long,
+        value_parser = text(parse_image_volume),
+        default_value = "bind",
+        value_name = "bind|tmpfs|ignore"
+    )]
+    pub image_volume: ImageVolumes,
+
+    /// Let the command read a secret: as the file /run/secrets/NAME, or as a variable
+    ///
+    /// Behind the name, with commas between them: type=mount or env; target=, another place of the
+    /// file or name of the variable; uid=, gid= and mode= of the file, 0444 of root's without them.
+    #[arg(
+        long = "secret",
+        value_parser = text(str::parse::<SecretArg>),
+        value_name = "NAME[,KEY=VALUE]"
+    )]
+    pub secrets: Vec<SecretArg>,
+
     /// Show the container a device of the host's, or those of a directory, with the caller's rights
     /// to it
     #[arg(
@@ -74,6 +100,16 @@ pub struct TreeArgs {
     /// itself is changed. (A name that ends in one of these is given as `NAME:rw/`.)
     #[arg(long, value_parser = bytes(RootfsArg::parse), value_name = "DIR[:O|:rw]")]
     pub rootfs: Option<RootfsArg>,
+}
+
+fn parse_image_volume(text: &str) -> Result<ImageVolumes, &'static str> {
+    match text {
+        // The second is its name in later versions of Podman.
+        "bind" | "anonymous" => Ok(ImageVolumes::Volumes),
+        "tmpfs" => Ok(ImageVolumes::Memory),
+        "ignore" => Ok(ImageVolumes::Ignored),
+        _ => Err("there are bind, tmpfs and ignore"),
+    }
 }
 
 impl TreeArgs {

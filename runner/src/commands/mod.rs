@@ -8,11 +8,14 @@ mod commit;
 mod config;
 mod containers;
 mod copy;
+mod cp;
 mod create;
 mod df;
+mod diff;
 mod env;
 mod events;
 mod exec;
+mod export;
 mod filter;
 mod follow;
 mod from;
@@ -45,6 +48,7 @@ mod run;
 mod run_network;
 mod save;
 mod search;
+mod secret;
 mod short_names;
 mod start;
 mod stats;
@@ -91,12 +95,16 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Stop(args) => stop::stop(args),
         Command::Kill(args) => kill::kill(args),
         Command::Rm(args) => rm::rm(args, inherited),
+        Command::Cp(args) => cp::cp(args),
+        Command::Export(args) => export::export(&args),
+        Command::Diff(args) => diff::diff(&args, false),
         Command::Unshare(args) => unshare::unshare_command(args, inherited),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Image(command) => dispatch_image(command, inherited),
         Command::Network(command) => network::network(command),
         Command::Healthcheck(command) => healthcheck::healthcheck(command),
         Command::Volume(command) => volume::volume(command),
+        Command::Secret(command) => secret::secret(command),
         Command::System(args) => system::system(args),
         Command::Info(args) => info::info(&args),
         Command::Version(args) => info::version(&args),
@@ -127,6 +135,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
 
 fn dispatch_image(command: ImageCommand, inherited: &Inherited) -> Result<u8, Failure> {
     match command {
+        ImageCommand::Diff(args) => diff::diff(&args, true),
         ImageCommand::Exists(args) => prune::image_exists(&args),
         ImageCommand::History(args) => history::history(args),
         ImageCommand::Import(args) => import::import(args),

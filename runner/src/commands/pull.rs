@@ -92,7 +92,7 @@ fn pull_first(
 
 fn request(args: &RegistryArgs) -> PullRequest {
     PullRequest {
-        platform: args.platform.clone(),
+        platform: args.platform(),
         access: Access {
             auth_file: args.authfile.clone(),
             ..access(&args.tls)

@@ -2,7 +2,9 @@
 //!
 //! The engine makes and starts the container. In the foreground this process stays attached to it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs;
 
 use netstack::logging::Filter;
 use tracing::error_span;
@@ -18,9 +20,11 @@ use super::{open_engine, print_line};
 use crate::build::store::Working;
 use crate::cli::{
     AttachStream, Cgroups, ContainerArgs, KEEP_GROUPS, RunArgs, SeccompChoice, SecurityOpt,
-    UlimitArg, UserNamespace,
+    UlimitArg, UserNamespace, parse_label,
 };
-use crate::engine::{Attach, ContainerRequest, Engine, Place, RestartPolicy, Source, Unset};
+use crate::engine::{
+    Attach, ContainerRequest, Engine, ErrorKind, Place, RestartPolicy, Source, Unset,
+};
 use crate::failure::Failure;
 use crate::images::builtin;
 use crate::isolation::capabilities::Capabilities;
@@ -42,7 +46,8 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     let engine = open_engine()?.logging(filter);
     let source = source(&args.container, &engine)?;
     let is_first_look = !args.detach && args.container.lifetime.restart == RestartPolicy::No;
-    let is_removed = args.container.rm || (is_first_look && is_builtin(&args.container));
+    let is_removed =
+        args.container.rm || args.rmi || (is_first_look && is_builtin(&args.container));
     let request = request(
         &args.container,
         source,
@@ -66,13 +71,28 @@ pub fn run(args: RunArgs, inherited: &Inherited, filter: Filter) -> Result<u8, F
     match signals {
         Some(signals) => {
             let bond = Bond::of(&args.leave, args.reads_stdin(), args.sig_proxy);
-            follow(launch, signals, bond, &engine)
+            let image = launch.container.image_id.clone();
+            let code = follow(launch, signals, bond, &engine);
+            if let (Some(image), true) = (image, args.rmi) {
+                remove_image(&engine, &image);
+            }
+            code
         }
         None => {
             launch.started(&mut warn)?;
             print_line(launch.container.id.as_str())?;
             Ok(0)
         }
+    }
+}
+
+/// Removes the image of a container that has gone, which is of no matter for its exit code.
+fn remove_image(engine: &Engine, image: &str) {
+    match engine.remove_image(image, false) {
+        Err(error) if error.kind() != ErrorKind::ImageInUse => {
+            warn(&format!("the image stays: {error}"));
+        }
+        _ => {}
     }
 }
 
@@ -209,7 +229,7 @@ pub(super) fn request(
         source,
         name: args.name.clone(),
         hostname: args.hostname.clone(),
-        labels: args.labels.iter().cloned().collect(),
+        labels: labels(args)?,
         network,
         networks,
         names: args.names.names(),
@@ -217,6 +237,10 @@ pub(super) fn request(
         publish: args.publish.clone(),
         publish_all: args.publish_all,
         volumes: args.tree.volumes(),
+        volumes_from: args.tree.volumes_from.clone(),
+        image_volumes: args.tree.image_volume,
+        expose: args.expose.clone(),
+        secrets: args.tree.secrets.clone(),
         tmpfs: args.tree.tmpfs(),
         devices: args.tree.devices.clone(),
         shm_len: args.tree.shm_size.unwrap_or(SHM_LEN),
@@ -262,6 +286,25 @@ pub(super) fn request(
             groups => ExtraGroups::Named(groups.to_vec()),
         },
     })
+}
+
+/// Those of files, and over them those of the command line.
+fn labels(args: &ContainerArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let mut labels = BTreeMap::new();
+    for path in &args.label_files {
+        let shown = path.display();
+        let failed = Failure::context(format!("cannot read the labels in {shown}"));
+        let text = fs::read_to_string(path).map_err(failed)?;
+        for line in text.lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                let label = parse_label(line);
+                let label = label.map_err(|error| Failure::runner(format!("{shown}: {error}")))?;
+                labels.extend([label]);
+            }
+        }
+    }
+    labels.extend(args.labels.iter().cloned());
+    Ok(labels)
 }
 
 /// The name of an image that is at hand: one in a file is loaded first, one of a registry pulled.

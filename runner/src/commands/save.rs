@@ -8,7 +8,6 @@ use super::open_engine;
 use crate::cli::{SaveArgs, SaveFormat};
 use crate::engine::{ArchiveForm, Engine, Image, ImageName, ImageStore};
 use crate::failure::Failure;
-use crate::images::error::StorageError;
 
 pub fn save(args: SaveArgs) -> Result<u8, Failure> {
     let engine = open_engine()?;
@@ -46,15 +45,15 @@ fn note(engine: &Engine, images: &[Image]) {
 }
 
 /// What is there under the name stays until the archive is complete.
-pub fn save_file(
+pub fn save_file<E: Into<Failure>>(
     path: &Path,
-    save: impl FnOnce(&mut BufWriter<File>) -> Result<(), StorageError>,
+    save: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), Failure> {
     let failed = || Failure::context(format!("cannot write {}", path.display()));
     // A pipe, or a device, is written as it is.
     if path.exists() && !path.is_file() {
         let file = File::options().write(true).open(path).map_err(failed())?;
-        return Ok(save(&mut BufWriter::new(file))?);
+        return save(&mut BufWriter::new(file)).map_err(Into::into);
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let (file, kept) = tempfile::Builder::new()
@@ -63,7 +62,7 @@ pub fn save_file(
         .map_err(failed())?
         .into_parts();
     let mut writer = BufWriter::new(file);
-    save(&mut writer)?;
+    save(&mut writer).map_err(Into::into)?;
     writer
         .into_inner()
         .map_err(|error| failed()(error.into_error()))?;

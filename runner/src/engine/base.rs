@@ -11,6 +11,7 @@ use portfwd::spec::Publish;
 use serde_json::Value;
 
 use super::create::{ContainerRequest, Source, check_labels};
+use super::volumes::ImageVolumes;
 use super::{Engine, EngineError};
 use crate::build::config::Healthcheck;
 use crate::health::HealthCheck;
@@ -19,7 +20,9 @@ use crate::images::digest::Digest;
 use crate::images::files::Lock;
 use crate::images::store::ImageStore;
 use crate::isolation::idmap::IdMaps;
+use crate::rootfs::Bind;
 use crate::rootfs::overlay::LOWERS_MAX;
+use crate::rootfs::tmpfs::Tmpfs;
 use crate::rootfs::volume::VolumeArg;
 use crate::signal::Signal;
 
@@ -253,7 +256,7 @@ impl Base {
         if !request.publish_all {
             return Ok(rules);
         }
-        for exposed in &self.exposed {
+        for exposed in self.exposed.iter().chain(&request.expose) {
             let rule: Publish = exposed.parse().map_err(|_| EngineError::ImageExposes {
                 port: exposed.clone(),
             })?;
@@ -262,7 +265,7 @@ impl Base {
                 said.protocol == rule.protocol
                     && ports.all(|port| said.guest_ports.ports().contains(&port))
             };
-            if !request.publish.iter().any(is_said) {
+            if !rules.iter().any(is_said) {
                 rules.push(rule);
             }
         }
@@ -270,8 +273,41 @@ impl Base {
     }
 
     /// The request's, and those of the image that it says nothing about.
-    pub fn volumes(&self, request: &ContainerRequest) -> Result<Vec<VolumeArg>, EngineError> {
-        let mut volumes = request.volumes.clone();
+    pub fn volumes(
+        &self,
+        request: &ContainerRequest,
+        inherited: &[Bind],
+    ) -> Result<Vec<VolumeArg>, EngineError> {
+        let own = match request.image_volumes {
+            ImageVolumes::Volumes => self.wanted_volumes(request, inherited)?,
+            ImageVolumes::Memory | ImageVolumes::Ignored => Vec::new(),
+        };
+        Ok(request.volumes.iter().cloned().chain(own).collect())
+    }
+
+    /// The request's file systems in memory, and those in the places of the image's volumes.
+    pub fn tmpfs(
+        &self,
+        request: &ContainerRequest,
+        inherited: &[Bind],
+    ) -> Result<Vec<Tmpfs>, EngineError> {
+        let mut all = request.tmpfs.clone();
+        if request.image_volumes == ImageVolumes::Memory {
+            for volume in self.wanted_volumes(request, inherited)? {
+                let tmpfs = Tmpfs::new(volume.bind.target.as_os_str());
+                all.push(tmpfs.expect("the place was one for a volume"));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Those that the image wants where nothing else is mounted.
+    fn wanted_volumes(
+        &self,
+        request: &ContainerRequest,
+        inherited: &[Bind],
+    ) -> Result<Vec<VolumeArg>, EngineError> {
+        let mut volumes: Vec<VolumeArg> = Vec::new();
         for path in &self.volumes {
             let volume = VolumeArg::anonymous(path.as_ref());
             let volume = volume.map_err(|source| EngineError::ImageVolume {
@@ -279,7 +315,9 @@ impl Base {
                 source,
             })?;
             let place = &volume.bind.target;
-            let is_taken = volumes.iter().any(|other| other.bind.target == *place)
+            let mut all = request.volumes.iter().chain(&volumes);
+            let is_taken = all.any(|other| other.bind.target == *place)
+                || inherited.iter().any(|bind| bind.target == *place)
                 || request.tmpfs.iter().any(|tmpfs| tmpfs.target == *place);
             if !is_taken {
                 volumes.push(volume);

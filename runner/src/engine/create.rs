@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use portfwd::spec::Publish;
 
 use super::base::Base;
+use super::volumes::{ImageVolumes, VolumesFrom};
 use super::{Engine, EngineError, HealthRequest, Lifetime};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
@@ -29,6 +30,7 @@ use crate::rootfs::overlay::{Overlay, RootSource};
 use crate::rootfs::tmpfs::Tmpfs;
 use crate::rootfs::volume::{self, VolumeArg};
 use crate::rootfs::{Bind, BindOptions, Masks, SHM_LEN, Tree};
+use crate::secrets::{self, SecretArg, SecretUse};
 use crate::signal::Signal;
 use crate::spec::{
     ContainerSpec, DEFAULT_PATH, ExtraGroups, Network, ProcessSpec, SPEC_FILE, UMASK, Variable,
@@ -59,6 +61,14 @@ pub struct ContainerRequest {
     /// Whether the ports that the image exposes are published as well, where the kernel chooses.
     pub publish_all: bool,
     pub volumes: Vec<VolumeArg>,
+    /// What it has from other containers, by their names or ids.
+    pub volumes_from: Vec<VolumesFrom>,
+    /// What becomes of the places where the image wants volumes.
+    pub image_volumes: ImageVolumes,
+    /// Ports that are exposed beside the image's, as `PORT[-PORT][/PROTOCOL]`.
+    pub expose: Vec<String>,
+    /// Secrets that its command may read.
+    pub secrets: Vec<SecretArg>,
     /// File systems in memory.
     pub tmpfs: Vec<Tmpfs>,
     /// Devices of the host's.
@@ -172,6 +182,10 @@ impl ContainerRequest {
             publish: Vec::new(),
             publish_all: false,
             volumes: Vec::new(),
+            volumes_from: Vec::new(),
+            image_volumes: ImageVolumes::Volumes,
+            expose: Vec::new(),
+            secrets: Vec::new(),
             tmpfs: Vec::new(),
             devices: Vec::new(),
             masks: Masks::default(),
@@ -289,6 +303,7 @@ impl Engine {
         }
         // Until the record says which networks are in use.
         let (_networks, attachments) = self.resolve_networks(&request)?;
+        let (used, contents) = self.find_secrets(&request.secrets)?;
 
         let container = self.store.create(NewContainer {
             name: request.name.clone(),
@@ -322,8 +337,22 @@ impl Engine {
                 Ok(volume.data)
             };
             let changes = dir.changes();
-            let binds = volume::binds(&base.volumes(&request)?, &changes, &mut data_of)?;
-            make_files(request, &container, &dir, base, binds, &maps, warn)
+            let inherited = self.inherited_binds(&request.volumes_from)?;
+            let wanted = base.volumes(&request, &inherited)?;
+            let tmpfs = base.tmpfs(&request, &inherited)?;
+            let mut binds = volume::binds(&wanted, &changes, &mut data_of)?;
+            for bind in inherited {
+                let is_taken = binds.iter().any(|other| other.target == bind.target)
+                    || tmpfs.iter().any(|other| other.target == bind.target);
+                binds.extend((!is_taken).then_some(bind));
+            }
+            secrets::keep(&dir.data, &contents)?;
+            let request = ContainerRequest { tmpfs, ..request };
+            let found = Found {
+                binds,
+                secrets: used,
+            };
+            make_files(request, &container, &dir, base, found, &maps, warn)
         });
         if let Err(error) = made {
             // Another failure would only hide this one.
@@ -351,18 +380,27 @@ fn shown_command(args: &[OsString]) -> Vec<String> {
         .collect()
 }
 
+/// What a request was found to mean.
+struct Found {
+    binds: Vec<Bind>,
+    secrets: Vec<SecretUse>,
+}
+
 /// Makes what the container needs besides its record.
 fn make_files(
     request: ContainerRequest,
     container: &Container,
     dir: &ContainerDir,
     base: Base,
-    binds: Vec<Bind>,
+    found: Found,
     maps: &IdMaps,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), EngineError> {
     let devices = devices(&request)?;
-    let spec = specify(request, container, dir, base, binds, devices);
+    let spec = ContainerSpec {
+        secrets: found.secrets,
+        ..specify(request, container, dir, base, found.binds, devices)
+    };
     let mut changed = make_changes(&spec.tree.binds)?;
     if maps.root_is_another() {
         if let RootSource::Overlay(overlay) = &spec.tree.root {
@@ -491,6 +529,7 @@ fn specify(
         own_cgroups: request.own_cgroups,
         resources: request.resources,
         network: request.network,
+        secrets: Vec::new(),
         names: request.names,
         timezone: request.timezone,
         open_stdin: request.open_stdin,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::files::TransferError;
 use crate::build::BuildError;
 use crate::failure::{Failure, FailureKind};
 use crate::health::OnFailure;
@@ -22,9 +23,12 @@ use crate::network::ports::PortError;
 use crate::network::store::NetworksError;
 use crate::process::channel::ChannelError;
 use crate::process::task::TaskError;
+use crate::rootfs::RootfsError;
 use crate::rootfs::device::DeviceError;
+use crate::rootfs::difference::DifferenceError;
 use crate::rootfs::overlay::LOWERS_MAX;
 use crate::rootfs::volume::VolumeError;
+use crate::secrets::SecretsError;
 use crate::spec::SpecFileError;
 use crate::state::StateError;
 use crate::volumes::VolumesError;
@@ -41,6 +45,24 @@ pub enum EngineError {
     StillRunning { name: String, wanted: String },
     #[error("container {name} is paused: `coracle unpause {name}` lets it go on")]
     Paused { name: String },
+    #[error("one end of a copy at least is in a container, as CONTAINER:PATH")]
+    NoContainerEnd,
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("cannot reach the host's files: {source}")]
+    HostTree { source: io::Error },
+    #[error("cannot open the root directory of container {name}: {source}")]
+    Root { name: String, source: io::Error },
+    #[error("cannot lock container {name}: {source}")]
+    Lock { name: String, source: io::Error },
+    #[error(transparent)]
+    Tree(#[from] RootfsError),
+    #[error(
+        "container {name} changes the directory that it was made from, and what was there before is not known"
+    )]
+    ChangesInPlace { name: String },
+    #[error(transparent)]
+    Difference(#[from] DifferenceError),
     #[error("cannot attach to container {name}: {source}")]
     Attach { name: String, source: io::Error },
     #[error("container {name} is not paused")]
@@ -145,6 +167,8 @@ pub enum EngineError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Volumes(#[from] VolumesError),
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     #[error("the image wants a volume at {path:?}, which cannot be: {source}")]
     ImageVolume { path: String, source: VolumeError },
     #[error(transparent)]
@@ -217,6 +241,8 @@ pub enum ErrorKind {
     NoSuchVolume,
     /// A container uses the volume.
     VolumeInUse,
+    /// There is no secret of that name.
+    NoSuchSecret,
     /// There is no network of that name.
     NoSuchNetwork,
     /// A container is in the network.
@@ -248,7 +274,9 @@ impl EngineError {
                 StateError::WrongState { .. } => ErrorKind::WrongState,
                 _ => ErrorKind::Internal,
             },
-            Self::LabelWithoutKey
+            Self::NoContainerEnd
+            | Self::ChangesInPlace { .. }
+            | Self::LabelWithoutKey
             | Self::LabelsTooLong
             | Self::PortsWithoutNetwork
             | Self::PortsOfHost
@@ -301,6 +329,13 @@ impl EngineError {
                 VolumesError::Exists { .. } => ErrorKind::InUse,
                 _ => ErrorKind::Internal,
             },
+            Self::Secrets(error) => match error {
+                SecretsError::NotFound { .. } => ErrorKind::NoSuchSecret,
+                SecretsError::Ambiguous { .. } => ErrorKind::Ambiguous,
+                SecretsError::Exists { .. } => ErrorKind::InUse,
+                SecretsError::Io { .. } | SecretsError::Damaged { .. } => ErrorKind::Internal,
+                _ => ErrorKind::Invalid,
+            },
             Self::Networks(error) => match error {
                 NetworksError::NotFound { .. } => ErrorKind::NoSuchNetwork,
                 NetworksError::Ambiguous { .. } => ErrorKind::Ambiguous,
@@ -315,7 +350,13 @@ impl EngineError {
                 | NetworksError::Mtu { .. } => ErrorKind::Invalid,
                 _ => ErrorKind::Internal,
             },
-            Self::RunsOn { .. }
+            Self::Transfer(_)
+            | Self::HostTree { .. }
+            | Self::Root { .. }
+            | Self::Lock { .. }
+            | Self::Tree(_)
+            | Self::Difference(_)
+            | Self::RunsOn { .. }
             | Self::Attach { .. }
             | Self::Pause { .. }
             | Self::Unpause { .. }

@@ -12,6 +12,7 @@ mod base;
 mod create;
 mod error;
 mod exec;
+mod files;
 mod health;
 mod images;
 mod kill;
@@ -26,6 +27,7 @@ mod processes;
 mod remove;
 mod rename;
 mod run_dir;
+mod secrets;
 mod stats;
 mod stop;
 mod talk;
@@ -59,14 +61,19 @@ pub use crate::images::registry::form::ManifestForm;
 pub use crate::images::registry::{Access, BlobProgress, Progress, PullRequest};
 pub use crate::images::store::{Image, ImageStore, Part, Removed as RemovedImage};
 
+pub use crate::rootfs::difference::{Change, ChangeKind};
+
 pub use crate::network::bridge::{Attachment, Lease, Mac};
 pub use crate::network::store::{BridgeNetwork, NetworkRequest, Networks, NetworksError};
+pub use crate::secrets::{Content, Secret, SecretArg, Secrets, SecretsError};
 pub use crate::volumes::{Users as VolumeUsers, Volume, Volumes, VolumesError};
 pub use attach::Attached;
 pub use create::{ContainerRequest, Source, Unset};
 pub use error::{EngineError, ErrorKind};
 pub(crate) use exec::START_MAX;
 pub use exec::{Exec, ExecRequest};
+pub use files::{CopyEnd, CopyRequest, Layers, TransferError};
+pub(crate) use files::{FILES_ROLE, files_main};
 pub use health::HealthRequest;
 pub(crate) use health::{HEALTH_ROLE, HealthJob, main as health_main};
 pub use images::is_of;
@@ -79,6 +86,7 @@ pub use remove::{LeftOver, Removed};
 pub use stats::Stats;
 pub use stop::Stop;
 pub use top::{ProcessEntry, Top};
+pub use volumes::{ImageVolumes, VolumesFrom};
 pub use wait::Condition;
 
 /// The containers of one user, and what can be done to them. Cheap to make and to clone; any number

@@ -24,6 +24,15 @@ impl Platform {
         }
     }
 
+    /// With another operating system, architecture and variant, as far as they are given.
+    pub fn with(self, [os, architecture, variant]: [Option<String>; 3]) -> Self {
+        Self {
+            os: os.unwrap_or(self.os),
+            architecture: architecture.unwrap_or(self.architecture),
+            variant: variant.or(self.variant),
+        }
+    }
+
     /// The first descriptor of an index that is for this platform.
     pub fn choose<'a>(&self, manifests: &'a [Descriptor]) -> Option<&'a Descriptor> {
         manifests.iter().find(|descriptor| {

@@ -6,8 +6,10 @@
 //! each comment says why not earlier or later.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,8 +25,10 @@ use crate::process::messages::{FromInit, ToInit};
 use crate::process::program::Prepared;
 use crate::process::selfexec::{self, INIT_ROLE};
 use crate::process::{task, user};
+use crate::rootfs::secrets::SecretFile;
 use crate::rootfs::{self, Entered, Sources};
-use crate::spec::{ContainerSpec, Network};
+use crate::secrets::{Content, Delivery, SecretUse};
+use crate::spec::{ContainerSpec, Network, ProcessSpec, environment, split_variable};
 use crate::stdio::ProgramEnds;
 use crate::stdio::terminal::{NO_TERMINAL, PTMX, Pty};
 use crate::sys;
@@ -51,7 +55,7 @@ pub fn launch(namespaces: Namespaces, streams: &ProgramEnds, monitor: &OwnedFd) 
 }
 
 /// The role `coracle-init CHANNEL-FD`.
-pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
+pub fn main(args: &[OsString]) -> ExitCode {
     let Some(channel) = selfexec::role_channel(args) else {
         complain(format_args!(
             "{INIT_ROLE} is started by coracle itself, inside a container"
@@ -65,20 +69,29 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     ExitCode::from(failure.kind.exit_code())
 }
 
-/// What the monitor wants, the mounts that it made for it, and where to log to.
-fn receive_task(
-    monitor: &Channel<FromInit, ToInit>,
-) -> Result<(ContainerSpec, Option<Sources>, Dispatch), Failure> {
+/// What the monitor wants.
+struct Task {
+    spec: ContainerSpec,
+    /// Those of the specification, in their order.
+    secrets: Vec<Content>,
+    /// The mounts that it made for it.
+    sources: Option<Sources>,
+}
+
+/// And where to log to.
+fn receive_task(monitor: &Channel<FromInit, ToInit>) -> Result<(Task, Dispatch), Failure> {
     let gone = || Failure::runner("the monitor of the container has gone");
     let out_of_order = || Failure::runner("the monitor's first message is no task");
     let Some((ToInit::Start { mounts: count, log }, mut files)) = monitor.receive()? else {
         return Err(gone());
     };
-    let (Some(log_file), Some(task)) = (files.pop(), files.pop()) else {
+    let (Some(log_file), Some(secrets), Some(task)) = (files.pop(), files.pop(), files.pop())
+    else {
         return Err(out_of_order());
     };
     let log = log.dispatch(log_file.into());
     let spec: ContainerSpec = task::read(task)?;
+    let secrets: Vec<Content> = task::read(secrets)?;
     let mut mounts = Vec::new();
     while mounts.len() < count {
         match monitor.receive()?.ok_or_else(gone)? {
@@ -90,7 +103,12 @@ fn receive_task(
         true => None,
         false => Some(Sources::from_descriptors(&spec.tree, mounts).ok_or_else(out_of_order)?),
     };
-    Ok((spec, sources, log))
+    let what = Task {
+        spec,
+        secrets,
+        sources,
+    };
+    Ok((what, log))
 }
 
 fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
@@ -101,10 +119,10 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
     // Away from the caller's terminal and process group: signals reach the container through its
     // monitor only.
     rustix::process::setsid().map_err(Failure::context("cannot begin a session"))?;
-    let (spec, sources, log) = receive_task(monitor)?;
+    let (task, log) = receive_task(monitor)?;
     let prepared = with_default(&log, || {
         let _span = error_span!("init").entered();
-        prepare(monitor, spec, sources)
+        prepare(monitor, task)
     })?;
     // Closes it: what runs from here on is the container's.
     drop(log);
@@ -112,15 +130,17 @@ fn start(monitor: &Channel<FromInit, ToInit>) -> Result<Infallible, Failure> {
 }
 
 /// Makes the container from inside. Returns when only the exec is left to be done, and may be.
-fn prepare(
-    monitor: &Channel<FromInit, ToInit>,
-    mut spec: ContainerSpec,
-    sources: Option<Sources>,
-) -> Result<Prepared, Failure> {
+fn prepare(monitor: &Channel<FromInit, ToInit>, task: Task) -> Result<Prepared, Failure> {
+    let Task {
+        mut spec,
+        secrets,
+        sources,
+    } = task;
     // While the host's /proc is still in sight.
     let gids = idmap::read_own(Kind::Group)?;
     spec.process.single_id = idmap::is_single(&gids);
 
+    let files = hand_out(&spec.secrets, secrets, &mut spec.process);
     let Entered {
         root,
         dev,
@@ -129,6 +149,7 @@ fn prepare(
     } = rootfs::enter(
         &spec.tree,
         sources,
+        &files,
         &gids,
         spec.namespaces.has_own_network(),
         &spec.sysctls,
@@ -160,6 +181,40 @@ fn prepare(
         Some((ToInit::Go, _)) => Ok(prepared),
         _ => Err(Failure::runner("the monitor of the container has gone")),
     }
+}
+
+/// Gives the program the secrets that are variables, and returns those that are files.
+fn hand_out(
+    used: &[SecretUse],
+    contents: Vec<Content>,
+    process: &mut ProcessSpec,
+) -> Vec<SecretFile> {
+    let mut files = Vec::new();
+    let mut variables = Vec::new();
+    for (used, content) in used.iter().zip(contents) {
+        match &used.delivery {
+            Delivery::File {
+                target,
+                uid,
+                gid,
+                mode,
+            } => files.push(SecretFile {
+                target: target.clone(),
+                uid: *uid,
+                gid: *gid,
+                mode: *mode,
+                content,
+            }),
+            Delivery::Variable(name) => {
+                let value = OsString::from_vec(content.bytes().to_vec());
+                variables.push((OsString::from(name), value));
+            }
+        }
+    }
+    let own = std::mem::take(&mut process.env);
+    let own = own.iter().filter_map(|entry| split_variable(entry));
+    process.env = environment(own.chain(variables));
+    files
 }
 
 /// Opens a terminal of the container's own, which becomes its console as well. `dev` is the root of

@@ -48,9 +48,9 @@ pub enum FromInit {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
     /// Make this container. Attached are a file with the
-    /// [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a message, and the
-    /// file to log to. This many mounts follow, [`Sources`](crate::rootfs::Sources) in pieces; none
-    /// if init is to make them.
+    /// [`ContainerSpec`](crate::spec::ContainerSpec), which may be longer than a message, another
+    /// with what its secrets say, and the file to log to. This many mounts follow,
+    /// [`Sources`](crate::rootfs::Sources) in pieces; none if init is to make them.
     Start { mounts: usize, log: ProcessLog },
     /// Some of them are attached.
     Mounts,

@@ -111,7 +111,8 @@ fn link(target: &OwnedFd, first: &Path, to: &OwnedFd, name: &CStr) -> io::Result
     Ok(linkat(&dir, first, to, name, AtFlags::empty())?)
 }
 
-fn is_opaque(dir: &OwnedFd) -> bool {
+/// Whether a directory hides what layers below have at its place.
+pub(super) fn is_opaque(dir: &OwnedFd) -> bool {
     let mut value = [0; 2];
     fgetxattr(dir, OPAQUE, &mut value).is_ok_and(|len| value[..len] == *b"y")
 }

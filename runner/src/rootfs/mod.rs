@@ -8,6 +8,7 @@
 mod copy_up;
 mod dev;
 pub mod device;
+pub mod difference;
 mod flatten;
 pub mod give;
 pub mod lookup;
@@ -15,6 +16,7 @@ mod mask;
 pub mod mounts;
 pub mod overlay;
 mod places;
+pub mod secrets;
 mod sources;
 pub mod tmpfs;
 pub mod volume;
@@ -39,6 +41,7 @@ pub use mask::{Masks, Uncovered};
 use mounts::{Detached, KERNEL_FS};
 use overlay::RootSource;
 use places::{Places, Wanted};
+use secrets::{SecretFile, SecretMounts};
 pub use sources::Sources;
 use tmpfs::Tmpfs;
 
@@ -90,6 +93,8 @@ pub enum RootfsError {
     },
     #[error("cannot copy what the image has at {} to the volume for it: {source}", path.display())]
     CopyUp { path: PathBuf, source: io::Error },
+    #[error("cannot give the container its secret at {}: {source}", path.display())]
+    Secret { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
 }
@@ -198,6 +203,7 @@ pub struct Entered {
 pub fn enter(
     tree: &Tree,
     sources: Option<Sources>,
+    secrets: &[SecretFile],
     gids: &[Extent],
     network: bool,
     sysctls: &[Sysctl],
@@ -214,6 +220,7 @@ pub fn enter(
         gifts,
     } = sources.map_or_else(|| Sources::open(tree), Ok)?;
     spread(MountPropagationFlags::PRIVATE)?;
+    let secrets = SecretMounts::make(secrets)?;
     let kernel = KernelParts::collect(gids, network, sysctls, tree)?;
     let (root, copied) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
     let binds = sources::lay_over(tree.bound(), binds, changes)?;
@@ -222,18 +229,8 @@ pub fn enter(
     ensure_alone(&attached.proc)?;
     let mut places = Places::new(root, attached.proc);
     let mut warnings: Vec<_> = copied.into_iter().collect();
-    let binds = binds.into_iter().zip(tree.bound());
-    let mut wanted: Vec<_> = binds
-        .map(|(mount, bind)| Wanted::bind(mount, bind))
-        .collect();
-    for tmpfs in &tree.tmpfs {
-        wanted.push(Wanted::tmpfs(tmpfs)?);
-    }
-    // Whatever their order on the command line: else one would hide what is mounted below it.
-    wanted.sort_by_key(|wanted| wanted.target.components().count());
-    for wanted in wanted {
-        places.attach(wanted)?;
-    }
+    attach_all(&mut places, tree, binds)?;
+    secrets.attach(&mut places)?;
     // A volume at /etc does not hide them, and one in the place of one of them stays.
     for (mount, file) in files.into_iter().zip(&tree.files) {
         if let Err(error) = places.attach_file(mount, file) {
@@ -254,6 +251,51 @@ pub fn enter(
         to_give: gifts,
         warnings,
     })
+}
+
+/// Attaches what the user wants to be mounted; `binds` are [`Tree::bound`].
+fn attach_all(places: &mut Places, tree: &Tree, binds: Vec<Detached>) -> Result<(), RootfsError> {
+    let binds = binds.into_iter().zip(tree.bound());
+    let mut wanted: Vec<_> = binds
+        .map(|(mount, bind)| Wanted::bind(mount, bind))
+        .collect();
+    for tmpfs in &tree.tmpfs {
+        wanted.push(Wanted::tmpfs(tmpfs)?);
+    }
+    // Whatever their order on the command line: else one would hide what is mounted below it.
+    wanted.sort_by_key(|wanted| wanted.target.components().count());
+    for wanted in wanted {
+        places.attach(wanted)?;
+    }
+    Ok(())
+}
+
+/// Makes the tree of a container that does not run this process's root and working directory: its
+/// root file system with its volumes, and nothing of the kernel's. Needs a mount namespace of its
+/// own, and `/proc`. Without `sources`, they are opened by their paths.
+pub fn assemble(tree: &Tree, sources: Option<Sources>) -> Result<Root, RootfsError> {
+    spread(MountPropagationFlags::PRIVATE)?;
+    let Sources {
+        dirs,
+        layer,
+        binds,
+        changes,
+        ..
+    } = sources.map_or_else(|| Sources::open(tree), Ok)?;
+    let proc = rustix::fs::open(
+        "/proc",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| RootfsError::Pivot {
+        source: errno.into(),
+    })?;
+    let (root, _) = overlay::mount_or_copy(&tree.root, dirs, layer)?;
+    let binds = sources::lay_over(tree.bound(), binds, changes)?;
+    let root = pivot(root).map_err(|source| RootfsError::Pivot { source })?;
+    let mut places = Places::new(root, proc);
+    attach_all(&mut places, tree, binds)?;
+    Ok(places.root)
 }
 
 fn spread(how: MountPropagationFlags) -> Result<(), RootfsError> {

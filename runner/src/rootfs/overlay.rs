@@ -46,6 +46,13 @@ pub struct Overlay {
     pub volatile: bool,
 }
 
+impl Overlay {
+    /// Whether the layers are copied to where changes go.
+    pub fn is_copied(&self) -> bool {
+        self.work.join(COPIED).exists()
+    }
+}
+
 /// `OVL_MAX_STACK` of `fs/overlayfs/params.h`.
 pub const LOWERS_MAX: usize = 500;
 

@@ -123,6 +123,24 @@ impl Places {
         attach(mount, place, &file.target)
     }
 
+    /// Mounts a secret; not upon the kernel's own file systems, nor upon what the user has mounted.
+    pub fn attach_secret(&mut self, mount: Detached, target: &Path) -> Result<(), RootfsError> {
+        let (place, name) = self.find(&mount, target)?;
+        let kernels = ["/proc", "/sys", "/dev"];
+        if kernels.iter().any(|top| name.starts_with(top)) || name == Path::new("/") {
+            return Err(forbidden(target, name));
+        }
+        if let Some((_, earlier)) = self.taken.iter().find(|(taken, _)| *taken == name) {
+            return Err(RootfsError::Unfit {
+                mount: "a secret".into(),
+                path: target.to_owned(),
+                why: format!("{} is the same place, and mounted on", earlier.display()),
+            });
+        }
+        self.taken.push((name, target.to_owned()));
+        attach(mount, place, target)
+    }
+
     /// Mounts what the user asks for.
     pub fn attach(&mut self, wanted: Wanted) -> Result<(), RootfsError> {
         let was_there = open_in_root(&self.root, wanted.target, OFlags::PATH).is_ok();

@@ -113,6 +113,11 @@ impl Dirs {
         self.data.join("working")
     }
 
+    /// Where secrets are kept.
+    pub fn secrets(&self) -> PathBuf {
+        self.data.join("secrets")
+    }
+
     /// Where volumes are kept.
     pub fn volumes(&self) -> PathBuf {
         self.data.join("volumes")

@@ -10,6 +10,7 @@ mod boundaries;
 mod damage;
 mod diagnostics;
 mod ending;
+mod files;
 mod flags;
 mod handed_down;
 mod health;
@@ -29,7 +30,7 @@ mod privileges;
 mod processes;
 mod restarts;
 mod seccomp;
-
+mod secrets;
 mod shared;
 mod streams;
 mod watching;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         restarts::CASES,
         shared::CASES,
         streams::CASES,
+        files::CASES,
         flags::CASES,
         handed_down::CASES,
         health::CASES,
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         network::CASES,
         networks::CASES,
         seccomp::CASES,
+        secrets::CASES,
         privileges::CASES,
         processes::CASES,
         watching::CASES,

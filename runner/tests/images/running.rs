@@ -1,5 +1,7 @@
 //! What an image says of how it is to be run, and what the command line says instead.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::harness::{World, cases, need_tun, unique};
@@ -10,6 +12,8 @@ cases![
     a_working_directory_is_made,
     users_of_the_image_are_found,
     exposed_ports_are_published,
+    labels_come_from_files,
+    an_image_goes_with_its_container,
     containers_of_an_image_share_its_layers_and_keep_their_changes,
     an_image_in_a_file_is_run,
     what_cannot_be_run_is_refused,
@@ -152,8 +156,88 @@ fn exposed_ports_are_published(world: &World) {
     }
     assert_eq!(ports.matches("8080/tcp").count(), 1, "{ports}");
     world.try_coracle(&["rm", "-f", &name]).success();
+    let more = ["--expose", "9000-9001/udp", "--expose", "80"];
+    let words = [
+        &["run", "-d", "--name", &name, "-P"][..],
+        &more,
+        &["tell:1"],
+    ]
+    .concat();
+    world.try_coracle(&words).success();
+    let ports = world.try_coracle(&["port", &name]);
+    let ports = ports.success();
+    for port in ["80/tcp -> ", "9000/udp -> ", "9001/udp -> "] {
+        // By either family of addresses.
+        let lines = ports.lines().filter(|line| line.starts_with(port));
+        let on_host: BTreeSet<_> = lines.filter_map(|line| line.rsplit(':').next()).collect();
+        assert_eq!(on_host.len(), 1, "{port}: {ports}");
+    }
+    world.try_coracle(&["rm", "-f", &name]).success();
+    let refused = run_image(world, &["--expose", "80:80", "tell:1"]);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
     let refused = run_image(world, &["-P", "tell:1"]);
     assert_eq!(refused.code(), Some(125), "{refused:?}");
+}
+
+fn labels_come_from_files(world: &World) {
+    telling(world).load(world);
+    crate::recipe::put(world, "labels", b"# mine\na=file\n\n b=file \nc");
+    let name = unique("labels");
+    let flags = ["--label-file", "labels", "-l", "b=word"];
+    let words = [
+        &["create", "--name", &name][..],
+        &flags,
+        &["tell:1", "true"],
+    ]
+    .concat();
+    world.try_coracle(&words).success();
+    let seen = world.inspect(&name).expect("the container");
+    let labels = &seen["labels"];
+    assert_eq!(
+        (&labels["a"], &labels["b"], &labels["c"]),
+        (&json!("file"), &json!("word"), &json!(""))
+    );
+    world.try_coracle(&["rm", &name]).success();
+    crate::recipe::put(world, "labels", b"=x");
+    let refused = run_image(world, &["--label-file", "labels", "tell:1", "true"]);
+    assert!(
+        refused.code() == Some(125) && refused.stderr.contains("labels"),
+        "{refused:?}"
+    );
+}
+
+fn an_image_goes_with_its_container(world: &World) {
+    telling(world).load(world);
+    let name = unique("rmi");
+    world
+        .try_coracle(&["create", "--name", &name, "tell:1", "true"])
+        .success();
+    let there = || world.try_coracle(&["image", "exists", "tell:1"]).code() == Some(0);
+    // Another container is of it.
+    let ran = world.try_coracle(&[
+        "run",
+        "--rmi",
+        "--network",
+        "none",
+        "tell:1",
+        "sh",
+        "-c",
+        "exit 3",
+    ]);
+    assert!(ran.code() == Some(3) && there(), "{ran:?}");
+    world.try_coracle(&["rm", &name]).success();
+    let ran = world.try_coracle(&[
+        "run",
+        "--rmi",
+        "--network",
+        "none",
+        "tell:1",
+        "sh",
+        "-c",
+        "exit 3",
+    ]);
+    assert!(ran.code() == Some(3) && !there(), "{ran:?}");
+    assert_eq!(world.try_coracle(&["ps", "-aq"]).success(), "");
 }
 
 fn containers_of_an_image_share_its_layers_and_keep_their_changes(world: &World) {

@@ -17,6 +17,8 @@ cases![
     volumes_are_made_listed_and_removed,
     what_is_no_volume_is_refused,
     a_volume_hides_no_file_that_every_container_has,
+    the_places_of_an_images_volumes_are_what_is_asked_for,
+    volumes_of_another_container_are_there_as_well,
 ];
 
 /// Wants a volume at /data, where it has files.
@@ -349,4 +351,66 @@ fn a_volume_hides_no_file_that_every_container_has(world: &World) {
     // They are the container's, and their content is not the directory's.
     let left = fs::read(world.path("etc/hosts")).unwrap_or_default();
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn the_places_of_an_images_volumes_are_what_is_asked_for(world: &World) {
+    image(world).load(world);
+    let look = "cat /data/one; grep ' /data ' /proc/mounts | cut -d' ' -f1; echo x >/data/new";
+    for (how, kind) in [("tmpfs", "onetmpfs\n"), ("ignore", "one")] {
+        let words = ["--image-volume", how, "wants:1", "sh", "-c", look];
+        assert_eq!(run_image(world, &words).success(), kind, "{how}");
+        assert!(names(world).is_empty(), "{how}");
+    }
+    let refused = run_image(world, &["--image-volume", "none", "wants:1", "true"]);
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+}
+
+fn volumes_of_another_container_are_there_as_well(world: &World) {
+    image(world).load(world);
+    let shared = world.path("shared");
+    fs::create_dir(&shared).expect("a directory");
+    world.give_away(&shared);
+    let first = start(world, &["-v", "mine:/data", "-v", "./shared:/shared"]);
+    let write = [
+        "exec",
+        &first,
+        "sh",
+        "-c",
+        "echo first >/data/first; echo x >/empty/x",
+    ];
+    world.try_coracle(&write).success();
+    let from = |options: &str, script: &str| {
+        let from = format!("{first}{options}");
+        run_image(
+            world,
+            &["--volumes-from", &from, "wants:1", "sh", "-c", script],
+        )
+    };
+    let seen = from(
+        "",
+        "cat /data/first /empty/x; ls -d /shared; echo second >/data/second",
+    );
+    assert_eq!(seen.success(), "first\nx\n/shared\n");
+    let read = ["exec", &first, "cat", "/data/second"];
+    assert_eq!(world.try_coracle(&read).success(), "second\n");
+    let refused = from(":ro", "echo x >/data/third");
+    assert!(refused.stderr.contains("Read-only"), "{refused:?}");
+    // What is asked for itself comes first.
+    let own = [
+        "-v",
+        "other:/data",
+        "--volumes-from",
+        &first,
+        "wants:1",
+        "ls",
+        "/data/first",
+    ];
+    assert_ne!(run_image(world, &own).code(), Some(0));
+    let none = run_image(world, &["--volumes-from", "none", "wants:1", "true"]);
+    assert!(
+        none.code() == Some(125) && none.stderr.contains("no container"),
+        "{none:?}"
+    );
+    world.try_coracle(&["rm", "-f", "-v", &first]).success();
+    world.try_coracle(&["volume", "rm", "-a", "-f"]).success();
 }

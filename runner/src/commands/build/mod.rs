@@ -77,8 +77,8 @@ where
 
 pub fn build(args: &BuildArgs, inherited: &Inherited, filter: Filter) -> Result<u8, Failure> {
     let workshop = Workshop::enter(inherited)?;
-    if let Some(platform) = &args.registry.platform
-        && *platform != Platform::this()
+    if let Some(platform) = args.registry.platform()
+        && platform != Platform::this()
     {
         let text = format!("coracle builds for this machine only, {}", Platform::this());
         return Err(Failure::runner(text));

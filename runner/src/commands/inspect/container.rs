@@ -15,6 +15,7 @@ use crate::build::config::Healthcheck;
 use crate::engine::{Capabilities, Engine, EngineError, HealthLog, Image, Probe};
 use crate::rootfs::overlay::RootSource;
 use crate::rootfs::{Bind, Propagation};
+use crate::secrets::{Delivery, SecretUse};
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Status};
 
@@ -131,10 +132,42 @@ struct Config {
     stop_timeout: u32,
     /// Seconds that it may run at the most; 0 for ever.
     timeout: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
     healthcheck: Option<Healthcheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     healthcheck_on_failure_action: Option<String>,
+}
+
+/// What a secret is called, and whose its file is; never what it says.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Secret {
+    name: String,
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "UID")]
+    uid: u32,
+    #[serde(rename = "GID")]
+    gid: u32,
+    mode: u32,
+}
+
+impl Secret {
+    /// `None` for one that is a variable.
+    fn of(used: &SecretUse) -> Option<Self> {
+        match used.delivery {
+            Delivery::File { uid, gid, mode, .. } => Some(Self {
+                name: used.name.clone(),
+                id: used.id.clone(),
+                uid,
+                gid,
+                mode,
+            }),
+            Delivery::Variable(_) => None,
+        }
+    }
 }
 
 /// As Go prints the time of what has not happened.
@@ -286,6 +319,7 @@ impl Config {
             stop_signal: container.stop_signal,
             stop_timeout: container.stop_timeout,
             timeout: container.time_limit.unwrap_or(0),
+            secrets: spec.secrets.iter().filter_map(Secret::of).collect(),
             healthcheck: check,
             healthcheck_on_failure_action: action,
         }

@@ -24,6 +24,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::added::Manner;
+use super::attributes::{OVERRIDE_STAT, is_kept};
 use super::tar::{Kind, Member, Members, TarError};
 use crate::rootfs::lookup::open_in_root;
 
@@ -40,10 +42,6 @@ pub const WHITEOUT: &[u8] = b".wh.";
 pub const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs kept for itself.
 const AUFS: &[u8] = b".wh..wh.";
-
-/// Where the owner of a file is kept where there is but one ID: `UID:GID:MODE`, as fuse-overlayfs
-/// does.
-pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -81,6 +79,7 @@ pub enum Owners {
 pub struct Tree {
     root: OwnedFd,
     owners: Owners,
+    pub(super) manner: Manner,
     /// What this layer has made, where there are layers below: device and inode number.
     pub(super) own: Option<HashSet<(u64, u64)>>,
     /// The directory that the last member was in.
@@ -90,7 +89,7 @@ pub struct Tree {
     dirs: BTreeMap<PathBuf, i64>,
     dir_paths_len: usize,
     /// Of all files.
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Tree {
@@ -99,6 +98,7 @@ impl Tree {
         Self {
             root,
             owners,
+            manner: Manner::Layer,
             own: (!is_lowest).then(HashSet::new),
             parent: None,
             dirs: BTreeMap::new(),
@@ -115,24 +115,40 @@ impl Tree {
             if count > MEMBERS_MAX {
                 return Err(ApplyError::TooMany);
             }
-            let path = clean(&member.path);
-            let Some(name) = path.file_name() else {
-                self.apply_to_root(&member)?;
-                continue;
-            };
-            let dir = path.parent().unwrap_or(Path::new(""));
-            if dir.iter().any(|part| part.as_bytes().starts_with(WHITEOUT)) {
-                return refused(&path, "is within a whiteout");
-            }
-            match name.as_bytes() {
-                OPAQUE => self.make_opaque(dir)?,
-                aufs if aufs.starts_with(AUFS) => {}
-                hidden if hidden.starts_with(WHITEOUT) => {
-                    self.white_out(dir, OsStr::from_bytes(&hidden[WHITEOUT.len()..]))?;
-                }
-                _ => self.make(&path, dir, name, &member, members)?,
-            }
+            self.apply_member(&member, members)?;
         }
+        self.finish_directories()
+    }
+
+    /// Applies one member, which `members` has returned last.
+    pub fn apply_member<R: Read>(
+        &mut self,
+        member: &Member,
+        members: &mut Members<R>,
+    ) -> Result<(), ApplyError> {
+        let path = clean(&member.path);
+        let Some(name) = path.file_name() else {
+            return self.apply_to_root(member);
+        };
+        let dir = path.parent().unwrap_or(Path::new(""));
+        if self.manner != Manner::Layer {
+            return self.make(&path, dir, name, member, members);
+        }
+        if dir.iter().any(|part| part.as_bytes().starts_with(WHITEOUT)) {
+            return refused(&path, "is within a whiteout");
+        }
+        match name.as_bytes() {
+            OPAQUE => self.make_opaque(dir),
+            aufs if aufs.starts_with(AUFS) => Ok(()),
+            hidden if hidden.starts_with(WHITEOUT) => {
+                self.white_out(dir, OsStr::from_bytes(&hidden[WHITEOUT.len()..]))
+            }
+            _ => self.make(&path, dir, name, member, members),
+        }
+    }
+
+    /// Comes after the last member. Returns how many bytes the files have.
+    pub fn finish_directories(mut self) -> Result<u64, ApplyError> {
         // Deepest first: a change within a directory changes its time.
         for (path, modified) in std::mem::take(&mut self.dirs).into_iter().rev() {
             // It may be gone by now, or reached through a link.
@@ -184,6 +200,12 @@ impl Tree {
             Err(errno) => return Err(failed("look at", path)(errno)),
         };
         let stays = there == Some(FileType::Directory) && member.kind == Kind::Directory;
+        if let Some(there) = there
+            && !stays
+            && !self.may_replace(there, path, member)?
+        {
+            return Ok(());
+        }
         if there.is_some() && !stays {
             // A link to itself would be gone.
             if let Some((of, target)) = &target
@@ -191,7 +213,16 @@ impl Tree {
             {
                 return Ok(());
             }
-            self.remove(&parent, name, path)?;
+            match self.remove(&parent, name, path) {
+                Err(ApplyError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::ResourceBusy
+                        && member.kind == Kind::File
+                        && there == Some(FileType::RegularFile) =>
+                {
+                    return self.rewrite(&parent, name, path, members);
+                }
+                removed => removed?,
+            }
         }
         let private = Mode::RUSR | Mode::WUSR;
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -436,7 +467,7 @@ fn is_same(one: &OwnedFd, name: &OsStr, other: &OwnedFd, other_name: &OsStr) -> 
 }
 
 /// A path as it is below the root: without `.` and empty parts, `..` taken by its word.
-fn clean(path: &[u8]) -> PathBuf {
+pub fn clean(path: &[u8]) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.split(|byte| *byte == b'/') {
         match part {
@@ -446,19 +477,6 @@ fn clean(path: &[u8]) -> PathBuf {
         }
     }
     clean
-}
-
-/// Attributes that an image may give its files: not those by which overlayfs, or coracle, knows
-/// what they are, nor those of the host's security modules.
-pub fn is_kept(name: &[u8]) -> bool {
-    match name.strip_prefix(b"user.") {
-        Some(rest) => !rest.starts_with(b"overlay.") && !rest.starts_with(b"containers."),
-        None => {
-            name == b"security.capability"
-                || name == b"system.posix_acl_access"
-                || name == b"system.posix_acl_default"
-        }
-    }
 }
 
 /// Not every file system has attributes, nor every kind for root of a user namespace.
@@ -529,23 +547,6 @@ mod tests {
             ("./", ""),
         ] {
             assert_eq!(clean(path.as_bytes()), Path::new(cleaned), "{path}");
-        }
-    }
-
-    #[test]
-    fn attributes_of_overlayfs_stay_out() {
-        for name in ["user.a", "security.capability", "system.posix_acl_access"] {
-            assert!(is_kept(name.as_bytes()), "{name}");
-        }
-        for name in [
-            "user.overlay.opaque",
-            "user.overlay.redirect",
-            "trusted.overlay.opaque",
-            "user.containers.override_stat",
-            "security.selinux",
-            "user",
-        ] {
-            assert!(!is_kept(name.as_bytes()), "{name}");
         }
     }
 }

@@ -10,7 +10,9 @@
 //! renamed. Where no overlay can be mounted upon the storage, a layer has all that is below it
 //! copied into it.
 
+mod added;
 pub mod apply;
+pub mod attributes;
 pub mod decompress;
 pub mod role;
 pub mod tar;

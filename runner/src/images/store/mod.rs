@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::{StorageError, io_error};
 use super::files::{Lock, clear, lock, parse, replace, to_json, try_lock_alone};
-use super::layers::LayerDirs;
+use super::layers::{Layer, LayerDirs};
 use super::reference::{ImageName, ImageRef};
 use super::registries::Registries;
 use crate::state::read_regular;
@@ -164,10 +164,18 @@ impl ImageStore {
         image: &Image,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Vec<PathBuf>, StorageError> {
+        self.provide(&image.layers(), warn)
+    }
+
+    /// As [`ImageStore::provide_layers`], of some of an image's layers from the lowest on.
+    pub fn provide(
+        &self,
+        layers: &[Layer],
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Vec<PathBuf>, StorageError> {
         let _adding = self.add_content()?;
         let lock = self.content_lock();
-        self.layers()
-            .provide(&image.layers(), &self.blobs(), &lock, warn)
+        self.layers().provide(layers, &self.blobs(), &lock, warn)
     }
 
     /// Keeps an image that is there from being removed, while somebody records a container of it.

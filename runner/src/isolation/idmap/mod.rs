@@ -298,6 +298,16 @@ impl IdMaps {
             .any(|e| (e.outside..e.outside.saturating_add(e.count)).contains(&uid))
     }
 
+    /// What a user and a group of the caller's namespace are in the container: nobody where they
+    /// have no place there.
+    pub fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        /// Of `/proc/sys/kernel/overflowuid`, unless somebody has set another.
+        const OVERFLOW_ID: u32 = 65534;
+        let here = self.here();
+        let id = |extents: &[Extent], id| inside(extents, id).unwrap_or(OVERFLOW_ID);
+        (id(&here.uids, uid), id(&here.gids, gid))
+    }
+
     /// Whether the user namespace of process `pid` has these IDs.
     pub fn are_of(&self, pid: i32) -> bool {
         let is = |file: &str, extents: &Vec<Extent>| {

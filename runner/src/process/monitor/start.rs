@@ -32,8 +32,9 @@ use crate::process::init;
 use crate::process::messages::{FromInit, FromMonitor, ToInit};
 use crate::process::task;
 use crate::rootfs::Sources;
+use crate::secrets;
 use crate::spec::Network;
-use crate::state::{ProcessRef, Status, claim, now};
+use crate::state::{ProcessRef, Status, claim, lock_directory, now};
 use crate::stdio::copier::Copier;
 use crate::stdio::{self, CallerEnds, Input, Outputs, ProgramEnds};
 use crate::sys::Child;
@@ -44,6 +45,9 @@ pub(super) fn start<'a>(
     signals: &'a SignalFd,
     claim: &File,
 ) -> Result<Running<'a>, Failure> {
+    // Whoever copies files has its tree put together, and whoever comes from now on sees it run.
+    let _tree = lock_directory(&monitor.dir.data)
+        .map_err(Failure::context("cannot lock the container's directory"))?;
     let (stdin, relay) = match monitor.attached.take() {
         Some(ends) => {
             let stdin = monitor.input_is_mains.then_some(ends.stdin);
@@ -346,7 +350,10 @@ fn give_task(
         mounts: mounts.len(),
         log: monitor.log.clone(),
     };
-    init.send(&start, &[task.as_fd(), monitor.log.open()?.as_fd()])?;
+    let secrets = secrets::kept(&monitor.dir.data, monitor.spec.secrets.len())?;
+    let secrets = task::write("coracle-secrets", &secrets)?;
+    let log = monitor.log.open()?;
+    init.send(&start, &[task.as_fd(), secrets.as_fd(), log.as_fd()])?;
     for some in mounts.chunks(DESCRIPTORS_MAX) {
         let some: Vec<_> = some.iter().map(OwnedFd::as_fd).collect();
         init.send(&ToInit::Mounts, &some)?;

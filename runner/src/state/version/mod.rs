@@ -247,6 +247,7 @@ fn spec_from_8(spec: &mut Map<String, Value>) {
     let names = json!({"resolv_conf": lists, "hosts": [], "no_hosts": false});
     let added = [
         ("privileged", json!(false)),
+        ("secrets", json!([])),
         ("timezone", Value::Null),
         ("names", names),
         ("sysctls", json!([])),

@@ -290,6 +290,7 @@ fn bring_to_9(spec: &mut Map<String, Value>) {
     let names = json!({"resolv_conf": lists, "hosts": [], "no_hosts": false});
     spec.extend([
         ("privileged".to_owned(), json!(false)),
+        ("secrets".to_owned(), json!([])),
         ("timezone".to_owned(), Value::Null),
         ("names".to_owned(), names),
         ("sysctls".to_owned(), json!([])),

@@ -23,9 +23,9 @@ use super::process::{Outcome, all_reaped, children_named, end_children, finish};
 use super::skip;
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "chown", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
-    "kill", "ls", "mkdir", "mount", "nsenter", "ps", "pwd", "readlink", "rm", "sh", "sleep",
-    "stat", "stty", "touch", "true", "tty", "umask", "unshare", "wc",
+    "cat", "chmod", "chown", "cut", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
+    "kill", "ln", "ls", "mkdir", "mount", "mv", "nsenter", "ps", "pwd", "readlink", "rm", "sh",
+    "sleep", "stat", "stty", "test", "touch", "true", "tty", "umask", "unshare", "wc",
 ];
 
 /// Somebody who runs containers, with a directory of their own and a busybox tree in it.
