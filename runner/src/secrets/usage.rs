@@ -92,6 +92,9 @@ impl FromStr for SecretArg {
                 is_bare.then(|| first.to_owned()).ok_or(EXPECTED)?
             }
         };
+        if wanted.is_empty() {
+            return Err(EXPECTED.to_owned());
+        }
         let target = fields.take(&["target"]).filter(|target| !target.is_empty());
         let id = |name: &str, value: Option<&str>| match value {
             None => Ok(None),

@@ -324,6 +324,7 @@ fn bytes_that_are_no_text_are_taken_or_named() {
             "ignorefile",
             "iidfile",
             "input",
+            "label-file",
             "output",
             "rootfs",
             "volume",
