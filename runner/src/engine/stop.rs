@@ -23,7 +23,9 @@ struct Stopping {
     container: Container,
     /// `None` for one that has ended already, which is as wanted.
     init: Option<OwnedFd>,
-    /// When it is killed; `None` when that is too far for the clock.
+    /// How long it has from when it was asked until it is killed.
+    patience: Duration,
+    /// When that is; `None` when it is too far for the clock.
     deadline: Option<Instant>,
     journal: Journal,
 }
@@ -38,14 +40,14 @@ impl Engine {
             let container = self.find(wanted)?;
             let own = Duration::from_secs(container.stop_timeout.into());
             let patience = patience.unwrap_or(own);
-            Ok(self.ask_to_end(container, now.checked_add(patience)))
+            Ok(self.ask_to_end(container, now, patience))
         };
         Stop {
             asked: wanted.iter().map(ask).collect(),
         }
     }
 
-    fn ask_to_end(&self, container: Container, deadline: Option<Instant>) -> Stopping {
+    fn ask_to_end(&self, container: Container, now: Instant, patience: Duration) -> Stopping {
         let container = end_for_good(&self.store, container);
         // A container that is just starting has none for the stop signal.
         let init = init_pidfd(&container);
@@ -63,27 +65,20 @@ impl Engine {
         Stopping {
             container,
             init,
-            deadline,
+            patience,
+            deadline: now.checked_add(patience),
             journal: self.store.journal(),
         }
     }
 }
 
 impl Stop {
-    /// How long the last of those that still run has until it is killed.
+    /// How long the last of those that ran when they were asked has until it is killed.
     pub fn patience(&self) -> Duration {
-        let now = Instant::now();
-        let left = |stopping: &Stopping| match (&stopping.init, stopping.deadline) {
-            (Some(_), Some(deadline)) => deadline.saturating_duration_since(now),
-            (Some(_), None) => Duration::MAX,
-            (None, _) => Duration::ZERO,
-        };
-        self.asked
-            .iter()
-            .flatten()
-            .map(left)
-            .max()
-            .unwrap_or_default()
+        let asked = self.asked.iter().flatten();
+        let ran = asked.filter(|stopping| stopping.init.is_some());
+        let patience = ran.map(|stopping| stopping.patience);
+        patience.max().unwrap_or_default()
     }
 
     /// The names of the containers that still run after `time`, or as soon as none does.

@@ -386,6 +386,7 @@ fn a_directory_that_is_swapped_leads_nowhere(world: &World) {
     for round in 0..20 {
         let to = format!("out-{round}");
         let _ = cp(world, &format!("{name}:/place"), &to);
+        assert!(!world.path(&to).is_symlink());
         let found = fs::read_to_string(world.path(&to).join("file")).unwrap_or_default();
         assert!(!found.contains("host"), "{found}");
         let _ = cp(world, "src/.", &format!("{name}:/place"));

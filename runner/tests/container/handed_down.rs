@@ -177,7 +177,8 @@ fn few_descriptors(world: &World) {
     let handed_down = HandedDown::SoftLimit(Resource::RLIMIT_NOFILE, 64);
     works_with(world, &handed_down);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let limits = run(world, &handed_down, &[], "ulimit -Sn; ulimit -Hn");
+    let flags = ["--ulimit", "host"];
+    let limits = run(world, &handed_down, &flags, "ulimit -Sn; ulimit -Hn");
     assert_eq!(limits.success(), format!("64\n{hard}\n"));
 }
 

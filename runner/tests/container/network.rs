@@ -188,6 +188,8 @@ fn more_ports_than_the_soft_limit_has_descriptors(world: &World) {
     let run = [
         "run",
         "--rm",
+        "--ulimit",
+        "host",
         "-p",
         publish,
         "--rootfs",

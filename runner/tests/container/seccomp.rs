@@ -111,7 +111,7 @@ fn a_profile_that_cannot_be_used_stops_the_start(world: &World) {
             "{outcome:?}"
         );
     }
-    for option in ["seccomp", "label=type:x", "nonsense"] {
+    for option in ["seccomp", "proc-opts=hidepid=2", "nonsense"] {
         let outcome = world.run(&["--security-opt", option], &["true"]);
         assert_eq!(outcome.code(), Some(125), "{outcome:?}");
         assert!(

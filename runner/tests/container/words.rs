@@ -248,10 +248,10 @@ fn every_signal_arrives(world: &World) {
 fn an_error_is_one_line_with_one_prefix(world: &World) {
     for (args, named) in [
         (
-            &["run", "--memory", "1g", "x"][..],
-            "coracle run does not have --memory yet",
+            &["run", "--pod", "a", "x"][..],
+            "coracle run does not have --pod yet",
         ),
-        (&["events"], "coracle does not have `events` yet"),
+        (&["pod"], "coracle does not have `pod` yet"),
         (&["compose"], "coracle does not have `compose` yet"),
         (&["run", "--detech", "x"], "--detach"),
         (&["run", "-v", "a/b:/v", "x"], "./a/b"),
@@ -260,7 +260,7 @@ fn an_error_is_one_line_with_one_prefix(world: &World) {
             &["run", "-v", "/tmp:/a", "-v", "/etc:/b/../a/", "x"],
             "both for /a",
         ),
-        (&["run", "-v", "/tmp:/a:O", "x"], "\"O\""),
+        (&["run", "-v", "/tmp:/a:cached", "x"], "\"cached\""),
         (&["stop", "no-such"], "no-such"),
         (&["stop", "\u{1b}[2J\u{9b}\u{202e}"], "no container"),
         (&["exec", "web"], "COMMAND"),

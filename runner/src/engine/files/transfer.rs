@@ -77,6 +77,8 @@ pub enum TransferError {
     },
     #[error("there is nothing to be copied: it ended before it began")]
     Nothing,
+    #[error("what was to be copied became a symbolic link meanwhile")]
+    BecameLink,
 }
 
 impl Wanted {
@@ -231,6 +233,11 @@ impl Receiving<'_> {
         let mut members = Members::new(BufReader::with_capacity(64 << 10, input));
         let first = match members.next()? {
             None if !self.is_tar => return Err(TransferError::Nothing),
+            // What is copied is what links lead to. A link in its place would lead whoever uses
+            // the copy to where the container wants.
+            Some(first) if !self.is_tar && first.kind == Kind::Symlink => {
+                return Err(TransferError::BecameLink);
+            }
             first => first,
         };
         let (root, placing) = self.place(first.as_ref())?;
