@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use jiff::SignedDuration;
 
 use super::values::text;
 use crate::engine::{HealthRequest, OnFailure};
+use crate::units;
 
 /// How the health of a container is looked after: flags of `run` and `create`.
 #[derive(Debug, Args)]
@@ -84,9 +84,7 @@ fn test(line: &str) -> Vec<String> {
 
 /// As Go writes a time: `1m30s`.
 fn parse_time(text: &str) -> Result<Duration, &'static str> {
-    let time: Option<SignedDuration> = text.parse().ok();
-    let time = time.and_then(|time| Duration::try_from(time).ok());
-    time.ok_or("expected a number and ms, s, m or h")
+    units::duration(text).map(Duration::from_nanos)
 }
 
 fn parse_interval(text: &str) -> Result<Duration, &'static str> {

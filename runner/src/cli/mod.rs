@@ -17,6 +17,7 @@ mod image;
 mod kernel;
 mod life;
 mod limits;
+mod log;
 mod mount;
 mod network;
 mod read;
@@ -55,6 +56,7 @@ pub use life::{
     TopArgs, WaitArgs,
 };
 pub use limits::{Cgroups, LimitArgs};
+pub use log::{LogArgs, LogsArgs};
 pub use network::{
     NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
     NetworkInspectArgs, NetworkLsArgs, NetworkOption, NetworkPruneArgs, NetworkRmArgs,
@@ -314,34 +316,6 @@ pub enum InspectKind {
     All,
     Container,
     Image,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "The last 16 MiB are kept at least, and 32 MiB at most; older lines are gone."
-)]
-pub struct LogsArgs {
-    /// Go on until the container ends
-    #[arg(short, long)]
-    pub follow: bool,
-
-    /// Begin with the last N lines
-    #[arg(
-        long,
-        value_parser = text(values::parse_tail),
-        default_value = "all",
-        allow_negative_numbers = true,
-        value_name = "N|all"
-    )]
-    pub tail: TailLines,
-
-    /// Show when each line was written
-    #[arg(short, long)]
-    pub timestamps: bool,
-
-    /// Name or id of the container
-    #[arg(value_parser = text(str::parse::<String>))]
-    pub container: String,
 }
 
 #[derive(Debug, Args)]

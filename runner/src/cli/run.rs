@@ -13,6 +13,7 @@ use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
 use super::life::LifetimeArgs;
 use super::limits::LimitArgs;
+use super::log::LogArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
 use super::tree::TreeArgs;
@@ -177,6 +178,9 @@ pub struct ContainerArgs {
 
     #[command(flatten)]
     pub health: HealthArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
 
     /// Put a label on the container, for programs that look for it; may be repeated: the last value
     /// of a key counts

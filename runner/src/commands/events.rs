@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::filter::{admits, check, has_label, moment, wrong};
+use super::filter::{admits, check, has_label, time_option, wrong};
 use super::rows::print_filled;
 use super::{open_engine, output_result};
 use crate::cli::{EventsArgs, Filter};
@@ -27,8 +27,8 @@ pub fn events(args: &EventsArgs) -> Result<u8, Failure> {
         ));
     }
     let shown = Shown::read(args.format.as_ref())?;
-    let since = seconds("since", args.since.as_deref())?;
-    let until = seconds("until", args.until.as_deref())?;
+    let since = time_option("since", args.since.as_deref())?;
+    let until = time_option("until", args.until.as_deref())?;
     let journal = open_engine()?.store().journal();
     // Without a word about time it is about what is to come.
     let only_new = args.stream && since.is_none() && until.is_none();
@@ -37,15 +37,14 @@ pub fn events(args: &EventsArgs) -> Result<u8, Failure> {
     let mut reader = journal.read(only_new).map_err(reading())?;
     loop {
         while let Some((time, event)) = reader.next_event().map_err(reading())? {
-            let at: Timestamp = time.to_string().parse().unwrap_or_default();
-            if since.is_some_and(|since| at.as_second() < since) {
+            if since.is_some_and(|since| time.as_second() < since) {
                 continue;
             }
-            if until.is_some_and(|until| at.as_second() >= until) {
+            if until.is_some_and(|until| time.as_second() >= until) {
                 return Ok(0);
             }
             if admits(&args.filters, |filter| Ok(has(&event, filter)))?
-                && !shown.print(time, at, &event, args.no_trunc)?
+                && !shown.print(time, &event, args.no_trunc)?
             {
                 return Ok(0);
             }
@@ -63,15 +62,6 @@ pub fn events(args: &EventsArgs) -> Result<u8, Failure> {
         }
         reader.wait(left).map_err(reading())?;
     }
-}
-
-fn seconds(name: &str, text: Option<&str>) -> Result<Option<i64>, Failure> {
-    let meant = text.map(|text| Filter {
-        key: name.to_owned(),
-        value: text.to_owned(),
-        is_negated: false,
-    });
-    meant.as_ref().map(moment).transpose()
 }
 
 const FILTERS: &[&str] = &[
@@ -132,15 +122,9 @@ impl Shown {
     }
 
     /// False when nobody reads any more.
-    fn print(
-        &self,
-        time: logs::Timestamp,
-        at: Timestamp,
-        event: &Event,
-        whole: bool,
-    ) -> Result<bool, Failure> {
+    fn print(&self, time: logs::Timestamp, event: &Event, whole: bool) -> Result<bool, Failure> {
         let text = match self {
-            Self::Line => line(at, event, whole),
+            Self::Line => line(time, event, whole),
             Self::Json => escape_json(&as_json(time, event).to_string()),
             Self::Template(template) => {
                 return print_filled(&template.fill(&fields(time, event))?).map(|()| true);
@@ -182,7 +166,8 @@ fn fields(time: logs::Timestamp, event: &Event) -> Value {
 }
 
 /// As Podman prints it.
-fn line(at: Timestamp, event: &Event, whole: bool) -> String {
+fn line(time: logs::Timestamp, event: &Event, whole: bool) -> String {
+    let at: Timestamp = time.to_string().parse().unwrap_or_default();
     let at = at.to_zoned(TimeZone::system());
     let time = at.strftime("%Y-%m-%d %H:%M:%S%.f %z %Z");
     let id = event.id.as_deref().unwrap_or_default();

@@ -87,6 +87,16 @@ pub fn moment(filter: &Filter) -> Result<i64, Failure> {
     }
 }
 
+/// The same of an option, where it is given.
+pub fn time_option(name: &str, text: Option<&str>) -> Result<Option<i64>, Failure> {
+    let meant = text.map(|text| Filter {
+        key: name.to_owned(),
+        value: text.to_owned(),
+        is_negated: false,
+    });
+    meant.as_ref().map(moment).transpose()
+}
+
 /// As Podman reads names: a regular expression, which need not match the whole.
 pub fn pattern(filter: &Filter) -> Result<Regex, Failure> {
     Regex::new(&filter.value).map_err(|error| wrong(filter, &error.to_string()))

@@ -76,6 +76,18 @@ pub fn duration(seconds: u64) -> String {
 
 /// Bytes in units of 1000, with three digits.
 pub fn size(bytes: u64) -> String {
+    let (text, unit) = scaled(bytes, 3);
+    format!("{text} {unit}")
+}
+
+/// The same as Podman has it in some places: with four digits, and no space.
+pub fn size_in_digits(bytes: u64) -> String {
+    let (text, unit) = scaled(bytes, 4);
+    text + unit
+}
+
+/// Bytes in the largest unit that leaves a digit before the point, with so many digits in all.
+fn scaled(bytes: u64, digits: usize) -> (String, &'static str) {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut scaled = bytes as f64;
     let mut unit = 0;
@@ -83,22 +95,32 @@ pub fn size(bytes: u64) -> String {
         scaled /= 1000.0;
         unit += 1;
     }
-    let digits: usize = match scaled {
-        ..9.995 => 2,
-        ..99.95 => 1,
-        _ => 0,
+    // One more before the point is one less behind it, after rounding.
+    let half = |behind: usize| 0.5 / 10f64.powi(i32::try_from(behind).unwrap_or(0));
+    let behind = match scaled {
+        scaled if scaled + half(digits - 1) < 10.0 => digits - 1,
+        scaled if scaled + half(digits - 2) < 100.0 => digits - 2,
+        _ => digits - 3,
     };
-    let text = format!("{scaled:.digits$}");
+    let text = format!("{scaled:.behind$}");
     let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     };
-    format!("{text} {}", UNITS[unit])
+    (text, UNITS[unit])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_may_have_four_digits() {
+        let sizes = [0, 999, 1000, 503_800, 12_345_678, 25_281_234_567, 9_999_900];
+        let sizes = sizes.map(size_in_digits);
+        let expected = ["0B", "999B", "1kB", "503.8kB", "12.35MB", "25.28GB", "10MB"];
+        assert_eq!(sizes, expected);
+    }
 
     #[test]
     fn times_are_printed_as_go_prints_them() {

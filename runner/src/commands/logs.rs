@@ -3,14 +3,22 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::{open_engine, output_result};
+use super::filter::time_option;
+use super::{latest, open_engine, output_result};
 use crate::cli::LogsArgs;
 use crate::failure::Failure;
-use crate::logs::{Entry, Line, Stream};
+use crate::logs::{Entry, Line, Stream, Timestamp};
 use crate::process::foreground::warn;
 
 pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
-    let mut log = open_engine()?.logs(&args.container, args.tail.0)?;
+    let since = time_option("since", args.since.as_deref())?;
+    let until = time_option("until", args.until.as_deref())?;
+    let engine = open_engine()?;
+    let name = match args.container {
+        Some(name) => name,
+        None => latest(&engine)?,
+    };
+    let mut log = engine.logs(&name, args.tail.0)?;
     let mut lines = Lines::default();
     loop {
         let writer = args.follow.then(|| log.writer()).flatten();
@@ -24,6 +32,13 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
                     continue;
                 }
             };
+            let at = entry.time.as_second();
+            if since.is_some_and(|since| at < since) {
+                continue;
+            }
+            if until.is_some_and(|until| at >= until) {
+                return output_result(io::stdout().flush()).map(|()| 0);
+            }
             let stream = entry.stream;
             let mut output = match args.timestamps {
                 true => lines.time_before(&entry),
@@ -41,7 +56,8 @@ pub fn logs(args: LogsArgs) -> Result<u8, Failure> {
         }
         // The last line may have no newline, which keeps it in the buffer.
         output_result(io::stdout().flush())?;
-        match writer {
+        let is_over = until.is_some_and(|until| Timestamp::now().as_second() >= until);
+        match writer.filter(|_| !is_over) {
             Some(writer) => log.wait(&writer, Duration::from_secs(1))?,
             None => return Ok(0),
         }

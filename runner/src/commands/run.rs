@@ -250,6 +250,7 @@ pub(super) fn request(
         remove,
         lifetime: args.lifetime.lifetime(),
         health: args.health.request().map_err(Failure::runner)?,
+        log: args.log.config().map_err(Failure::runner)?,
         stop_signal: args.stop_signal,
         env: proxies.chain(variables(&args.process)?).collect(),
         env_below: match args.env_host {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::human::size_in_digits;
 use super::rows::print_list;
 use super::table::table;
 use super::{human, latest, open_engine, output_result};
@@ -128,7 +129,7 @@ impl Row {
             _ => average,
         };
         let pair = |pair: Option<[u64; 2]>| match pair {
-            Some([one, other]) => format!("{} / {}", size(one), size(other)),
+            Some([one, other]) => format!("{} / {}", size_in_digits(one), size_in_digits(other)),
             None => format!("{UNKNOWN} / {UNKNOWN}"),
         };
         let memory = stats.and_then(|stats| stats.memory);
@@ -142,7 +143,11 @@ impl Row {
             cpu_time: or(cpu_time.map(human::go_duration)),
             cpu_percent: or(now.map(percent)),
             avg_cpu: or(average.map(percent)),
-            mem_usage: format!("{} / {}", or(memory.map(size)), or(limit.map(size))),
+            mem_usage: format!(
+                "{} / {}",
+                or(memory.map(size_in_digits)),
+                or(limit.map(size_in_digits))
+            ),
             mem_percent: or(memory
                 .zip(limit)
                 .map(|(used, all)| percent(100.0 * used as f64 / all.max(1) as f64))),
@@ -182,30 +187,6 @@ impl Row {
 
 fn share(used: Duration, of: Duration) -> f64 {
     100.0 * used.as_secs_f64() / of.as_secs_f64().max(f64::EPSILON)
-}
-
-/// As Podman writes sizes here, without a space and to four digits.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    let mut scaled = bytes as f64;
-    let mut unit = 0;
-    while scaled >= 1000.0 && unit + 1 < UNITS.len() {
-        scaled /= 1000.0;
-        unit += 1;
-    }
-    let digits: usize = match scaled {
-        _ if unit == 0 => 0,
-        ..9.9995 => 3,
-        ..99.995 => 2,
-        ..999.95 => 1,
-        _ => 0,
-    };
-    let text = format!("{scaled:.digits$}");
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
-    };
-    format!("{text}{}", UNITS[unit])
 }
 
 /// The fields of a template, and what stands over their columns.
@@ -253,18 +234,4 @@ fn print(rows: &[Row], args: &StatsArgs) -> Result<(), Failure> {
             table(Some(HEADER), &cells, WIDTH_MIN)
         },
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_four_digits() {
-        let sizes = [0, 999, 1000, 503_800, 12_345_678, 25_281_234_567].map(size);
-        assert_eq!(
-            sizes,
-            ["0B", "999B", "1kB", "503.8kB", "12.35MB", "25.28GB"]
-        );
-    }
 }

@@ -13,7 +13,7 @@ use portfwd::spec::Publish;
 
 use super::base::Base;
 use super::volumes::{ImageVolumes, VolumesFrom};
-use super::{Engine, EngineError, HealthRequest, Lifetime};
+use super::{Engine, EngineError, HealthRequest, Lifetime, LogConfig};
 use crate::isolation::capabilities::Capabilities;
 use crate::isolation::idmap::IdMaps;
 use crate::isolation::namespaces::Namespaces;
@@ -90,6 +90,7 @@ pub struct ContainerRequest {
     pub remove: bool,
     pub lifetime: Lifetime,
     pub health: HealthRequest,
+    pub log: LogConfig,
     /// In place of the image's.
     pub stop_signal: Option<Signal>,
     /// Variables over those of the image.
@@ -197,6 +198,7 @@ impl ContainerRequest {
             remove: false,
             lifetime: Lifetime::default(),
             health: HealthRequest::default(),
+            log: LogConfig::default(),
             stop_signal: None,
             env: Vec::new(),
             env_below: Vec::new(),
@@ -319,6 +321,7 @@ impl Engine {
             restart: request.lifetime.restart,
             stop_timeout: request.lifetime.stop_timeout,
             time_limit: request.lifetime.time_limit,
+            log: request.log.clone(),
             stop_signal: Some(request.stop_signal.unwrap_or(base.stop_signal).as_raw()),
             id_maps: Some(maps.clone()),
         })?;

@@ -77,6 +77,8 @@ pub enum EngineError {
         "a container that is forgotten when it ends (--rm) cannot be started again then (--restart)"
     )]
     RestartForgotten,
+    #[error("container {name} has no log: it was made with --log-driver none")]
+    NoLog { name: String },
     #[error("container {name} has no health check: `coracle run --health-cmd` gives it one")]
     NoHealthCheck { name: String },
     #[error("--health-on-failure {action} goes with a health check, and there is none")]
@@ -304,6 +306,7 @@ impl EngineError {
             | Self::GoneAtItsEnd { .. }
             | Self::RestartForgotten
             | Self::NoHealthCheck { .. }
+            | Self::NoLog { .. }
             | Self::OnFailureOfNothing { .. }
             | Self::CommandTooLong => ErrorKind::Invalid,
             Self::Port(_) => ErrorKind::PortUnavailable,

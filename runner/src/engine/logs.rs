@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Engine, EngineError};
-use crate::logs::{Line, LogReader};
+use crate::logs::{Line, LogDriver, LogReader};
 use crate::state::ProcessRef;
 
 /// A container's log, being read.
@@ -21,6 +21,11 @@ impl Engine {
     /// Opens a container's log at its beginning, or `tail` lines before its end.
     pub fn logs(&self, wanted: &str, tail: Option<usize>) -> Result<ContainerLog, EngineError> {
         let container = self.find(wanted)?;
+        if container.log.driver == LogDriver::None {
+            return Err(EngineError::NoLog {
+                name: container.name,
+            });
+        }
         let path = self.store.dir(&container).log();
         let reader = LogReader::open(&path, tail).map_err(|source| EngineError::Log {
             path: path.clone(),

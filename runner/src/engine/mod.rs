@@ -45,6 +45,7 @@ use crate::state::{Container, Dirs, Listing, Store};
 pub use crate::health::{HealthLog, HealthStatus, OnFailure, Probe};
 pub use crate::isolation::capabilities::Capabilities;
 pub use crate::isolation::seccomp::Seccomp;
+pub use crate::logs::{LogConfig, LogDriver};
 pub use crate::process::inherited::SoftLimits;
 pub use crate::rootfs::volume::VolumeArg;
 pub use crate::spec::{Network, Variable};

@@ -18,8 +18,10 @@
 //! 2026-11-21T23:59:59.400000000Z lost F 4096
 //! ```
 //!
-//! A log is two files at most: `LOG`, and `LOG.1` from before the last rotation.
+//! A log is two files at most: `LOG`, and `LOG.1` from before the last rotation. How long they may
+//! be, and whether there is a log at all, the container's [`LogConfig`] says.
 
+mod config;
 mod reader;
 mod timestamp;
 mod writer;
@@ -28,6 +30,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use config::{LogConfig, LogDriver, MAX_SIZE_MIN};
 pub use reader::LogReader;
 pub use timestamp::Timestamp;
 pub use writer::LogWriter;

@@ -12,6 +12,9 @@ use super::{MAX_CONTENT_LEN, MAX_FILE_LEN, Stream, Timestamp, rotated, with_suff
 /// small enough to keep.
 const BATCH_LEN: usize = 128 * 1024;
 
+/// What is in an entry besides its content: the time, the stream, whether the line ends, newline.
+const HEAD_LEN: usize = 30 + 1 + 6 + 1 + 1 + 1 + 1;
+
 const TAKES_ALL: &str = "a Vec takes all that is written";
 
 /// The one writer of a log.
@@ -65,9 +68,10 @@ impl LogWriter {
             };
             // All parts but the last are full, and the last may be empty: an empty line is an entry
             // too.
-            let parts_len = line.len().saturating_sub(1) / MAX_CONTENT_LEN * MAX_CONTENT_LEN;
+            let part_len = self.max_content_len();
+            let parts_len = line.len().saturating_sub(1) / part_len * part_len;
             let (parts, last) = line.split_at(parts_len);
-            for part in parts.chunks(MAX_CONTENT_LEN) {
+            for part in parts.chunks(part_len) {
                 self.push(time, stream, false, part);
             }
             self.push(time, stream, ends_line, last);
@@ -90,7 +94,17 @@ impl LogWriter {
         }
     }
 
+    /// Of one entry, which is to fit into a file.
+    fn max_content_len(&self) -> usize {
+        let room = usize::try_from(self.max_file_len).unwrap_or(usize::MAX);
+        room.saturating_sub(HEAD_LEN).clamp(1, MAX_CONTENT_LEN)
+    }
+
     fn push(&mut self, time: Timestamp, stream: Stream, ends_line: bool, content: &[u8]) {
+        let len = self.batch.len() + HEAD_LEN + content.len();
+        if !self.batch.is_empty() && len as u64 > self.max_file_len {
+            self.flush();
+        }
         if self.batch.is_empty() {
             self.begin_batch(time);
         }

@@ -7,8 +7,8 @@
 //! it when it closes any descriptor of the file: open it once.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -33,9 +33,12 @@ pub fn take(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Tells, for all times, which process is the container's first.
-pub fn tell(mut file: &File, init: &ProcessRef) -> io::Result<()> {
-    file.write_all(&serde_json::to_vec(init)?)
+/// Tells, for all times, which process is the container's first; that of an earlier life no more.
+pub fn tell(file: &File, init: &ProcessRef) -> io::Result<()> {
+    let text = serde_json::to_vec(init)?;
+    // What is there already has its block, however full the disk is.
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
 }
 
 /// The process that holds the lock.
@@ -54,7 +57,23 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn the_first_process_of_each_life_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monitor");
+        let file = take(&path).unwrap();
+        let mut long = ProcessRef::current().unwrap();
+        long.pid = i32::MAX;
+        for life in [long, ProcessRef::current().unwrap()] {
+            tell(&file, &life).unwrap();
+            let told: ProcessRef = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            assert_eq!(told, life);
+        }
+    }
 
     #[test]
     fn the_holder_is_known_until_it_ends() {

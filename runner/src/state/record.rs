@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{ProcessRef, RestartPolicy, StateError};
 use crate::health::HealthStatus;
 use crate::isolation::idmap::IdMaps;
+use crate::logs::LogConfig;
 use crate::network::bridge::Attachment;
 use crate::path_text;
 
@@ -64,6 +65,8 @@ pub struct Container {
     pub time_limit: Option<u32>,
     /// What its last health check has come to; `None` where it has none.
     pub health: Option<HealthStatus>,
+    /// What becomes of what it writes.
+    pub log: LogConfig,
     /// Directories of its own control groups.
     pub cgroups: Vec<PathBuf>,
     /// Those of its user namespace, to whose IDs its files belong. `None` where they were not kept.
@@ -94,6 +97,7 @@ pub struct NewContainer {
     /// [`STOP_TIMEOUT`] when not given.
     pub stop_timeout: Option<u32>,
     pub time_limit: Option<u32>,
+    pub log: LogConfig,
     pub id_maps: Option<IdMaps>,
 }
 

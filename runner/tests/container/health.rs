@@ -263,7 +263,7 @@ fn words_are_checked(world: &World) {
         (&["--health-cmd", "x", "--health-retries", "0"], "greater"),
         (
             &["--health-cmd", "x", "--health-interval", "7"],
-            "number and",
+            "expected a duration",
         ),
     ] {
         let words = [&["create"], flags, &["--rootfs", "rootfs", "true"]].concat();

@@ -22,6 +22,7 @@ mod layers;
 mod library;
 mod lifecycle;
 mod limits;
+mod logs;
 mod mounts;
 mod names;
 mod network;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         library::CASES,
         hostile::CASES,
         names::CASES,
+        logs::CASES,
         network::CASES,
         networks::CASES,
         seccomp::CASES,

@@ -1,5 +1,6 @@
 //! Containers that are started again when they end, and how long they may take to end.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +14,7 @@ cases![
     what_somebody_ends_stays_ended,
     a_container_that_rests_is_ended_too,
     ports_and_network_are_there_again,
+    a_start_that_fails_is_tried_again,
     a_lost_container_is_not_started_again,
     a_boot_is_followed_by_start,
     a_container_has_its_own_time_to_end,
@@ -163,6 +165,36 @@ fn ports_and_network_are_there_again(world: &World) {
     world.try_coracle(&["stop", "-t", "0", &name]).success();
     TcpListener::bind(address).expect("a free port");
     world.try_coracle(&["rm", &name]).success();
+}
+
+fn a_start_that_fails_is_tried_again(world: &World) {
+    need_tun();
+    let name = unique("hindered");
+    let (volume, away) = (world.path("volume"), world.path("away"));
+    fs::create_dir(&volume).expect("a directory");
+    fs::write(volume.join("index.html"), "here").expect("a page");
+    world.give_to_container(&volume);
+    let address: SocketAddr = TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a port");
+    let publish = format!("127.0.0.1:{}:80", address.port());
+    let mount = format!("{}:/page", volume.display());
+    let flags = ["--restart", "always", "-p", &publish, "-v", &mount];
+    let command = ["busybox", "httpd", "-f", "-p", "80", "-h", "/page"];
+    world.detach(&name, &flags, &command);
+    let serves = || {
+        let page = crate::network::get(address, "/index.html");
+        page.is_some_and(|page| page.contains("here"))
+    };
+    eventually("it serves", serves);
+    fs::rename(&volume, &away).expect("moved away");
+    kill_first_of(world, &name);
+    eventually("it does not start", || {
+        look(world, &name, "{{.State.Restarting}} {{.State.ExitCode}}") == "true 125"
+    });
+    fs::rename(&away, &volume).expect("moved back");
+    eventually("it serves again", serves);
+    world.try_coracle(&["rm", "-f", &name]).success();
 }
 
 fn a_lost_container_is_not_started_again(world: &World) {

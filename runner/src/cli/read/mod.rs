@@ -97,6 +97,9 @@ impl Command {
                 }
                 _ => Ok(()),
             },
+            Self::Logs(args) if args.container.is_some() == args.latest => {
+                Err("coracle logs needs the name or id of a container, or --latest".into())
+            }
             Self::Wait(args) => match (&args.containers[..], args.latest) {
                 ([], false) => Err("wait needs the name or id of a container, or --latest".into()),
                 ([_, ..], true) => Err("--latest and names cannot be given together".into()),

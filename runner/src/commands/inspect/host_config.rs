@@ -5,9 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::super::human;
 use super::container::{PortBindings, bind_text, difference, shown};
 use crate::cli::KEEP_GROUPS;
 use crate::isolation::resources::Amount;
+use crate::logs::{self, LogDriver};
 use crate::network::names::ResolvConf;
 use crate::process::ulimit::Ulimit;
 use crate::rootfs::Bind;
@@ -75,8 +77,12 @@ struct Policy {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct LogConfig {
-    r#type: &'static str,
+    r#type: String,
+    /// Empty without a log.
     path: String,
+    tag: &'static str,
+    /// Nothing where it was not said.
+    size: String,
 }
 
 #[derive(Serialize)]
@@ -101,10 +107,7 @@ impl HostConfig {
         let (dns, dns_search, dns_options) = lists(&spec.names.resolv_conf);
         Self {
             binds: binds.map(bind_text).collect(),
-            log_config: LogConfig {
-                r#type: "k8s-file",
-                path: shown(log),
-            },
+            log_config: LogConfig::of(&container.log, log),
             network_mode: match spec.network {
                 spec::Network::None => "none",
                 spec::Network::Coracle(_) => "coracle",
@@ -184,6 +187,20 @@ impl Limit {
             name: format!("RLIMIT_{}", ulimit.name().to_ascii_uppercase()),
             soft: number(ulimit.soft),
             hard: number(ulimit.hard),
+        }
+    }
+}
+
+impl LogConfig {
+    fn of(config: &logs::LogConfig, path: &Path) -> Self {
+        Self {
+            r#type: config.driver.to_string(),
+            path: match config.driver {
+                LogDriver::None => String::new(),
+                _ => shown(path),
+            },
+            tag: "",
+            size: human::size_in_digits(config.max_size.unwrap_or(0)),
         }
     }
 }

@@ -131,7 +131,7 @@ impl Monitor<'_> {
         let began = Instant::now();
         let code = running.supervise(self);
         self.note(&Event::death(&self.container, code));
-        let lost = running.log.finish();
+        let lost = running.log.take().map_or(0, LogWriter::finish);
         if lost > 0 {
             warn!(
                 bytes = lost,
@@ -217,7 +217,8 @@ struct Running<'a> {
     membership: Option<Membership>,
     /// Of a container whose health is looked after.
     checks: Option<Checks>,
-    log: LogWriter,
+    /// Where what it writes is kept, if it is.
+    log: Option<LogWriter>,
     stdout: Copier,
     stderr: Copier,
     signals: &'a SignalFd,
@@ -523,8 +524,10 @@ struct Ready {
 }
 
 /// What the container has written goes to its log, and to whoever is attached.
-fn show(log: &mut LogWriter, door: &mut Option<Door>, stream: Stream, bytes: &[u8]) {
-    log.write(stream, bytes);
+fn show(log: &mut Option<LogWriter>, door: &mut Option<Door>, stream: Stream, bytes: &[u8]) {
+    if let Some(log) = log {
+        log.write(stream, bytes);
+    }
     if let Some(door) = door {
         door.show(stream, bytes);
     }

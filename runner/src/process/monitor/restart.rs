@@ -6,10 +6,12 @@
 //! the container for good.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
+use portfwd::publish::Listener;
 use rustix::event::PollFlags;
 use tracing::{info, warn};
 
@@ -58,7 +60,10 @@ impl Monitor<'_> {
         let lived = counting.map_err(Failure::from).and_then(|container| {
             self.container = container;
             self.note(&Event::of(&self.container, "restart"));
+            // What starts takes them, and a start that fails has them no more.
+            let spare = duplicates(&self.listeners)?;
             self.live(signals, claim)
+                .inspect_err(|_| self.listeners = spare)
         });
         lived.unwrap_or_else(|failure| {
             warn!(%failure, "the container was not started again");
@@ -76,6 +81,17 @@ impl Monitor<'_> {
             goes_on: self.record_end(code),
         }
     }
+}
+
+fn duplicates(listeners: &[Listener]) -> Result<Vec<Listener>, Failure> {
+    let duplicate = |listener: &Listener| {
+        Ok(Listener {
+            socket: listener.socket.try_clone()?,
+            ..*listener
+        })
+    };
+    let made: io::Result<_> = listeners.iter().map(duplicate).collect();
+    made.map_err(Failure::context("cannot keep published ports"))
 }
 
 /// Rests, and says whether nobody has asked the monitor to leave.

@@ -22,7 +22,6 @@ use crate::failure::Failure;
 use crate::isolation::cgroup::{self, Entrance, Reach};
 use crate::isolation::namespaces::{self, Fork};
 use crate::isolation::resources;
-use crate::logs::LogWriter;
 use crate::network::bridge::Place;
 use crate::network::bridge::membership::{Host, Membership};
 use crate::network::helper::{Helper, HelperConfig, Supervisor};
@@ -80,8 +79,8 @@ pub(super) fn start<'a>(
         record.cgroups.clone_from(&known.cgroups);
         record.id_maps.clone_from(&known.id_maps);
     })?;
-    let log = LogWriter::open(monitor.dir.log())
-        .map_err(Failure::context("cannot open the container's log"))?;
+    let log = monitor.container.log.open(&monitor.dir.log());
+    let log = log.map_err(Failure::context("cannot open the container's log"))?;
 
     let mut master = None;
     let prepared = wait_until_prepared(

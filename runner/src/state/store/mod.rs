@@ -152,6 +152,7 @@ impl Store {
             stop_timeout: new.stop_timeout.unwrap_or(STOP_TIMEOUT),
             time_limit: new.time_limit,
             health: None,
+            log: new.log,
             cgroups: Vec::new(),
             id_maps: new.id_maps,
             run_dir,

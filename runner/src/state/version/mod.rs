@@ -28,8 +28,8 @@ use crate::spec::UMASK;
 /// - 9: the specification has file systems in memory, devices, the length of /dev/shm, what is
 ///   hidden in /proc and /sys, where changes of volumes go, names, a time zone, settings of the
 ///   kernel's, limits, umask and groups, and how the container's health is checked. The record says
-///   how healthy it is, whether it is started again when it ends, and how long it may take to end,
-///   or run.
+///   how healthy it is, whether it is started again when it ends, how long it may take to end, or
+///   run, and what becomes of what it writes.
 pub const VERSION: u32 = 9;
 
 /// A file that is kept of each container.
@@ -278,6 +278,7 @@ fn record_from_8(record: &mut Map<String, Value>) {
         ("stop_timeout", json!(10)),
         ("time_limit", Value::Null),
         ("health", Value::Null),
+        ("log", json!({"driver": "k8s-file", "max_size": null})),
     ];
     add_missing(record, added);
 }

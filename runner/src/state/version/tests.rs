@@ -340,6 +340,7 @@ fn added_to_record_8() -> Vec<(String, Value)> {
         ("stop_timeout", json!(10)),
         ("time_limit", Value::Null),
         ("health", Value::Null),
+        ("log", json!({"driver": "k8s-file", "max_size": null})),
     ];
     more(Vec::new(), added)
 }
