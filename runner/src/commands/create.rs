@@ -1,7 +1,8 @@
 //! `coracle create`: the first half of `coracle run`.
 
 use super::cidfile::CidFile;
-use super::run::{replace, request, source};
+use super::request::request;
+use super::run::{replace, source};
 use super::{open_engine, print_line};
 use crate::cli::CreateArgs;
 use crate::failure::Failure;

@@ -40,6 +40,7 @@ mod ps;
 mod pull;
 mod push;
 mod rename;
+mod request;
 mod restart;
 mod rm;
 mod rmi;

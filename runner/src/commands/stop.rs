@@ -35,8 +35,7 @@ fn explain_wait(stop: &Stop) {
         say(&format!(
             "waiting up to {} s for {names} to end; process 1 of a container heeds a signal only if it has a handler for it: \
              `coracle run --init` puts one there that passes signals on",
-            // A moment of it has passed.
-            patience.as_millis().div_ceil(1000)
+            patience.as_secs()
         ));
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use portfwd::spec::Publish;
 use serde_json::Value;
 
-use super::create::{ContainerRequest, Source, check_labels};
+use super::request::{ContainerRequest, Source, check_labels};
 use super::volumes::ImageVolumes;
 use super::{Engine, EngineError};
 use crate::build::config::Healthcheck;
