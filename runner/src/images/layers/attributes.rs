@@ -6,9 +6,9 @@ use std::ffi::{OsStr, OsString};
 /// does.
 pub const OVERRIDE_STAT: &str = "user.containers.override_stat";
 
-/// The same for what has no attributes of the user's, links and FIFOs: an attribute of the directory
-/// that they are in, as `UID:GID:MODE:MODIFIED`. What has been made anew under the name has another
-/// time. `None` for a name that is too long for that.
+/// The same for links and FIFOs, which have no attributes of the user's: an attribute of the
+/// directory that they are in, as `UID:GID:MODE:MODIFIED`. What has been made anew under the name
+/// has another time. `None` for a name that is too long for that.
 pub fn override_stat_of(name: &OsStr) -> Option<OsString> {
     /// XATTR_NAME_MAX of `linux/limits.h`.
     const LEN_MAX: usize = 255;
