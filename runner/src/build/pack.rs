@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tar::{EntryType, Header};
 
 use crate::images::layers::apply::{OPAQUE, WHITEOUT};
-use crate::images::layers::attributes::{OVERRIDE_STAT, is_kept};
+use crate::images::layers::attributes::{OVERRIDE_STAT, is_kept, override_stat_of};
 
 /// What the entries of a tar are to be, other than in the tree.
 #[derive(Debug, Clone, Copy, Default)]
@@ -179,7 +179,8 @@ impl<W: Write> Packer<W> {
             FileType::RegularFile => self.add_file(dir, name, at, &found),
             FileType::Symlink => {
                 let target = readlinkat(dir, name, Vec::new())?;
-                let mut header = self.bare_header(&found, None);
+                let recorded = recorded_by_name(dir, name, &found);
+                let mut header = self.bare_header(&found, recorded);
                 header.set_entry_type(EntryType::Symlink);
                 header.set_mode(0o777);
                 header.set_size(0);
@@ -187,9 +188,12 @@ impl<W: Write> Packer<W> {
                 let target = OsStr::from_bytes(target.as_bytes());
                 self.tar.append_link(&mut header, at, target)
             }
-            FileType::Fifo => self.add_special(at, &found, EntryType::Fifo),
-            FileType::CharacterDevice => self.add_special(at, &found, EntryType::Char),
-            FileType::BlockDevice => self.add_special(at, &found, EntryType::Block),
+            FileType::Fifo => {
+                let recorded = recorded_by_name(dir, name, &found);
+                self.add_special(at, &found, recorded, EntryType::Fifo)
+            }
+            FileType::CharacterDevice => self.add_special(at, &found, None, EntryType::Char),
+            FileType::BlockDevice => self.add_special(at, &found, None, EntryType::Block),
             FileType::Socket | FileType::Unknown => Ok(()),
         }
     }
@@ -255,8 +259,14 @@ impl<W: Write> Packer<W> {
         self.add_opened(opened, at)
     }
 
-    fn add_special(&mut self, at: &Path, found: &Stat, kind: EntryType) -> io::Result<()> {
-        let mut header = self.bare_header(found, None);
+    fn add_special(
+        &mut self,
+        at: &Path,
+        found: &Stat,
+        recorded: Option<Recorded>,
+        kind: EntryType,
+    ) -> io::Result<()> {
+        let mut header = self.bare_header(found, recorded);
         header.set_entry_type(kind);
         header.set_size(0);
         if kind != EntryType::Fifo {
@@ -295,7 +305,7 @@ impl<W: Write> Packer<W> {
     }
 
     /// With the owner and the mode that were kept apart, where there was but one ID for them.
-    fn bare_header(&self, found: &Stat, recorded: Option<(u32, u32, u32)>) -> Header {
+    fn bare_header(&self, found: &Stat, recorded: Option<Recorded>) -> Header {
         let (uid, gid, mode) =
             recorded.unwrap_or((found.st_uid, found.st_gid, found.st_mode & 0o7777));
         let (uid, gid) = self.changes.owner.unwrap_or((uid, gid));
@@ -371,9 +381,24 @@ fn is_opaque(dir: &OwnedFd) -> bool {
 }
 
 /// User, group and mode, as unpacking has kept them.
-fn recorded_owner(file: &OwnedFd) -> Option<(u32, u32, u32)> {
+type Recorded = (u32, u32, u32);
+
+fn recorded_owner(file: &OwnedFd) -> Option<Recorded> {
     let text = value(file, OsStr::new(OVERRIDE_STAT)).ok()?;
+    read_recorded(&mut str::from_utf8(&text).ok()?.split(':'))
+}
+
+/// The same of what has no attributes of the user's.
+fn recorded_by_name(dir: &OwnedFd, name: &OsStr, found: &Stat) -> Option<Recorded> {
+    let text = value(dir, &override_stat_of(name)?).ok()?;
     let mut fields = str::from_utf8(&text).ok()?.split(':');
+    let recorded = read_recorded(&mut fields)?;
+    let modified: i64 = fields.next()?.parse().ok()?;
+    // Else it is another one.
+    (modified == found.st_mtime).then_some(recorded)
+}
+
+fn read_recorded<'a>(fields: &mut impl Iterator<Item = &'a str>) -> Option<Recorded> {
     let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
     Some((uid, gid, mode & 0o7777))

@@ -137,6 +137,16 @@ impl Places {
                 why: format!("{} is the same place, and mounted on", earlier.display()),
             });
         }
+        let is_directory = |fd: &dyn AsFd| file_type(fd.as_fd()).map(FileType::is_dir);
+        let (upper, lower) = (is_directory(&mount), is_directory(&place));
+        let failed = |source| mount_point(target, source);
+        if upper.map_err(failed)? != lower.map_err(failed)? {
+            return Err(RootfsError::Unfit {
+                mount: "a secret".into(),
+                path: target.to_owned(),
+                why: "one is a directory, the other a file".to_owned(),
+            });
+        }
         self.taken.push((name, target.to_owned()));
         attach(mount, place, target)
     }

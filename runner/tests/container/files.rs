@@ -130,6 +130,7 @@ fn what_cannot_be_copied_is_told(world: &World) {
         ("src/file", &there("/etc/motd/"), "is no directory"),
         ("src/file", &there("/data"), "--overwrite"),
         (&there("/none"), ".", "there is no /none in container"),
+        (&there("/dev/null"), "null", "is a device"),
         (&there("/dir"), "src/file", "the destination of a directory"),
         (&there("/etc/motd"), "none/", "there is no"),
         ("src/file", "src/other", "CONTAINER:PATH"),
@@ -473,6 +474,12 @@ fn an_export_has_the_root_file_system_only(world: &World) {
             world.try_coracle(&["stop", "-t", "0", &name]).success();
         }
     }
+    // A reader that leaves is no failure.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = world.coracle(["export", &name]);
+    let status = command.stdout(writer).status().expect("coracle");
+    assert!(status.success(), "{status:?}");
     let missing = world.try_coracle(&["export", "no-such-container"]);
     assert_eq!(missing.code(), Some(125), "{missing:?}");
     world.try_coracle(&["rm", &name]).success();

@@ -196,6 +196,7 @@ fn what_is_no_secret_is_refused(world: &World) {
         ("one,foo=bar", "foo"),
         ("one,mode=999", "octal"),
         ("one,target=/proc/x", "/proc"),
+        ("one,target=/etc", "a directory"),
         ("nul,type=env", "NUL"),
     ] {
         let outcome = world.run(&["--secret", secret], &["true"]);

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use tar::EntryType;
 
-use crate::harness::{OverlayStore, World, cases};
+use crate::harness::{OverlayStore, World, cases, unique};
 use crate::recipe::{Layer, RUN, Recipe, layer_dirs, run_image};
 
 cases![
@@ -14,6 +14,7 @@ cases![
     upper_layers_take_away_and_replace,
     a_layer_goes_on_where_the_lower_ones_ended,
     attributes_and_times_are_kept,
+    owners_of_whatever_kind_of_file_leave_with_it,
     layers_are_unpacked_once,
     other_sub_ids_have_other_layers;
     layers_are_copied_where_no_overlay_can_be,
@@ -61,6 +62,66 @@ fn owners_are_the_images(world: &World) {
     for name in ["default", "apache", "root"] {
         assert!(seen.contains(name), "{seen}");
     }
+}
+
+/// Also where there is but one ID.
+fn owners_of_whatever_kind_of_file_leave_with_it(world: &World) {
+    let lower = Layer::new()
+        .dir("home", 0o750, 1001)
+        .file("home/file", 0o600, 48, b"")
+        .entry(EntryType::Symlink, "home/link", "file", 0o777, 48, b"")
+        .entry(EntryType::Symlink, "home/remade", "file", 0o777, 48, b"")
+        .entry(EntryType::Fifo, "home/fifo", "", 0o640, 48, b"");
+    let long = "l".repeat(90);
+    let upper = Layer::new().entry(
+        EntryType::Symlink,
+        &format!("home/{long}"),
+        "/",
+        0o777,
+        7,
+        b"",
+    );
+    load(world, [lower, upper]);
+    let name = unique("owners");
+    let words = [
+        "run",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "-u",
+        "0",
+        "image:1",
+        "sh",
+        "-c",
+    ];
+    let script = "cd home; rm remade; ln -s new remade; echo x >new; mv link moved; mv moved link";
+    world
+        .try_coracle(&[&words[..], &[script]].concat())
+        .success();
+    world
+        .try_coracle(&["export", "-o", "all.tar", &name])
+        .success();
+    let tar = fs::read(world.path("all.tar")).expect("a tar");
+    let mut owners = std::collections::BTreeMap::new();
+    for entry in tar::Archive::new(&tar[..]).entries().expect("a tar") {
+        let entry = entry.expect("an entry");
+        let path = entry.path().expect("a path").display().to_string();
+        owners.insert(path, entry.header().uid().expect("a number"));
+    }
+    let expected = [
+        ("home/", 1001),
+        ("home/file", 48),
+        ("home/link", 48),
+        ("home/fifo", 48),
+        ("home/remade", 0),
+        ("home/new", 0),
+        (&format!("home/{long}"), 7),
+    ];
+    for (path, owner) in expected {
+        assert_eq!(owners.get(path), Some(&owner), "{path}: {owners:?}");
+    }
+    world.try_coracle(&["rm", &name]).success();
 }
 
 fn upper_layers_take_away_and_replace(world: &World) {

@@ -136,9 +136,13 @@ fn carry_out(root: &OwnedFd, work: Work, data: Option<File>) -> Result<(), Strin
             send(root, &wanted, None, form, out).map_err(|error| error.to_string())
         }
         (Work::Receive(arrival), Some(input)) => receive(root, &arrival, input),
-        (Work::Export, Some(out)) => {
-            export(root, out).map_err(|error| format!("cannot write the container's tree: {error}"))
-        }
+        (Work::Export, Some(out)) => match export(root, out) {
+            // A reader that has left knows why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => {
+                written.map_err(|error| format!("cannot write the container's tree: {error}"))
+            }
+        },
         (Work::Within { wanted, arrival }, _) => {
             let (reader, writer) = io::pipe().map_err(|error| format!("no pipe: {error}"))?;
             std::thread::scope(|scope| {

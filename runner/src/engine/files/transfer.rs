@@ -51,6 +51,8 @@ pub enum TransferError {
     NoParent { path: PathBuf, whose: String },
     #[error("{} {whose} is no directory", path.display())]
     NotDirectory { path: PathBuf, whose: String },
+    #[error("{} {whose} is a device or a socket, which cannot be copied", path.display())]
+    Device { path: PathBuf, whose: String },
     #[error("{} {whose} is no directory, as the destination of a directory is", path.display())]
     DirectoryOntoFile { path: PathBuf, whose: String },
     #[error("{} {whose} is no directory that a tar could be unpacked in", path.display())]
@@ -180,6 +182,13 @@ pub fn send(
     let is_directory = kind == FileType::Directory;
     if (wanted.is_directory || wanted.is_content) && !is_directory {
         return Err(wanted.not_directory());
+    }
+    if !matches!(
+        kind,
+        FileType::Directory | FileType::RegularFile | FileType::Fifo
+    ) {
+        let (path, whose) = (wanted.path.clone(), wanted.whose.clone());
+        return Err(TransferError::Device { path, whose });
     }
     let changes = Changes {
         owner,

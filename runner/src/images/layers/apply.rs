@@ -25,7 +25,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::added::Manner;
-use super::attributes::{OVERRIDE_STAT, is_kept};
+use super::attributes::{OVERRIDE_STAT, is_kept, override_stat_of};
 use super::tar::{Kind, Member, Members, TarError};
 use crate::rootfs::lookup::open_in_root;
 
@@ -70,8 +70,8 @@ pub enum ApplyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
     Kept,
-    /// There is but one ID. The real owner of files and directories goes into the attribute
-    /// `user.containers.override_stat`.
+    /// There is but one ID. The real owner goes into the attribute `user.containers.override_stat`;
+    /// that of links and FIFOs into another of their directory.
     Recorded,
 }
 
@@ -402,10 +402,31 @@ impl Tree {
         path: &Path,
         member: &Member,
     ) -> Result<(), ApplyError> {
-        if self.owners == Owners::Kept {
-            let (uid, gid) = self.ids(path, member)?;
-            chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|errno| unowned(errno, path, member))?;
+        match self.owners {
+            Owners::Kept => {
+                let (uid, gid) = self.ids(path, member)?;
+                chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| unowned(errno, path, member))?;
+            }
+            Owners::Recorded if (member.uid, member.gid) != (0, 0) => {
+                if let Some(attribute) = override_stat_of(name) {
+                    let Member {
+                        uid,
+                        gid,
+                        mode,
+                        modified,
+                        ..
+                    } = member;
+                    let stat = format!("{uid}:{gid}:0{mode:o}:{modified}");
+                    let flags = XattrFlags::empty();
+                    match fsetxattr(parent, &attribute, stat.as_bytes(), flags) {
+                        // A directory has room for so many.
+                        Err(Errno::NOSPC | Errno::TOOBIG) => {}
+                        set => tolerate(set).map_err(failed("keep the owner of", path))?,
+                    }
+                }
+            }
+            Owners::Recorded => {}
         }
         set_time(parent, Path::new(name), member.modified).map_err(failed("set the time of", path))
     }

@@ -4,7 +4,7 @@
 //! left over should its caller die.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader, BufWriter};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,9 +13,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use serde::{Deserialize, Serialize};
 
-use super::apply::{Owners, Tree};
+use super::apply::{ApplyError, Owners, Tree};
 use super::decompress::decompress;
-use super::tar::Members;
+use super::tar::{Members, TarError};
 use super::tar_split::{self, Rebuild};
 use super::{DIFF, KEPT_FILE, Kept, Layer, UNFINISHED, needed};
 use crate::images::digest::{Digest, Hashing};
@@ -159,18 +159,13 @@ fn unpack_at(
     let file = File::open(blob).map_err(failed("open", blob))?;
     let named =
         |error: &dyn std::fmt::Display| format!("cannot unpack layer {}: {error}", layer.diff);
-    let tar = decompress(file).map_err(|error| named(&error))?;
-    let mut members = Members::new(Hashing::new(tar));
     let lower_dirs: Vec<_> = needed(lowers.to_vec())
         .iter()
         .map(|lower| lower.join(DIFF))
         .collect();
     let (root, is_whole) = mount(&diff, &work, &lower_dirs)?;
     let tree = Tree::new(root, owners, lowers.is_empty());
-    let size = tree.apply(&mut members).map_err(|error| named(&error))?;
-    let mut rest = members.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|error| named(&error))?;
-    let found = rest.digest();
+    let (size, found) = apply(tree, file).map_err(|error| named(&error))?;
     if found != layer.diff {
         return Err(named(&format!("its content is {found}")));
     }
@@ -180,6 +175,39 @@ fn unpack_at(
     let opened = File::open(new).map_err(failed("open", new))?;
     rustix::fs::syncfs(&opened).map_err(|errno| failed("write", new)(errno.into()))
 }
+
+/// Applies what a blob holds, and returns how many bytes its files have and the digest of its tar.
+/// One thread decompresses, this one writes files.
+fn apply(tree: Tree, blob: File) -> Result<(u64, Digest), ApplyError> {
+    let (reader, writer) = io::pipe().map_err(TarError::Read)?;
+    // Where it cannot be so long, the two wait for each other more often.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_LEN);
+    std::thread::scope(|scope| {
+        let decompressed = scope.spawn(move || -> io::Result<Digest> {
+            let mut out = BufWriter::with_capacity(BUFFER_LEN, Hashing::new(writer));
+            io::copy(&mut decompress(blob)?, &mut out)?;
+            let out = out.into_inner().map_err(|error| error.into_error())?;
+            Ok(out.digest())
+        });
+        let mut members = Members::new(BufReader::with_capacity(BUFFER_LEN, reader));
+        let applied = tree.apply(&mut members).and_then(|size| {
+            let rest = io::copy(&mut members.into_inner(), &mut io::sink());
+            rest.map_err(TarError::Read)?;
+            Ok(size)
+        });
+        match decompressed.join().expect("decompressing does not panic") {
+            // The other side has left, and says why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && applied.is_err() => {
+                Err(applied.expect_err("checked just now"))
+            }
+            Err(error) => Err(TarError::Read(error).into()),
+            Ok(digest) => Ok((applied?, digest)),
+        }
+    })
+}
+
+const PIPE_LEN: usize = 1 << 20;
+const BUFFER_LEN: usize = 128 << 10;
 
 /// The tree that a layer is applied to: its own directory over those of the layers below or, where
 /// no overlay can be mounted, with all of them in it.
