@@ -231,8 +231,8 @@ fn containers_are_listed_by_template_and_filter(world: &World) {
             .ends_with("  EXIT CODE")
     );
     for (words, said) in [
-        (&["-f", "health=x"][..], "no filter \"health\""),
-        (&["-f", "status=odd"], "created, running and exited"),
+        (&["-f", "colour=x"][..], "no filter \"colour\""),
+        (&["-f", "status=odd"], "restarting and exited"),
         (&["--format", "{{.Nope}}"], "\"Nope\""),
         (&["-n", "1", "-l"], "together"),
     ] {
