@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::io::Errno;
 use tracing::dispatcher::with_default;
 use tracing::{Dispatch, debug, error_span};
 
@@ -145,7 +146,7 @@ fn prepare(monitor: &Channel<FromInit, ToInit>, task: Task) -> Result<Prepared, 
         root,
         dev,
         to_give,
-        warnings,
+        mut warnings,
     } = rootfs::enter(
         &spec.tree,
         sources,
@@ -162,8 +163,14 @@ fn prepare(monitor: &Channel<FromInit, ToInit>, task: Task) -> Result<Prepared, 
             gift.give(user.uid, user.gid)?;
         }
     }
-    rustix::system::sethostname(spec.hostname.as_bytes())
-        .map_err(Failure::context("cannot set the host name"))?;
+    match rustix::system::sethostname(spec.hostname.as_bytes()) {
+        // An outer container's filter. Its own name does no harm.
+        Err(Errno::PERM) => warnings.push(
+            "the container has the host name of the one around it, which may not be changed there"
+                .to_owned(),
+        ),
+        other => other.map_err(Failure::context("cannot set the host name"))?,
+    }
     if matches!(spec.network, Network::None | Network::Bridge) {
         sys::bring_loopback_up()
             .map_err(Failure::context("cannot bring up the loopback interface"))?;

@@ -1,12 +1,13 @@
 //! More rights than a container has by itself, and fewer.
 
-use crate::harness::{World, cases, unique};
+use crate::harness::{World, cases, coracle, need_tun, unique};
 
 cases![
     a_privileged_container_has_what_its_caller_has,
     a_privileged_container_is_not_the_host,
     masks_can_be_taken_off_and_put_on,
     the_ladder_from_weak_to_strong,
+    containers_run_in_containers,
 ];
 
 /// What the ladder's steps are told apart by.
@@ -107,4 +108,37 @@ fn the_ladder_from_weak_to_strong(world: &World) {
         "{rungs:?}"
     );
     assert_ne!(rungs[0], rungs[5]);
+}
+
+/// With what Podman's users give a container for that.
+fn containers_run_in_containers(world: &World) {
+    need_tun();
+    let inner = world.make_rootfs("inner");
+    let program = format!("{}:/coracle:ro", coracle().display());
+    let inner = format!("{}:/inner:ro", inner.display());
+    let mut flags = vec!["--network", "coracle", "--security-opt", "unmask=ALL"];
+    flags.extend(["--device", "/dev/net/tun", "-v", &program, "-v", &inner]);
+    // Of the debug build, which is linked with them.
+    for libraries in ["/lib:/lib:ro", "/lib64:/lib64:ro", "/usr/lib:/usr/lib:ro"] {
+        flags.extend(["-v", libraries]);
+    }
+    flags.extend(["--tmpfs", "/root", "-e", "HOME=/root"]);
+    let run = |more: &[&str], command: &str| {
+        let flags = [&flags, more].concat();
+        let command = format!("/coracle run --rm --rootfs /inner {command}");
+        world.run(&flags, &["sh", "-c", &command])
+    };
+    let said = run(&[], "--network none echo hi");
+    assert_eq!(said.success(), "hi\n", "{said:?}");
+    assert!(
+        said.stderr.contains("the host name of the one around it"),
+        "{said:?}"
+    );
+    // Namespaces can be joined with that capability only, as under Podman.
+    let network = "--network coracle:cidr=10.0.3.0/24,cidr6=fd01::/64 ip route show default";
+    let said = run(&["--cap-add", "SYS_ADMIN"], network);
+    assert!(
+        said.success().starts_with("default via 10.0.3.2 "),
+        "{said:?}"
+    );
 }
