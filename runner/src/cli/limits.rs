@@ -1,8 +1,9 @@
-//! The flags of `run` and `create` about what the container may use of the host's.
+//! The flags of `run`, `create` and `update` about what the container may use of the host's.
 
 use clap::{Args, ValueEnum};
 
 use super::values::text;
+use crate::engine::RestartPolicy;
 use crate::isolation::resources::{Amount, CPU_PERIOD, Resources};
 use crate::units;
 
@@ -58,16 +59,38 @@ pub struct LimitArgs {
     /// How many processes and threads it may have; -1 or 0 for any number [default: 2048]
     #[arg(long, value_parser = text(parse_pids), allow_hyphen_values = true, value_name = "NUMBER")]
     pub pids_limit: Option<Amount>,
-
-    /// Whether it gets control groups of its own
-    #[arg(long, value_enum, default_value = "enabled")]
-    pub cgroups: Cgroups,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Cgroups {
     Enabled,
     Disabled,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is not said stays as it is. Limits are changed at once where the container runs, and hold for its later lives as well.")]
+pub struct UpdateArgs {
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
+    /// Start the container again when it ends: no, always, on-failure[:N] or unless-stopped
+    #[arg(long, value_parser = text(str::parse::<RestartPolicy>), value_name = "POLICY")]
+    pub restart: Option<RestartPolicy>,
+
+    /// Name or id of the container, or the beginning of its id
+    #[arg(value_parser = text(str::parse::<String>))]
+    pub container: String,
+}
+
+impl UpdateArgs {
+    /// Refuses what says nothing, or contradicts itself.
+    pub fn check(&self) -> Result<(), String> {
+        match self.restart.is_none() && self.limits.resources() == Resources::default() {
+            true => Err("update needs a limit or --restart to change".to_owned()),
+            false => self.limits.check(),
+        }
+    }
 }
 
 impl LimitArgs {
@@ -94,11 +117,6 @@ impl LimitArgs {
             ),
             (Some(Amount::Max(_)), None) => {
                 Err("--memory-swap goes with --memory, which it includes".to_owned())
-            }
-            _ if self.cgroups == Cgroups::Disabled
-                && !self.resources().controllers().is_empty() =>
-            {
-                Err("limits need control groups: they do not go with --cgroups=disabled".to_owned())
             }
             _ => Ok(()),
         }

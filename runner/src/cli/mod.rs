@@ -55,7 +55,7 @@ pub use life::{
     AttachArgs, Chosen, GraceArgs, LifetimeArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs,
     TopArgs, WaitArgs,
 };
-pub use limits::{Cgroups, LimitArgs};
+pub use limits::{Cgroups, LimitArgs, UpdateArgs};
 pub use log::{LogArgs, LogsArgs};
 pub use network::{
     NetworkArg, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs,
@@ -122,6 +122,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// Give a container another name
     Rename(RenameArgs),
+    /// Give a container other limits, or another restart policy
+    Update(Box<UpdateArgs>),
     /// Connect to the streams of a container that runs
     Attach(AttachArgs),
     /// Freeze the processes of containers

@@ -12,7 +12,7 @@ use super::health::HealthArgs;
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
 use super::life::LifetimeArgs;
-use super::limits::LimitArgs;
+use super::limits::{Cgroups, LimitArgs};
 use super::log::LogArgs;
 use super::network::{NameArgs, RunNetworkArgs};
 use super::security_opt::SecurityOpt;
@@ -227,6 +227,10 @@ pub struct ContainerArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
 
+    /// Whether the container gets control groups of its own
+    #[arg(long, value_enum, default_value = "enabled")]
+    pub cgroups: Cgroups,
+
     /// User IDs of the container; `host` lets the host's root be root in it, which gives the
     /// container the host
     #[arg(
@@ -363,6 +367,12 @@ impl ContainerArgs {
             .map_err(|error| error.to_string())?;
         self.kernel.check()?;
         self.limits.check()?;
+        let has_limits = !self.limits.resources().controllers().is_empty();
+        if self.cgroups == Cgroups::Disabled && has_limits {
+            return Err(
+                "limits need control groups: they do not go with --cgroups=disabled".into(),
+            );
+        }
         self.names.check()
     }
 }

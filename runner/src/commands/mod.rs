@@ -60,6 +60,7 @@ mod tag;
 mod timezone;
 mod top;
 mod unshare;
+mod update;
 mod volume;
 mod wait;
 mod workshop;
@@ -89,6 +90,7 @@ pub fn dispatch(command: Command, inherited: &Inherited, filter: Filter) -> Resu
         Command::Stats(args) => stats::stats(&args),
         Command::Events(args) => events::events(&args),
         Command::Rename(args) => rename::rename(&args),
+        Command::Update(args) => update::update(&args),
         Command::Port(args) => port::port(args),
         Command::Exec(args) => exec::exec(args, filter),
         Command::Ps(args) => ps::ps(args),

@@ -81,7 +81,7 @@ pub(super) fn request(
         },
         ulimits: args.kernel.ulimits(),
         sysctls: args.kernel.sysctls.clone(),
-        own_cgroups: args.limits.cgroups == Cgroups::Enabled,
+        own_cgroups: args.cgroups == Cgroups::Enabled,
         resources: args.limits.resources(),
         umask: args.kernel.umask.unwrap_or(UMASK),
         oom_score_adj: args.kernel.oom_score_adj,

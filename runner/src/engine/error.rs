@@ -15,6 +15,7 @@ use crate::images::error::StorageError;
 use crate::isolation::freezer::FreezeError;
 use crate::isolation::idmap::IdMapError;
 use crate::isolation::namespaces::NamespaceError;
+use crate::isolation::resources::ResourcesError;
 use crate::isolation::sysctl::SysctlError;
 use crate::network::bridge::ControlError;
 use crate::network::etc_files::WriteError;
@@ -164,6 +165,12 @@ pub enum EngineError {
     )]
     KeepGroups,
     #[error(transparent)]
+    Resources(#[from] ResourcesError),
+    #[error(
+        "container {name} was made without control groups of its own (--cgroups=disabled), which limits need"
+    )]
+    NoGroups { name: String },
+    #[error(transparent)]
     Names(#[from] NamesError),
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -300,6 +307,8 @@ impl EngineError {
             | Self::Volume(_)
             | Self::Device(_)
             | Self::Names(_)
+            | Self::Resources(_)
+            | Self::NoGroups { .. }
             | Self::Sysctl(_)
             | Self::KeepGroups
             | Self::ImageVolume { .. }

@@ -33,6 +33,7 @@ mod stats;
 mod stop;
 mod talk;
 mod top;
+mod update;
 mod volumes;
 mod wait;
 
@@ -88,6 +89,7 @@ pub use request::{ContainerRequest, Source, Unset};
 pub use stats::Stats;
 pub use stop::Stop;
 pub use top::{ProcessEntry, Top};
+pub use update::UpdateRequest;
 pub use volumes::{ImageVolumes, VolumesFrom};
 pub use wait::Condition;
 

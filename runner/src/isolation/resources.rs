@@ -86,6 +86,21 @@ impl Settings {
 }
 
 impl Resources {
+    /// These, and `more` in their place where that says something.
+    pub fn with(&self, more: &Self) -> Self {
+        Self {
+            memory: more.memory.or(self.memory),
+            memory_swap: more.memory_swap.or(self.memory_swap),
+            memory_reservation: more.memory_reservation.or(self.memory_reservation),
+            cpu_quota: more.cpu_quota.or(self.cpu_quota),
+            cpu_period: more.cpu_period.or(self.cpu_period),
+            cpu_shares: more.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: more.cpuset_cpus.clone().or(self.cpuset_cpus.clone()),
+            cpuset_mems: more.cpuset_mems.clone().or(self.cpuset_mems.clone()),
+            pids: more.pids.or(self.pids),
+        }
+    }
+
     /// The controllers that the limits asked for need.
     pub fn controllers(&self) -> Vec<&'static str> {
         let needs = [
@@ -118,13 +133,19 @@ impl Resources {
                 true => &unified,
                 false => &others,
             };
-            for setting in settings {
-                let file = group.join(setting.file);
-                if file.exists() {
-                    set(&file, setting)?;
-                    met.push(setting.file);
-                }
+            let here = settings
+                .iter()
+                .map(|setting| (group.join(setting.file), setting));
+            let here: Vec<_> = here.filter(|(file, _)| file.exists()).collect();
+            // A limit of memory may not be above that of memory and swap together, nor that below
+            // this: which of them has to be changed first depends on what they are.
+            let refused = here
+                .iter()
+                .filter(|(file, setting)| set(file, setting).is_err());
+            for (file, setting) in refused.collect::<Vec<_>>() {
+                set(file, setting)?;
             }
+            met.extend(here.iter().map(|(_, setting)| setting.file));
         }
         let is_unmet = |setting: &&Setting| setting.asked && !met.contains(&setting.file);
         // What is met in one hierarchy is unmet in the other.

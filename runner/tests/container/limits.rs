@@ -11,6 +11,7 @@ cases![
     limits_are_shown,
     a_container_may_go_without_groups,
     limits_that_contradict_each_other_are_refused,
+    limits_can_be_changed,
 ];
 
 /// The words of `/proc/PID/cgroup` that lead to a file of one controller, version 1 or unified.
@@ -163,4 +164,47 @@ fn limits_that_contradict_each_other_are_refused(world: &World) {
         assert_eq!(wrong.code(), Some(125), "{flags:?}");
         assert!(wrong.stderr.contains(named), "{flags:?}: {wrong:?}");
     }
+}
+
+fn limits_can_be_changed(world: &World) {
+    let name = unique("changed");
+    let flags = ["--network", "none", "-m", "64m"];
+    world.detach(&name, &flags, &["sleep", "1000"]);
+    let update = |flags: &[&str]| world.try_coracle(&[&["update"], flags, &[&name]].concat());
+    let init = world.init_of(&name);
+    let limit = || file_of(init, "memory", "memory.limit_in_bytes", "memory.max");
+    // Up beyond what memory and swap have together, and down again.
+    for (size, bytes) in [("512m", "536870912"), ("32m", "33554432")] {
+        let said = update(&["-m", size, "--pids-limit", "50"]);
+        assert_eq!(said.success().trim().len(), 64, "{said:?}");
+        let shown = world.try_coracle(&[
+            "inspect",
+            "-f",
+            "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}",
+            &name,
+        ]);
+        assert_eq!(shown.success(), format!("{bytes} 50\n"));
+        if world.is_root()
+            && let Some(limit) = limit()
+        {
+            assert_eq!(limit.trim(), bytes);
+        }
+    }
+    update(&["--restart", "on-failure:3"]).success();
+    let policy =
+        "{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}";
+    let shown = world.try_coracle(&["inspect", "-f", policy, &name]);
+    assert_eq!(shown.success(), "on-failure 3\n");
+    for (flags, named) in [
+        (&[][..], "needs a limit"),
+        (&["-m", "many"], "many"),
+        (&["--env", "A=1"], "--env"),
+    ] {
+        let wrong = update(flags);
+        assert_eq!(wrong.code(), Some(125), "{wrong:?}");
+        assert!(wrong.stderr.contains(named), "{wrong:?}");
+    }
+    world.try_coracle(&["rm", "-f", &name]).success();
+    let missing = world.try_coracle(&["update", "-m", "1g", "no-such"]);
+    assert!(missing.stderr.contains("no-such"), "{missing:?}");
 }

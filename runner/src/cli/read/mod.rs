@@ -112,6 +112,7 @@ impl Command {
             Self::Copy(args) | Self::Add(args) if args.words.len() < 2 => {
                 Err("a container and a source are needed: CONTAINER SOURCE [DESTINATION]".into())
             }
+            Self::Update(args) => args.check(),
             Self::Umount(args) => check_selection("umount", &args.containers, args.all),
             Self::Ps(ps) if ps.quiet && ps.format.is_some() => {
                 Err("--quiet and --format cannot be given together".into())

@@ -21,6 +21,7 @@ use crate::events::Event;
 use crate::failure::Failure;
 use crate::isolation::cgroup;
 use crate::poll;
+use crate::spec::ContainerSpec;
 
 /// The first rest, which doubles each time.
 const REST_MIN: Duration = Duration::from_millis(100);
@@ -59,6 +60,8 @@ impl Monitor<'_> {
         });
         let lived = counting.map_err(Failure::from).and_then(|container| {
             self.container = container;
+            // It may have other limits by now.
+            self.spec = ContainerSpec::load(&self.dir.data)?;
             self.note(&Event::of(&self.container, "restart"));
             // What starts takes them, and a start that fails has them no more.
             let spare = duplicates(&self.listeners)?;
