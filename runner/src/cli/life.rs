@@ -149,8 +149,8 @@ pub struct RenameArgs {
 /// How long a container lives, and what follows its end: flags of `run` and `create`.
 #[derive(Debug, Args)]
 pub struct LifetimeArgs {
-    /// Start the container again when it ends: no, always, on-failure[:N] (after a code other than
-    /// 0, N times at most) or unless-stopped
+    /// Start the container again when it ends: no, always, `on-failure[:N]` (after a code other
+    /// than 0, N times at most) or unless-stopped
     ///
     /// `coracle stop`, and `kill` with a signal that ends, are its end for good. It is started
     /// again after 100 ms, and after twice as long each time until it has run for 10 s; its ports

@@ -74,7 +74,7 @@ pub struct UpdateArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
 
-    /// Start the container again when it ends: no, always, on-failure[:N] or unless-stopped
+    /// Start the container again when it ends: no, always, `on-failure[:N]` or unless-stopped
     #[arg(long, value_parser = text(str::parse::<RestartPolicy>), value_name = "POLICY")]
     pub restart: Option<RestartPolicy>,
 

@@ -135,7 +135,7 @@ pub struct ContainerArgs {
     #[arg(short = 'P', long)]
     pub publish_all: bool,
 
-    /// Expose a port beside those of the image, for -P to publish: PORT[-PORT][/tcp|/udp]; may be
+    /// Expose a port beside those of the image, for -P to publish: `PORT[-PORT][/tcp|/udp]`; may be
     /// repeated
     #[arg(long, value_parser = text(container::parse_expose), value_name = "PORT")]
     pub expose: Vec<String>,
