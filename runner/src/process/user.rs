@@ -7,10 +7,11 @@
 //! `group(5)` are passed over, as the C library does.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -227,7 +228,12 @@ fn read_limited(root: BorrowedFd, path: &'static str) -> Result<String, UserErro
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(String::new()),
         Err(error) => return Err(read(error)),
     };
-    if !file.metadata().map_err(read)?.is_file() {
+    let found = file.metadata().map_err(read)?;
+    if is_null_device(&found) {
+        // It is hidden (`--security-opt mask=`).
+        return Ok(String::new());
+    }
+    if !found.is_file() {
         return Err(UserError::NotRegular { path });
     }
     let mut bytes = Vec::new();
@@ -238,6 +244,10 @@ fn read_limited(root: BorrowedFd, path: &'static str) -> Result<String, UserErro
         return Err(UserError::TooLarge { path });
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn is_null_device(found: &Metadata) -> bool {
+    found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3)
 }
 
 #[cfg(test)]

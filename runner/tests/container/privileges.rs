@@ -70,6 +70,21 @@ fn masks_can_be_taken_off_and_put_on(world: &World) {
     let mask = "mask=/etc:/proc/version:/no/such";
     let script = "ls /etc; cat /proc/version; touch /etc/x 2>/dev/null || echo kept";
     assert_eq!(world.sh(&["--security-opt", mask], script), "kept\n");
+    // Who is who is looked up all the same, by numbers.
+    let rootfs = world.make_rootfs("masked");
+    std::fs::create_dir_all(rootfs.join("etc")).expect("a directory");
+    std::fs::write(rootfs.join("etc/passwd"), "u:x:0:0::/:\n").expect("a file");
+    let flags = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--security-opt",
+        "mask=/etc/passwd",
+    ];
+    let rootfs = ["--rootfs", rootfs.to_str().expect("plain")];
+    let words = [&flags[..], &rootfs, &["sh", "-c", "cat /etc/passwd; id -u"]].concat();
+    assert_eq!(world.try_coracle(&words).success(), "0\n");
     let wrong = world.run(&["--security-opt", "apparmor=x"], &["true"]);
     assert_eq!(wrong.code(), Some(125));
     assert!(wrong.stderr.contains("AppArmor"), "{wrong:?}");
