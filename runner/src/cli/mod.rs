@@ -16,6 +16,7 @@ mod health;
 mod image;
 mod kernel;
 mod life;
+mod lifetime;
 mod limits;
 mod log;
 mod mount;
@@ -52,9 +53,9 @@ pub use image::{
 };
 pub use kernel::{KEEP_GROUPS, KernelArgs, UlimitArg};
 pub use life::{
-    AttachArgs, Chosen, GraceArgs, LifetimeArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs,
-    TopArgs, WaitArgs,
+    AttachArgs, Chosen, GraceArgs, PauseArgs, RenameArgs, RestartArgs, StartArgs, TopArgs, WaitArgs,
 };
+pub use lifetime::LifetimeArgs;
 pub use limits::{Cgroups, LimitArgs, UpdateArgs};
 pub use log::{LogArgs, LogsArgs};
 pub use network::{

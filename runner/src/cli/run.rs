@@ -11,7 +11,7 @@ use super::container::{self, Entrypoint, EnvArg};
 use super::health::HealthArgs;
 use super::image::{PullPolicy, RegistryArgs};
 use super::kernel::KernelArgs;
-use super::life::LifetimeArgs;
+use super::lifetime::LifetimeArgs;
 use super::limits::{Cgroups, LimitArgs};
 use super::log::LogArgs;
 use super::network::{NameArgs, RunNetworkArgs};

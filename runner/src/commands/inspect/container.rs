@@ -1,20 +1,19 @@
 //! What `inspect` tells of a container.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use jiff::Timestamp;
-use portfwd::spec::Publish;
 use serde::Serialize;
 
 use super::super::human;
 use super::host_config::HostConfig;
+use super::mounts::Mount;
 use super::network::{Network, networks};
-use super::{GraphData, GraphDriver, joined};
+use super::ports::{PortBindings, bindings};
+use super::{GraphData, GraphDriver, joined, shown};
 use crate::build::config::Healthcheck;
-use crate::engine::{Capabilities, Engine, EngineError, HealthLog, Image, Probe};
+use crate::engine::{Engine, EngineError, HealthLog, Image, Probe};
 use crate::rootfs::overlay::RootSource;
-use crate::rootfs::{Bind, Propagation};
 use crate::secrets::{Delivery, SecretUse};
 use crate::spec::ContainerSpec;
 use crate::state::{Container, Status};
@@ -82,38 +81,11 @@ struct Health {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Mount {
-    r#type: &'static str,
-    /// Of a volume.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    source: String,
-    destination: String,
-    driver: &'static str,
-    mode: &'static str,
-    options: Vec<&'static str>,
-    #[serde(rename = "RW")]
-    rw: bool,
-    propagation: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
 struct NetworkSettings {
     /// By `PORT/PROTOCOL` of the container.
     ports: PortBindings,
     /// By the names of networks.
     networks: BTreeMap<String, Network>,
-}
-
-pub type PortBindings = BTreeMap<String, Vec<HostPort>>;
-
-#[derive(Clone, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct HostPort {
-    /// Empty for any.
-    host_ip: String,
-    host_port: String,
 }
 
 #[derive(Serialize)]
@@ -326,66 +298,6 @@ impl Config {
     }
 }
 
-impl Mount {
-    fn of(bind: &Bind, volume: Option<String>) -> Self {
-        let (kind, driver) = match volume {
-            Some(_) => ("volume", "local"),
-            None => ("bind", ""),
-        };
-        Self {
-            r#type: kind,
-            name: volume,
-            source: shown(&bind.source),
-            destination: shown(&bind.target),
-            driver,
-            mode: "",
-            options: options(bind),
-            rw: !bind.read_only,
-            propagation: propagation(bind),
-        }
-    }
-}
-
-fn options(bind: &Bind) -> Vec<&'static str> {
-    let flags = [
-        (bind.options.exec, "exec", "noexec"),
-        (bind.options.suid, "suid", "nosuid"),
-        (bind.options.dev, "dev", "nodev"),
-    ];
-    let flags = flags.into_iter().filter_map(|(flag, on, off)| match flag {
-        Some(true) => Some(on),
-        Some(false) => Some(off),
-        None => None,
-    });
-    let depth = match bind.options.top_only {
-        true => "bind",
-        false => "rbind",
-    };
-    flags.chain([depth]).collect()
-}
-
-fn propagation(bind: &Bind) -> &'static str {
-    match (bind.options.propagation, bind.options.propagates_below) {
-        (Propagation::Private, _) => "rprivate",
-        (Propagation::Slave, false) => "slave",
-        (Propagation::Slave, true) => "rslave",
-        (Propagation::Shared, false) => "shared",
-        (Propagation::Shared, true) => "rshared",
-    }
-}
-
-/// As `-v` takes it.
-pub fn bind_text(bind: &Bind) -> String {
-    let access = match bind.read_only {
-        true => "ro",
-        false => "rw",
-    };
-    let options = [access, propagation(bind)].into_iter().chain(options(bind));
-    let options: Vec<_> = options.collect();
-    let (source, target) = (shown(&bind.source), shown(&bind.target));
-    format!("{source}:{target}:{}", options.join(","))
-}
-
 fn graph_driver(root: &RootSource) -> GraphDriver {
     let data = match root {
         RootSource::InPlace(dir) => GraphData {
@@ -403,33 +315,4 @@ fn graph_driver(root: &RootSource) -> GraphDriver {
         name: "overlay",
         data,
     }
-}
-
-fn bindings(container: &Container) -> PortBindings {
-    let mut bindings = PortBindings::new();
-    let rules = container.publish.iter();
-    for rule in rules.filter_map(|rule| rule.parse::<Publish>().ok()) {
-        for (host, guest) in rule.pairs() {
-            let places = bindings.entry(format!("{guest}/{}", rule.protocol));
-            places.or_default().push(HostPort {
-                host_ip: rule.host_addr.map(|ip| ip.to_string()).unwrap_or_default(),
-                host_port: host.to_string(),
-            });
-        }
-    }
-    bindings
-}
-
-/// What a container has more, and less, than the default.
-pub fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
-    let (own, default) = (capabilities.names(), Capabilities::DEFAULT.names());
-    let without = |all: &[String], less: &[String]| {
-        let rest = all.iter().filter(|name| !less.contains(name));
-        rest.cloned().collect::<Vec<_>>()
-    };
-    (without(&own, &default), without(&default, &own))
-}
-
-pub fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

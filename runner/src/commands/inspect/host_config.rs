@@ -6,8 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::human;
-use super::container::{PortBindings, bind_text, difference, shown};
+use super::mounts::bind_text;
+use super::ports::PortBindings;
+use super::shown;
 use crate::cli::KEEP_GROUPS;
+use crate::engine::Capabilities;
 use crate::isolation::resources::Amount;
 use crate::logs::{self, LogDriver};
 use crate::network::names::ResolvConf;
@@ -152,6 +155,16 @@ impl HostConfig {
             extra_hosts: spec.names.hosts.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// What a container has more, and less, than the default.
+fn difference(capabilities: Capabilities) -> (Vec<String>, Vec<String>) {
+    let (own, default) = (capabilities.names(), Capabilities::DEFAULT.names());
+    let without = |all: &[String], less: &[String]| {
+        let rest = all.iter().filter(|name| !less.contains(name));
+        rest.cloned().collect::<Vec<_>>()
+    };
+    (without(&own, &default), without(&default, &own))
 }
 
 fn clamped(number: u64) -> i64 {

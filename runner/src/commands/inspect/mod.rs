@@ -7,7 +7,11 @@
 mod container;
 mod host_config;
 mod image;
+mod mounts;
 mod network;
+mod ports;
+
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -138,7 +142,11 @@ struct GraphData {
 }
 
 /// As overlayfs's `lowerdir`; `None` for none.
-fn joined(dirs: &[std::path::PathBuf]) -> Option<String> {
+fn joined(dirs: &[PathBuf]) -> Option<String> {
     let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
     (!dirs.is_empty()).then(|| dirs.join(":"))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
