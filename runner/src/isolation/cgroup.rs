@@ -138,11 +138,10 @@ fn best_parent(own: &Path, wanted: &[&str]) -> PathBuf {
         if access(parent, Access::WRITE_OK).is_err() {
             return false;
         }
-        // One that has processes refuses, and so does one whose parent does not hand them on.
-        has_all()
-            || wanted
-                .iter()
-                .all(|name| fs::write(&file, format!("+{name}")).is_ok())
+        // One that has processes refuses, and so does one whose parent does not hand them on. All
+        // at once: a group that lacks one of them keeps what it hands on.
+        let added: Vec<_> = wanted.iter().map(|name| format!("+{name}")).collect();
+        has_all() || fs::write(&file, added.join(" ")).is_ok()
     };
     let best = match wanted {
         [] => None,

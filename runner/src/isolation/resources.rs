@@ -70,18 +70,20 @@ struct Setting {
     asked: bool,
 }
 
-/// Those of one kind of hierarchy, in the order in which they are set.
-#[derive(Default)]
-struct Settings(Vec<Setting>);
-
-impl Settings {
-    fn add(&mut self, what: &'static str, file: &'static str, value: Option<String>, asked: bool) {
-        self.0.extend(value.map(|value| Setting {
+impl Setting {
+    /// None where there is no value.
+    fn new(
+        what: &'static str,
+        file: &'static str,
+        value: Option<String>,
+        asked: bool,
+    ) -> Option<Self> {
+        value.map(|value| Self {
             what,
             file,
             value,
             asked,
-        }));
+        })
     }
 }
 
@@ -133,19 +135,21 @@ impl Resources {
                 true => &unified,
                 false => &others,
             };
-            let here = settings
-                .iter()
-                .map(|setting| (group.join(setting.file), setting));
-            let here: Vec<_> = here.filter(|(file, _)| file.exists()).collect();
+            let mut refused = Vec::new();
+            for setting in settings {
+                let file = group.join(setting.file);
+                if file.exists() {
+                    met.push(setting.file);
+                    if set(&file, setting).is_err() {
+                        refused.push((file, setting));
+                    }
+                }
+            }
             // A limit of memory may not be above that of memory and swap together, nor that below
             // this: which of them has to be changed first depends on what they are.
-            let refused = here
-                .iter()
-                .filter(|(file, setting)| set(file, setting).is_err());
-            for (file, setting) in refused.collect::<Vec<_>>() {
-                set(file, setting)?;
+            for (file, setting) in refused {
+                set(&file, setting)?;
             }
-            met.extend(here.iter().map(|(_, setting)| setting.file));
         }
         let is_unmet = |setting: &&Setting| setting.asked && !met.contains(&setting.file);
         // What is met in one hierarchy is unmet in the other.
@@ -162,107 +166,77 @@ impl Resources {
 
     /// For the unified hierarchy.
     fn unified(&self) -> Vec<Setting> {
-        let mut settings = Settings::default();
-        let number = |value: Option<u64>| value.map(|value| value.to_string());
-        settings.add("memory", "memory.max", number(self.memory), true);
         // Swap alone is counted there.
         let swap = match (self.memory_swap, self.memory) {
             (Some(Amount::Unlimited), _) => Some("max".to_owned()),
-            (Some(Amount::Max(both)), Some(memory)) => {
-                Some(both.saturating_sub(memory).to_string())
+            (Some(Amount::Max(both)), memory) => {
+                Some(both.saturating_sub(memory.unwrap_or(0)).to_string())
             }
-            (Some(Amount::Max(both)), None) => Some(both.to_string()),
-            (None, memory) => number(memory),
+            (None, memory) => text(memory),
         };
-        settings.add("swap", "memory.swap.max", swap, self.memory_swap.is_some());
-        settings.add(
-            "memory reservation",
-            "memory.low",
-            number(self.memory_reservation),
-            true,
-        );
         let quota = match (self.cpu_quota, self.cpu_period) {
             (None, None) => None,
             (quota, period) => {
-                let quota = number(quota).unwrap_or_else(|| "max".to_owned());
+                let quota = text(quota).unwrap_or_else(|| "max".to_owned());
                 Some(format!("{quota} {}", period.unwrap_or(CPU_PERIOD)))
             }
         };
-        settings.add("processor time", "cpu.max", quota, true);
-        let weight = self.cpu_shares.map(weight_of_shares);
-        settings.add("processor share", "cpu.weight", number(weight), true);
-        settings.add("processors", "cpuset.cpus", self.cpuset_cpus.clone(), true);
-        settings.add(
-            "memory nodes",
-            "cpuset.mems",
-            self.cpuset_mems.clone(),
-            true,
-        );
-        settings.add(
-            "processes",
-            "pids.max",
-            Some(self.pids_max()),
-            self.pids.is_some(),
-        );
-        settings.0
+        let weight = text(self.cpu_shares.map(weight_of_shares));
+        let (low, asks_for_swap) = (text(self.memory_reservation), self.memory_swap.is_some());
+        let settings = [
+            Setting::new("memory", "memory.max", text(self.memory), true),
+            Setting::new("swap", "memory.swap.max", swap, asks_for_swap),
+            Setting::new("memory reservation", "memory.low", low, true),
+            Setting::new("processor time", "cpu.max", quota, true),
+            Setting::new("processor share", "cpu.weight", weight, true),
+        ];
+        settings
+            .into_iter()
+            .flatten()
+            .chain(self.everywhere())
+            .collect()
     }
 
     /// For hierarchies of version 1.
     fn version_1(&self) -> Vec<Setting> {
-        let mut settings = Settings::default();
-        let number = |value: Option<u64>| value.map(|value| value.to_string());
-        settings.add("memory", "memory.limit_in_bytes", number(self.memory), true);
         let swap = match (self.memory_swap, self.memory) {
             (Some(Amount::Unlimited), _) => Some("-1".to_owned()),
             (Some(Amount::Max(both)), _) => Some(both.to_string()),
-            (None, memory) => number(memory.map(|memory| memory.saturating_mul(2))),
+            (None, memory) => text(memory.map(|memory| memory.saturating_mul(2))),
         };
-        // Comes after the limit of memory, below which it may not be.
-        settings.add(
-            "swap",
-            "memory.memsw.limit_in_bytes",
-            swap,
-            self.memory_swap.is_some(),
-        );
-        let soft = number(self.memory_reservation);
-        settings.add(
-            "memory reservation",
-            "memory.soft_limit_in_bytes",
-            soft,
-            true,
-        );
-        settings.add(
-            "processor time",
-            "cpu.cfs_period_us",
-            number(self.cpu_period),
-            true,
-        );
-        settings.add(
-            "processor time",
-            "cpu.cfs_quota_us",
-            number(self.cpu_quota),
-            true,
-        );
-        settings.add(
-            "processor share",
-            "cpu.shares",
-            number(self.cpu_shares),
-            true,
-        );
-        settings.add("processors", "cpuset.cpus", self.cpuset_cpus.clone(), true);
-        settings.add(
-            "memory nodes",
-            "cpuset.mems",
-            self.cpuset_mems.clone(),
-            true,
-        );
-        settings.add(
-            "processes",
-            "pids.max",
-            Some(self.pids_max()),
-            self.pids.is_some(),
-        );
-        settings.0
+        let (memory, soft) = (text(self.memory), text(self.memory_reservation));
+        let (period, quota) = (text(self.cpu_period), text(self.cpu_quota));
+        let (shares, asks_for_swap) = (text(self.cpu_shares), self.memory_swap.is_some());
+        let settings = [
+            Setting::new("memory", "memory.limit_in_bytes", memory, true),
+            Setting::new("swap", "memory.memsw.limit_in_bytes", swap, asks_for_swap),
+            Setting::new(
+                "memory reservation",
+                "memory.soft_limit_in_bytes",
+                soft,
+                true,
+            ),
+            Setting::new("processor time", "cpu.cfs_period_us", period, true),
+            Setting::new("processor time", "cpu.cfs_quota_us", quota, true),
+            Setting::new("processor share", "cpu.shares", shares, true),
+        ];
+        settings
+            .into_iter()
+            .flatten()
+            .chain(self.everywhere())
+            .collect()
+    }
+
+    /// What both have under the same names.
+    fn everywhere(&self) -> impl Iterator<Item = Setting> {
+        let (cpus, mems) = (self.cpuset_cpus.clone(), self.cpuset_mems.clone());
+        let pids = Some(self.pids_max());
+        let settings = [
+            Setting::new("processors", "cpuset.cpus", cpus, true),
+            Setting::new("memory nodes", "cpuset.mems", mems, true),
+            Setting::new("processes", "pids.max", pids, self.pids.is_some()),
+        ];
+        settings.into_iter().flatten()
     }
 
     fn pids_max(&self) -> String {
@@ -284,6 +258,10 @@ impl Resources {
         let nanos = quota * 1_000_000_000 / u128::from(period);
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
+}
+
+fn text(value: Option<u64>) -> Option<String> {
+    value.map(|value| value.to_string())
 }
 
 fn set(file: &Path, setting: &Setting) -> Result<(), ResourcesError> {
