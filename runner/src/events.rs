@@ -5,7 +5,7 @@
 //! bounded length like them. No event is worth a failure: what cannot be written is left out.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::health::HealthStatus;
 use crate::images::builtin;
-use crate::logs::{Line, LogReader, LogWriter, Timestamp};
+use crate::logs::{Line, LogReader, LogWriter, Stream, Timestamp};
 use crate::state::{Container, Dirs, lock_directory};
 
 /// In bytes, of each of two files.
@@ -162,20 +162,38 @@ impl Journal {
             .create(&self.dir)
     }
 
-    /// Adds an event that has just happened.
-    pub fn write(&self, event: &Event) {
-        self.write_bounded(event, FILE_LEN_MAX);
+    /// The directory is there but for the first time.
+    fn lock(&self) -> io::Result<File> {
+        match lock_directory(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_dir()?;
+                lock_directory(&self.dir)
+            }
+            locked => locked,
+        }
     }
 
-    fn write_bounded(&self, event: &Event, file_len_max: u64) {
+    /// Adds an event that has just happened.
+    pub fn write(&self, event: &Event) {
+        self.write_all(std::slice::from_ref(event));
+    }
+
+    /// Adds events that have just happened, one after the other.
+    pub fn write_all(&self, events: &[Event]) {
+        self.write_bounded(events, FILE_LEN_MAX);
+    }
+
+    fn write_bounded(&self, events: &[Event], file_len_max: u64) {
         let write = || -> io::Result<u64> {
-            let mut line = serde_json::to_vec(event)?;
-            line.push(b'\n');
-            self.make_dir()?;
+            let mut lines = Vec::new();
+            for event in events {
+                serde_json::to_writer(&mut lines, event)?;
+                lines.push(b'\n');
+            }
             // A log has one writer at a time.
-            let _lock = lock_directory(&self.dir)?;
+            let _lock = self.lock()?;
             let mut log = LogWriter::with_max_file_len(self.path(), file_len_max)?;
-            log.write(crate::logs::Stream::Stdout, &line);
+            log.write(Stream::Stdout, &lines);
             Ok(log.finish())
         };
         match write() {
@@ -285,7 +303,7 @@ mod tests {
         let (dir, journal) = journal();
         for count in 0..100 {
             let event = Event::of_volume("create", &count.to_string());
-            journal.write_bounded(&event, 1000);
+            journal.write_bounded(&[event], 1000);
         }
         let read = names(&mut journal.read(false).unwrap());
         assert_eq!(read.last().map(String::as_str), Some("99"));
@@ -301,7 +319,7 @@ mod tests {
         journal.write(&Event::of_volume("create", "one"));
         LogWriter::open(journal.path())
             .unwrap()
-            .write(crate::logs::Stream::Stdout, b"{\"Type\": 7}\n\xff\n");
+            .write(Stream::Stdout, b"{\"Type\": 7}\n\xff\n");
         journal.write(&Event::of_volume("create", "two"));
         assert_eq!(names(&mut journal.read(false).unwrap()), ["one", "two"]);
     }

@@ -127,15 +127,19 @@ pub(super) fn start<'a>(
             record.networks = membership.attachments();
         }
     })?;
-    monitor.note(&Event::of(&monitor.container, "init"));
-    monitor.note(&Event::of(&monitor.container, "start"));
-    if relay.is_some() {
-        monitor.note(&Event::of(&monitor.container, "attach"));
-    }
+    let attached = relay.is_some();
+    let happened: &[_] = match attached {
+        true => &["init", "start", "attach"],
+        false => &["init", "start"],
+    };
+    let events: Vec<_> = happened
+        .iter()
+        .map(|status| Event::of(&monitor.container, status))
+        .collect();
+    monitor.store.journal().write_all(&events);
     let init = init.release();
     // Main may be gone already; the loop finds out.
     let _ = monitor.tell(&FromMonitor::Started, &[init.pidfd.as_fd()]);
-    let attached = relay.is_some();
     let (stdout, stderr) = copiers(outputs, relay)?;
     Ok(Running {
         init,
