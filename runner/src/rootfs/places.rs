@@ -66,22 +66,24 @@ impl<'a> Wanted<'a> {
         })
     }
 
-    /// Gives the mount what the image has at its place, if it is to have that and `was_there`.
-    fn fill(&self, place: &OwnedFd, was_there: bool) -> io::Result<()> {
+    /// Whether it gets what the image has at its place. A file system in memory is as it is made
+    /// where the image has none.
+    fn is_filled(&self, root: &Root) -> bool {
         match self.kind {
-            Kind::Bind(bind) if bind.options.copy_up && !bind.read_only => {
-                match self.mount.is_directory()? {
-                    true => copy_up::fill(&self.mount, place),
-                    false => Ok(()),
-                }
-            }
-            Kind::Bind(_) => Ok(()),
+            Kind::Bind(bind) => bind.options.copy_up && !bind.read_only,
             Kind::Tmpfs(tmpfs) => {
-                if tmpfs.copy_up && was_there {
-                    copy_up::fill(&self.mount, place)?;
-                }
-                tmpfs.finish(&self.mount)
+                tmpfs.copy_up && open_in_root(root, self.target, OFlags::PATH).is_ok()
             }
+        }
+    }
+
+    fn fill(&self, place: &OwnedFd, is_filled: bool) -> io::Result<()> {
+        if is_filled && self.mount.is_directory()? {
+            copy_up::fill(&self.mount, place)?;
+        }
+        match self.kind {
+            Kind::Bind(_) => Ok(()),
+            Kind::Tmpfs(tmpfs) => tmpfs.finish(&self.mount),
         }
     }
 
@@ -153,7 +155,8 @@ impl Places {
 
     /// Mounts what the user asks for.
     pub fn attach(&mut self, wanted: Wanted) -> Result<(), RootfsError> {
-        let was_there = open_in_root(&self.root, wanted.target, OFlags::PATH).is_ok();
+        // Before one is made.
+        let is_filled = wanted.is_filled(&self.root);
         let (place, name) = self.find(&wanted.mount, wanted.target)?;
         let leads_to = |top: &str| name.starts_with(top);
         // Devices may be added by name; a link of the image's must not lead there.
@@ -179,7 +182,7 @@ impl Places {
             let why = format!("the first is {upper}, the second {lower}");
             return Err(wanted.unfit(why));
         }
-        let filled = wanted.fill(&place, was_there);
+        let filled = wanted.fill(&place, is_filled);
         filled.map_err(|source| RootfsError::CopyUp {
             path: wanted.target.to_owned(),
             source,
