@@ -240,6 +240,15 @@ fn latest(engine: &Engine) -> Result<String, Failure> {
     Ok(newest.name)
 }
 
+/// Says by the exit code whether something was found: 0, or 1 where it is `missing`.
+fn exists<T>(found: Result<T, EngineError>, missing: ErrorKind) -> Result<u8, Failure> {
+    match found {
+        Ok(_) => Ok(0),
+        Err(error) if error.kind() == missing => Ok(1),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Does `action` to each container named. All are tried; the last failure is returned, the others
 /// are printed.
 fn for_each(

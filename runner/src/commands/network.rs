@@ -11,7 +11,7 @@ use super::filter::{admits, check, has_label, moment, pattern, truth};
 use super::prune::confirm;
 use super::rows::{inspect_template, print_filled, print_json, print_list};
 use super::table::table;
-use super::{for_each, human, images, open_engine, print_line};
+use super::{exists, for_each, human, images, open_engine, print_line};
 use crate::cli::{
     Filter, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkInspectArgs,
     NetworkLsArgs, NetworkOption, NetworkPruneArgs, NetworkRmArgs,
@@ -32,11 +32,7 @@ pub fn network(command: NetworkCommand) -> Result<u8, Failure> {
             engine.disconnect(&args.container, &args.network)?;
             Ok(0)
         }
-        NetworkCommand::Exists(args) => match find(&engine, &args.name) {
-            Ok(_) => Ok(0),
-            Err(error) if error.kind() == ErrorKind::NoSuchNetwork => Ok(1),
-            Err(error) => Err(error.into()),
-        },
+        NetworkCommand::Exists(args) => exists(find(&engine, &args.name), ErrorKind::NoSuchNetwork),
         NetworkCommand::Inspect(args) => inspect(&args, &engine),
         NetworkCommand::Ls(args) => ls(&args, &engine),
         NetworkCommand::Prune(args) => prune(&args, &engine),

@@ -4,19 +4,15 @@ use std::io::{BufRead, Write};
 
 use super::filter::{admits, check};
 use super::images::{FILTERS, has};
-use super::{open_engine, output_result, print_line};
+use super::{exists, open_engine, output_result, print_line};
 use crate::cli::{ExistsArgs, Filter, ImagePruneArgs};
-use crate::engine::{Engine, ErrorKind, Image};
+use crate::engine::{Engine, EngineError, ErrorKind, Image};
 use crate::failure::Failure;
-use crate::images::error::StorageError;
 use crate::process::inherited::Inherited;
 
 pub fn image_exists(args: &ExistsArgs) -> Result<u8, Failure> {
-    match open_engine()?.images()?.find(&args.name) {
-        Ok(_) => Ok(0),
-        Err(StorageError::NotFound { .. }) => Ok(1),
-        Err(error) => Err(error.into()),
-    }
+    let found = open_engine()?.images()?.find(&args.name);
+    exists(found.map_err(EngineError::from), ErrorKind::NoSuchImage)
 }
 
 pub fn image_prune(args: &ImagePruneArgs, inherited: &Inherited) -> Result<u8, Failure> {

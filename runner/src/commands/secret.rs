@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::filter::{admits, check, pattern};
 use super::rows::{inspect_template, print_filled, print_json, print_list};
 use super::table::table;
-use super::{for_each, human, open_engine, print_line};
+use super::{exists, for_each, human, open_engine, print_line};
 use crate::cli::{
     Filter, SecretCommand, SecretCreateArgs, SecretInspectArgs, SecretLsArgs, SecretRmArgs,
 };
@@ -26,11 +26,7 @@ pub fn secret(command: SecretCommand) -> Result<u8, Failure> {
     let engine = open_engine()?;
     match command {
         SecretCommand::Create(args) => create(args, &engine),
-        SecretCommand::Exists(args) => match find(&engine, &args.name) {
-            Ok(_) => Ok(0),
-            Err(error) if error.kind() == ErrorKind::NoSuchSecret => Ok(1),
-            Err(error) => Err(error.into()),
-        },
+        SecretCommand::Exists(args) => exists(find(&engine, &args.name), ErrorKind::NoSuchSecret),
         SecretCommand::Inspect(args) => inspect(&args, &engine),
         SecretCommand::Ls(args) => ls(&args, &engine),
         SecretCommand::Rm(args) => rm(&args, &engine),

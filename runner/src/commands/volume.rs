@@ -12,7 +12,7 @@ use super::filter::{admits, check, has_label, moment, pattern, truth};
 use super::prune::confirm;
 use super::rows::{inspect_template, print_filled, print_json, print_list};
 use super::table::table;
-use super::{for_each, human, images, open_engine, print_line};
+use super::{exists, for_each, human, images, open_engine, print_line};
 use crate::cli::{
     Filter, VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs,
     VolumeRmArgs,
@@ -26,11 +26,7 @@ pub fn volume(command: VolumeCommand) -> Result<u8, Failure> {
     let engine = open_engine()?;
     match command {
         VolumeCommand::Create(args) => create(args, &engine),
-        VolumeCommand::Exists(args) => match find(&engine, &args.name) {
-            Ok(_) => Ok(0),
-            Err(error) if error.kind() == ErrorKind::NoSuchVolume => Ok(1),
-            Err(error) => Err(error.into()),
-        },
+        VolumeCommand::Exists(args) => exists(find(&engine, &args.name), ErrorKind::NoSuchVolume),
         VolumeCommand::Inspect(args) => inspect(&args, &engine),
         VolumeCommand::Ls(args) => ls(&args, &engine),
         VolumeCommand::Prune(args) => prune(&args, &engine),
