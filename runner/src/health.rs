@@ -5,8 +5,7 @@
 //! as if it had never been.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::build::config::Healthcheck;
-use crate::state::read_regular;
+use crate::state::{read_regular, replace_regular};
 
 /// The check of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,12 +107,7 @@ impl HealthLog {
 
     /// Keeps it in place of the last one.
     pub fn keep(&self, data: &Path) -> io::Result<()> {
-        let path = Self::path(data);
-        let new = path.with_extension("json.new");
-        let text = serde_json::to_vec(self)?;
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&text)?;
-        fs::rename(&new, &path)
+        replace_regular(&Self::path(data), &serde_json::to_vec(self)?)
     }
 
     /// Adds a run. Returns what the container is from then on, which was `before`. What fails
@@ -221,7 +215,7 @@ mod tests {
         assert_eq!(HealthLog::load(dir.path()), HealthLog::default());
         log.keep(dir.path()).unwrap();
         assert_eq!(HealthLog::load(dir.path()), log);
-        fs::write(HealthLog::path(dir.path()), "{").unwrap();
+        std::fs::write(HealthLog::path(dir.path()), "{").unwrap();
         assert_eq!(HealthLog::load(dir.path()), HealthLog::default());
     }
 

@@ -33,6 +33,7 @@ mod path_text;
 mod poll;
 pub mod printable;
 mod process;
+mod random;
 pub mod roles;
 mod rootfs;
 mod secrets;

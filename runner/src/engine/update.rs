@@ -1,11 +1,9 @@
 //! Other limits and another restart policy for a container that is there already.
 
-use std::fs;
-
 use super::{Engine, EngineError, RestartPolicy};
 use crate::isolation::resources::{self, Resources};
 use crate::spec::{ContainerSpec, SPEC_FILE};
-use crate::state::{Container, Status, lock_directory};
+use crate::state::{Container, Status, lock_directory, replace_regular};
 
 /// What is to change; the rest stays.
 #[derive(Debug, Clone, Default)]
@@ -73,8 +71,8 @@ impl Engine {
             }
         }
         spec.resources = resources;
-        let (path, new) = (dir.join(SPEC_FILE), dir.join("spec.json.new"));
-        let written = fs::write(&new, spec.to_kept()).and_then(|()| fs::rename(&new, &path));
+        let path = dir.join(SPEC_FILE);
+        let written = replace_regular(&path, &spec.to_kept());
         written.map_err(|source| EngineError::Write { path, source })
     }
 }

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 
 use netstack::config::MTU_RANGE;
 use netstack::core::addresses::Prefix;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::subnet::{self, Subnet, SubnetError};
@@ -21,6 +20,7 @@ use crate::events::{Event, Journal};
 use crate::failure::Explained;
 use crate::images::error::StorageError;
 use crate::images::files::{replace, to_json};
+use crate::random;
 use crate::state::{Container, ContainerId, StateError, Store, lock_directory, read_regular};
 
 /// A network of containers.
@@ -424,14 +424,11 @@ fn same_family(subnet: &Prefix, ip: IpAddr) -> bool {
 }
 
 fn random<const N: usize>() -> Result<[u8; N], NetworksError> {
-    let mut bytes = [0; N];
-    let read = getrandom(&mut bytes, GetRandomFlags::empty());
-    read.map_err(|errno| NetworksError::Io {
+    random::random().map_err(|source| NetworksError::Io {
         action: "read",
         path: "/dev/urandom".into(),
-        source: errno.into(),
-    })?;
-    Ok(bytes)
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Explained;
+use crate::random::random;
 use crate::state::{Store, now, read_regular};
 
 pub use usage::{Delivery, SecretArg, SecretUse, keep, kept};
@@ -265,9 +265,10 @@ fn is_valid_name(name: &str) -> bool {
 }
 
 fn random_id() -> io::Result<String> {
-    let mut bytes = [0; 13];
-    getrandom(&mut bytes, GetRandomFlags::empty())?;
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = random::<13>()?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(digits[..25].to_owned())
 }
 

@@ -39,7 +39,7 @@ pub(crate) use record::now;
 pub use record::{
     Container, ContainerId, InvalidId, NewContainer, STOP_TIMEOUT, Status, is_valid_name,
 };
-pub use regular::{REGULAR_LEN_MAX, read_regular};
+pub use regular::{REGULAR_LEN_MAX, read_regular, replace_regular};
 pub use restart::{InvalidRestartPolicy, RestartPolicy};
 pub use store::{ContainerDir, Listing, Store};
 pub use tree::remove_tree;

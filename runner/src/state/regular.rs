@@ -1,7 +1,7 @@
-//! Reading files of our own that somebody may have damaged: a FIFO in a record's place must not
-//! make every command wait, nor an endless file fill its memory.
+//! Files of our own. Somebody may have damaged them: a FIFO in a record's place must not make every
+//! command wait, nor an endless file fill its memory.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -28,4 +28,13 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
         return Err(invalid("it is too long"));
     }
     Ok(bytes)
+}
+
+/// Puts a file in place of the one that is there, in one step. One writer at a time; not synced to
+/// disk.
+pub fn replace_regular(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path)
 }

@@ -12,7 +12,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::claim;
 use super::directory_lock::lock_directory;
@@ -27,6 +26,7 @@ use super::{
 };
 use crate::events::{Event, Journal};
 use crate::isolation::cgroup;
+use crate::random;
 
 /// All containers of one user. Cheap to open, holds no descriptor; safe to use from any number of
 /// processes.
@@ -526,12 +526,7 @@ fn free_name(taken: &[Container]) -> Result<String, StateError> {
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], StateError> {
-    let mut bytes = [0; N];
-    // Requests of up to 256 bytes are never cut short (getrandom(2)).
-    const { assert!(N <= 256) };
-    rustix::io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()))
-        .map_err(|errno| StateError::io("read", Path::new("/dev/urandom"))(errno.into()))?;
-    Ok(bytes)
+    random::random().map_err(StateError::io("read", Path::new("/dev/urandom")))
 }
 
 #[cfg(test)]
